@@ -1,0 +1,48 @@
+# Everything starts here: `make` lists the targets. A bare Python 3.11 or 3.12 is enough.
+PYTHON ?= python3
+EXTRAS ?= train,dev
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help quickstart test test-fast check format bench constraints clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "hba_ray needs Python 3.11 or 3.12; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 5; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || { $(BIN)/python -m ensurepip --upgrade >/dev/null && $(BIN)/python -m pip install --quiet uv; }
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@touch $@
+
+.venv: $(INSTALLED)  ## the environment, in .venv; EXTRAS chooses what goes in
+
+quickstart: $(INSTALLED)  ## the whole path on a toy atlas, on a CPU, in minutes
+	$(BIN)/hba run experiments/quickstart.yaml
+
+test: test-fast  ## all tests that this machine can run, the fast ones first
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "ray or slow or gpu or chaos"
+
+test-fast: $(INSTALLED)  ## tests that take seconds and start no processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not ray and not slow and not gpu and not chaos"
+
+check: $(INSTALLED)  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(INSTALLED)  ## put the code into the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)  ## measure the speed of the parts that matter (tests/bench)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench
+
+constraints: $(INSTALLED)  ## pin again, keeping the pins that still fit
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 --extra train --extra dev pyproject.toml -o constraints.txt
+
+clean:  ## remove the environment and caches; runs are kept
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	find hba_ray tests -name __pycache__ -type d -prune -exec rm -rf {} +

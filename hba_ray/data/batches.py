@@ -1,0 +1,290 @@
+"""From rows to micro-batches: length buckets, decoding, the processor, padding, targets.
+
+Runs in the last operator of a Ray Data pipeline, or in this process; only this module decodes.
+
+Letters: B rows of a micro-batch, S tokens of the longest row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from hba_ray.data.atlas import AtlasIndex, Drop, read_rows
+from hba_ray.data.media import decode_audio, decode_image, decode_video, probe_audio, probe_video
+from hba_ray.data.prompts import chat_message, withhold
+from hba_ray.data.rows import Row
+from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS
+from hba_ray.data.windows import Window
+from hba_ray.errors import DataError
+from hba_ray.specs import MediaSpec
+
+IGNORED = -100
+AUDIO_TOKENS_PER_SECOND = 25
+PIXELS_PER_TOKEN = 28 * 28
+"""Of one merged vision token; two frames share it."""
+_TASK_SLOT = {task.id: slot for slot, task in enumerate(CLASS_TASKS)}
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How rows become batches.
+
+    Attributes:
+        purpose: `train` appends the open answer and its end mark, right padded; `predict` stops at
+            the prompt, and pads open-answer rows on the left, as generation needs.
+        every_batch_has: modalities that a filler of weight 0 adds to a micro-batch without them.
+    """
+
+    media: MediaSpec
+    modalities: tuple[str, ...]
+    micro_batch: int
+    purpose: Literal["train", "predict"] = "train"
+    shuffle: bool = True
+    answer_case: Literal["keep", "lower"] = "keep"
+    on_bad_row: Literal["fail", "drop"] = "fail"
+    every_batch_has: tuple[str, ...] = ()
+
+
+@dataclass
+class MicroBatch:
+    """What a worker computes on at a time.
+
+    Attributes:
+        inputs: the thinker's arguments: input_ids [B, S], attention_mask [B, S], and where there are
+            clips input_features, feature_attention_mask, pixel_values(_videos), ..._grid_thw, video_second_per_grid.
+        class_index: [B] global class, IGNORED for open answers.
+        task_slot: [B] place in CLASS_TASKS, -1 for open answers.
+        answer_labels: [B, S] token ids at answer positions, IGNORED elsewhere.
+        weight: [B] 1 for a row, 0 for a filler.
+        rows: facts of each real row that predictions need: sample_id, clip_id, dataset, label, answer.
+        drops: rows that this batch should have held but could not.
+        real_tokens, padded_tokens: of input_ids.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    class_index: torch.Tensor
+    task_slot: torch.Tensor
+    answer_labels: torch.Tensor
+    weight: torch.Tensor
+    rows: list[dict[str, str | None]] = field(default_factory=list)
+    drops: list[Drop] = field(default_factory=list)
+    real_tokens: int = 0
+    padded_tokens: int = 0
+
+
+class BatchMaker:
+    """Cuts windows of an atlas into micro-batches.
+
+    Args:
+        processor: the backbone's Qwen2.5-Omni processor.
+    """
+
+    def __init__(self, index: AtlasIndex, settings: BatchSettings, processor: Any, split: str):
+        self.index, self.settings, self.processor, self.split = index, settings, processor, split
+        tokenizer = processor.tokenizer
+        self.pad_id = int(tokenizer.pad_token_id)
+        self.end_id = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
+
+    def window(self, window: Window) -> Iterator[MicroBatch]:
+        """Exactly `window.micro_batches` micro-batches.
+
+        Raises:
+            DataError: a bad row, where the settings say to fail.
+        """
+        generator = np.random.default_rng(window.seed)
+        rows, drops = self._read(window)
+        buckets = self._buckets(rows, window.micro_batches, generator)
+        for bucket in buckets:
+            batch = self._batch(bucket, drops)
+            batch.drops += drops
+            drops = []
+            yield batch
+
+    def _read(self, window: Window) -> tuple[list[Row], list[Drop]]:
+        rows: list[Row] = []
+        drops: list[Drop] = []
+        for row in read_rows(self.index, window.lines):
+            if isinstance(row, DataError):
+                drops.append(self._drop(row, "unknown"))
+            else:
+                rows.append(withhold(row, self.settings.modalities))
+        return rows, drops
+
+    def _drop(self, bad: DataError, dataset: str) -> Drop:
+        if self.settings.on_bad_row == "fail":
+            raise bad
+        return Drop(self.split, dataset, bad.where, bad.reason)
+
+    def _buckets(self, rows: list[Row], count: int, generator: np.random.Generator) -> list[list[Row]]:
+        """`count` groups of rows of like length; groups come in random order when training."""
+        order = generator.permutation(len(rows)) if self.settings.shuffle else np.arange(len(rows))
+        predicting = self.settings.purpose == "predict"
+        lengths = {int(i): (predicting and rows[i].dataset.task.is_open, self._length(rows[i])) for i in order}
+        by_length = sorted(lengths, key=lambda i: lengths[i])  # stable: equal lengths keep the shuffled order
+        size = self.settings.micro_batch
+        buckets: list[list[Row]] = []
+        for i in by_length:
+            mixes = predicting and buckets and buckets[-1][0].dataset.task.is_open != rows[i].dataset.task.is_open
+            if not buckets or len(buckets[-1]) == size or mixes:
+                buckets.append([])
+            buckets[-1].append(rows[i])
+        if not predicting:
+            buckets += [[] for _ in range(count - len(buckets))]
+        if self.settings.shuffle:
+            buckets = [buckets[i] for i in generator.permutation(len(buckets))]
+        return buckets
+
+    def _length(self, row: Row) -> int:
+        """Tokens, about: text exactly, clips from their headers. A clip without a header counts as empty; decoding will say why."""
+        text = row.problem + (row.answer if row.dataset.task.is_open else "")
+        tokens = len(self.processor.tokenizer(text)["input_ids"])
+        media = self.settings.media
+        for name, clips in row.media.items():
+            for clip in clips:
+                try:
+                    if name == "audio":
+                        tokens += round(min(probe_audio(clip, where=row.sample_id), media.audio_seconds) * AUDIO_TOKENS_PER_SECOND)
+                    elif name == "video":
+                        info = probe_video(clip, where=row.sample_id)
+                        pixels = min(info.width * info.height, media.video_pixels)
+                        tokens += max(1, round(pixels / PIXELS_PER_TOKEN)) * media.video_frames // 2
+                    else:
+                        tokens += media.video_pixels // PIXELS_PER_TOKEN
+                except DataError:
+                    continue
+        return tokens
+
+    def _batch(self, rows: Sequence[Row], drops: list[Drop]) -> MicroBatch:
+        media: dict[str, list[Any]] = {"audio": [], "video": [], "image": []}
+        kept: list[Row] = []
+        for row in rows:
+            try:
+                clips = self._decode(row)
+            except DataError as bad:
+                drops.append(self._drop(bad, row.dataset.id))
+                continue
+            kept.append(row)
+            for name, arrays in clips.items():
+                media[name] += arrays
+        return self._tensors(kept, media)
+
+    def _decode(self, row: Row) -> dict[str, list[Any]]:
+        where = f"{self.split} row {row.sample_id} ({row.dataset.id})"
+        budget = self.settings.media
+        return {
+            "audio": [decode_audio(clip, budget.audio_seconds, where=where) for clip in row.media.get("audio", ())],
+            "video": [decode_video(clip, budget.video_frames, budget.video_pixels, where=where) for clip in row.media.get("video", ())],
+            "image": [decode_image(clip, budget.video_pixels, where=where) for clip in row.media.get("image", ())],
+        }
+
+    def _tensors(self, rows: list[Row], media: dict[str, list[Any]]) -> MicroBatch:
+        messages = [chat_message(row) for row in rows]
+        lacking = [name for name in self.settings.every_batch_has if not media[name]]
+        if lacking or not rows:
+            messages.append(_filler(lacking, media))
+        prompts = [self.processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False) for message in messages]
+        processed = process(self.processor, prompts, media)
+        tokens = [list(ids) for ids in processed.pop("input_ids")]
+        training = self.settings.purpose == "train"
+        answers = [self._answer_ids(row) if training and row.dataset.task.is_open else [] for row in rows]
+        fillers = len(messages) - len(rows)
+        answers += [[]] * fillers
+        left = not training and bool(rows) and rows[0].dataset.task.is_open
+        input_ids, attention_mask = _pad([t + a for t, a in zip(tokens, answers, strict=True)], self.pad_id, left)
+        answer_labels = torch.full_like(input_ids, IGNORED)
+        for i, (prompt, answer) in enumerate(zip(tokens, answers, strict=True)):
+            answer_labels[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer, dtype=torch.long)
+        return MicroBatch(
+            inputs={"input_ids": input_ids, "attention_mask": attention_mask, **processed},
+            class_index=torch.tensor([*(_class_index(row) for row in rows), *[IGNORED] * fillers]),
+            task_slot=torch.tensor([*(_TASK_SLOT.get(row.dataset.task.id, -1) for row in rows), *[-1] * fillers]),
+            answer_labels=answer_labels,
+            weight=torch.tensor([1.0] * len(rows) + [0.0] * fillers),
+            rows=[_facts(row) for row in rows],
+            real_tokens=int(attention_mask[: len(rows)].sum()),
+            padded_tokens=attention_mask[: len(rows)].numel(),
+        )
+
+    def _answer_ids(self, row: Row) -> list[int]:
+        answer = row.answer.strip()
+        if self.settings.answer_case == "lower":
+            answer = answer.lower()
+        return [*self.processor.tokenizer(answer)["input_ids"], self.end_id]
+
+
+def process(processor: Any, prompts: list[str], media: dict[str, list[Any]]) -> dict[str, Any]:
+    """The processor's call, with what Qwen2.5-Omni's gets wrong for us put right.
+
+    Frames are already of the size they shall have (the processor's default would enlarge them), each
+    video has a rate of its own, and audio is not padded to the longest clip that the model could take.
+    """
+    call: dict[str, Any] = {"text": prompts, "padding": False, "do_resize": False}
+    if media["audio"]:
+        call["audio"] = media["audio"]
+    if media["image"]:
+        call["images"] = [torch.from_numpy(image) for image in media["image"]]
+    if media["video"]:
+        call |= {"videos": [torch.from_numpy(frames) for frames, _ in media["video"]], "do_sample_frames": False}
+    out = dict(processor(**call))
+    out.pop("attention_mask", None)
+    if "feature_attention_mask" in out:
+        mask = torch.as_tensor(np.asarray(out["feature_attention_mask"]), dtype=torch.long)
+        longest = int(mask.sum(-1).max())
+        out["feature_attention_mask"] = mask[:, :longest]
+        out["input_features"] = torch.as_tensor(np.asarray(out["input_features"]), dtype=torch.float32)[..., :longest].contiguous()
+    if media["video"]:
+        frames_per_grid = processor.video_processor.temporal_patch_size
+        out["video_second_per_grid"] = torch.tensor([frames_per_grid / rate for _, rate in media["video"]], dtype=torch.float32)
+    for name in ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw"):
+        if name in out:
+            out[name] = torch.as_tensor(out[name])
+    return out
+
+
+def _filler(modalities: Sequence[str], media: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """The message of a row of weight 0, with the shortest clips there are added to `media`.
+
+    It contributes nothing; it lets every worker take the same steps and run the same towers.
+    """
+    shortest = {"audio": np.zeros(1600, dtype=np.float32), "video": (np.zeros((2, 3, 56, 56), dtype=np.uint8), 1.0)}
+    for name in modalities:
+        media[name].append(shortest[name])
+    return [{"role": "user", "content": [*({"type": name} for name in modalities), {"type": "text", "text": "-"}]}]
+
+
+def _class_index(row: Row) -> int:
+    return IGNORED if row.label is None else CLASS_INDEX[row.dataset.task.id, row.label]
+
+
+def _pad(sequences: list[list[int]], pad_id: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """input_ids and attention_mask, both [B, S]."""
+    longest = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, sequence in enumerate(sequences):
+        place = slice(longest - len(sequence), longest) if left else slice(0, len(sequence))
+        ids[i, place] = torch.tensor(sequence, dtype=torch.long)
+        mask[i, place] = 1
+    return ids, mask
+
+
+def _facts(row: Row) -> dict[str, str | None]:
+    return {
+        "sample_id": row.sample_id,
+        "clip_id": row.clip_id,
+        "dataset": row.dataset.id,
+        "task": row.dataset.task.id,
+        "true": row.label if row.label is not None else row.answer,
+    }
+
+
+def padding_ratio(batches: Sequence[MicroBatch]) -> float:
+    """Padded tokens per real token."""
+    real = sum(batch.real_tokens for batch in batches)
+    return sum(batch.padded_tokens for batch in batches) / real if real else math.nan

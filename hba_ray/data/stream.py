@@ -1,0 +1,118 @@
+"""How micro-batches reach a worker: through Ray Data on the cluster's CPUs, or made in this process.
+
+What travels to a loader is a window, a few hundred row numbers; what comes back is finished
+micro-batches. Clips are read and decoded where they are used and never stored whole in between.
+Both ways give the same batches in the same order.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from hba_ray.data.atlas import AtlasIndex
+from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
+from hba_ray.data.windows import Window
+from hba_ray.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import ray
+
+BLOCK_BYTES = 4 << 20
+"""Micro-batches are handed on once they fill this; Ray's own default would hold back whole windows."""
+
+
+def make_here(maker: BatchMaker, windows: Sequence[Window]) -> Iterator[MicroBatch]:
+    """Micro-batches of these windows, made in this process when asked for."""
+    for window in windows:
+        yield from maker.window(window)
+
+
+def make_on_ray(
+    index: AtlasIndex,
+    settings: BatchSettings,
+    split: str,
+    load_processor: Callable[[], Any],
+    windows: Sequence[Window],
+    *,
+    loaders: int = 1,
+    cpus_per_loader: float = 1.0,
+    prefetch: int = 2,
+) -> Iterator[MicroBatch]:
+    """Micro-batches of these windows, made by Ray Data tasks, in the order of the windows.
+
+    Args:
+        load_processor: called once in each loader process.
+        loaders: tasks that decode at a time, `cpus_per_loader` each.
+        prefetch: micro-batches fetched ahead of the consumer.
+
+    Raises:
+        DataError: a bad row, where the settings say to fail; the same error that `make_here` raises.
+    """
+    dataset = micro_batch_dataset(index, settings, split, load_processor, windows, loaders=loaders, cpus_per_loader=cpus_per_loader)
+    yield from unpacked(dataset, "micro_batch", prefetch)
+
+
+def micro_batch_dataset(
+    index: AtlasIndex,
+    settings: BatchSettings,
+    split: str,
+    load_processor: Callable[[], Any],
+    windows: Sequence[Window],
+    *,
+    loaders: int,
+    cpus_per_loader: float,
+) -> ray.data.Dataset:
+    """A Ray Dataset with a packed micro-batch (or a packed DataError) a row, for `unpacked`."""
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = BLOCK_BYTES
+    context.execution_options.preserve_order = True
+    items = [{"window": pickle.dumps(window)} for window in windows]
+    return ray.data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
+        _load,  # type: ignore[arg-type]
+        fn_kwargs={"job": ray.put((index, settings, split, load_processor))},
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.TaskPoolStrategy(size=loaders),
+        num_cpus=cpus_per_loader,
+    )
+
+
+def unpacked(dataset: ray.data.Dataset, column: str, prefetch: int = 1) -> Iterator[Any]:
+    """What loaders or model actors made, row by row; a DataError among it is raised here."""
+    batch: Any
+    for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=prefetch):
+        made = pickle.loads(batch.column(column)[0].as_py())
+        if isinstance(made, DataError):
+            raise made
+        yield made
+
+
+def _load(windows: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
+    """The last operator: reads, decodes, calls the processor."""
+    maker = _maker(job)
+    for window in windows.column("window").to_pylist():
+        try:
+            for batch in maker.window(pickle.loads(window)):
+                yield {"micro_batch": [pickle.dumps(batch, protocol=5)]}
+        except DataError as bad:  # handed on as data: an exception here would be retried, then buried in Ray's own
+            yield {"micro_batch": [pickle.dumps(bad)]}
+            return
+
+
+@lru_cache(maxsize=4)
+def _maker(job: ray.ObjectRef) -> BatchMaker:
+    """One per loader process and job: Ray keeps the processes of tasks, so the processor is loaded once."""
+    import ray
+    import torch
+
+    torch.set_num_threads(1)
+    index, settings, split, load_processor = ray.get(job)
+    return BatchMaker(index, settings, load_processor(), split)

@@ -1,0 +1,227 @@
+"""The benchmark as tables: dimensions, tasks, label sets, datasets, split counts (paper Tables 2 and 7).
+
+Everything that depends on a task or a dataset is looked up here: the metric, the label set, the
+place of a class in the released 25-class layout, the counts an atlas is checked against.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from hba_ray.errors import DataError
+
+Dimension = Literal["Aff", "Cog", "Path", "Soc"]
+Metric = Literal["binary_weighted_f1", "mean_weighted_accuracy", "weighted_f1", "judge_accuracy"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the ten behavioural tasks.
+
+    Attributes:
+        id: the paper's abbreviation.
+        metric: the one metric of the task, the same on all its datasets (paper section 3.3).
+        labels: the classes of its head, in the order of the released label map; empty for open answers.
+    """
+
+    id: str
+    name: str
+    metric: Metric
+    labels: tuple[str, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Answered in free text by the decoder, not by a classifier head."""
+        return not self.labels
+
+
+_SENTIMENT = ("highly negative", "negative", "weakly negative", "neutral", "weakly positive", "positive", "highly positive")
+_EMOTION = ("anger", "disgust", "fear", "happy", "neutral", "calm", "sad", "surprise")
+
+_TASKS = (
+    Task("SEN", "sentiment polarity", "binary_weighted_f1", _SENTIMENT),
+    Task("EMO", "emotion recognition", "mean_weighted_accuracy", _EMOTION),
+    Task("PTSD", "PTSD detection", "weighted_f1", ("no ptsd", "ptsd")),
+    Task("DEP", "depression detection", "weighted_f1", ("no depression", "depression")),
+    Task("ANX", "anxiety detection", "weighted_f1", ("no anxiety", "anxiety")),
+    Task("SAR", "sarcasm detection", "weighted_f1", ("not sarcasm", "sarcasm")),
+    Task("HUM", "humour detection", "weighted_f1", ("not humour", "humour")),
+    Task("SOC", "social reasoning", "judge_accuracy"),
+    Task("INT", "intent recognition", "judge_accuracy"),
+    Task("NVC", "non-verbal communication", "judge_accuracy"),
+)
+TASKS: dict[str, Task] = {task.id: task for task in _TASKS}
+
+CLASS_TASKS: tuple[Task, ...] = tuple(task for task in _TASKS if not task.is_open)
+"""The seven tasks with a classifier head, in the order of the released heads (label_maps/unified_label_map.json)."""
+CLASSES: tuple[tuple[str, str], ...] = tuple((task.id, label) for task in CLASS_TASKS for label in task.labels)
+"""The 25 classes as (task, label), by global index."""
+CLASS_INDEX: dict[tuple[str, str], int] = {pair: index for index, pair in enumerate(CLASSES)}
+
+SPLIT_SURPRISE = ("positive surprise", "negative surprise")
+"""Labels that replace `surprise` where `atlas.split_surprise` is on (paper section 3.3)."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One dataset-task pair of the benchmark.
+
+    Attributes:
+        id: the id in the released files.
+        title: the paper's name of it.
+        modalities: letters of T, A, V in Table 2.
+        labels: its own classes, a subset of its task's; empty for open answers.
+        counts: rows in train, validation and test (Table 7); None where there is no published count.
+        aliases: other spellings that are understood.
+        source: the corpus it belongs to; datasets of one corpus share their clips.
+    """
+
+    id: str
+    title: str
+    task: Task
+    dimensions: tuple[Dimension, ...]
+    modalities: str
+    labels: tuple[str, ...] = ()
+    counts: tuple[int, int, int] | None = None
+    aliases: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def is_toy(self) -> bool:
+        return self.source == "toy"
+
+
+def _dataset(
+    id: str,
+    title: str,
+    task: str,
+    dimensions: str,
+    modalities: str,
+    labels: tuple[str, ...] | None = None,
+    *,
+    counts: tuple[int, int, int] | None = None,
+    aliases: tuple[str, ...] = (),
+    source: str = "",
+) -> Dataset:
+    own = TASKS[task].labels if labels is None else labels
+    return Dataset(id, title, TASKS[task], tuple(dimensions.split()), modalities, own, counts, aliases, source or id)  # type: ignore[arg-type]
+
+
+_SIX = ("anger", "disgust", "fear", "happy", "neutral", "sad")
+_DATASETS = (
+    _dataset(
+        "mosei_senti",
+        "CMU-MOSEI (SEN)",
+        "SEN",
+        "Aff Cog",
+        "TAV",
+        counts=(16326, 1871, 4659),
+        aliases=("mosei_sen", "cmu_mosei_sen", "MOSEI (S)"),
+        source="mosei",
+    ),
+    _dataset(
+        "mosei_emotion",
+        "CMU-MOSEI (EMO)",
+        "EMO",
+        "Aff Cog",
+        "TAV",
+        ("anger", "disgust", "fear", "happy", "sad", "surprise"),
+        counts=(6246, 599, 1753),
+        aliases=("mosei_emo", "cmu_mosei_emo", "MOSEI (E)"),
+        source="mosei",
+    ),
+    _dataset(
+        "meld_senti",
+        "MELD (SEN)",
+        "SEN",
+        "Aff Soc Cog",
+        "TAV",
+        ("negative", "neutral", "positive"),
+        counts=(9988, 1108, 2610),
+        aliases=("meld_sen", "meld_sentiment", "MELD (S)"),
+        source="meld",
+    ),
+    _dataset(
+        "meld_emotion",
+        "MELD (EMO)",
+        "EMO",
+        "Aff Soc Cog",
+        "TAV",
+        (*_SIX, "surprise"),
+        counts=(9988, 1108, 2610),
+        aliases=("meld_emo", "MELD (E)"),
+        source="meld",
+    ),
+    _dataset("tess", "TESS", "EMO", "Aff Cog", "TA", (*_SIX, "surprise"), counts=(1960, 420, 420)),
+    _dataset("cremad", "CREMA-D", "EMO", "Aff", "TA", _SIX, counts=(5209, 1116, 1117), aliases=("crema_d",)),
+    _dataset(
+        "chsimsv2",
+        "CH-SIMSv2",
+        "SEN",
+        "Aff",
+        "TAV",
+        ("highly negative", "weakly negative", "neutral", "weakly positive", "highly positive"),
+        counts=(2722, 647, 1034),
+        aliases=("ch_simsv2", "ch_sims_v2", "chsims"),
+    ),
+    _dataset(
+        "siq2",
+        "Social-IQ 2.0",
+        "SOC",
+        "Soc Cog",
+        "TAV",
+        counts=(5562, 0, 875),
+        aliases=("social_iq_2.0", "social_iq2", "socialiq", "social_iq_2"),
+    ),
+    _dataset("intentqa", "IntentQA", "INT", "Soc Cog", "TAV", counts=(12119, 2044, 2134), aliases=("intent_qa",)),
+    _dataset("mimeqa", "MimeQA", "NVC", "Soc", "TAV", counts=(633, 0, 173), aliases=("mime_qa",)),
+    _dataset("urfunny", "UR-FUNNYv2", "HUM", "Soc", "TAV", counts=(1709, 192, 224), aliases=("ur_funny", "ur_funnyv2", "urfunnyv2")),
+    _dataset("mmsd", "MUStARD", "SAR", "Soc", "TAV", counts=(483, 104, 103), aliases=("mustard",), source="mustard"),
+    _dataset("daicwoz", "DAIC-WOZ", "DEP", "Path", "TA", counts=(107, 35, 47), aliases=("daic_woz", "daic")),
+    _dataset(
+        "mmpsy_depression", "MMPsy (DEP)", "DEP", "Path", "T", counts=(893, 191, 191), aliases=("mmpsy_dep", "MMPsy (D)"), source="mmpsy"
+    ),
+    _dataset(
+        "mmpsy_anxiety", "MMPsy (ANX)", "ANX", "Path", "T", counts=(893, 191, 191), aliases=("mmpsy_anx", "MMPsy (A)"), source="mmpsy"
+    ),
+    _dataset("ptsd_in_the_wild", "PTSD-in-the-Wild", "PTSD", "Path", "TAV", counts=(506, 64, 64), aliases=("ptsd_wild", "ptsd")),
+    _dataset("toy_tone", "toy tone", "EMO", "Aff", "TA", ("anger", "happy", "sad"), source="toy"),
+    _dataset("toy_nod", "toy nod", "SEN", "Aff", "TV", ("negative", "neutral", "positive"), source="toy"),
+    _dataset("toy_words", "toy words", "SAR", "Soc", "T", source="toy"),
+    _dataset("toy_answers", "toy answers", "NVC", "Soc", "TAV", source="toy"),
+)
+DATASETS: dict[str, Dataset] = {dataset.id: dataset for dataset in _DATASETS}
+TOTAL_ROWS = (74451, 9499, 18014)
+"""Table 7's last row. MMPsy's clips carry two tasks and are counted once there."""
+
+SPLITS: tuple[str, str, str] = ("train", "validation", "test")
+
+
+_DASHES = str.maketrans(dict.fromkeys("-\u2013 ", "_"))
+
+
+def _plain(name: str) -> str:
+    """One spelling of a name: lower case, underscores for spaces and for both dashes that the paper prints."""
+    return name.strip().lower().translate(_DASHES)
+
+
+_BY_NAME = {_plain(name): dataset for dataset in _DATASETS for name in (dataset.id, dataset.title, *dataset.aliases)}
+
+
+def find_dataset(name: str, *, where: str = "atlas.datasets") -> Dataset:
+    """The dataset of an id, title or alias, in any case.
+
+    >>> find_dataset("MUStARD").id
+    'mmsd'
+
+    Raises:
+        DataError: no such dataset; names the nearest id.
+    """
+    try:
+        return _BY_NAME[_plain(name)]
+    except KeyError:
+        near = get_close_matches(_plain(name), _BY_NAME, n=1)
+        hint = f"did you mean '{_BY_NAME[near[0]].id}'?" if near else f"known: {', '.join(DATASETS)}"
+        raise DataError(where, f"unknown dataset '{name}'", hint, reason="unknown dataset") from None

@@ -1,0 +1,156 @@
+"""Rows to files, in the two released layouts: parquet with the media inside, or jsonl beside a media tree.
+
+What is written reads back as the same rows through `rows.parse_row`, and the same rows give the same
+bytes. A split appears when it is complete: its files get their names last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hba_ray.data.rows import MEDIA_COLUMNS, SCHEMA, Row
+from hba_ray.data.tasks import Task
+from hba_ray.errors import BadMedia, DataError
+
+DESCRIPTOR_COLUMNS = ("ext_video_feats", "ext_audio_feats")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+_SUFFIXES = (
+    (rb"RIFF....WAVE", ".wav"),
+    (rb"RIFF....AVI ", ".avi"),
+    (rb"....ftyp", ".mp4"),
+    (rb"fLaC", ".flac"),
+    (rb"OggS", ".ogg"),
+    (rb"\x1aE\xdf\xa3", ".mkv"),
+    (rb"\x89PNG", ".png"),
+    (rb"\xff\xd8\xff", ".jpg"),
+    (rb"ID3|\xff[\xe2-\xfb]", ".mp3"),
+)
+
+
+def write_jsonl(rows: Iterable[Row], folder: Path, split: str) -> Path:
+    """Write `{split}.jsonl` at the root of `folder`, and its clips below `media/<column>/<dataset>/<split>/<sample_id>`.
+
+    Returns:
+        The jsonl file.
+
+    Raises:
+        DataError: two rows of the split share a sample_id.
+        BadMedia: a clip's file is missing.
+    """
+    target = folder / f"{split}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{split}-", dir=folder) as scratch:
+        draft = Path(scratch) / target.name
+        with draft.open("w", encoding="utf-8") as file:
+            for row in _unique(rows, str(target)):
+                record = _record(row, partial(_place, folder, split, row))
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        draft.replace(target)
+    return target
+
+
+def write_parquet(rows: Iterable[Row], folder: Path, split: str, *, rows_per_group: int = 32, rows_per_file: int = 512) -> list[Path]:
+    """Write `{split}-00000-of-00NNN.parquet` with the columns of `rows.SCHEMA`, in place of older files of the split.
+
+    Args:
+        rows_per_group: rows of a row group, the unit that a reader loads.
+        rows_per_file: rows of a file. An empty split is one file without rows.
+
+    Returns:
+        The files, in order.
+
+    Raises:
+        DataError: two rows of the split share a sample_id.
+        BadMedia: a clip's file is missing.
+    """
+    remaining = _unique(rows, f"{folder}/{split}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{split}-", dir=folder) as scratch:
+        drafts: list[Path] = []
+        while _write_file(draft := Path(scratch) / f"{len(drafts):05d}", remaining, rows_per_group, rows_per_file) or not drafts:
+            drafts.append(draft)
+        for stale in folder.glob(f"{split}-*-of-*.parquet"):
+            stale.unlink()
+        return [draft.replace(folder / f"{split}-{index:05d}-of-{len(drafts):05d}.parquet") for index, draft in enumerate(drafts)]
+
+
+def task_column(task: Task) -> str:
+    """The released `task` value: `emotion_cls`, `sarcasm_cls`, `intent_qa`."""
+    domain = task.name.split()[0].lower().replace("-", "")
+    return f"{domain}_{'qa' if task.is_open else 'cls'}"
+
+
+def _write_file(path: Path, rows: Iterator[Row], rows_per_group: int, rows_per_file: int) -> bool:
+    """Move up to `rows_per_file` rows into a parquet file, a row group at a time; whether there was one."""
+    remaining = rows_per_file
+    with pq.ParquetWriter(path, SCHEMA) as writer:
+        while group := list(islice(rows, min(rows_per_group, remaining))):
+            writer.write_table(pa.Table.from_pylist([_record(row, partial(_read, row)) for row in group], schema=SCHEMA))
+            remaining -= len(group)
+    return remaining < rows_per_file
+
+
+def _unique(rows: Iterable[Row], where: str) -> Iterator[Row]:
+    seen = set()
+    for row in rows:
+        if row.sample_id in seen:
+            raise DataError(where, f"two rows have the sample_id '{row.sample_id}'", reason="duplicate sample_id")
+        seen.add(row.sample_id)
+        yield row
+
+
+def _record(row: Row, put: Callable[[bytes | Path, str, int], Any]) -> dict[str, Any]:
+    """The released columns of a row; `put` turns a clip of a column into what the layout holds."""
+    clips = {column: row.media.get(name, ()) for name, column in MEDIA_COLUMNS.items()}
+    clips |= {column: row.descriptors.get(column, ()) for column in DESCRIPTOR_COLUMNS}
+    record = {
+        "problem": row.problem,
+        "answer": row.answer,
+        "texts": [],
+        "dataset": row.dataset.id,
+        "task": task_column(row.dataset.task),
+        "class_label": row.label or "",
+        "modality_signature": row.signature,
+        "sample_id": row.sample_id,
+        "clip_id": row.clip_id,
+    }
+    record |= {column: [put(clip, column, index) for index, clip in enumerate(values)] for column, values in clips.items()}
+    return {column: record[column] for column in SCHEMA.names}
+
+
+def _read(row: Row, clip: bytes | Path, *_: Any) -> bytes:
+    if isinstance(clip, bytes):
+        return clip
+    try:
+        return clip.read_bytes()
+    except OSError as cause:
+        raise BadMedia(row.sample_id, f"{clip} cannot be read: {cause.strerror}", reason="missing file") from cause
+
+
+def _place(folder: Path, split: str, row: Row, clip: bytes | Path, column: str, index: int) -> str:
+    """Write a clip below the root; its path relative to the root."""
+    content = _read(row, clip)
+    name = row.sample_id if _SAFE_NAME.fullmatch(row.sample_id) else hashlib.sha256(row.sample_id.encode()).hexdigest()[:32]
+    name += f"-{index}" if index else ""
+    suffix = clip.suffix if isinstance(clip, Path) else _suffix(content, column)
+    path = Path("media", column, row.dataset.id, split, name + suffix)
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_bytes(content)
+    return path.as_posix()
+
+
+def _suffix(content: bytes, column: str) -> str:
+    if column in DESCRIPTOR_COLUMNS:
+        return ".pt"
+    return next((suffix for magic, suffix in _SUFFIXES if re.match(magic, content, re.DOTALL)), ".bin")

@@ -1,0 +1,1 @@
+"""From predictions to numbers: metrics, scores per dataset and task, and the paper's own scores."""

@@ -1,0 +1,159 @@
+"""Predictions of a trained model: classes by its heads, open answers by its decoder.
+
+Batch inference on Ray Data with model actors, or in this process; both give the same table.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from hba_ray.data.atlas import AtlasIndex, Drop
+from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
+from hba_ray.data.stream import make_here, micro_batch_dataset, unpacked
+from hba_ray.data.tasks import CLASSES
+from hba_ray.data.windows import Order, Window, plan_epoch
+from hba_ray.specs import ExperimentSpec
+
+WINDOW_ROWS = 64
+"""Rows sorted by length together."""
+
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("sample_id", "clip_id", "dataset", "task", "true", "predicted", "answer")]
+    + [("probability", pa.float32())]
+)
+"""`predicted` is the class; for open answers it is null and `answer` holds the text. `probability` is the class's own."""
+
+
+@dataclass(frozen=True)
+class PredictJob:
+    """What prediction needs, picklable.
+
+    Attributes:
+        model: folder of the trained tensors.
+    """
+
+    spec: ExperimentSpec
+    backbone: str
+    model: str
+    index: AtlasIndex
+
+    @property
+    def split(self) -> str:
+        return self.spec.evaluate.split
+
+    @property
+    def settings(self) -> BatchSettings:
+        atlas = self.spec.atlas
+        return BatchSettings(
+            media=atlas.media,
+            modalities=atlas.modalities,
+            micro_batch=self.spec.compute.micro_batch,
+            purpose="predict",
+            shuffle=False,
+            on_bad_row=atlas.on_bad_row,
+        )
+
+    def windows(self) -> list[Window]:
+        return plan_epoch(self.index, Order(self.split, WINDOW_ROWS, self.spec.compute.micro_batch, shuffle=False))
+
+
+class Predictor:
+    """A trained model that turns micro-batches into rows of the predictions table."""
+
+    def __init__(self, job: PredictJob):
+        from hba_ray.models.backbone import load_processor
+        from hba_ray.models.checkpoints import load_model
+        from hba_ray.training.sft import build_model, uses_bf16
+
+        torch.set_num_threads(1)
+        self.model = build_model(job.spec, job.backbone, bf16=uses_bf16(job.spec))
+        load_model(self.model, Path(job.model))
+        self.device = "cuda" if torch.cuda.is_available() and job.spec.compute.gpus_per_worker else "cpu"
+        self.model.to(self.device).eval()
+        self.tokenizer = load_processor(job.backbone).tokenizer
+        self.max_new_tokens = job.spec.evaluate.max_new_tokens
+
+    @torch.no_grad()
+    def predict(self, batch: MicroBatch) -> list[dict[str, Any]]:
+        """One record of SCHEMA for each row of the micro-batch; its rows are all classes or all open answers."""
+        if not batch.rows:
+            return []
+        inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
+        if int(batch.task_slot[0]) < 0:
+            return self._answers(batch, inputs)
+        outputs = self.model(
+            inputs=inputs,
+            class_index_B=batch.class_index.to(self.device),
+            task_slot_B=batch.task_slot.to(self.device),
+            answer_labels_BS=batch.answer_labels.to(self.device),
+            weight_B=batch.weight.to(self.device),
+        )
+        probability, index = outputs.class_logits_B25.float().softmax(-1).max(-1)
+        return [
+            {**row, "predicted": CLASSES[int(i)][1], "answer": None, "probability": float(p)}
+            for row, i, p in zip(batch.rows, index, probability, strict=True)
+        ]
+
+    def _answers(self, batch: MicroBatch, inputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+        end, pad = self.tokenizer.convert_tokens_to_ids("<|im_end|>"), self.tokenizer.pad_token_id
+        tokens = self.model.generate(inputs, max_new_tokens=self.max_new_tokens, eos_token_id=end, pad_token_id=pad)
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in tokens]
+        return [{**row, "predicted": None, "answer": text, "probability": None} for row, text in zip(batch.rows, texts, strict=True)]
+
+
+def predict_here(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list[Drop]]]:
+    """(records, dropped rows) of each micro-batch, made in this process."""
+    from hba_ray.models.backbone import load_processor
+
+    predictor = Predictor(job)
+    maker = BatchMaker(job.index, job.settings, load_processor(job.backbone), job.split)
+    for batch in make_here(maker, job.windows()):
+        yield predictor.predict(batch), batch.drops
+
+
+def predict_on_ray(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list[Drop]]]:
+    """(records, dropped rows) of each micro-batch, made by `compute.workers` model actors."""
+    from ray.data import ActorPoolStrategy
+
+    from hba_ray.models.backbone import load_processor
+
+    compute = job.spec.compute
+    batches = micro_batch_dataset(
+        job.index,
+        job.settings,
+        job.split,
+        partial(load_processor, job.backbone),
+        job.windows(),
+        loaders=compute.loaders,
+        cpus_per_loader=compute.cpus_per_loader,
+    )
+    predictions = batches.map_batches(
+        _PredictorActor,
+        fn_constructor_args=(job,),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=max(1, compute.workers)),
+        num_cpus=compute.cpus_per_worker,
+        num_gpus=compute.gpus_per_worker or None,
+    )
+    yield from unpacked(predictions, "predictions")
+
+
+class _PredictorActor:
+    def __init__(self, job: PredictJob):
+        self.predictor = Predictor(job)
+
+    def __call__(self, table: pa.Table) -> dict[str, list[bytes]]:
+        made = []
+        for packed in table.column("micro_batch").to_pylist():
+            batch = pickle.loads(packed)
+            made.append(packed if isinstance(batch, Exception) else pickle.dumps((self.predictor.predict(batch), batch.drops)))
+        return {"predictions": made}

@@ -1,0 +1,270 @@
+"""From a table of predictions to scores per dataset, per task and per class.
+
+A dataset's score is its task's metric over all its rows; a task's score is the mean over its
+datasets (paper Figure 2). Beside each stand the majority baseline and the published score.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, TASKS, Dataset
+from hba_ray.errors import DataError
+from hba_ray.evaluation.metrics import METRICS, POLARITY, ClassScore, is_counted, per_class
+from hba_ray.evaluation.published import PublishedModel, published_score
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("sample_id", "clip_id", "dataset", "task", "true", "predicted")
+"""Text columns of a predictions table. Open answers also need `answer`, the model's text."""
+
+TrainCounts = Mapping[str, Mapping[str, int]]
+"""Dataset id -> label -> rows of the training split."""
+
+Record = dict[str, str | None]
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DatasetScore:
+    """One dataset's score. Scores are in 0..1 and None where missing.
+
+    Attributes:
+        dataset: the canonical id.
+        metric: a name of `metrics.METRICS`; `exact_match` for open answers.
+        rows: rows predicted.
+        counted: rows that the metric counts; fewer than `rows` where SEN drops neutral ones.
+        majority: score of the best constant prediction that the training labels suggest.
+        majority_label: that prediction.
+        published: the published model's score.
+        classes: per class, in the order of the dataset's labels; empty for open answers.
+    """
+
+    dataset: str
+    task: str
+    metric: str
+    value: float | None
+    rows: int
+    counted: int
+    majority: float | None
+    majority_label: str | None
+    published: float | None
+    classes: tuple[ClassScore, ...]
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether value and published score measure the same thing: not so for open answers, which the paper has judged."""
+        return self.metric == TASKS[self.task].metric
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TaskScore:
+    """Means over a task's datasets.
+
+    Attributes:
+        datasets: the datasets that have a score; the other fields are means over just these, and
+            None where one of them lacks the number.
+    """
+
+    task: str
+    metric: str
+    datasets: tuple[str, ...]
+    value: float | None
+    majority: float | None
+    published: float | None
+
+    @property
+    def is_comparable(self) -> bool:
+        return self.metric == TASKS[self.task].metric
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Scores:
+    """All scores of one set of predictions, in the order of the benchmark's tables.
+
+    Attributes:
+        published_model: whose published scores stand beside ours.
+    """
+
+    datasets: tuple[DatasetScore, ...]
+    tasks: tuple[TaskScore, ...]
+    published_model: PublishedModel = "OmniSapiens-7B SFT"
+
+    def to_json(self) -> str:
+        return _ADAPTER.dump_json(self, indent=2).decode() + "\n"
+
+    @staticmethod
+    def from_json(text: str, *, where: str = "scores") -> Scores:
+        """The scores that `to_json` wrote.
+
+        Raises:
+            DataError: the text is no such scores; `where` names the file.
+        """
+        try:
+            return _ADAPTER.validate_json(text)
+        except ValidationError as cause:
+            raise DataError(where, f"not scores: {first_error(cause)}", "score the predictions again", reason="not scores") from cause
+
+
+_ADAPTER = TypeAdapter(Scores)
+
+
+def first_error(cause: ValidationError) -> str:
+    """The first defect that pydantic found: its place and what it is."""
+    error = cause.errors()[0]
+    return ": ".join(part for part in (".".join(map(str, error["loc"])), error["msg"]) if part)
+
+
+def score_predictions(
+    predictions: pa.Table | pd.DataFrame,
+    train_counts: TrainCounts,
+    *,
+    datasets: Iterable[str] = (),
+    published_model: PublishedModel = "OmniSapiens-7B SFT",
+    where: str = "predictions",
+) -> Scores:
+    """Score a table of predictions.
+
+    Args:
+        predictions: one row a prediction, columns as in `COLUMNS`; `predicted`, or `answer` for
+            open answers, is null where nothing could be read from the model.
+        train_counts: labels of the training split, for the majority baseline; a dataset left out has none.
+        datasets: ids that are listed, as missing, even without a row.
+        where: names the table in errors.
+
+    Raises:
+        DataError: a column is missing or not text, a dataset is unknown or of another task, a label
+            is not the dataset's, or a sample_id appears twice in a dataset.
+    """
+    groups: dict[str | None, list[Record]] = {dataset: [] for dataset in datasets}
+    for record in _records(predictions, where):
+        groups.setdefault(record["dataset"], []).append(record)
+    for name in groups:
+        if name not in DATASETS:
+            raise DataError(where, f"unknown dataset '{name}'", "predictions name datasets by their id", reason="unknown dataset")
+    scores = tuple(
+        _score_dataset(dataset, groups[name], train_counts.get(name, {}), published_model, where)
+        for name, dataset in DATASETS.items()
+        if name in groups
+    )
+    return Scores(scores, tuple(_score_tasks(scores)), published_model)
+
+
+def majority_label(task: str, train_counts: Mapping[str, int]) -> str | None:
+    """The most frequent training label among those that the task's metric counts; the first by name where several are.
+
+    For SEN it is the more frequent polarity: a constant "neutral" scores 0 by definition and would
+    make any model look good.
+
+    >>> majority_label("SEN", {"neutral": 90, "weakly negative": 4, "highly negative": 3, "positive": 5})
+    'negative'
+    """
+    totals: Counter[str] = Counter()
+    for label, rows in train_counts.items():
+        if rows > 0 and is_counted(label, task):
+            totals[POLARITY[label] if task == "SEN" else label] += rows
+    return min(totals, key=lambda label: (-totals[label], label), default=None)
+
+
+def _score_dataset(
+    dataset: Dataset, records: list[Record], train_counts: Mapping[str, int], model: PublishedModel, where: str
+) -> DatasetScore:
+    where = f"{where} ({dataset.id})"
+    task = dataset.task
+    column, metric = ("answer", "exact_match") if task.is_open else ("predicted", task.metric)
+    if records and column not in records[0]:
+        raise DataError(where, f"column '{column}' is missing", "open answers are scored by their text", reason="missing column")
+    true = _truths(dataset, records, where)
+    predicted = [record[column] for record in records]
+    constant = majority_label(task.id, train_counts)
+    return DatasetScore(
+        dataset=dataset.id,
+        task=task.id,
+        metric=metric,
+        value=METRICS[metric](true, predicted),
+        rows=len(true),
+        counted=sum(is_counted(label, task.id) for label in true),
+        majority=None if constant is None else METRICS[metric](true, [constant] * len(true)),
+        majority_label=constant,
+        published=published_score(model, dataset.id),
+        classes=() if task.is_open else tuple(per_class(true, predicted, _classes(dataset, true))),
+    )
+
+
+def _score_tasks(scores: Sequence[DatasetScore]) -> Iterator[TaskScore]:
+    for task in TASKS:
+        listed = [score for score in scores if score.task == task]
+        scored = [score for score in listed if score.value is not None]
+        if listed:
+            yield TaskScore(
+                task=task,
+                metric=listed[0].metric,
+                datasets=tuple(score.dataset for score in scored),
+                value=_mean(score.value for score in scored),
+                majority=_mean(score.majority for score in scored),
+                published=_mean(score.published for score in scored),
+            )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean, or None where a value is missing or there is none."""
+    known = list(values)
+    return fmean(known) if known and None not in known else None  # type: ignore[arg-type]
+
+
+def _records(predictions: pa.Table | pd.DataFrame, where: str) -> list[Record]:
+    try:
+        table = predictions if isinstance(predictions, pa.Table) else pa.Table.from_pandas(predictions, preserve_index=False)
+    except pa.ArrowException as cause:
+        raise DataError(where, f"a column mixes types: {cause}", "predictions are text", reason="wrong type") from cause
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise DataError(where, f"columns are missing: {', '.join(missing)}", f"needed: {', '.join(COLUMNS)}", reason="missing column")
+    table = table.select([name for name in (*COLUMNS, "answer") if name in table.column_names])
+    for column in table.schema:
+        if not _is_text(column.type):
+            raise DataError(where, f"column '{column.name}' is {column.type}, not text", reason="wrong type")
+    return table.to_pylist()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
+
+
+def _truths(dataset: Dataset, records: list[Record], where: str) -> list[str]:
+    """The true labels or answers, once every row is known to belong to the dataset."""
+    truths: list[str] = []
+    seen: set[str] = set()
+    for record in records:
+        sample, truth = record["sample_id"], record["true"]
+        if sample is None or truth is None:
+            raise DataError(where, f"row {len(truths)} has no {'sample_id' if sample is None else 'true label'}", reason="missing value")
+        if sample in seen:
+            raise DataError(where, f"sample '{sample}' is predicted twice", "score one model at a time", reason="duplicate sample")
+        if record["task"] != dataset.task.id:
+            raise DataError(where, f"sample '{sample}' has task '{record['task']}', not {dataset.task.id}", reason="wrong task")
+        if not dataset.task.is_open and truth not in dataset.labels and not _is_split_surprise(truth, dataset):
+            raise DataError(where, f"sample '{sample}': '{truth}' is none of {', '.join(dataset.labels)}", reason="unknown label")
+        seen.add(sample)
+        truths.append(truth)
+    return truths
+
+
+def _is_split_surprise(label: str, dataset: Dataset) -> bool:
+    return label in SPLIT_SURPRISE and "surprise" in dataset.labels
+
+
+def _classes(dataset: Dataset, truths: Sequence[str]) -> tuple[str, ...]:
+    """The dataset's labels, and the two surprises where its rows tell them apart."""
+    return (*dataset.labels, *(label for label in SPLIT_SURPRISE if label in truths))

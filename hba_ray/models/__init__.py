@@ -1,0 +1,1 @@
+"""OmniSapiens: the Qwen2.5-Omni thinker, seven classifier heads, what is trained, and its checkpoints."""

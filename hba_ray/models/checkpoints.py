@@ -1,0 +1,213 @@
+"""Checkpoints: what was trained, whole or not at all, and refused by a model that it does not fit.
+
+A checkpoint is a folder of `model.safetensors` (trained tensors by name) and `model.json` (what they
+belong to). The released checkpoints' state dicts are read too.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hba_ray.data.tasks import CLASSES
+from hba_ray.errors import CheckpointError
+from hba_ray.models.omni import OmniSapiens
+from hba_ray.specs.base import fingerprint
+
+FORMAT = 1
+"""Version of the layout; a reader refuses any other."""
+_TENSORS, _MANIFEST = "model.safetensors", "model.json"
+_WRAPPERS = {"module", "_fsdp_wrapped_module"}
+"""Name parts that distributed wrappers put into the released state dicts."""
+
+
+@dataclass(frozen=True)
+class ReleasedReport:
+    """What became of a released state dict.
+
+    Attributes:
+        loaded: number of tensors copied.
+        unused: names the model has no place for, such as a descriptor adapter's.
+        kept: backbone weights that the state dict lacks; the model keeps its own.
+    """
+
+    loaded: int
+    unused: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A draft folder that takes the place of `folder` when the block ends well, and is removed when it does not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}")
+    draft.mkdir()
+    try:
+        yield draft
+        _replace(folder, draft)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _replace(folder: Path, draft: Path) -> None:
+    """Rename `draft` to `folder`; a former one, which another process may put there at any time, makes way."""
+    former = draft.with_name(f"{draft.name}.former")
+    while True:
+        try:
+            os.rename(draft, folder)
+            return
+        except OSError as cause:
+            if cause.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        with suppress(FileNotFoundError):
+            os.rename(folder, former)
+            shutil.rmtree(former)
+
+
+def save_model(model: OmniSapiens, folder: Path, meta: Mapping[str, Any], *, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Write the trained tensors (LoRA or all weights, and the heads) and what they belong to.
+
+    Args:
+        folder: created, or replaced where it exists.
+        meta: the caller's own JSON values, such as the step.
+        tensors: the trained tensors by name where the model's own are sharded (ZeRO-3).
+
+    Raises:
+        CheckpointError: a tensor is sharded, or `tensors` are not those that are trained.
+    """
+    own = _trained(model)
+    tensors = {name: weight.detach() for name, weight in own.items()} if tensors is None else tensors
+    _refuse_names(str(folder), own, tensors)
+    empty = [name for name, tensor in tensors.items() if not tensor.numel()]
+    if empty:
+        raise CheckpointError(str(folder), f"{len(empty)} tensors are sharded, first: {empty[0]}", "gather them and pass tensors=")
+    manifest = {"format": FORMAT, **_description(model), "backbone": model.thinker.config.name_or_path, "meta": dict(meta)}
+    with new_folder(folder) as draft:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, draft / _TENSORS)
+        (draft / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def load_model(model: OmniSapiens, folder: Path) -> dict[str, Any]:
+    """Copy a checkpoint into `model`, built from the same spec; a refused checkpoint changes nothing.
+
+    Call it before freezing anything: what the model trains is what it expects.
+
+    Returns:
+        The checkpoint's `model.json`, with the caller's values under "meta".
+
+    Raises:
+        CheckpointError: missing, damaged, or of another model; names what differs.
+    """
+    manifest = _read_manifest(folder)
+    expected = {"format": FORMAT, **_description(model)}
+    differing = [f"{key} is {manifest.get(key)!r}, the model's {value!r}" for key, value in expected.items() if manifest.get(key) != value]
+    if differing:
+        raise CheckpointError(str(folder), "; ".join(differing), "build the model from the spec that the checkpoint was trained with")
+    try:
+        tensors = load_file(folder / _TENSORS)
+    except (OSError, SafetensorError) as cause:
+        raise CheckpointError(str(folder / _TENSORS), f"is missing or damaged: {cause}", "use another checkpoint") from cause
+    own = _trained(model)
+    _refuse_names(str(folder), own, tensors)
+    _copy(str(folder), own, tensors)
+    return manifest
+
+
+def load_released(model: OmniSapiens, state_dict: Mapping[str, Tensor]) -> ReleasedReport:
+    """Copy a released OmniSapiens state dict into `model`, which has LoRA with scope "all".
+
+    The released names are `backbone.base_model.model...` and `heads.{i}.*`, with or without the parts
+    `module` and `_fsdp_wrapped_module` (derived from the released training code). They do not tell
+    LoRA's alpha: build the model with the released 64.
+
+    Raises:
+        CheckpointError: heads or LoRA tensors are missing, of another shape, or have no place in the model.
+    """
+    where = "released state dict"
+    given = {".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor for name, tensor in state_dict.items()}
+    own = dict(model.state_dict(keep_vars=True))
+    unused = sorted(given.keys() - own.keys())
+    kept = sorted(own.keys() - given.keys())
+    astray = [f"no place for {name}" for name in unused if _is_trained_name(name)]
+    astray += [f"{name} is missing" for name in kept if _is_trained_name(name)]
+    if astray or not isinstance(model.backbone, PeftModel):
+        what = f"{len(astray)} LoRA or head tensors do not fit, first: {astray[0]}" if astray else "the model has no LoRA"
+        raise CheckpointError(where, what, "build the model with model.train=lora, model.lora.scope=all and the released rank")
+    used = {name: tensor for name, tensor in given.items() if name in own}
+    _copy(where, own, used)
+    return ReleasedReport(loaded=len(used), unused=tuple(unused), kept=tuple(kept))
+
+
+def _trained(model: OmniSapiens) -> dict[str, Tensor]:
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _is_trained_name(name: str) -> bool:
+    return name.startswith("heads.") or ".lora_" in name
+
+
+def _description(model: OmniSapiens) -> dict[str, Any]:
+    """What two models must agree on to share a checkpoint, as JSON values."""
+    lora = None
+    if isinstance(model.backbone, PeftModel):
+        config = model.backbone.peft_config["default"]
+        assert isinstance(config, LoraConfig)
+        layers = config.target_modules
+        lora = {
+            "rank": config.r,
+            "alpha": config.lora_alpha,
+            "layers": layers if isinstance(layers, str) else sorted(layers or ()),
+        }
+    everything = any(weight.requires_grad for weight in model.backbone.parameters())
+    return {
+        "hidden": model.hidden,
+        "layers": len(cast(nn.ModuleList, model.thinker.model.layers)),
+        "train": "lora" if lora else "all" if everything else "heads",
+        "lora": lora,
+        "classes": fingerprint(CLASSES),
+    }
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / _MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except OSError as cause:
+        raise CheckpointError(str(folder), f"is no checkpoint: it holds no {_MANIFEST}", "give the folder that was saved") from cause
+    except ValueError as cause:
+        raise CheckpointError(str(path), f"is damaged: {cause}", "use another checkpoint") from cause
+    if not isinstance(manifest, dict):
+        raise CheckpointError(str(path), "is damaged: not a JSON object", "use another checkpoint")
+    return manifest
+
+
+def _refuse_names(where: str, own: Iterable[str], given: Iterable[str]) -> None:
+    missing, unexpected = sorted(set(own) - set(given)), sorted(set(given) - set(own))
+    if missing or unexpected:
+        first = f"missing {missing[0]}" if missing else f"unexpected {unexpected[0]}"
+        what = f"{len(missing)} tensors are missing and {len(unexpected)} unexpected, first: {first}"
+        raise CheckpointError(where, what, "build the model from the spec that the checkpoint was trained with")
+
+
+def _copy(where: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Copy all of `given`, or nothing where a shape differs."""
+    for name, tensor in given.items():
+        if tensor.shape != own[name].shape:
+            raise CheckpointError(where, f"{name} is {tuple(tensor.shape)}, the model's {tuple(own[name].shape)}", "it is of another model")
+    with torch.no_grad():
+        for name, tensor in given.items():
+            own[name].copy_(tensor)

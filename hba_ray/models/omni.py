@@ -1,0 +1,218 @@
+"""OmniSapiens: an Omni thinker, seven classifier heads on the pooled h^(L-1), and both SFT losses.
+
+Paper section 3.5 and appendix B.1. Letters in tensor names:
+B rows, S positions, H hidden size, V vocabulary, N answer tokens of all rows together, 25 classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import GenerationConfig, Qwen2_5OmniThinkerForConditionalGeneration
+
+from hba_ray.data.tasks import CLASS_TASKS
+from hba_ray.errors import DataError, TrainingError
+
+IGNORE = -100
+"""A label that takes no part in a loss."""
+_TEXT_INPUTS = ("input_ids", "attention_mask")
+_TOWER_INPUTS = {"audio_tower": ("input_features",), "visual": ("pixel_values", "pixel_values_videos")}
+_OTHER_TASK = torch.finfo(torch.float32).min / 2
+"""Logit of a class of another task (released value): no weight in the softmax, still finite."""
+
+
+class Outputs(NamedTuple):
+    """Sums over the rows of one micro-batch; means are taken where the sums of all workers meet.
+
+    Attributes:
+        class_logits_B25: logits by global class index; classes of other tasks are hugely negative.
+        class_loss_sum: cross-entropy of the class rows, summed (B times the paper's L_cls).
+        answer_loss_sum: cross-entropy of the answers, summed over tokens and rows (B times L_qa).
+        class_rows, answer_rows, answer_tokens: what these sums run over.
+        class_correct: class rows whose highest logit is their class.
+    """
+
+    class_logits_B25: Tensor
+    class_loss_sum: Tensor
+    answer_loss_sum: Tensor
+    class_rows: Tensor
+    answer_rows: Tensor
+    answer_tokens: Tensor
+    class_correct: Tensor
+
+
+class OmniSapiens(nn.Module):
+    """The model of all SFT stages.
+
+    Args:
+        backbone: a thinker, or the `PeftModel` around one (`models.backbone.apply_training`).
+        hidden: H of the language model.
+        media_to_backbone: False withholds audio, video and images: their placeholders keep ordinary
+            token embeddings, as in the released SFT code.
+    """
+
+    slot_of_class_25: Tensor
+
+    def __init__(self, backbone: nn.Module, hidden: int, *, media_to_backbone: bool = True):
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleList(nn.Linear(hidden, len(task.labels)) for task in CLASS_TASKS)
+        self.hidden = hidden
+        self.media_to_backbone = media_to_backbone
+        slots = [slot for slot, task in enumerate(CLASS_TASKS) for _ in task.labels]
+        self.register_buffer("slot_of_class_25", torch.tensor(slots), persistent=False)
+
+    @property
+    def thinker(self) -> Qwen2_5OmniThinkerForConditionalGeneration:
+        """The backbone without its PEFT wrapper; LoRA layers stay in place."""
+        backbone = self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
+        return cast(Qwen2_5OmniThinkerForConditionalGeneration, backbone)
+
+    def forward(
+        self, inputs: Mapping[str, Tensor], class_index_B: Tensor, task_slot_B: Tensor, answer_labels_BS: Tensor, weight_B: Tensor
+    ) -> Outputs:
+        """Losses and class logits of a micro-batch; padding may be on either side.
+
+        Every head sees every row, and both towers are always in the graph, so that each trainable
+        weight has a gradient on every worker, if only zero.
+
+        Args:
+            inputs: what the processor returns, as tensors.
+            class_index_B: global class index, or -100.
+            task_slot_B: index into `CLASS_TASKS`, or -1 for an open answer.
+            answer_labels_BS: token ids at the positions of the answer, else -100; position t-1 predicts t.
+            weight_B: 1 for a row, 0 for a filler, which contributes nothing.
+        """
+        real_B = weight_B > 0
+        class_B = torch.where(real_B, class_index_B, IGNORE)
+        next_token_BS = F.pad(answer_labels_BS[:, 1:], (0, 1), value=IGNORE).masked_fill(~real_B[:, None], IGNORE)
+
+        h_BSH, logits_NV, target_N = self._run(inputs, next_token_BS)
+        answer_loss_sum = F.cross_entropy(logits_NV.float(), target_N, ignore_index=IGNORE, reduction="sum")
+
+        class_logits_B25 = self._classify(_masked_mean(h_BSH, inputs["attention_mask"]), task_slot_B)
+        class_loss_sum = F.cross_entropy(class_logits_B25, class_B, ignore_index=IGNORE, reduction="sum") + self._idle_towers(inputs)
+
+        has_class_B, answer_BS = class_B != IGNORE, next_token_BS != IGNORE
+        return Outputs(
+            class_logits_B25=class_logits_B25,
+            class_loss_sum=class_loss_sum,
+            answer_loss_sum=answer_loss_sum,
+            class_rows=has_class_B.sum(),
+            answer_rows=answer_BS.any(dim=1).sum(),
+            answer_tokens=answer_BS.sum(),
+            class_correct=(has_class_B & (class_logits_B25.argmax(dim=-1) == class_B)).sum(),
+        )
+
+    def pooled(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """h_BH in fp32: the masked mean of h^(L-1) over the prompt, media tokens included."""
+        no_answer_BS = torch.full_like(inputs["input_ids"], IGNORE)
+        return _masked_mean(self._run(inputs, no_answer_BS)[0], inputs["attention_mask"])
+
+    @torch.no_grad()
+    def generate(self, inputs: Mapping[str, Tensor], *, max_new_tokens: int, eos_token_id: int, pad_token_id: int) -> list[Tensor]:
+        """Greedy answers, with a key-value cache.
+
+        Args:
+            inputs: prompts that end with the generation prompt, padded on the LEFT.
+
+        Returns:
+            Token ids of each row's answer, without the end-of-turn token and what follows it.
+
+        Raises:
+            DataError: a row is padded on the right, where it would be continued after its padding.
+            TrainingError: the model is in training mode, where dropout would be active.
+        """
+        if self.training:
+            raise TrainingError("generate", "the model is in training mode", "call model.eval() first")
+        if not bool(inputs["attention_mask"][:, -1].all()):
+            raise DataError("generate", "a prompt is padded on the right", "pad prompts for generation on the left", reason="right padding")
+        decoding = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+        )
+        sequences_BS = cast(Any, self.thinker).generate(**self._backbone_inputs(inputs), generation_config=decoding)
+        answers_BN = sequences_BS[:, inputs["input_ids"].shape[1] :]
+        ended_BN = (answers_BN == eos_token_id).cumsum(dim=1) > 0
+        return [answer[~ended] for answer, ended in zip(answers_BN, ended_BN, strict=True)]
+
+    def _run(self, inputs: Mapping[str, Tensor], next_token_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One pass: h^(L-1) everywhere, and lm_head only where a next token is asked for.
+
+        Returns:
+            h_BSH, logits_NV, target_N. Where nothing is asked for N is 1 and its target ignored:
+            lm_head still runs, because sharded workers have to run the same modules.
+        """
+        keep_BS = next_token_BS != IGNORE
+        if not bool(keep_BS.any()):
+            keep_BS[0, inputs["attention_mask"][0].argmax()] = True
+        layers = cast(nn.ModuleList, self.thinker.model.layers)
+        with _output_of(layers[-2]) as tapped, _only_at(self.thinker.lm_head, keep_BS):
+            output = self.backbone(**self._backbone_inputs(inputs), use_cache=False)
+        return tapped[0], output.logits, next_token_BS[keep_BS]
+
+    def _classify(self, h_BH: Tensor, task_slot_B: Tensor) -> Tensor:
+        weight = cast(nn.Linear, self.heads[0]).weight
+        scores_B25 = torch.cat([head(h_BH.to(weight.dtype)) for head in self.heads], dim=-1).float()
+        return torch.where(self.slot_of_class_25 == task_slot_B[:, None], scores_B25, _OTHER_TASK)
+
+    def _backbone_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not self.media_to_backbone:
+            return {name: inputs[name] for name in _TEXT_INPUTS}
+        given = dict(inputs)
+        if "input_features" in given:  # the vision tower casts its input, the audio tower does not
+            given["input_features"] = given["input_features"].to(self.thinker.audio_tower.dtype)
+        return given
+
+    def _idle_towers(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Zero, with a gradient path to the trainable weights of towers that these inputs do not reach.
+
+        Weights that ZeRO-3 has sharded are empty here and left out: there, feed all ranks the same modalities.
+        """
+        zero = self.slot_of_class_25.new_zeros((), dtype=torch.float32)
+        for tower, names in _TOWER_INPUTS.items():
+            if not self.media_to_backbone or not any(name in inputs for name in names):
+                weights = getattr(self.thinker, tower).parameters()
+                zero = zero + sum(weight.sum() * 0 for weight in weights if weight.requires_grad and weight.numel())
+        return zero
+
+
+def _masked_mean(h_BSH: Tensor, attention_mask_BS: Tensor) -> Tensor:
+    """Mean over the attended positions, in fp32 (paper appendix B.1, pooling)."""
+    mask_BS1 = attention_mask_BS.unsqueeze(-1).float()
+    return (h_BSH.float() * mask_BS1).sum(dim=1) / mask_BS1.sum(dim=1).clamp(min=1)
+
+
+@contextmanager
+def _output_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """The hidden states that `layer` returns, without keeping those of all other layers."""
+    outputs: list[Tensor] = []
+
+    def keep(layer: nn.Module, arguments: Any, output: Tensor) -> None:
+        outputs.append(output)
+
+    handle = layer.register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _only_at(lm_head: nn.Module, keep_BS: Tensor) -> Iterator[None]:
+    """Let `lm_head` see the kept positions only, as (N, H): logits of all positions would fill the memory."""
+    handle = lm_head.register_forward_pre_hook(lambda _, arguments: (arguments[0][keep_BS],))
+    try:
+        yield
+    finally:
+        handle.remove()

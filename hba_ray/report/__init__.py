@@ -1,0 +1,1 @@
+"""Scores as tables: Markdown and JSON files, and a table for the terminal."""

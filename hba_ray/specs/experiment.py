@@ -1,0 +1,78 @@
+"""A whole experiment: the sections together, and the switch to the released code's behaviour."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from hba_ray.specs.atlas import AtlasSpec
+from hba_ray.specs.base import Spec
+from hba_ray.specs.compute import ComputeSpec, TrackingSpec
+from hba_ray.specs.evaluate import EvaluateSpec
+from hba_ray.specs.model import ModelSpec
+from hba_ray.specs.sft import SftSpec
+
+AUTHORS: dict[str, dict[str, Any]] = {
+    "model": {"media_to_backbone": False, "lora": {"scope": "all"}},
+    "sft": {"scheduler_horizon": "micro_batches", "answer_case": "lower", "epochs": 10},
+}
+"""What `compat: authors` sets where the spec is silent."""
+
+
+class ExperimentSpec(Spec):
+    """One experiment. Defaults are the paper's numbers."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+    """Name of the run folder: letters, digits, dots, dashes, underscores."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of initialisation, order and dropout."""
+    compat: Literal["paper", "authors"] = "paper"
+    """`authors` takes the released code's behaviour wherever it differs from the paper."""
+    stages: tuple[Literal["sft"], ...] = Field(default=("sft",), min_length=1)
+    """What is trained, in this order."""
+    atlas: AtlasSpec
+    model: ModelSpec = ModelSpec()
+    sft: SftSpec = SftSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    compute: ComputeSpec = ComputeSpec()
+    tracking: TrackingSpec = TrackingSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compat(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("compat") == "authors":
+            return _fill(raw, AUTHORS)
+        return raw
+
+    @field_validator("stages")
+    @classmethod
+    def _once_each(cls, stages: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(stages)) != len(stages):
+            raise ValueError(f"a stage is named twice in {list(stages)}")
+        return stages
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> ExperimentSpec:
+        rows = self.compute.micro_batch * max(1, self.compute.workers)
+        if self.sft.batch % rows:
+            raise ValueError(
+                f"sft.batch {self.sft.batch} is not a multiple of compute.micro_batch x compute.workers = {rows}: change one of them"
+            )
+        return self
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one worker per optimiser step."""
+        return self.sft.batch // (self.compute.micro_batch * max(1, self.compute.workers))
+
+
+def _fill(raw: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`raw` with the missing keys of `defaults` added, at every depth."""
+    filled = dict(raw)
+    for key, value in defaults.items():
+        if isinstance(value, dict) and isinstance(filled.get(key, {}), dict):
+            filled[key] = _fill(filled.get(key, {}), value)
+        else:
+            filled.setdefault(key, value)
+    return filled

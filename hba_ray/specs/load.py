@@ -1,0 +1,222 @@
+"""From a YAML file and `key=value` words to a validated spec, with errors that name file, line and key.
+
+OmegaConf reads (`extends`, interpolation, overrides); pydantic validates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from hba_ray.errors import SpecError
+from hba_ray.specs.experiment import ExperimentSpec
+
+MAX_SPEC_BYTES = 1 << 20
+COMMAND_LINE = "command line"
+OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=")
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One source of keys: a file or the command line."""
+
+    name: str
+    config: DictConfig
+    lines: dict[tuple[str, ...], int]
+    """Key path -> line in the file, from 1."""
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
+    """The spec in a file, after its `extends` and the overrides.
+
+    Args:
+        path: YAML file. `extends` in it names one or several files, relative to it; the nearer wins.
+        overrides: `key=value` words; keys are dotted, values are YAML.
+
+    Raises:
+        SpecError: naming the file, the line and the key, with the nearest valid key.
+    """
+    layers = [*_read_chain(Path(path), ()), _read_overrides(overrides)]
+    raw = _resolve(layers)
+    try:
+        return ExperimentSpec.model_validate(raw)
+    except ValidationError as invalid:
+        raise _located(invalid, layers) from None
+
+
+def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[_Layer]:
+    """The layers of a file, farthest ancestor first."""
+    if path.resolve() in seen:
+        raise SpecError(str(path), f"extends itself, by way of {' -> '.join(str(s) for s in seen)}")
+    layer = _read_file(path)
+    parents = layer.config.pop("extends", None)
+    names = [parents] if isinstance(parents, str) else list(parents or [])
+    layers: list[_Layer] = []
+    for name in names:
+        if not isinstance(name, str):
+            raise SpecError(_at(layer, ("extends",)), f"extends holds {name!r}, which is not a file name")
+        layers += _read_chain(path.parent / name, (*seen, path.resolve()))
+    return [*layers, layer]
+
+
+def _read_file(path: Path) -> _Layer:
+    try:
+        if path.stat().st_size > MAX_SPEC_BYTES:
+            raise SpecError(str(path), "is larger than 1 MiB, so it is no spec")
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            raise SpecError(str(path), "a spec is a mapping of keys to values")
+        config = OmegaConf.create(text) if node is not None else OmegaConf.create({})
+    except FileNotFoundError:
+        raise SpecError(str(path), "no such file", _nearby(path)) from None
+    except (OSError, UnicodeDecodeError) as cause:
+        raise SpecError(str(path), f"cannot be read: {cause}") from None
+    except yaml.YAMLError as cause:
+        mark = getattr(cause, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise SpecError(f"{path}{line}", f"is not YAML: {getattr(cause, 'problem', None) or cause}") from None
+    except (OmegaConfBaseException, ValueError, RecursionError) as cause:
+        raise SpecError(str(path), f"cannot be read: {str(cause).splitlines()[0]}") from None
+    assert isinstance(config, DictConfig)
+    lines: dict[tuple[str, ...], int] = {}
+    if node is not None:
+        _note_lines(node, (), lines)
+    return _Layer(str(path), config, lines)
+
+
+def _nearby(path: Path) -> str:
+    folder = path.parent
+    near = get_close_matches(path.name, [p.name for p in folder.glob("*.yaml")], n=1, cutoff=0.4) if folder.is_dir() else []
+    return f"did you mean {folder / near[0]}?" if near else "shipped specs are in experiments/"
+
+
+def _note_lines(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            child = (*path, str(key.value))
+            if len(child) < 12:  # an alias may contain itself; no spec is that deep
+                lines[child] = key.start_mark.line + 1
+                _note_lines(value, child, lines)
+
+
+def _read_overrides(words: Sequence[str]) -> _Layer:
+    for word in words:
+        if not OVERRIDE.match(word):
+            raise SpecError(COMMAND_LINE, f"'{word}' is not of the form key=value", "for example sft.lr=1e-4")
+    try:
+        config = OmegaConf.from_dotlist(list(words))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as cause:
+        raise SpecError(COMMAND_LINE, f"{' '.join(words)}: {str(cause).splitlines()[0]}") from None
+    return _Layer(COMMAND_LINE, config, {})
+
+
+def _resolve(layers: Sequence[_Layer]) -> dict[str, Any]:
+    try:
+        merged = OmegaConf.merge(*(layer.config for layer in layers))
+        raw = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, RecursionError, ValueError) as cause:
+        key = getattr(cause, "full_key", None) or ""
+        path = tuple(str(key).split(".")) if key else ()
+        raise SpecError(_locate(path, layers), f"{key or 'the spec'} cannot be resolved: {str(cause).splitlines()[0]}") from None
+    return {str(key): value for key, value in raw.items()} if isinstance(raw, dict) else {}
+
+
+def _at(layer: _Layer, path: tuple[str, ...]) -> str:
+    line = layer.lines.get(path)
+    return f"{layer.name}:{line}" if line else layer.name
+
+
+def _locate(path: tuple[str, ...], layers: Sequence[_Layer]) -> str:
+    """The file and line, or the command line, that set the key or its nearest stated parent."""
+    for depth in range(len(path), 0, -1):
+        for layer in reversed(layers):
+            if _sets(layer.config, path[:depth]):
+                return _at(layer, path[:depth])
+    return next((layer.name for layer in reversed(layers) if layer.name != COMMAND_LINE), COMMAND_LINE)
+
+
+def _sets(config: DictConfig, path: tuple[str, ...]) -> bool:
+    node: Any = config
+    for key in path:
+        if not isinstance(node, DictConfig) or key not in node:
+            return False
+        node = node._get_node(key)
+    return True
+
+
+def _located(invalid: ValidationError, layers: Sequence[_Layer]) -> SpecError:
+    """The first few problems as one SpecError."""
+    problems = [_problem(error, layers) for error in invalid.errors(include_url=False)]
+    where, what, way_out = problems[0]
+    rest = [f"also {where}: {what}" for where, what, _ in problems[1:6]]
+    return SpecError(where, what, "\n  ".join(part for part in (way_out, *rest) if part))
+
+
+def _problem(error: Any, layers: Sequence[_Layer]) -> tuple[str, str, str]:
+    path = tuple(str(part) for part in error["loc"])
+    key = ".".join(path)
+    where = _locate(path, layers)
+    if error["type"] == "extra_forbidden":
+        section = _section(path[:-1])
+        fields = list(section.model_fields) if section else []
+        return where, f"unknown key '{key}'", _suggestion(path, section, fields)
+    if error["type"] == "missing":
+        return where, f"'{key}' is missing", ""
+    message = error["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(error["input"], dict | BaseModel) else f" (given: {str(error['input'])[:80]!r})"
+    return where, f"{key}: {message}{given}" if key else message, ""
+
+
+def _suggestion(path: tuple[str, ...], section: type[BaseModel] | None, fields: list[str]) -> str:
+    """The valid key that was probably meant: a misspelling first, then the same key in another section."""
+    here = [".".join((*path[:-1], name)) for name in _close(path[-1], fields, 0.75)]
+    maybe = [".".join((*path[:-1], name)) for name in _close(path[-1], fields, 0.5) or _described(path[-1], section)]
+    elsewhere = _elsewhere(path[-1])
+    best = [*here, *([elsewhere] if elsewhere else []), *maybe]
+    return f"did you mean '{best[0]}'?" if best else f"keys here: {', '.join(fields)}"
+
+
+def _close(key: str, names: list[str], cutoff: float) -> list[str]:
+    return get_close_matches(key, names, n=1, cutoff=cutoff)
+
+
+def _section(path: tuple[str, ...]) -> type[BaseModel] | None:
+    """The spec class at a key path, or None where the path is no section."""
+    section: type[BaseModel] = ExperimentSpec
+    for key in path:
+        field = section.model_fields.get(key)
+        kind = field.annotation if field else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return None
+        section = kind
+    return section
+
+
+def _described(key: str, section: type[BaseModel] | None) -> list[str]:
+    """Fields whose description says the words of `key`: learning_rate is `lr`."""
+    words = key.replace("_", " ").lower()
+    fields = section.model_fields if section else {}
+    return [name for name, field in fields.items() if words in (field.description or "").lower()]
+
+
+def _elsewhere(key: str, section: type[BaseModel] = ExperimentSpec, prefix: str = "") -> str | None:
+    """The dotted path of a key that is valid in another section."""
+    for name, field in section.model_fields.items():
+        if name == key:
+            return prefix + name
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found = _elsewhere(key, kind, f"{prefix}{name}.")
+            if found:
+                return found
+    return None

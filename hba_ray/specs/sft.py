@@ -1,0 +1,36 @@
+"""The `sft` section: supervised fine-tuning on classes and open answers (paper appendices B.1 and C.2)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from hba_ray.specs.base import Spec
+
+
+class SftSpec(Spec):
+    """Joint training of the classifier heads and the decoder: L = L_cls + L_qa."""
+
+    epochs: int = Field(default=5, ge=1)
+    batch: int = Field(default=512, ge=1)
+    """Rows of one optimiser step, over all workers and accumulation steps."""
+    lr: float = Field(default=1e-4, gt=0)
+    """Peak learning rate."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_gradient_norm: float | None = Field(default=None, gt=0)
+    """Gradients are clipped to this norm; null leaves them alone, as the paper does."""
+    warmup_steps: int = Field(default=50, ge=0)
+    """Optimiser steps of linear warm-up before the cosine."""
+    scheduler_horizon: Literal["optimizer_steps", "micro_batches"] = "optimizer_steps"
+    """What the cosine is stretched over. `micro_batches` is the released code's horizon, of which
+    training walks only the first 1/accumulation."""
+    class_loss_weight: float = Field(default=1.0, ge=0)
+    answer_loss_weight: float = Field(default=1.0, ge=0)
+    answer_case: Literal["keep", "lower"] = "keep"
+    """Lower-case open answers before training, as the released code does, or keep them."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after this many epochs without a lower validation loss; null never stops early."""
+    shuffle_window: int = Field(default=256, ge=1)
+    """Rows that are shuffled and sorted into length buckets together, per worker."""

@@ -1,0 +1,1 @@
+"""From a spec to its steps, and through them to a finished experiment."""

@@ -1,0 +1,194 @@
+"""One experiment from spec to report: walks its steps, does those that are not done, records all of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hba_ray.errors import HbaError
+from hba_ray.evaluation.scores import Scores
+from hba_ray.report.tables import Facts, Report, render_json, render_markdown
+from hba_ray.runtime.provenance import environment
+from hba_ray.runtime.session import ray_session
+from hba_ray.runtime.storage import Storage, claimed, done, finish, note, write_text
+from hba_ray.runtime.tracking import MlflowTracker, Status, Tracker, standard_tags
+from hba_ray.specs import ExperimentSpec
+from hba_ray.sweeps.plan import Step, plan, run_fingerprint
+from hba_ray.sweeps.steps import MAKERS, STEP_LOG, Context, add_drops
+
+USES_RAY = ("sft", "evaluate")
+LOCK_SECONDS = 6 * 3600
+"""How long a run waits for another that is doing a step both need."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished experiment.
+
+    Attributes:
+        folder: of the run.
+        table: Markdown report; `report.json` beside it says the same to programs.
+        mlflow: tracking URI.
+    """
+
+    folder: Path
+    report: Report
+    table: Path
+    mlflow: str
+
+
+def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: Tracker | None = None) -> Finished:
+    """Does what is not done yet and reports.
+
+    Args:
+        say: takes a line for people.
+        tracker: where to record; MLflow as the spec says by default.
+
+    Raises:
+        HbaError: what a step could not do; what is finished stays finished.
+    """
+    storage = Storage(spec.compute.storage)
+    steps = plan(spec, storage)
+    name = run_fingerprint(steps)
+    folder = storage.run(spec.name, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "resolved.yaml", yaml.safe_dump(spec.identity(), sort_keys=False))
+    write_text(folder / "env.json", json.dumps(environment(), indent=1) + "\n")
+    tracker = tracker or MlflowTracker(spec.tracking, storage.folder)
+    uri = spec.tracking.mlflow or storage.mlflow_uri
+    with _recorded(tracker, spec, name), ExitStack() as stack:
+        folders: dict[str, Path] = {}
+        for step in steps:
+            if step.kind in USES_RAY and not step.is_done and spec.compute.workers:
+                stack.enter_context(ray_session(spec.compute, folder / "logs"))
+            _do(step, Context(spec, folders, step.folder, tracker.log_metrics), folder, say)
+            folders[step.kind] = step.folder
+            _record_step(step, tracker)
+        report = make_report(spec, steps)
+        tracker.log_metrics(score_metrics(report), step=0)
+        write_text(folder / "report.json", render_json(report))
+        write_text(folder / "table.md", render_markdown(report))
+        for file in ("resolved.yaml", "env.json", "table.md", "report.json"):
+            tracker.log_artifact(folder / file)
+    note(folder, event="finished", fingerprint=name)
+    return Finished(folder, report, folder / "table.md", uri)
+
+
+@contextmanager
+def _recorded(tracker: Tracker, spec: ExperimentSpec, fingerprint: str) -> Iterator[None]:
+    """The record of the run, closed as what it came to."""
+    tracker.start(spec.name, flat(spec.identity()), standard_tags(fingerprint, spec.seed))
+    status: Status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end(status)
+
+
+def _do(step: Step, context: Context, run_folder: Path, say: Callable[[str], None]) -> None:
+    if step.is_done:
+        say(f"{step.kind} {step.fingerprint}: done before")
+        note(run_folder, event="reused", step=step.kind, fingerprint=step.fingerprint)
+        return
+    with claimed(step.folder, wait_seconds=LOCK_SECONDS):
+        if step.is_done:  # by the run that held the lock
+            say(f"{step.kind} {step.fingerprint}: done by another run")
+            return
+        say(f"{step.kind} {step.fingerprint}: {step.what}")
+        note(run_folder, event="started", step=step.kind, fingerprint=step.fingerprint)
+        finish(step.folder, MAKERS[step.kind](context))
+        note(run_folder, event="done", step=step.kind, fingerprint=step.fingerprint)
+
+
+def _record_step(step: Step, tracker: Tracker) -> None:
+    """What a step leaves for the record, whether it was done now or before."""
+    if step.kind == "atlas":
+        tracker.log_input("atlas", step.fingerprint, str(step.folder))
+    if step.kind == "evaluate":
+        tracker.log_artifact(step.folder / "scores.json", "evaluate")
+        tracker.log_artifact(step.folder / "predictions.parquet", "evaluate")
+    if (step.folder / STEP_LOG).exists():
+        tracker.log_artifact(step.folder / STEP_LOG, step.kind)
+
+
+def make_report(spec: ExperimentSpec, steps: list[Step]) -> Report:
+    """The report of finished steps, from what they left on disk."""
+    facts = {step.kind: _facts(step) for step in steps}
+    evaluate = next(step for step in steps if step.kind == "evaluate")
+    scores = Scores.from_json((evaluate.folder / "scores.json").read_text(), where=str(evaluate.folder / "scores.json"))
+    drops = [fact["drops"] for fact in facts.values() if fact.get("drops")]
+    packages = environment()["packages"]
+    return Report(
+        title=spec.name,
+        scores={"+".join(spec.stages): scores},
+        facts=Facts(
+            model=spec.model.backbone,
+            seed=spec.seed,
+            fingerprint=run_fingerprint(steps),
+            versions={"python": platform.python_version(), **packages},
+            rows_used=facts["atlas"]["counts"],
+            rows_dropped=add_drops(drops),
+        ),
+        notes=_notes(spec, facts),
+    )
+
+
+def _facts(step: Step) -> dict[str, Any]:
+    facts = done(step.folder)
+    if facts is None:
+        raise HbaError(str(step.folder), f"step {step.kind} is not finished", "run the spec first")
+    return facts
+
+
+def _notes(spec: ExperimentSpec, facts: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    sft = facts["sft"]
+    loss = sft["best_validation_loss"]
+    kept = f"epoch {sft['best_epoch'] + 1} of {sft['epochs']}"
+    notes = [
+        f"SFT took {sft['optimizer_steps']} optimiser steps; {kept} is kept"
+        + (f", validation loss {loss:.4f}." if loss is not None else " (no validation split).")
+    ]
+    withheld = [name for name in ("audio", "video", "image") if name not in spec.atlas.modalities]
+    if withheld:
+        notes.append(f"Withheld from the model: {', '.join(withheld)}.")
+    if spec.compat == "authors":
+        notes.append("compat: authors, the released code's behaviour where it differs from the paper.")
+    for count in facts["atlas"].get("card", {}).get("counts", ()):
+        reasons = "; ".join(f"{difference['rows']:+d} {difference['reason']}" for difference in count["differences"])
+        published = f", Table 7: {count['published']}" if count["published"] is not None else ""
+        notes.append(
+            f"{count['dataset']} {count['split']}: {count['rows']} rows converted{published}" + (f" ({reasons})" if reasons else "") + "."
+        )
+    return tuple(notes)
+
+
+def score_metrics(report: Report) -> dict[str, float]:
+    """Scores under the names that MLflow shows: `score/<dataset>`, `score/task/<task>`."""
+    metrics: dict[str, float] = {}
+    for scores in report.scores.values():
+        metrics |= {f"score/{score.dataset}": score.value for score in scores.datasets if score.value is not None}
+        metrics |= {f"score/task/{score.task}": score.value for score in scores.tasks if score.value is not None}
+    return metrics
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys.
+
+    >>> flat({"sft": {"lr": 0.1}})
+    {'sft.lr': 0.1}
+    """
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return leaves

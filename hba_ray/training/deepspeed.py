@@ -1,0 +1,75 @@
+"""Spec -> DeepSpeed settings (pure), and the engine made of them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hba_ray.specs import ExperimentSpec
+
+_BUCKET_ELEMENTS = 50_000_000
+
+
+def deepspeed_settings(spec: ExperimentSpec, *, bf16: bool) -> dict[str, Any]:
+    """The DeepSpeed configuration of a supervised stage.
+
+    The batch is counted in rows: micro_batch x accumulation x workers = `sft.batch`.
+    """
+    zero: dict[str, Any] = {
+        "stage": spec.compute.zero,
+        "overlap_comm": False,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": _BUCKET_ELEMENTS,
+        "allgather_bucket_size": _BUCKET_ELEMENTS,
+    }
+    if spec.compute.zero == 3:
+        zero |= {"stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 0}
+    return {
+        "train_micro_batch_size_per_gpu": spec.compute.micro_batch,
+        "gradient_accumulation_steps": spec.accumulation,
+        "gradient_clipping": spec.sft.max_gradient_norm or 0.0,
+        "bf16": {"enabled": bf16},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+
+
+def join_process_group(*, gpu: bool) -> None:
+    """Gives DeepSpeed the process group that Ray Train made, or one of this process alone.
+
+    The latter stays for the life of the process: DeepSpeed remembers the groups it made in it.
+    """
+    import deepspeed
+    import deepspeed.ops
+    import torch.distributed
+    from torch._C._distributed_c10d import HashStore
+
+    backend = "nccl" if gpu else "gloo"
+    if not gpu:  # serves inference only, yet would be compiled for a minute at first use
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not torch.distributed.is_initialized():
+        os.environ.update(LOCAL_RANK="0", RANK="0", WORLD_SIZE="1")
+        torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
+
+
+def start_engine(model: Any, spec: ExperimentSpec, *, steps: int, bf16: bool) -> Any:
+    """The model inside a DeepSpeed engine, with its optimiser and its schedule.
+
+    Args:
+        steps: scheduler steps of the cosine, warm-up included.
+    """
+    import deepspeed
+    import torch
+    from transformers import get_cosine_schedule_with_warmup
+
+    sft = spec.sft
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kind = torch.optim.Adam if sft.optimizer == "adam" else torch.optim.AdamW
+    optimizer = kind(parameters, lr=sft.lr, weight_decay=sft.weight_decay)
+    schedule = get_cosine_schedule_with_warmup(optimizer, sft.warmup_steps, steps)
+    settings = deepspeed_settings(spec, bf16=bf16)
+    made: Any = deepspeed.initialize
+    engine, *_ = made(model=model, model_parameters=parameters, optimizer=optimizer, lr_scheduler=schedule, config=settings)
+    return engine

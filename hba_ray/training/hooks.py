@@ -1,0 +1,168 @@
+"""The loop's extras: a log of every step, checkpoints to go on from, and an early end.
+
+Where checkpoints are kept is the only thing that differs between a Ray worker and this process:
+`Store` says what both offer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from hba_ray.errors import CheckpointError
+from hba_ray.training.loop import Hook, Run, State, gather_drops
+
+_STATE, _ENGINE, _BEST, _TAG = "state.json", "engine", "best", "engine"
+_START_OVER = "delete the step's folder to train from the start"
+
+
+class Store(Protocol):
+    """Where checkpoints are kept."""
+
+    def latest(self) -> Path | None:
+        """Folder of the newest complete checkpoint, readable for as long as the process lives."""
+
+    def save(self, folder: Path, metrics: dict[str, float]) -> None:
+        """Keep the folder, which every worker has filled with its share; it may be deleted afterwards."""
+
+
+@dataclass
+class StepLog(Hook):
+    """Writes one JSON line a step; rank 0 only. Lines after the checkpoint that a run resumes from are taken back."""
+
+    path: Path
+    every: int = 1
+
+    def start(self, step: int, epoch: int) -> None:
+        """Keeps only the lines that come before where training now starts."""
+        if not self.path.exists():
+            return
+        kept = [line for line in _whole_lines(self.path) if _before(line, step, epoch)]
+        draft = self.path.with_suffix(".draft")
+        draft.write_text("".join(kept))
+        os.replace(draft, self.path)
+
+    def after_step(self, run: Run, metrics: dict[str, float]) -> None:
+        if run.rank == 0 and run.state.step % self.every == 0:
+            self._write({"step": run.state.step, "epoch": run.state.epoch, "lr": run.engine.get_lr()[0], **metrics})
+
+    def after_epoch(self, run: Run, metrics: dict[str, float]) -> None:
+        if run.rank == 0:
+            self._write({"step": run.state.step, "epochs_done": run.state.epoch, "improved": run.improved, **metrics})
+
+    def _write(self, facts: dict[str, float | int | bool]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(facts) + "\n")
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    """Lines that end: a killed process may leave half a one."""
+    with path.open() as file:
+        yield from (line for line in file if line.endswith("\n"))
+
+
+def _before(line: str, step: int, epoch: int) -> bool:
+    facts = json.loads(line)
+    return facts["epochs_done"] <= epoch if "epochs_done" in facts else facts["step"] <= step
+
+
+@dataclass
+class StopWhenFlat(Hook):
+    """Ends training after `patience` epochs without a lower validation loss."""
+
+    patience: int
+
+    def after_epoch(self, run: Run, metrics: dict[str, float]) -> None:
+        run.should_stop = run.should_stop or run.state.flat_epochs >= self.patience
+
+
+@dataclass
+class Checkpoints(Hook):
+    """Saves where training stands, and the best model so far with it; restores both.
+
+    A checkpoint holds DeepSpeed's engine, the loop's state and the model of the best epoch, so that
+    it is all that a new set of workers needs.
+
+    Attributes:
+        save_best: writes the model into a folder; called on all ranks, writes on rank 0.
+        every: optimiser steps between checkpoints inside an epoch; None is at epoch ends only.
+    """
+
+    store: Store
+    save_best: Callable[[Path, State], None]
+    every: int | None = None
+    _best: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="hba-best-")) / _BEST)
+
+    def restore(self, run: Run) -> None:
+        """Puts the engine and the state back to the newest checkpoint, if there is one."""
+        folder = self.store.latest()
+        if folder is None:
+            return
+        if not (folder / _STATE).is_file() or not any((folder / _ENGINE / _TAG).glob("*.pt")):
+            raise CheckpointError(str(folder), "is not a complete checkpoint", _START_OVER)
+        path, _ = run.engine.load_checkpoint(str(folder / _ENGINE), tag=_TAG, load_module_strict=False)
+        if path is None:
+            raise CheckpointError(str(folder), "was written by another number of workers or ZeRO stage", _START_OVER)
+        run.state = State.from_json(json.loads((folder / _STATE).read_text()))
+        if (folder / _BEST).is_dir() and run.rank == 0:
+            shutil.copytree(folder / _BEST, self._best, dirs_exist_ok=True)
+
+    def after_step(self, run: Run, metrics: dict[str, float]) -> None:
+        ends_epoch = run.state.micro_batch == run.feed.micro_batches_per_epoch
+        if self.every and run.state.step % self.every == 0 and not ends_epoch:
+            self._save(run, metrics)
+
+    def after_epoch(self, run: Run, metrics: dict[str, float]) -> None:
+        if run.improved:
+            self.save_best(self._best, run.state)
+        self._save(run, metrics)
+
+    def _save(self, run: Run, metrics: dict[str, float]) -> None:
+        run.state.drops = gather_drops(run.state.drops)
+        with _scratch() as folder:
+            run.engine.save_checkpoint(str(folder / _ENGINE), tag=_TAG, exclude_frozen_parameters=True)
+            if run.rank == 0:
+                (folder / _STATE).write_text(json.dumps(run.state.to_json()))
+                if self._best.is_dir():
+                    shutil.copytree(self._best, folder / _BEST)
+            self.store.save(folder, {"step": float(run.state.step), "epoch": float(run.state.epoch), **metrics})
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hba-checkpoint-") as folder:
+        yield Path(folder)
+
+
+def best_of(checkpoint: Path) -> tuple[Path, State]:
+    """The best model and the final state that a finished stage's last checkpoint holds."""
+    if not (checkpoint / _STATE).is_file() or not (checkpoint / _BEST).is_dir():
+        raise CheckpointError(str(checkpoint), "holds no model", _START_OVER)
+    return checkpoint / _BEST, State.from_json(json.loads((checkpoint / _STATE).read_text()))
+
+
+@dataclass
+class FolderStore:
+    """Checkpoints of a run without Ray: the newest one, replaced whole."""
+
+    folder: Path
+
+    def latest(self) -> Path | None:
+        return self.folder if (self.folder / _STATE).is_file() else None
+
+    def save(self, folder: Path, metrics: dict[str, float]) -> None:
+        draft, former = self.folder.with_name(self.folder.name + ".draft"), self.folder.with_name(self.folder.name + ".former")
+        for leftover in (draft, former):
+            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.copytree(folder, draft)
+        if self.folder.exists():
+            os.replace(self.folder, former)
+        os.replace(draft, self.folder)
+        shutil.rmtree(former, ignore_errors=True)

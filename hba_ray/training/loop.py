@@ -1,0 +1,262 @@
+"""The one loop of a supervised worker. No Ray here: data is an iterator, reporting and saving are hooks.
+
+A step is one optimiser step: `accumulation` micro-batches, or what is left of them at the end of an
+epoch. Every row has the same weight in the loss, wherever it falls.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed
+
+from hba_ray.data.atlas import Drop
+from hba_ray.data.batches import MicroBatch
+from hba_ray.errors import TrainingError
+from hba_ray.training.feed import Feed
+
+
+@dataclass
+class State:
+    """Where training stands: enough, with the engine's own state, to go on as if never stopped.
+
+    Attributes:
+        epoch, micro_batch: the next micro-batch to take.
+        step: optimiser steps done.
+        best_loss: lowest validation loss so far.
+        flat_epochs: epochs since then.
+    """
+
+    epoch: int = 0
+    micro_batch: int = 0
+    step: int = 0
+    best_loss: float | None = None
+    best_epoch: int | None = None
+    flat_epochs: int = 0
+    finished: bool = False
+    drops: list[Drop] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> State:
+        return cls(**{**facts, "drops": [Drop(**drop) for drop in facts["drops"]]})
+
+
+@dataclass
+class Totals:
+    """Sums over micro-batches; ratios of sums are what is logged."""
+
+    class_loss: float = 0.0
+    answer_loss: float = 0.0
+    rows: float = 0.0
+    class_rows: float = 0.0
+    class_correct: float = 0.0
+    answer_tokens: float = 0.0
+    real_tokens: float = 0.0
+    padded_tokens: float = 0.0
+    wait_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, batch: MicroBatch, outputs: Any) -> None:
+        """Adds a micro-batch.
+
+        Raises:
+            TrainingError: a loss is not a finite number; names the rows.
+        """
+        sums = (outputs.class_loss_sum, outputs.answer_loss_sum, outputs.class_rows, outputs.class_correct, outputs.answer_tokens)
+        values = torch.stack([value.detach().double() for value in sums]).tolist()  # one wait for the GPU, not five
+        if not all(map(math.isfinite, values)):
+            rows = ", ".join(str(row["sample_id"]) for row in batch.rows)
+            raise TrainingError("loss", f"is not a finite number on rows {rows}", "lower sft.lr, or set sft.max_gradient_norm=1.0")
+        self.class_loss += values[0]
+        self.answer_loss += values[1]
+        self.class_rows += values[2]
+        self.class_correct += values[3]
+        self.answer_tokens += values[4]
+        self.rows += float(batch.weight.sum())
+        self.real_tokens += batch.real_tokens
+        self.padded_tokens += batch.padded_tokens
+
+    def over_workers(self) -> Totals:
+        """The sums over all workers (times are rank 0's share of it, averaged)."""
+        values = torch.tensor(list(asdict(self).values()), dtype=torch.float64)
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+            values = values.to(device)
+            torch.distributed.all_reduce(values)
+            values = values.cpu()
+        totals = Totals(*values.tolist())
+        workers = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        totals.wait_seconds, totals.seconds = totals.wait_seconds / workers, totals.seconds / workers
+        return totals
+
+    def metrics(self, class_weight: float = 1.0, answer_weight: float = 1.0) -> dict[str, float]:
+        """Losses per row (the paper's 1/B), rates per second, shares."""
+        if not self.rows:
+            return {}
+        metrics = {"loss": (class_weight * self.class_loss + answer_weight * self.answer_loss) / self.rows}
+        if self.class_rows:
+            metrics |= {"class_loss": self.class_loss / self.class_rows, "class_accuracy": self.class_correct / self.class_rows}
+        if self.answer_tokens:
+            metrics["answer_loss_per_token"] = self.answer_loss / self.answer_tokens
+        if self.seconds:
+            metrics |= {
+                "rows_per_second": self.rows / self.seconds,
+                "tokens_per_second": self.real_tokens / self.seconds,
+                "data_wait_share": self.wait_seconds / self.seconds,
+            }
+        if self.real_tokens:
+            metrics["padding_ratio"] = self.padded_tokens / self.real_tokens
+        return metrics
+
+
+class Hook:
+    """A small extra with one reason. Every hook runs alike on every worker."""
+
+    def after_step(self, run: Run, metrics: dict[str, float]) -> None:
+        """After an optimiser step; metrics are sums over all workers."""
+
+    def after_epoch(self, run: Run, metrics: dict[str, float]) -> None:
+        """After validation; `run.improved` says whether it was the best so far."""
+
+
+@dataclass
+class Run:
+    """What the loop and its hooks share.
+
+    Attributes:
+        engine: a DeepSpeed engine around the model.
+        accumulation: micro-batches of a step.
+        seed: of dropout; each step draws from its own seed, so a resumed run draws the same.
+    """
+
+    engine: Any
+    feed: Feed
+    epochs: int
+    accumulation: int
+    micro_batch: int
+    seed: int
+    class_weight: float = 1.0
+    answer_weight: float = 1.0
+    rank: int = 0
+    state: State = field(default_factory=State)
+    hooks: Sequence[Hook] = ()
+    improved: bool = False
+    should_stop: bool = False
+
+
+def fit(run: Run) -> State:
+    """Trains from where `run.state` stands to the end."""
+    state = run.state
+    while state.epoch < run.epochs and not state.finished:
+        _train_epoch(run)
+        validation = _validate(run)
+        state.drops = gather_drops(state.drops)
+        state.epoch, state.micro_batch = state.epoch + 1, 0
+        _judge(run, validation)
+        state.finished = run.should_stop or state.epoch == run.epochs
+        for hook in run.hooks:
+            hook.after_epoch(run, validation)
+            state.finished = state.finished or run.should_stop
+    return state
+
+
+def _train_epoch(run: Run) -> None:
+    state, engine, micro_batches = run.state, run.engine, run.feed.micro_batches_per_epoch
+    engine.train()
+    totals = Totals()
+    batches = run.feed.training(state.epoch, state.micro_batch)
+    while state.micro_batch < micro_batches:
+        if state.micro_batch % run.accumulation == 0:
+            torch.manual_seed(_dropout_seed(run))
+        started = time.perf_counter()
+        batch = _next(batches)
+        waited = time.perf_counter() - started
+        last = (state.micro_batch + 1) % run.accumulation == 0 or state.micro_batch + 1 == micro_batches
+        outputs = _forward(engine, batch)
+        loss = (run.class_weight * outputs.class_loss_sum + run.answer_weight * outputs.answer_loss_sum) / run.micro_batch
+        totals.add(batch, outputs)
+        engine.set_gradient_accumulation_boundary(last)
+        engine.backward(loss)
+        engine.step()
+        totals.wait_seconds += waited
+        totals.seconds += time.perf_counter() - started
+        state.micro_batch += 1
+        if state.epoch == 0:
+            state.drops += batch.drops
+        if last:
+            state.step += 1
+            metrics = totals.over_workers().metrics(run.class_weight, run.answer_weight)
+            totals = Totals()
+            for hook in run.hooks:
+                hook.after_step(run, metrics)
+
+
+def _validate(run: Run) -> dict[str, float]:
+    """Mean loss per row of the validation split, over all workers; empty where there is none."""
+    if not run.feed.validates:
+        return {}
+    run.engine.eval()
+    totals = Totals()
+    with torch.no_grad():
+        for batch in run.feed.validation():
+            totals.add(batch, _forward(run.engine, batch))
+            if run.state.epoch == 0:
+                run.state.drops += batch.drops
+    metrics = totals.over_workers().metrics(run.class_weight, run.answer_weight)
+    return {f"validation_{name}": value for name, value in metrics.items() if name != "padding_ratio"}
+
+
+def _judge(run: Run, validation: dict[str, float]) -> None:
+    """Lowest validation cross-entropy is best (paper appendix C.2); without a validation split, the last epoch is."""
+    state, loss = run.state, validation.get("validation_loss")
+    run.improved = loss is None or state.best_loss is None or loss < state.best_loss
+    if run.improved:
+        state.best_loss, state.best_epoch, state.flat_epochs = loss, state.epoch - 1, 0
+    else:
+        state.flat_epochs += 1
+
+
+def _forward(engine: Any, batch: MicroBatch) -> Any:
+    device, dtype = engine.device, next(engine.module.parameters()).dtype
+    inputs = {name: _to(tensor, device, dtype, name) for name, tensor in batch.inputs.items()}
+    return engine(
+        inputs=inputs,
+        class_index_B=batch.class_index.to(device),
+        task_slot_B=batch.task_slot.to(device),
+        answer_labels_BS=batch.answer_labels.to(device),
+        weight_B=batch.weight.to(device),
+    )
+
+
+def _to(tensor: torch.Tensor, device: Any, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """Media in the model's precision; times and masks as they are."""
+    is_media = tensor.is_floating_point() and name != "video_second_per_grid"
+    return tensor.to(device=device, dtype=dtype if is_media else None)
+
+
+def _next(batches: Iterator[MicroBatch]) -> MicroBatch:
+    try:
+        return next(batches)
+    except StopIteration:
+        raise TrainingError("training data", "ended before the epoch did", "report this: the plan and the loader disagree") from None
+
+
+def _dropout_seed(run: Run) -> int:
+    return (run.seed * 1_000_003 + run.state.step) * 4_099 + run.rank
+
+
+def gather_drops(drops: list[Drop]) -> list[Drop]:
+    """The drops of all workers, each once, in a fixed order. Every worker must call it."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        parts: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, drops)
+        drops = [drop for part in parts for drop in part]
+    return sorted(set(drops), key=lambda drop: (drop.split, drop.dataset, drop.row, drop.reason))

@@ -1,0 +1,52 @@
+"""What all tests share: one thread a process, no network, and GPU tests only where there is a GPU."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if shutil.which("nvidia-smi"):
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="this machine has no NVIDIA GPU"))
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A small toy atlas in both layouts."""
+
+    parquet: Path
+    jsonl: Path
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    from hba_ray.data.toy import build_toy
+    from hba_ray.specs import ToySpec
+
+    folder = tmp_path_factory.mktemp("toy")
+    for layout in ("parquet", "jsonl"):
+        build_toy(ToySpec(rows=80), folder / layout, layout)
+    return Toy(folder / "parquet", folder / "jsonl")
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Qwen2.5-Omni that knows no text but bytes and a few words."""
+    from hba_ray.models.tiny import build_tiny
+    from hba_ray.specs import TinySpec
+
+    folder = tmp_path_factory.mktemp("backbone") / "tiny"
+    build_tiny(TinySpec(hidden=64, layers=2, heads=2, vocabulary=512), folder, ["what does the person feel", "sarcasm"], audio_seconds=2.0)
+    return folder

@@ -1,0 +1,135 @@
+"""The worker's line in this process: it learns, repeats itself exactly, and goes on where it was cut off."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hba_ray.errors import CheckpointError, DataError, TrainingError
+from hba_ray.training.launch import launch_sft
+from tests.training.jobs import Workshop, small_spec
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def losses(path: Path) -> list[float]:
+    return [line.get("loss", line.get("validation_loss")) for line in lines(path)]
+
+
+class Cut(Exception):
+    """Stands for a killed process."""
+
+
+@pytest.fixture
+def cut_after(monkeypatch):
+    """Ends training right after the checkpoint of the given step was written."""
+
+    def arm(step: int) -> None:
+        from hba_ray.training.hooks import FolderStore
+
+        save = FolderStore.save
+
+        def save_then_die(self, folder, metrics):
+            save(self, folder, metrics)
+            if metrics["step"] == step:
+                monkeypatch.undo()
+                raise Cut
+
+        monkeypatch.setattr(FolderStore, "save", save_then_die)
+
+    return arm
+
+
+def test_a_run_repeats_itself_exactly_and_learns(workshop: Workshop):
+    spec = small_spec(sft={"epochs": 6})
+    first, second = (launch_sft(workshop.job(spec, name), workshop.folder / name) for name in ("one", "two"))
+    assert losses(workshop.folder / "one.jsonl") == losses(workshop.folder / "two.jsonl")
+    assert first.state == second.state
+    assert (first.model / "model.safetensors").read_bytes() == (second.model / "model.safetensors").read_bytes()
+    validation = [line["validation_loss"] for line in lines(workshop.folder / "one.jsonl") if "validation_loss" in line]
+    assert validation[-1] < validation[0]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_a_run_cut_off_after_any_checkpoint_ends_as_if_it_had_not_been(workshop: Workshop, cut_after, step):
+    spec = small_spec(compute={"checkpoint_every": 1}, model={"train": "lora", "lora": {"rank": 4, "dropout": 0.3}})
+    whole = launch_sft(workshop.job(spec, "whole"), workshop.folder / "whole")
+    cut_after(step)
+    with pytest.raises(Cut):
+        launch_sft(workshop.job(spec, "cut"), workshop.folder / "cut")
+    resumed = launch_sft(workshop.job(spec, "cut"), workshop.folder / "cut")
+    assert resumed.state == whole.state
+    assert losses(workshop.folder / "cut.jsonl") == losses(workshop.folder / "whole.jsonl")
+    assert (resumed.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
+
+
+def test_micro_batch_and_accumulation_do_not_change_the_step(workshop: Workshop):
+    runs = {}
+    for micro_batch in (8, 2):
+        spec = small_spec(sft={"epochs": 1, "shuffle_window": 8}, compute={"micro_batch": micro_batch})
+        launch_sft(workshop.job(spec, str(micro_batch)), workshop.folder / str(micro_batch))
+        runs[micro_batch] = losses(workshop.folder / f"{micro_batch}.jsonl")
+    assert runs[8] == pytest.approx(runs[2], rel=1e-4)
+
+
+def test_the_model_of_the_lowest_validation_loss_is_kept(workshop: Workshop):
+    spec = small_spec(sft={"epochs": 5, "lr": 3e-2, "warmup_steps": 0})  # too large a step: it gets worse again
+    trained = launch_sft(workshop.job(spec), workshop.folder / "run")
+    validation = [line["validation_loss"] for line in lines(workshop.folder / "job.jsonl") if "validation_loss" in line]
+    assert trained.state.best_loss == min(validation)
+    assert trained.state.best_epoch == validation.index(min(validation))
+    assert json.loads((trained.model / "model.json").read_text())["meta"]["validation_loss"] == min(validation)
+
+
+def test_patience_ends_training_early(workshop: Workshop):
+    spec = small_spec(sft={"epochs": 30, "lr": 5e-2, "warmup_steps": 0, "patience": 1})
+    trained = launch_sft(workshop.job(spec), workshop.folder / "run")
+    assert trained.state.finished
+    assert trained.state.flat_epochs == 1
+    assert trained.state.epoch < 30
+
+
+def test_a_loss_that_is_no_number_stops_with_its_step_and_rows(workshop: Workshop):
+    spec = small_spec(sft={"lr": 1e30, "warmup_steps": 0, "max_gradient_norm": None})
+    with pytest.raises(TrainingError, match="not a finite number on rows toy_"):
+        launch_sft(workshop.job(spec), workshop.folder / "run")
+
+
+def test_a_bad_row_stops_training_with_its_place(workshop: Workshop, toy, tmp_path):
+    from hba_ray.data.atlas import build_index
+    from hba_ray.specs import AtlasSpec
+
+    source = next(toy.parquet.glob("train-*.parquet"))
+    data = bytearray(source.read_bytes())
+    place = data.find(b"RIFF")
+    data[place : place + 4] = b"RAFF"
+    (tmp_path / "atlas").mkdir()
+    (tmp_path / "atlas" / source.name).write_bytes(data)
+    index = build_index(AtlasSpec(root=str(tmp_path / "atlas")), tmp_path / "atlas")
+    job = workshop.with_index(index).job(small_spec())
+    with pytest.raises(DataError):
+        launch_sft(job, workshop.folder / "run")
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(workshop: Workshop, cut_after):
+    spec = small_spec()
+    cut_after(3)
+    with pytest.raises(Cut):
+        launch_sft(workshop.job(spec), workshop.folder / "run")
+    (workshop.folder / "run" / "checkpoint" / "engine" / "engine").rename(workshop.folder / "gone")
+    with pytest.raises(CheckpointError, match="delete the step's folder"):
+        launch_sft(workshop.job(spec), workshop.folder / "run")
+
+
+def test_without_a_validation_split_the_last_epoch_is_kept(workshop: Workshop, toy, tmp_path):
+    import shutil
+
+    from hba_ray.data.atlas import build_index
+    from hba_ray.specs import AtlasSpec
+
+    shutil.copy(next(toy.parquet.glob("train-*.parquet")), tmp_path)
+    index = build_index(AtlasSpec(root=str(tmp_path), limit=3), tmp_path)
+    trained = launch_sft(workshop.with_index(index).job(small_spec()), workshop.folder / "run")
+    assert (trained.state.best_loss, trained.state.best_epoch) == (None, 1)
