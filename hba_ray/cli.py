@@ -6,6 +6,8 @@ Exit codes: 0 ok, 1 run failed, 2 bad spec or usage, 5 environment missing, 130 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,12 +27,17 @@ app.add_typer(atlas_app, name="atlas")
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A YAML file; shipped ones are in experiments/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. sft.lr=1e-4.")]
-console = Console()
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "MLFLOW_DISABLE_TELEMETRY": "true"}
+"""What libraries would otherwise say between our own lines, set before they are imported."""
+WIDTH = 120
+"""Characters of a line where the output is no terminal."""
+console = Console(width=None if sys.stdout.isatty() else WIDTH)
 complaints = Console(stderr=True)
 
 
 def main() -> None:
     """Entry point of `hba`: turns an HbaError into its message and its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a preempted node is an interruption
     try:
         app()
     except HbaError as error:
@@ -81,6 +88,8 @@ def plan(spec: SpecFile, overrides: Overrides = None) -> None:
 def run(spec: SpecFile, overrides: Overrides = None) -> None:
     """Run a spec to its end; started again, it goes on where it was."""
     loaded = _load(spec, overrides)
+    for name, value in (QUIET if loaded.compute.gpus_per_worker else {**QUIET, "DS_ACCELERATOR": "cpu"}).items():
+        os.environ.setdefault(name, value)
     from hba_ray.report.tables import terminal_table
     from hba_ray.sweeps.trial import run_experiment
 

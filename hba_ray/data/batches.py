@@ -101,7 +101,7 @@ class BatchMaker:
         rows, drops = self._read(window)
         buckets = self._buckets(rows, window.micro_batches, generator)
         for bucket in buckets:
-            batch = self._batch(bucket, drops)
+            batch = self.batch(bucket, drops)
             batch.drops += drops
             drops = []
             yield batch
@@ -160,7 +160,8 @@ class BatchMaker:
                     continue
         return tokens
 
-    def _batch(self, rows: Sequence[Row], drops: list[Drop]) -> MicroBatch:
+    def batch(self, rows: Sequence[Row], drops: list[Drop]) -> MicroBatch:
+        """The micro-batch of these rows; rows that cannot be decoded are added to `drops`."""
         media: dict[str, list[Any]] = {"audio": [], "video": [], "image": []}
         kept: list[Row] = []
         for row in rows:

@@ -34,7 +34,7 @@ def chat_message(row: Row) -> list[dict[str, Any]]:
         content += [{"type": name}] * unmarked
     position = 0
     for mark in TAG.finditer(row.problem):
-        content += _text(row.problem[position : mark.start()]) + [{"type": mark.group(1)}]
+        content += [*_text(row.problem[position : mark.start()]), {"type": mark.group(1)}]
         position = mark.end()
     content += _text(row.problem[position:])
     return [{"role": "user", "content": content}]

@@ -58,10 +58,11 @@ CLASS_TASKS: tuple[Task, ...] = tuple(task for task in _TASKS if not task.is_ope
 """The seven tasks with a classifier head, in the order of the released heads (label_maps/unified_label_map.json)."""
 CLASSES: tuple[tuple[str, str], ...] = tuple((task.id, label) for task in CLASS_TASKS for label in task.labels)
 """The 25 classes as (task, label), by global index."""
-CLASS_INDEX: dict[tuple[str, str], int] = {pair: index for index, pair in enumerate(CLASSES)}
-
 SPLIT_SURPRISE = ("positive surprise", "negative surprise")
-"""Labels that replace `surprise` where `atlas.split_surprise` is on (paper section 3.3)."""
+"""Labels that replace `surprise` where a dataset tells them apart and `atlas.split_surprise` is on (paper section 3.3)."""
+ALL_CLASSES: tuple[tuple[str, str], ...] = (*CLASSES, *(("EMO", label) for label in SPLIT_SURPRISE))
+"""The 25 classes and, behind them so that the released layout stays, the two sides of surprise."""
+CLASS_INDEX: dict[tuple[str, str], int] = {pair: index for index, pair in enumerate(ALL_CLASSES)}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from hba_ray.data.atlas import AtlasIndex, Drop
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.stream import make_here, micro_batch_dataset, unpacked
-from hba_ray.data.tasks import CLASSES
+from hba_ray.data.tasks import ALL_CLASSES
 from hba_ray.data.windows import Order, Window, plan_epoch
 from hba_ray.specs import ExperimentSpec
 
@@ -98,7 +98,7 @@ class Predictor:
         )
         probability, index = outputs.class_logits_B25.float().softmax(-1).max(-1)
         return [
-            {**row, "predicted": CLASSES[int(i)][1], "answer": None, "probability": float(p)}
+            {**row, "predicted": ALL_CLASSES[int(i)][1], "answer": None, "probability": float(p)}
             for row, i, p in zip(batch.rows, index, probability, strict=True)
         ]
 
@@ -126,6 +126,8 @@ def predict_on_ray(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list
     from hba_ray.models.backbone import load_processor
 
     compute = job.spec.compute
+    # Restarting actors is for machines that may vanish; on this one it only draws a warning from Ray at every start.
+    restarts = {"max_restarts": 0} if compute.address == "local" else {}
     batches = micro_batch_dataset(
         job.index,
         job.settings,
@@ -143,6 +145,7 @@ def predict_on_ray(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list
         compute=ActorPoolStrategy(size=max(1, compute.workers)),
         num_cpus=compute.cpus_per_worker,
         num_gpus=compute.gpus_per_worker or None,
+        **restarts,
     )
     yield from unpacked(predictions, "predictions")
 

@@ -162,6 +162,10 @@ def _notes(spec: ExperimentSpec, facts: Mapping[str, Mapping[str, Any]]) -> tupl
     withheld = [name for name in ("audio", "video", "image") if name not in spec.atlas.modalities]
     if withheld:
         notes.append(f"Withheld from the model: {', '.join(withheld)}.")
+    if spec.evaluate.split != "test":
+        notes.append(f"Scores are on the {spec.evaluate.split} split; published numbers are on the test split.")
+    if spec.atlas.limit is not None:
+        notes.append(f"Only the first {spec.atlas.limit} rows of each dataset in each split were used.")
     if spec.compat == "authors":
         notes.append("compat: authors, the released code's behaviour where it differs from the paper.")
     for count in facts["atlas"].get("card", {}).get("counts", ()):

@@ -1,0 +1,93 @@
+"""The commands say what they should, and end with the exit code that the README states."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hba_ray import cli
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "experiments" / "quickstart.yaml")
+
+
+@pytest.fixture
+def hba(monkeypatch, capsys, tmp_path):
+    """Runs a command; gives its exit code, output and complaints."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["hba", *words])
+        monkeypatch.setattr(cli, "console", cli.Console(width=cli.WIDTH))
+        monkeypatch.setattr(cli, "complaints", cli.Console(stderr=True, width=cli.WIDTH))
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+def test_a_valid_spec_is_called_valid(hba):
+    code, out, _ = hba("validate", QUICKSTART)
+    assert (code, "valid" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["validate", QUICKSTART, "sft.lrr=1"], 2, "did you mean 'sft.lr'"),
+        (["validate", "nowhere.yaml"], 2, "no such file"),
+        (["validate", QUICKSTART, "atlas.datasets=[toy_nood]"], 2, "did you mean 'toy_nod'"),
+        (["validate"], 2, "Missing argument"),
+        (["vaildate", QUICKSTART], 2, "No such command"),
+        (["plan", QUICKSTART, "atlas.source=released", "atlas.root=nowhere"], 1, "no such folder"),
+        (["plan", QUICKSTART, "model.backbone=./nowhere"], 1, "no such folder"),
+        (["plan", QUICKSTART, "compute.storage=/proc/nowhere"], 5, "compute.storage=FOLDER"),
+        (["report", "nowhere"], 2, "no finished run"),
+        (["atlas", "check", QUICKSTART], 2, "atlas.source"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_its_exit_code(hba, words, code, says):
+    ended, out, err = hba(*words)
+    assert ended == code
+    assert says in " ".join((out + err).split())
+    assert "Traceback" not in out + err
+
+
+def test_render_prints_a_spec_that_means_the_same(hba, tmp_path):
+    _, out, _ = hba("render", QUICKSTART, "seed=3")
+    (tmp_path / "again.yaml").write_text(out)
+    code, again, _ = hba("render", "again.yaml")
+    assert (code, again) == (0, out)
+    assert yaml.safe_load(out)["seed"] == 3
+
+
+def test_the_schema_describes_every_field(hba):
+    _, out, _ = hba("schema")
+    schema = json.loads(out)
+    assert schema["$defs"]["SftSpec"]["properties"]["lr"]["description"] == "Peak learning rate."
+    assert schema["additionalProperties"] is False
+
+
+def test_plan_shows_the_steps_and_what_is_done(hba):
+    code, out, _ = hba("plan", QUICKSTART)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["step", "atlas", "backbone", "sft", "evaluate"]
+    assert out.count(" no ") == 4
+
+
+def test_check_sets_an_atlas_beside_table_7(hba, toy):
+    code, out, _ = hba("atlas", "check", QUICKSTART, "atlas.source=released", f"atlas.root={toy.jsonl}")
+    assert code == 0
+    assert "toy_tone" in out
+
+
+def test_all_datasets_are_listed(hba):
+    _, out, _ = hba("atlas", "list")
+    for name in ("mosei_senti", "mmsd", "16326", "toy_words"):
+        assert name in out
