@@ -63,7 +63,7 @@ def plan(spec: ExperimentSpec, storage: Storage) -> list[Step]:
     gpus = f", {compute.workers * compute.gpus_per_worker:g} GPUs" if compute.gpus_per_worker else ""
     workers = max(1, compute.workers)
     cpus = workers * compute.cpus_per_worker + compute.workers * compute.loaders * compute.cpus_per_loader
-    needs = f"{cpus:g} CPUs{gpus} ({workers} workers)"
+    needs = f"{cpus:g} CPUs{gpus} ({workers} worker{'s' if workers > 1 else ''})"
     seen = {
         "atlas": atlas.fingerprint,
         "backbone": fingerprint(backbone),
