@@ -9,6 +9,7 @@ a step holds its lock, so two drivers never write one step.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -20,6 +21,8 @@ from typing import Any
 from hba_ray.errors import DataError, EnvironmentMissing
 
 _DONE, _LEDGER = "done.json", "ledger.jsonl"
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that is full, or that has been made read-only."""
 
 
 class Storage:
@@ -37,9 +40,7 @@ class Storage:
             probe.touch()
             probe.unlink()
         except OSError as cause:
-            raise EnvironmentMissing(
-                str(self.folder), f"cannot be written to: {cause.strerror}", "give another folder as compute.storage=FOLDER"
-            ) from None
+            raise _unwritable(self.folder, cause) from None
 
     def run(self, name: str, fingerprint: str) -> Path:
         return self.folder / f"{name}-{fingerprint}"
@@ -62,8 +63,10 @@ def done(folder: Path) -> dict[str, Any] | None:
     if not mark.exists():
         return None
     try:
-        facts = json.loads(mark.read_text())
-    except ValueError as cause:
+        facts = json.loads(mark.read_text(encoding="utf-8"))
+        if not isinstance(facts, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError, RecursionError) as cause:
         raise DataError(str(mark), f"is damaged: {cause}", "delete the step's folder to do it again", reason="corrupt file") from None
     return facts
 
@@ -92,17 +95,25 @@ def claimed(folder: Path, *, wait_seconds: float = 0) -> Iterator[None]:
     """Holds the step's lock, which the system frees when its holder dies.
 
     Raises:
-        EnvironmentMissing: another process holds it for longer than `wait_seconds`.
+        EnvironmentMissing: another process holds it for longer than `wait_seconds`, or the disk is full or cannot be written to.
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=wait_seconds)
+        yield
     except Timeout:
         raise EnvironmentMissing(str(folder), "another process works on this step", "wait for it, or stop it") from None
-    try:
-        yield
+    except OSError as cause:
+        if cause.errno not in _UNWRITABLE:
+            raise
+        raise _unwritable(folder, cause) from cause
     finally:
         lock.release()
+
+
+def _unwritable(folder: Path, cause: OSError) -> EnvironmentMissing:
+    what = f"cannot be written to: {cause.strerror}" + (f" ({cause.filename})" if cause.filename else "")
+    return EnvironmentMissing(str(folder), what, "give another folder as compute.storage=FOLDER")

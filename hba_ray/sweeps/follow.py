@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+
+from hba_ray.errors import HbaError
 
 Metrics = dict[str, float | int | bool]
 _POLL_SECONDS = 0.5
@@ -17,44 +20,52 @@ def followed(path: Path, take: Callable[[Metrics], None]) -> Iterator[None]:
     """Hands every line to `take`, once, in order, from a thread; the rest when the block ends.
 
     A resumed run takes lines back and writes them again: steps that `take` has seen are not repeated.
+    A line that `take` fails on is tried again at the next look, for the last time when the block ends.
+
+    Raises:
+        HbaError: that of `take`, if it fails on the last try and the block itself did not fail.
     """
     follower = _Follower(path, take)
     thread = threading.Thread(target=follower.run, name=f"follow {path.name}", daemon=True)
     thread.start()
+    failed = True
     try:
         yield
+        failed = False
     finally:
         follower.stop.set()
         thread.join()
-        follower.read()
+        with suppress(HbaError) if failed else nullcontext():  # the block's own error says more
+            follower.read()
 
 
 class _Follower:
     def __init__(self, path: Path, take: Callable[[Metrics], None]):
         self.path, self.take, self.stop = path, take, threading.Event()
         self.seen: set[tuple[float, bool]] = set()
+        self.file: int | None = None
         self.offset = 0
 
     def run(self) -> None:
         while not self.stop.wait(_POLL_SECONDS):
-            self.read()
+            with suppress(HbaError):
+                self.read()
 
     def read(self) -> None:
-        if not self.path.exists():
-            return
-        if self.path.stat().st_size < self.offset:  # lines were taken back
-            self.offset = 0
-        with self.path.open("rb") as file:
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            number = os.fstat(file.fileno()).st_ino
+            if number != self.file:  # a new one, from which lines were taken back
+                self.file, self.offset = number, 0
             file.seek(self.offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
-                self.offset += len(line)
                 self._take(line)
+                self.offset += len(line)
 
     def _take(self, line: bytes) -> None:
         metrics: Metrics = json.loads(line)
         key = (float(metrics["step"]), "epochs_done" in metrics)
         if key not in self.seen:
-            self.seen.add(key)
             self.take(metrics)
+            self.seen.add(key)

@@ -10,16 +10,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from hba_ray.errors import CheckpointError
 from hba_ray.training.loop import Hook, Run, State, gather_drops
 
-_STATE, _ENGINE, _BEST, _TAG = "state.json", "engine", "best", "engine"
+_STATE, _LAYOUT, _ENGINE, _BEST, _TAG = "state.json", "layout.json", "engine", "best", "engine"
 _START_OVER = "delete the step's folder to train from the start"
 
 
@@ -92,13 +92,20 @@ class Checkpoints(Hook):
 
     Attributes:
         save_best: writes the model into a folder; called on all ranks, writes on rank 0.
+        scratch: an empty folder of this process, for the best model so far.
+        layout: settings of `compute` that the checkpoint's files and its place in an epoch depend on.
         every: optimiser steps between checkpoints inside an epoch; None is at epoch ends only.
     """
 
     store: Store
     save_best: Callable[[Path, State], None]
+    scratch: Path
+    layout: Mapping[str, int]
     every: int | None = None
-    _best: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="hba-best-")) / _BEST)
+
+    @property
+    def _best(self) -> Path:
+        return self.scratch / _BEST
 
     def restore(self, run: Run) -> None:
         """Puts the engine and the state back to the newest checkpoint, if there is one."""
@@ -107,12 +114,22 @@ class Checkpoints(Hook):
             return
         if not (folder / _STATE).is_file() or not any((folder / _ENGINE / _TAG).glob("*.pt")):
             raise CheckpointError(str(folder), "is not a complete checkpoint", _START_OVER)
+        state = State.from_json(json.loads((folder / _STATE).read_text()))
+        self._check_layout(folder, state)
         path, _ = run.engine.load_checkpoint(str(folder / _ENGINE), tag=_TAG, load_module_strict=False)
         if path is None:
-            raise CheckpointError(str(folder), "was written by another number of workers or ZeRO stage", _START_OVER)
-        run.state = State.from_json(json.loads((folder / _STATE).read_text()))
+            raise CheckpointError(str(folder), "cannot be read by DeepSpeed", _START_OVER)
+        run.state = state
         if (folder / _BEST).is_dir() and run.rank == 0:
             shutil.copytree(folder / _BEST, self._best, dirs_exist_ok=True)
+
+    def _check_layout(self, folder: Path, state: State) -> None:
+        """Between epochs the size of a micro-batch may change; shards and places inside an epoch would not fit."""
+        before = json.loads((folder / _LAYOUT).read_text())
+        other = [name for name, value in before.items() if self.layout[name] != value and (name != "micro_batch" or state.micro_batch)]
+        if other:
+            written = ", ".join(f"compute.{name}={before[name]}" for name in other)
+            raise CheckpointError(str(folder), f"was written with {written}", f"run with that again, or {_START_OVER}")
 
     def after_step(self, run: Run, metrics: dict[str, float]) -> None:
         ends_epoch = run.state.micro_batch == run.feed.micro_batches_per_epoch
@@ -130,6 +147,7 @@ class Checkpoints(Hook):
             run.engine.save_checkpoint(str(folder / _ENGINE), tag=_TAG, exclude_frozen_parameters=True)
             if run.rank == 0:
                 (folder / _STATE).write_text(json.dumps(run.state.to_json()))
+                (folder / _LAYOUT).write_text(json.dumps(dict(self.layout)))
                 if self._best.is_dir():
                     shutil.copytree(self._best, folder / _BEST)
             self.store.save(folder, {"step": float(run.state.step), "epoch": float(run.state.epoch), **metrics})
@@ -155,14 +173,20 @@ class FolderStore:
     folder: Path
 
     def latest(self) -> Path | None:
+        if not self.folder.exists() and self._former.exists():  # cut off between the two renames of `save`
+            os.replace(self._former, self.folder)
         return self.folder if (self.folder / _STATE).is_file() else None
 
     def save(self, folder: Path, metrics: dict[str, float]) -> None:
-        draft, former = self.folder.with_name(self.folder.name + ".draft"), self.folder.with_name(self.folder.name + ".former")
-        for leftover in (draft, former):
+        draft = self.folder.with_name(self.folder.name + ".draft")
+        for leftover in (draft, self._former):
             shutil.rmtree(leftover, ignore_errors=True)
         shutil.copytree(folder, draft)
         if self.folder.exists():
-            os.replace(self.folder, former)
+            os.replace(self.folder, self._former)
         os.replace(draft, self.folder)
-        shutil.rmtree(former, ignore_errors=True)
+        shutil.rmtree(self._former, ignore_errors=True)
+
+    @property
+    def _former(self) -> Path:
+        return self.folder.with_name(self.folder.name + ".former")

@@ -5,6 +5,7 @@ L = L_cls + L_qa, jointly. No Ray here; `launch` calls it in a Ray worker or in 
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -65,6 +66,7 @@ def train_sft(job: SftJob, make: Make, store: Store, *, rank: int = 0, world: in
     Raises:
         DataError: a bad row, where the spec says to fail.
         TrainingError: the loss is not finite.
+        CheckpointError: the newest checkpoint is damaged, or of other settings of `compute`.
     """
     import torch
 
@@ -75,7 +77,9 @@ def train_sft(job: SftJob, make: Make, store: Store, *, rank: int = 0, world: in
     join_process_group(gpu=spec.compute.gpus_per_worker > 0)
     engine = start_engine(model, spec, steps=schedule_steps(spec, feed, world), bf16=bf16)
     log = StepLog(Path(job.log))
-    checkpoints = Checkpoints(store, partial(_save_best, model, spec), spec.compute.checkpoint_every)
+    scratch = tempfile.TemporaryDirectory(prefix="hba-best-")
+    layout = {"workers": world, "zero": spec.compute.zero, "micro_batch": spec.compute.micro_batch}
+    checkpoints = Checkpoints(store, partial(_save_best, model, spec), Path(scratch.name), layout, spec.compute.checkpoint_every)
     hooks: list[Hook] = [log, *([StopWhenFlat(spec.sft.patience)] if spec.sft.patience else []), checkpoints]
     run = Run(
         engine=engine,
@@ -89,10 +93,11 @@ def train_sft(job: SftJob, make: Make, store: Store, *, rank: int = 0, world: in
         rank=rank,
         hooks=hooks,
     )
-    checkpoints.restore(run)
-    if rank == 0:
-        log.start(run.state.step, run.state.epoch)
-    state = fit(run)
+    with scratch:
+        checkpoints.restore(run)
+        if rank == 0:
+            log.start(run.state.step, run.state.epoch)
+        state = fit(run)
     engine.destroy()
     return state
 
@@ -110,9 +115,9 @@ def build_model(spec: ExperimentSpec, backbone: str, *, bf16: bool) -> Any:
     from hba_ray.models.omni import OmniSapiens
 
     thinker = load_backbone(backbone, dtype=torch.bfloat16 if bf16 else torch.float32)
-    hidden = thinker.get_input_embeddings().weight.shape[1]
+    hidden = int(getattr(thinker.config.text_config, "hidden_size"))  # noqa: B009 - its type is that of any config
     trained = apply_training(thinker, spec.model, gradient_checkpointing=spec.compute.gradient_checkpointing)
-    return OmniSapiens(trained, hidden, media_to_backbone=spec.model.media_to_backbone)
+    return OmniSapiens(trained, hidden, media_to_backbone=spec.model.media_to_backbone, split_surprise=spec.atlas.split_surprise)
 
 
 def schedule_steps(spec: ExperimentSpec, feed: Feed, world: int) -> int:

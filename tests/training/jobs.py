@@ -1,5 +1,6 @@
 """A spec small enough to train in seconds, and a way to train it in this process."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,3 +35,13 @@ class Workshop:
 
     def with_index(self, index: AtlasIndex) -> "Workshop":
         return replace(self, index=index)
+
+
+def lines(log: Path) -> list[dict]:
+    """The lines of a step log."""
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def losses(log: Path) -> list[float]:
+    """The loss of every step and of every validation, in order."""
+    return [line.get("loss", line.get("validation_loss")) for line in lines(log)]

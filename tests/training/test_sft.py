@@ -1,21 +1,12 @@
 """The worker's line in this process: it learns, repeats itself exactly, and goes on where it was cut off."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from hba_ray.errors import CheckpointError, DataError, TrainingError
 from hba_ray.training.launch import launch_sft
-from tests.training.jobs import Workshop, small_spec
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def losses(path: Path) -> list[float]:
-    return [line.get("loss", line.get("validation_loss")) for line in lines(path)]
+from tests.training.jobs import Workshop, lines, losses, small_spec
 
 
 class Cut(Exception):
@@ -121,6 +112,21 @@ def test_a_damaged_checkpoint_is_refused_by_name(workshop: Workshop, cut_after):
     (workshop.folder / "run" / "checkpoint" / "engine" / "engine").rename(workshop.folder / "gone")
     with pytest.raises(CheckpointError, match="delete the step's folder"):
         launch_sft(workshop.job(spec), workshop.folder / "run")
+
+
+@pytest.mark.parametrize(("step", "may_change"), [(1, False), (3, True)])
+def test_a_micro_batch_may_change_between_epochs_only(workshop: Workshop, cut_after, step, may_change):
+    """A place inside an epoch is counted in micro-batches; three steps are an epoch here."""
+    spec = small_spec(compute={"checkpoint_every": 1})
+    cut_after(step)
+    with pytest.raises(Cut):
+        launch_sft(workshop.job(spec), workshop.folder / "run")
+    other = small_spec(compute={"checkpoint_every": 1, "micro_batch": 2})
+    if may_change:
+        assert launch_sft(workshop.job(other), workshop.folder / "run").state.finished
+    else:
+        with pytest.raises(CheckpointError, match=r"was written with compute\.micro_batch=4\n  run with that again"):
+            launch_sft(workshop.job(other), workshop.folder / "run")
 
 
 def test_without_a_validation_split_the_last_epoch_is_kept(workshop: Workshop, toy, tmp_path):

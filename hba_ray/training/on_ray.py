@@ -1,0 +1,124 @@
+"""A supervised stage on Ray Train workers, each fed by its own Ray Data pipeline.
+
+Lost workers are replaced and go on from the last committed checkpoint. An error of our own is not
+tried again: other workers would only meet it, too.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from hba_ray.data.batches import MicroBatch
+from hba_ray.data.stream import make_on_ray
+from hba_ray.data.windows import Window
+from hba_ray.errors import EnvironmentMissing, HbaError, TrainingError
+from hba_ray.training.sft import SftJob, train_sft
+
+_RAY_RUN = "train"
+"""A driver that is started again finds the checkpoints of its predecessor under this name in the step's folder."""
+
+
+def train_on_ray(job: SftJob, folder: Path) -> Path:
+    """Trains to the end; returns the folder of the last checkpoint.
+
+    Raises:
+        HbaError: as the worker met it.
+        EnvironmentMissing: workers were lost more often than `compute.max_failures` allows.
+    """
+    compute = job.spec.compute
+    resources = {"CPU": compute.cpus_per_worker, **({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {})}
+    trainer = _Trainer(
+        _worker,
+        train_loop_config={"job": pickle.dumps(job)},
+        torch_config=TorchConfig(backend="nccl" if compute.gpus_per_worker else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=compute.workers, use_gpu=compute.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=_RAY_RUN,
+            storage_path=str(folder.resolve()),
+            failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            callbacks=[_NoRetry()],
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as cause:
+        own = getattr(cause, "controller_failure", None)
+        if isinstance(own, HbaError):
+            raise own from None
+        reason = str(cause).strip().splitlines()[-1]
+        logs = "the workers' logs are in the run's logs folder; run the same command to go on from the last checkpoint"
+        raise EnvironmentMissing(str(folder), f"training was given up after {compute.max_failures} failures: {reason}", logs) from cause
+    except KeyboardInterrupt:
+        if trainer.controller is not None:
+            ray.kill(trainer.controller)
+        raise
+    if result.checkpoint is None:
+        raise TrainingError(str(folder), "training ended without a checkpoint", "delete the folder to train from the start")
+    return Path(result.checkpoint.path)
+
+
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to Python: Ray Train would answer it with exit code 0, and go on doing so after training."""
+
+    controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self.controller = controller
+
+
+class _NoRetry(ray.train.UserCallback):
+    """Raised in the controller, an error ends training at once."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if isinstance(error, HbaError):
+                raise error
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    import torch
+
+    from hba_ray.models.backbone import load_processor
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    context = ray.train.get_context()
+    job: SftJob = pickle.loads(config["job"])
+    compute = job.spec.compute
+
+    def make(split: str, windows: Sequence[Window]) -> Iterator[MicroBatch]:
+        return make_on_ray(
+            job.index,
+            job.settings_for(split),
+            split,
+            partial(load_processor, job.backbone),
+            windows,
+            loaders=compute.loaders,
+            cpus_per_loader=compute.cpus_per_loader,
+            prefetch=compute.prefetch,
+        )
+
+    train_sft(job, make, _RayStore(), rank=context.get_world_rank(), world=context.get_world_size())
+
+
+class _RayStore:
+    """Checkpoints in Ray Train's storage."""
+
+    def latest(self) -> Path | None:
+        checkpoint = ray.train.get_checkpoint()
+        return None if checkpoint is None else Path(checkpoint.to_directory())
+
+    def save(self, folder: Path, metrics: dict[str, float]) -> None:
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(str(folder)))

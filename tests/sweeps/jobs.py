@@ -1,0 +1,27 @@
+"""An experiment small enough to run whole, in seconds and in this process."""
+
+from pathlib import Path
+
+from hba_ray.specs import ExperimentSpec
+
+SMALL = {
+    "name": "small",
+    "atlas": {"source": "toy", "toy": {"rows": 40}, "limit": 2, "media": {"audio_seconds": 1, "video_frames": 2, "video_pixels": 3136}},
+    "model": {"backbone": "tiny", "train": "all", "tiny": {"hidden": 64, "vocabulary": 512}},
+    "sft": {"epochs": 2, "batch": 4, "lr": 1e-3, "warmup_steps": 2, "max_gradient_norm": 1.0},
+    "evaluate": {"max_new_tokens": 4},
+    "compute": {"workers": 0, "micro_batch": 4},
+}
+
+
+def small_experiment(storage: Path, **changes: object) -> ExperimentSpec:
+    """The spec, with `section__field=value` changed."""
+    raw = {name: dict(value) if isinstance(value, dict) else value for name, value in SMALL.items()}
+    raw["compute"]["storage"] = str(storage)
+    for path, value in changes.items():
+        *sections, name = path.split("__")
+        place = raw
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+    return ExperimentSpec.model_validate(raw)

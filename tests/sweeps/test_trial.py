@@ -1,0 +1,167 @@
+"""A whole experiment in this process: done once, taken up where it broke off, recorded once."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hba_ray.errors import DataError, HbaError
+from hba_ray.report.tables import read_json
+from hba_ray.runtime.storage import Storage
+from hba_ray.runtime.tracking import MemoryTracker
+from hba_ray.specs import ExperimentSpec
+from hba_ray.sweeps import trial
+from hba_ray.sweeps.plan import plan
+from hba_ray.sweeps.steps import Context
+from hba_ray.sweeps.trial import Finished, run_experiment
+from tests.sweeps.jobs import small_experiment
+
+KINDS = ["atlas", "backbone", "sft", "evaluate"]
+
+
+def run(spec: ExperimentSpec, tracker: MemoryTracker | None = None) -> Finished:
+    return run_experiment(spec, lambda line: None, tracker or MemoryTracker())
+
+
+def ledger(folder: Path) -> list[tuple[str, str | None]]:
+    """(event, step) of every line."""
+    return [(fact["event"], fact.get("step")) for fact in map(json.loads, (folder / "ledger.jsonl").read_text().splitlines())]
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file of the finished steps, with the time it was written and its number on the disk."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, Finished, MemoryTracker]:
+    """A storage folder with a finished run in it."""
+    storage, tracker = tmp_path_factory.mktemp("runs"), MemoryTracker()
+    return storage, run(small_experiment(storage), tracker), tracker
+
+
+def test_a_run_leaves_its_table_its_spec_and_its_ledger(finished):
+    _, made, tracker = finished
+    assert {file.name for file in made.folder.iterdir()} >= {"resolved.yaml", "env.json", "ledger.jsonl", "table.md", "report.json"}
+    assert ledger(made.folder)[:8] == [(event, kind) for kind in KINDS for event in ("started", "done")]
+    assert ledger(made.folder)[8] == ("finished", None)
+    report = read_json((made.folder / "report.json").read_text(), where="report.json")
+    assert {score.dataset for score in report.scores["sft"].datasets} == {"toy_tone", "toy_nod", "toy_words", "toy_answers"}
+    assert tracker.status == "FINISHED"
+    (log,) = made.folder.parent.glob("steps/sft-*/metrics.jsonl")
+    assert sorted(tracker.metrics["sft/loss"]) == sorted({line["step"] for line in map(json.loads, log.read_text().splitlines())})
+    assert len(tracker.metrics["sft/validation_loss"]) == 2
+
+
+def test_started_again_it_does_nothing_twice(finished):
+    storage, made, _ = finished
+    before = files(storage / "steps")
+    again = run(small_experiment(storage))
+    assert ledger(again.folder)[-5:] == [*(("reused", kind) for kind in KINDS), ("finished", None)]
+    assert files(storage / "steps") == before
+    assert again.report.scores == made.report.scores
+
+
+def test_another_learning_rate_redoes_training_and_evaluation_only(finished):
+    storage, _, _ = finished
+    other = run(small_experiment(storage, sft__lr=2e-3, sft__epochs=1))
+    events = ledger(other.folder)
+    assert events[:2] == [("reused", "atlas"), ("reused", "backbone")]
+    assert [event for event in events if event[0] == "done"] == [("done", "sft"), ("done", "evaluate")]
+
+
+def test_two_runs_of_one_spec_and_seed_give_identical_metrics(finished, tmp_path: Path):
+    _, made, tracker = finished
+    other = MemoryTracker()
+    again = run(small_experiment(tmp_path), other)
+    assert again.report.scores == made.report.scores
+    for name in ("sft/loss", "sft/validation_loss", "sft/class_accuracy"):
+        assert other.metrics[name] == tracker.metrics[name]
+
+
+@pytest.mark.parametrize(("kind", "interruption"), [("sft", KeyboardInterrupt), ("evaluate", DataError)])
+def test_an_interrupted_run_goes_on_with_the_step_it_was_at(tmp_path: Path, monkeypatch, kind, interruption):
+    spec, tracker = small_experiment(tmp_path, sft__epochs=1), MemoryTracker()
+    make = trial.MAKERS[kind]
+
+    def interrupt(context) -> None:
+        make(context)
+        raise interruption("here", "cut off")
+
+    monkeypatch.setitem(trial.MAKERS, kind, interrupt)
+    with pytest.raises(interruption):
+        run(spec, tracker)
+    assert tracker.status == ("KILLED" if interruption is KeyboardInterrupt else "FAILED")
+    states = {step.kind: step.is_done for step in plan(spec, Storage(tmp_path))}
+    assert states == {name: KINDS.index(name) < KINDS.index(kind) for name in KINDS}
+
+    monkeypatch.setitem(trial.MAKERS, kind, make)
+    again = run(spec)
+    events = ledger(again.folder)
+    for name in KINDS[: KINDS.index(kind)]:
+        assert events.count(("started", name)) == 1 and ("reused", name) in events
+    assert events.count(("started", kind)) == 2 and events.count(("done", kind)) == 1
+
+
+def test_a_damaged_mark_is_refused_by_name(finished):
+    storage, _, _ = finished
+    spec = small_experiment(storage)
+    mark = plan(spec, Storage(storage))[0].folder / "done.json"
+    whole = mark.read_text()
+    try:
+        mark.write_text(whole[: len(whole) // 2])
+        with pytest.raises(DataError, match="is damaged") as refused:
+            run(spec)
+        assert refused.value.where == str(mark)
+    finally:
+        mark.write_text(whole)
+
+
+def test_of_two_runs_with_one_step_the_second_waits_and_takes_what_the_first_made(tmp_path: Path, monkeypatch):
+    spec, made, said = small_experiment(tmp_path), [], []
+    step = plan(spec, Storage(tmp_path))[0]
+
+    def make(context) -> dict:
+        time.sleep(1)
+        made.append(context.folder)
+        return {"rows": 1}
+
+    monkeypatch.setitem(trial.MAKERS, step.kind, make)
+    context = Context(spec, {}, step.folder, lambda metrics, number: None)
+    runs = [threading.Thread(target=trial._do, args=(step, context, tmp_path, said.append)) for _ in range(2)]
+    for thread in runs:
+        thread.start()
+    for thread in runs:
+        thread.join(60)
+    assert made == [step.folder]
+    assert [line.partition(": ")[2] for line in said] == ["toy atlas", "done by another run"]
+
+
+def test_mlflow_holds_one_finished_run_with_everything_once(tmp_path: Path):
+    from mlflow import MlflowClient
+
+    spec = small_experiment(tmp_path, sft__epochs=1)
+    for _ in range(2):
+        made = run_experiment(spec, lambda line: None)
+    client = MlflowClient(made.mlflow)
+    experiment = client.get_experiment_by_name("hba_ray")
+    assert experiment is not None
+    (record,) = client.search_runs([experiment.experiment_id])
+    assert record.info.status == "FINISHED"
+    assert (record.data.params["sft.lr"], record.data.params["model.backbone"]) == ("0.001", "tiny")
+    losses = [point.step for point in client.get_metric_history(record.info.run_id, "sft/loss")]
+    assert losses == sorted(set(losses)) and losses
+    scores = [name for name in record.data.metrics if name.startswith("score/")]
+    assert scores and all(len(client.get_metric_history(record.info.run_id, name)) == 1 for name in scores)
+    assert [data.dataset.name for data in record.inputs.dataset_inputs] == ["atlas"]
+    artifacts = {file.path for folder in ("", "evaluate", "sft") for file in client.list_artifacts(record.info.run_id, folder)}
+    assert artifacts >= {"table.md", "report.json", "resolved.yaml", "env.json", "evaluate/predictions.parquet", "sft/metrics.jsonl"}
+
+
+def test_a_storage_folder_that_is_a_file_is_refused_before_anything_runs(tmp_path: Path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(HbaError, match=r"compute\.storage"):
+        run(small_experiment(tmp_path / "runs"))

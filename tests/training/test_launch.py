@@ -1,0 +1,129 @@
+"""On several workers: the same losses under every ZeRO stage, after a killed worker, and errors that come out whole."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hba_ray.errors import BadMedia, EnvironmentMissing
+from hba_ray.specs import ComputeSpec
+from hba_ray.training.launch import launch_sft
+from tests.data.damage import with_broken_clip
+from tests.training.jobs import Workshop, lines, losses, small_spec
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+SHARED = {"cpus": 6, "cpus_per_worker": 0.5, "cpus_per_loader": 0.5, "micro_batch": 4, "object_store_mib": 200}
+PATIENCE_SECONDS = 240
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_cluster(tmp_path_factory) -> Iterator[None]:
+    """One Ray for all tests here: each start costs ten seconds and more."""
+    from hba_ray.runtime.session import ray_session
+
+    with ray_session(ComputeSpec(cpus=6, object_store_mib=200), tmp_path_factory.mktemp("logs")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def two_workers(small_index, tiny_backbone, tmp_path_factory) -> tuple[Path, list[float]]:
+    """The model and the losses of an uninterrupted run on two workers, ZeRO 1."""
+    workshop = Workshop(small_index, tiny_backbone, tmp_path_factory.mktemp("two"))
+    spec = small_spec(compute=SHARED | {"workers": 2, "zero": 1})
+    trained = launch_sft(workshop.job(spec), workshop.folder / "run")
+    return trained.model, losses(workshop.folder / "job.jsonl")
+
+
+def training_workers() -> list[psutil.Process]:
+    """The Ray Train workers that this process's Ray runs now."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+class Killer(threading.Thread):
+    """Kills one training worker as soon as `ready` says so."""
+
+    def __init__(self, ready: Callable[[], bool]):
+        super().__init__(daemon=True)
+        self.ready, self.killed = ready, 0
+
+    def run(self) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            workers = training_workers()
+            if workers and self.ready():
+                os.kill(workers[-1].pid, signal.SIGKILL)
+                self.killed = workers[-1].pid
+                return
+            time.sleep(0.1)
+
+
+def committed(folder: Path) -> bool:
+    """Whether the controller has registered a checkpoint of the run."""
+    snapshot = folder / "train" / "checkpoint_manager_snapshot.json"
+    return snapshot.exists() and "checkpoint_" in snapshot.read_text()
+
+
+def test_one_worker_on_ray_does_what_this_process_does(workshop: Workshop):
+    for workers in (0, 1):
+        spec = small_spec(compute=SHARED | {"workers": workers})
+        launch_sft(workshop.job(spec, str(workers)), workshop.folder / str(workers))
+    assert losses(workshop.folder / "1.jsonl") == pytest.approx(losses(workshop.folder / "0.jsonl"), rel=1e-6)
+
+
+def test_zero_3_gives_the_losses_of_zero_1(workshop: Workshop, two_workers):
+    launch_sft(workshop.job(small_spec(compute=SHARED | {"workers": 2, "zero": 3})), workshop.folder / "run")
+    assert losses(workshop.folder / "job.jsonl") == pytest.approx(two_workers[1], rel=1e-5)
+
+
+@pytest.mark.chaos
+def test_a_killed_worker_changes_nothing_in_the_result(workshop: Workshop, two_workers):
+    """Under ZeRO 2, which thereby gives the losses of ZeRO 1, too."""
+    spec = small_spec(compute=SHARED | {"workers": 2, "zero": 2, "checkpoint_every": 1})
+    killer = Killer(lambda: committed(workshop.folder / "run"))
+    killer.start()
+    trained = launch_sft(workshop.job(spec), workshop.folder / "run")
+    assert killer.killed
+    log = lines(workshop.folder / "job.jsonl")
+    steps = [line["step"] for line in log if "epochs_done" not in line]
+    assert steps == list(range(1, trained.state.step + 1))
+    assert [line["epochs_done"] for line in log if "epochs_done" in line] == [1, 2]
+    assert losses(workshop.folder / "job.jsonl") == pytest.approx(two_workers[1], rel=1e-5)
+    assert tensors(trained.model) == pytest.approx(tensors(two_workers[0]), rel=1e-3, abs=1e-5)
+
+
+def tensors(model: Path) -> list[float]:
+    """The sum of each trained tensor."""
+    from safetensors.torch import load_file
+
+    return [float(tensor.sum()) for _, tensor in sorted(load_file(model / "model.safetensors").items())]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_row_ends_training_at_once_with_its_own_error(workshop: Workshop, toy, tmp_path, workers):
+    index, row = with_broken_clip(toy.jsonl, tmp_path / "broken")
+    spec = small_spec(compute=SHARED | {"workers": workers, "max_failures": 100})  # tried again, it would never end
+    with pytest.raises(BadMedia) as raised:
+        launch_sft(workshop.with_index(index).job(spec), workshop.folder / "run")
+    assert row in raised.value.where
+
+
+@pytest.mark.chaos
+def test_workers_that_are_lost_too_often_are_given_up(workshop: Workshop):
+    killer = Killer(lambda: True)
+    killer.start()
+    spec = small_spec(compute=SHARED | {"workers": 1, "max_failures": 0})
+    with pytest.raises(EnvironmentMissing, match="given up after 0 failures"):
+        launch_sft(workshop.job(spec), workshop.folder / "run")
+    assert killer.killed
