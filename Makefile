@@ -41,7 +41,7 @@ bench: $(INSTALLED)  ## measure the speed of the parts that matter (tests/bench)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench
 
 constraints: $(INSTALLED)  ## pin again, keeping the pins that still fit
-	$(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 --extra train --extra dev pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 --extra train --extra descriptors --extra dev pyproject.toml -o constraints.txt
 
 clean:  ## remove the environment and caches; runs are kept
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,120 @@
+"""How far two graders agree: judges, prompts, or a person's labels (paper appendix D.10, Table 18)."""
+
+from __future__ import annotations
+
+import csv
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sklearn.metrics import cohen_kappa_score
+
+from hba_ray.errors import DataError
+from hba_ray.evaluation.judge import Verdict
+from hba_ray.evaluation.statistics import Interval, Predictions, bootstrap_interval
+
+Labels = Mapping[str, bool | None]
+"""sample_id -> verdict of one grader; None where it is unreadable."""
+
+_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of two graders on the rows that both have graded.
+
+    Attributes:
+        kappa: Cohen's kappa with its interval; its value is None where both give one and the same
+            verdict throughout, which leaves nothing to agree on beyond chance.
+        share: share of equal verdicts, 0..1; None without rows.
+        rows: rows with a readable verdict of both.
+        unreadable: rows that both were given and one of them has no readable verdict for.
+        unshared: rows that only one of them was given.
+    """
+
+    kappa: Interval
+    share: float | None
+    rows: int
+    unreadable: int
+    unshared: int
+
+
+def cohen_kappa(first: Sequence[str], second: Predictions) -> float | None:
+    """Agreement beyond chance: 1 perfect, 0 as by chance; None without rows or where chance alone agrees fully.
+
+    >>> cohen_kappa(["TRUE", "TRUE", "FALSE", "FALSE"], ["TRUE", "FALSE", "FALSE", "FALSE"])
+    0.5
+    """
+    if not first:
+        return None
+    with warnings.catch_warnings():  # scikit-learn warns where kappa is 0 / 0; that is None here
+        warnings.simplefilter("ignore")
+        kappa = float(cohen_kappa_score(list(first), list(second)))
+    return None if math.isnan(kappa) else kappa
+
+
+def agree(first: Labels, second: Labels, *, clips: Mapping[str, str] | None = None, resamples: int = 1000, seed: int = 0) -> Agreement:
+    """Compares two graders row by row.
+
+    Args:
+        clips: sample_id -> clip_id, to resample whole clips in the interval; each row is its own clip by default.
+
+    Raises:
+        DataError: a row's clip is not known.
+    """
+    shared = [sample for sample in first if sample in second]
+    both = [sample for sample in shared if first[sample] is not None and second[sample] is not None]
+    ones, others = [str(first[sample]) for sample in both], [str(second[sample]) for sample in both]
+    try:
+        of_clips = both if clips is None else [clips[sample] for sample in both]
+    except KeyError as cause:
+        raise DataError("agreement", f"sample {cause} has no clip", "give the clip of every row", reason="missing value") from None
+    return Agreement(
+        kappa=bootstrap_interval(cohen_kappa, ones, others, of_clips, resamples=resamples, seed=seed),
+        share=sum(one == other for one, other in zip(ones, others, strict=True)) / len(both) if both else None,
+        rows=len(both),
+        unreadable=len(shared) - len(both),
+        unshared=len(first) + len(second) - 2 * len(shared),
+    )
+
+
+def verdict_labels(verdicts: Iterable[Verdict]) -> dict[str, bool | None]:
+    """The labels of a judge."""
+    return _once_each(((verdict.sample_id, verdict.correct) for verdict in verdicts), "verdicts")
+
+
+def read_labels(file: Path) -> dict[str, bool | None]:
+    """A person's labels: a CSV with the columns `sample_id` and `label` (TRUE, FALSE, yes, no, 1, 0; empty is undecided).
+
+    Raises:
+        DataError: a column is missing, a label is another word, or a row appears twice; names the line.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            reader = csv.DictReader(text)
+            missing = {"sample_id", "label"} - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(
+                    str(file), f"has no column {', '.join(sorted(missing))}", "needed: sample_id, label", reason="missing column"
+                )
+            return _once_each(((record["sample_id"], _label(record["label"], file, reader.line_num)) for record in reader), str(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as cause:
+        raise DataError(str(file), f"cannot be read: {cause}", "give a CSV in UTF-8", reason="not readable") from None
+
+
+def _label(word: str | None, file: Path, line: int) -> bool | None:
+    plain = (word or "").strip().lower()
+    if plain not in _WORDS:
+        raise DataError(f"{file}:{line}", f"label {word!r} is no verdict", "give TRUE or FALSE", reason="unknown label")
+    return _WORDS[plain]
+
+
+def _once_each(labels: Iterable[tuple[str, bool | None]], where: str) -> dict[str, bool | None]:
+    once: dict[str, bool | None] = {}
+    for sample, label in labels:
+        if sample in once:
+            raise DataError(where, f"sample '{sample}' appears twice", "give one verdict a row", reason="duplicate sample")
+        once[sample] = label
+    return once

@@ -1,0 +1,230 @@
+"""One request to a judge: how it is written, sent, repeated, and how its reply is unpacked.
+
+The openai client repeats after 408, 409, 429, 5xx, time-outs and lost connections, waiting as long as
+Retry-After says or else exponentially. What is added here: replies that are no chat completion are
+repeated too, and every failure is either the endpoint's (the run stops) or the item's (`NoReply`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from hba_ray.errors import EnvironmentMissing
+from hba_ray.evaluation.judge_prompts import REPLY_IN_WORDS, REPLY_SCHEMA, ReplyFormat
+from hba_ray.specs.judge import JudgeSpec
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+PROBE_RETRIES = 2
+"""Repetitions of the first request: a wrong address should be known within seconds."""
+LONGEST_BACK_OFF_SECONDS = 8.0
+UNPAID = "insufficient_quota"
+"""OpenAI's code for a 429 that no waiting cures."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What of the protocol an endpoint understands."""
+
+    reply: ReplyFormat
+    token_limit: str
+    """The field that bounds the reply: OpenAI wants the newer, some servers know only the older."""
+
+
+DIALECTS = tuple(Dialect(reply, limit) for reply in ("schema", "text") for limit in ("max_completion_tokens", "max_tokens"))
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An endpoint's reply.
+
+    Attributes:
+        is_cut_off: the token limit ended it.
+    """
+
+    text: str
+    is_cut_off: bool
+    served_by: str
+    input_tokens: int
+    output_tokens: int
+
+
+class NoReply(EnvironmentMissing):
+    """One request came to nothing; others may still succeed."""
+
+
+class RequestRefused(NoReply):
+    """The endpoint does not take this request: 400 or 422."""
+
+
+class NotThere(EnvironmentMissing):
+    """The endpoint knows no such model, or there is no such address."""
+
+
+class MalformedReply(ValueError):
+    """The endpoint's reply is no chat completion."""
+
+
+def read_key(spec: JudgeSpec) -> str:
+    """The key of the endpoint, from the environment.
+
+    Raises:
+        EnvironmentMissing: the variable is not set.
+    """
+    if spec.key_env is None:
+        return "none"
+    key = os.environ.get(spec.key_env, "").strip()
+    if not key:
+        raise EnvironmentMissing(
+            "judge.key_env",
+            f"the environment variable {spec.key_env} is not set",
+            f"export {spec.key_env}=..., or give judge.key_env=null for an endpoint that asks for no key",
+        )
+    return key
+
+
+def request_body(spec: JudgeSpec, dialect: Dialect, system: str, user: str) -> dict[str, Any]:
+    """The body of a chat-completions request: a fresh conversation of one system and one user turn."""
+    body: dict[str, Any] = {
+        "model": spec.model,
+        "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
+        dialect.token_limit: spec.max_tokens,
+    }
+    if dialect.reply == "schema":
+        body["response_format"] = {"type": "json_schema", "json_schema": REPLY_SCHEMA}
+    if spec.temperature is not None:
+        body["temperature"] = spec.temperature
+    if spec.reasoning_effort is not None:
+        body["reasoning_effort"] = spec.reasoning_effort
+    return body
+
+
+def read_completion(body: Any) -> Reply:
+    """The reply in the body of a chat completion. A refusal is a text like any other.
+
+    Raises:
+        MalformedReply: the body is no chat completion.
+    """
+    try:
+        choice = body["choices"][0]
+        text = choice["message"].get("content") or choice["message"].get("refusal") or ""
+        usage = body.get("usage") or {}
+        reply = Reply(
+            text=text.encode("utf-8", "replace").decode(),  # JSON can spell half a character
+            is_cut_off=choice.get("finish_reason") == "length",
+            served_by=str(body.get("model") or ""),
+            input_tokens=int(usage.get("prompt_tokens") or 0),
+            output_tokens=int(usage.get("completion_tokens") or 0),
+        )
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as cause:
+        raise MalformedReply(f"no chat completion ({type(cause).__name__}: {cause})") from None
+    return reply
+
+
+class Endpoint:
+    """An open connection to a judge, once `probe` has found it in order."""
+
+    def __init__(self, spec: JudgeSpec):
+        from openai import AsyncOpenAI
+
+        self.spec = spec
+        self.where = f"judge {spec.model} at {spec.base_url}"
+        self._key = read_key(spec)
+        self.client: AsyncOpenAI = AsyncOpenAI(
+            api_key=self._key, base_url=spec.base_url, max_retries=spec.retries, timeout=spec.timeout_seconds
+        )
+        self.dialect = DIALECTS[0]
+
+    async def __aenter__(self) -> Endpoint:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+
+    async def probe(self) -> None:
+        """One small request, which finds out whether endpoint, key and model are there and settles the dialect.
+
+        Raises:
+            EnvironmentMissing: one of them is not.
+        """
+        client = self.client.with_options(max_retries=PROBE_RETRIES)
+        refusal = ""
+        for self.dialect in DIALECTS:
+            if self.spec.reply_format not in ("auto", self.dialect.reply):
+                continue
+            try:
+                await self._post(client, f"This tests the connection. {REPLY_IN_WORDS[self.dialect.reply]}", "Is 1 + 1 = 2?")
+            except RequestRefused as refused:
+                refusal = refused.what
+            except NoReply as cause:
+                raise EnvironmentMissing(self.where, cause.what, "check judge.base_url, and that the endpoint is up") from None
+            except NotThere as cause:
+                raise EnvironmentMissing(self.where, cause.what, await self._models_hint()) from None
+            else:
+                return
+        raise EnvironmentMissing(self.where, f"takes no request of ours: {refusal}", "check judge.model and the judge's settings")
+
+    async def ask(self, system: str, user: str) -> Reply:
+        """The reply to a fresh conversation.
+
+        Raises:
+            NoReply: none came, or none that is a chat completion.
+            EnvironmentMissing: the endpoint will answer no other request either.
+        """
+        defect = ""
+        for attempt in range(self.spec.retries + 1):
+            if attempt:
+                await asyncio.sleep(min(0.5 * 2 ** (attempt - 1), LONGEST_BACK_OFF_SECONDS))
+            text = await self._post(self.client, system, user)
+            try:
+                return read_completion(json.loads(text))
+            except ValueError as cause:  # no JSON, or no chat completion
+                defect = str(cause)
+        raise NoReply(self.where, f"damaged replies only, the last of them {defect}")
+
+    async def _post(self, client: AsyncOpenAI, system: str, user: str) -> str:
+        with self.failures():
+            # `chat.completions.create` walks through the types of every field, a quarter of a request's CPU time; the reply is checked here
+            return await client.post("/chat/completions", body=request_body(self.spec, self.dialect, system, user), cast_to=str)
+
+    async def _models_hint(self) -> str:
+        """The names that the endpoint lists, the nearest first."""
+        try:
+            with self.failures():
+                names = [model.id async for model in self.client.models.list()]
+        except EnvironmentMissing:
+            return "check judge.base_url (does it end in /v1?) and judge.model"
+        near = get_close_matches(self.spec.model, names, n=1, cutoff=0.4)
+        return f"give one of its models as judge.model: {', '.join(dict.fromkeys([*near, *names[:8]]))}"
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Turns the client's errors into ours for the time of the block; no message of ours holds the key."""
+        import openai
+
+        try:
+            yield
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as cause:
+            what = f"refuses the key in {self.spec.key_env}" if self.spec.key_env else "asks for a key, and judge.key_env is null"
+            raise EnvironmentMissing(self.where, f"{what} ({cause.status_code})", "check the key and what it may use") from None
+        except openai.NotFoundError as cause:
+            raise NotThere(self.where, f"no such model or address: {self._redacted(cause)}") from None
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as cause:
+            raise RequestRefused(self.where, f"request refused: {self._redacted(cause)}") from None
+        except openai.APIError as cause:
+            if cause.code == UNPAID:
+                raise EnvironmentMissing(self.where, "the account has no credit left", "what is graded is kept; run again later") from None
+            raise NoReply(self.where, f"no reply: {self._redacted(cause)}") from None
+
+    def _redacted(self, cause: Exception) -> str:
+        """A server's message in one line, without the key."""
+        message = " ".join(str(cause).split())
+        return (message.replace(self._key, "[key]") if self.spec.key_env else message)[:300]

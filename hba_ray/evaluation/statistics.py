@@ -1,0 +1,315 @@
+"""How sure a score is, and whether two arms differ. Rows of one clip stay together throughout.
+
+Rows that share a recording are not independent: resampling rows makes intervals too narrow, so whole
+clips are drawn. Arms are compared on the same rows, which takes out what makes rows hard for both.
+
+Letters: C clips, R resamples, P distinct pairs of truth and prediction, K classes, L = K + 1 columns
+of predictions, the last for those that are no class. Metrics of the benchmark depend on how often
+each pair occurs and on nothing else, so a resample is a row of [R, P] counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from hba_ray.errors import DataError
+from hba_ray.evaluation.metrics import METRICS, POLARITIES, POLARITY, Predictions, plain_text
+
+Metric = str | Callable[[Sequence[str], Predictions], float | None]
+"""A name of `metrics.METRICS`, or a function like those."""
+Pair = tuple[str, str | None]
+
+CHUNK = 256
+"""Resamples held at a time."""
+_DRAW, _EXCHANGE = 0x626F6F74, 0x70657261
+"""Set these streams of random numbers apart from each other and from a caller's of the same seed."""
+_TIE = 1e-12
+"""Differences closer than this are equal: sums of the same numbers in another order."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number and the range that resampling gives it.
+
+    Attributes:
+        value: on all rows; None where missing, and then so is the rest.
+        low, high: percentiles of the resamples.
+        standard_error: standard deviation of the resamples.
+        level: share of the resamples between low and high.
+        clips: independent clips that the number rests on.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    standard_error: float | None
+    level: float
+    clips: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Second arm minus first arm, on the same rows.
+
+    Attributes:
+        difference: with its interval.
+        p_value: of the paired permutation test, two-sided; None where the difference is missing.
+        detectable: the smallest true difference that rows like these show with the given power.
+    """
+
+    difference: Interval
+    p_value: float | None
+    detectable: float | None
+
+
+def bootstrap_draws(
+    metric: Metric, true: Sequence[str], predicted: Predictions, clips: Sequence[str], *, resamples: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """The metric on resamples of whole clips.
+
+    Equal seeds and clips give equal resamples, so that draws of two arms may be subtracted. A task's
+    score is a mean over datasets, and so its draws are the mean of theirs.
+
+    Returns:
+        [R] float64, 0..1; NaN where a resample has no row that counts.
+
+    Raises:
+        DataError: the lists differ in length, or a true label is none of the metric's.
+    """
+    pairs, counts_CP = _counts(metric, true, [predicted], clips)
+    draws = [_scores(metric, pairs, weights_RC @ counts_CP[0]) for weights_RC in _resampled(counts_CP.shape[1], resamples, seed)]
+    return np.concatenate(draws) if draws else np.empty(0)
+
+
+def bootstrap_interval(
+    metric: Metric,
+    true: Sequence[str],
+    predicted: Predictions,
+    clips: Sequence[str],
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The metric with its percentile interval by cluster bootstrap over clips.
+
+    Raises:
+        DataError: as `bootstrap_draws`.
+    """
+    value = _function(metric)(true, predicted)
+    draws = bootstrap_draws(metric, true, predicted, clips, resamples=resamples, seed=seed)
+    return interval(value, draws, len(set(clips)), level=level)
+
+
+def interval(value: float | None, draws: np.ndarray, clips: int, *, level: float = 0.95) -> Interval:
+    """The interval of a value from its draws, those that are NaN left out."""
+    known = draws[~np.isnan(draws)]
+    if value is None or known.size < 2:
+        return Interval(value, None, None, None, level, clips)
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), float(known.std(ddof=1)), level, clips)
+
+
+def compare_arms(
+    metric: Metric,
+    true: Sequence[str],
+    first: Predictions,
+    second: Predictions,
+    clips: Sequence[str],
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    power: float = 0.8,
+    seed: int = 0,
+) -> Comparison:
+    """Whether the second arm scores otherwise than the first.
+
+    The test supposes that the arms are alike, so that the two predictions for a clip's rows may be
+    exchanged: it exchanges them, for each clip with chance one half, and counts how often the
+    difference is as large as the one seen.
+
+    Raises:
+        DataError: as `bootstrap_draws`.
+    """
+    one, other = _function(metric)(true, first), _function(metric)(true, second)
+    value = None if one is None or other is None else other - one
+    pairs, (first_CP, second_CP) = _counts(metric, true, [first, second], clips)
+    number = first_CP.shape[0]
+    draws: list[np.ndarray] = []
+    exceeding = 0
+    rng = np.random.default_rng([seed, _EXCHANGE])
+    for weights_RC in _resampled(number, resamples, seed):
+        draws.append(_scores(metric, pairs, weights_RC @ second_CP) - _scores(metric, pairs, weights_RC @ first_CP))
+        moved_RP = rng.integers(0, 2, size=weights_RC.shape) @ (second_CP - first_CP)
+        under_chance_R = _scores(metric, pairs, second_CP.sum(0) - moved_RP) - _scores(metric, pairs, first_CP.sum(0) + moved_RP)
+        exceeding += int(np.sum(np.abs(under_chance_R) >= abs(value or 0.0) - _TIE))
+    difference = interval(value, np.concatenate(draws) if draws else np.empty(0), len(set(clips)), level=level)
+    error = difference.standard_error
+    return Comparison(
+        difference=difference,
+        p_value=None if value is None else (1 + exceeding) / (1 + resamples),
+        detectable=None if error is None else minimum_detectable_difference(error, level=level, power=power),
+    )
+
+
+def minimum_detectable_difference(standard_error: float, *, level: float = 0.95, power: float = 0.8) -> float:
+    """The true difference that a two-sided test at 1 - level finds with probability `power`.
+
+    >>> round(minimum_detectable_difference(0.01), 4)
+    0.028
+    """
+    return float(standard_error * (stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for having made several tests (Holm 1979), in the order given.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values)
+    factors = np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.asarray(p_values, dtype=float)[order] * factors), 1.0)
+    return adjusted.tolist()
+
+
+def expected_calibration_error(probability: Sequence[float], correct: Sequence[bool], *, bins: int = 15) -> float | None:
+    """Mean gap between how sure predictions are and how often they are right, over bins of equal width (Guo et al. 2017).
+
+    >>> round(expected_calibration_error([0.9, 0.9, 0.6, 0.6], [True, True, True, False]), 3)
+    0.1
+
+    Args:
+        probability: of each predicted class, 0..1.
+
+    Returns:
+        0..1, or None without rows.
+
+    Raises:
+        DataError: the two differ in length, or a probability is none.
+    """
+    if len(probability) != len(correct):
+        raise DataError("calibration", f"{len(probability)} probabilities but {len(correct)} rows", reason="lengths differ")
+    if not len(probability):
+        return None
+    sure_N, right_N = np.asarray(probability, dtype=float), np.asarray(correct, dtype=float)
+    if not np.all((sure_N >= 0) & (sure_N <= 1)):
+        raise DataError("calibration", "a probability is not between 0 and 1", reason="not a probability")
+    bin_N = np.clip(np.ceil(sure_N * bins).astype(int) - 1, 0, bins - 1)  # (0, 1/bins], as in the source
+    gaps = np.bincount(bin_N, weights=right_N - sure_N, minlength=bins)
+    return float(np.abs(gaps).sum() / len(sure_N))
+
+
+def spearman(sizes: Sequence[float], scores: Sequence[float], *, ties: Literal["average", "best"] = "average") -> float | None:
+    """Rank correlation of dataset size and score (paper appendix D.7); None under three, or where either is constant.
+
+    Args:
+        ties: equal values share the mean of their ranks, as Spearman has it; or all take the best of
+            them, as in Table 14, which is what Table 15's numbers come from.
+
+    Raises:
+        DataError: the two differ in length.
+    """
+    if len(sizes) != len(scores):
+        raise DataError("spearman", f"{len(sizes)} sizes but {len(scores)} scores", reason="lengths differ")
+    if min(len(set(sizes)), len(set(scores))) < 2 or len(sizes) < 3:
+        return None
+    method = "average" if ties == "average" else "min"
+    ranks = [stats.rankdata(-np.asarray(values, dtype=float), method=method) for values in (sizes, scores)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _function(metric: Metric) -> Callable[[Sequence[str], Predictions], float | None]:
+    return METRICS[metric] if isinstance(metric, str) else metric
+
+
+def _counts(metric: Metric, true: Sequence[str], arms: Sequence[Predictions], clips: Sequence[str]) -> tuple[list[Pair], np.ndarray]:
+    """The distinct pairs, and [arms, C, P] how often each occurs in each clip."""
+    for predicted in arms:
+        if not len(true) == len(predicted) == len(clips):
+            raise DataError("statistics", f"{len(true)} truths, {len(predicted)} predictions, {len(clips)} clips", reason="lengths differ")
+    plain = _PLAIN.get(metric, lambda label, guess: (label, guess)) if isinstance(metric, str) else lambda label, guess: (label, guess)
+    rows = [[plain(label, guess) for label, guess in zip(true, predicted, strict=True)] for predicted in arms]
+    place = {pair: index for index, pair in enumerate(dict.fromkeys(pair for arm in rows for pair in arm))}
+    clip_of = {clip: index for index, clip in enumerate(dict.fromkeys(clips))}
+    counts_ACP = np.zeros((len(arms), len(clip_of), len(place)))
+    clip_N = [clip_of[clip] for clip in clips]
+    for counts_CP, arm in zip(counts_ACP, rows, strict=True):
+        np.add.at(counts_CP, (clip_N, [place[pair] for pair in arm]), 1)
+    return list(place), counts_ACP
+
+
+def _resampled(clips: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """[R, C] how often each clip is drawn, in chunks of R."""
+    rng = np.random.default_rng([seed, _DRAW])
+    for start in range(0, resamples if clips else 0, CHUNK):
+        size = min(CHUNK, resamples - start)
+        yield rng.multinomial(clips, np.full(clips, 1 / clips), size=size).astype(float)
+
+
+def _scores(metric: Metric, pairs: list[Pair], counts_RP: np.ndarray) -> np.ndarray:
+    """[R] the metric of each row of counts; NaN where it is missing."""
+    if isinstance(metric, str) and metric in _ON_COUNTS:
+        return _ON_COUNTS[metric](pairs, counts_RP)
+    scores = []
+    for counts_P in counts_RP.round().astype(int):
+        repeated = np.repeat(np.arange(len(pairs)), counts_P)
+        scores.append(_function(metric)([pairs[place][0] for place in repeated], [pairs[place][1] for place in repeated]))
+    return np.array([np.nan if score is None else score for score in scores], dtype=float)
+
+
+def _tally(pairs: list[Pair], counts_RP: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Three [R, K]: rows of each class that are hit, true, and predicted; pairs whose truth is none of the labels do not count."""
+    hits_RK, true_RK, guessed_RK = (np.zeros((len(counts_RP), len(labels))) for _ in range(3))
+    place = {label: index for index, label in enumerate(labels)}
+    for (label, guess), counts_R in zip(pairs, counts_RP.T, strict=True):
+        if label in place:
+            true_RK[:, place[label]] += counts_R
+            if guess in place:
+                guessed_RK[:, place[guess]] += counts_R
+                hits_RK[:, place[guess]] += counts_R * (guess == label)
+    return hits_RK, true_RK, guessed_RK
+
+
+def _weighted_f1(pairs: list[Pair], counts_RP: np.ndarray, labels: Sequence[str] | None = None) -> np.ndarray:
+    hits_RK, true_RK, guessed_RK = _tally(pairs, counts_RP, labels or sorted({label for label, _ in pairs}))
+    f1_RK = 2 * hits_RK / np.maximum(true_RK + guessed_RK, 1)
+    return _share((true_RK * f1_RK).sum(1), true_RK.sum(1))
+
+
+def _mean_weighted_accuracy(pairs: list[Pair], counts_RP: np.ndarray) -> np.ndarray:
+    hits_RK, true_RK, guessed_RK = _tally(pairs, counts_RP, sorted({label for label, _ in pairs}))
+    negatives_RK = true_RK.sum(1, keepdims=True) - true_RK
+    specificity_RK = (negatives_RK - (guessed_RK - hits_RK)) / np.maximum(negatives_RK, 1)
+    accuracy_RK = 0.5 * (hits_RK / np.maximum(true_RK, 1) + specificity_RK)
+    is_present_RK = true_RK > 0
+    return _share((accuracy_RK * is_present_RK).sum(1), is_present_RK.sum(1))
+
+
+def _exact_match(pairs: list[Pair], counts_RP: np.ndarray) -> np.ndarray:
+    return _share(counts_RP @ np.array([float(label == guess) for label, guess in pairs]), counts_RP.sum(1))
+
+
+def _share(part_R: np.ndarray, whole_R: np.ndarray) -> np.ndarray:
+    return np.where(whole_R > 0, part_R / np.maximum(whole_R, 1), np.nan)
+
+
+_PLAIN: dict[str, Callable[[str, str | None], Pair]] = {
+    "binary_weighted_f1": lambda label, guess: (POLARITY.get(label, label), POLARITY.get(guess or "")),
+    "exact_match": lambda label, guess: ("hit", "hit" if guess is not None and plain_text(label) == plain_text(guess) else None),
+}
+"""What of a pair a metric looks at, where that is less than all of it."""
+
+_ON_COUNTS: dict[str, Callable[[list[Pair], np.ndarray], np.ndarray]] = {
+    "binary_weighted_f1": lambda pairs, counts_RP: _weighted_f1(pairs, counts_RP, POLARITIES),
+    "mean_weighted_accuracy": _mean_weighted_accuracy,
+    "weighted_f1": _weighted_f1,
+    "exact_match": _exact_match,
+}
+"""The metrics of `metrics.METRICS` for many resamples at once, hundreds of times faster; a test holds them equal."""
