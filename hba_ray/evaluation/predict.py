@@ -127,7 +127,7 @@ def predict_on_ray(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list
 
     compute = job.spec.compute
     # Restarting actors is for machines that may vanish; on this one it only draws a warning from Ray at every start.
-    restarts = {"max_restarts": 0} if compute.address == "local" else {}
+    restarts: dict[str, Any] = {"max_restarts": 0} if compute.address == "local" else {}
     batches = micro_batch_dataset(
         job.index,
         job.settings,

@@ -1,14 +1,17 @@
 """Checkpoints: what was trained, whole or not at all, and refused by a model that it does not fit.
 
 A checkpoint is a folder of `model.safetensors` (trained tensors by name) and `model.json` (what they
-belong to). The released checkpoints' state dicts are read too.
+belong to). BAM's is `adapters.safetensors`, `head.safetensors` and `adapters.json`: it holds nothing of
+the SFT model, but names the one that it was trained on. The released checkpoints' state dicts are read too.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import pickle
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,18 +22,24 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
-from safetensors import SafetensorError
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hba_ray.data.tasks import CLASSES
+from hba_ray.data.tasks import ALL_CLASSES
 from hba_ray.errors import CheckpointError
+from hba_ray.models.bam import Bam, Head
 from hba_ray.models.omni import OmniSapiens
+from hba_ray.specs.bam import BamSpec
 from hba_ray.specs.base import fingerprint
 
 FORMAT = 1
 """Version of the layout; a reader refuses any other."""
 _TENSORS, _MANIFEST = "model.safetensors", "model.json"
+_ADAPTERS, _HEAD, _ADAPTER_MANIFEST = "adapters.safetensors", "head.safetensors", "adapters.json"
+_RELEASED_STREAMS = {"video": "pose", "audio": "acoustic"}
+_EDGE_BYTES = 1 << 16
 _WRAPPERS = {"module", "_fsdp_wrapped_module"}
 """Name parts that distributed wrappers put into the released state dicts."""
 
@@ -138,7 +147,7 @@ def load_released(model: OmniSapiens, state_dict: Mapping[str, Tensor]) -> Relea
         CheckpointError: heads or LoRA tensors are missing, of another shape, or have no place in the model.
     """
     where = "released state dict"
-    given = {".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor for name, tensor in state_dict.items()}
+    given = _plain_names(state_dict)
     own = dict(model.state_dict(keep_vars=True))
     unused = sorted(given.keys() - own.keys())
     kept = sorted(own.keys() - given.keys())
@@ -150,6 +159,153 @@ def load_released(model: OmniSapiens, state_dict: Mapping[str, Tensor]) -> Relea
     used = {name: tensor for name, tensor in given.items() if name in own}
     _copy(where, own, used)
     return ReleasedReport(loaded=len(used), unused=tuple(unused), kept=tuple(kept))
+
+
+def model_identity(backbone: str, folder: Path) -> str:
+    """Names an SFT model by content: the backbone's files, or its hub id, and every byte that was trained.
+
+    Large files of the backbone are known by their size and both ends.
+
+    Raises:
+        CheckpointError: `folder` is no checkpoint.
+    """
+    manifest = _read_manifest(folder)
+    tensors = folder / _TENSORS
+    if not tensors.is_file():
+        raise CheckpointError(str(tensors), "is missing", "use another checkpoint")
+    root = Path(backbone)
+    files = sorted(path for path in root.iterdir() if path.is_file()) if root.is_dir() else []
+    return fingerprint(
+        {
+            "backbone": [[path.name, file_digest(path, whole=path.suffix == ".json")] for path in files] or backbone,
+            "model": {key: value for key, value in manifest.items() if key not in ("meta", "backbone")},
+            "tensors": file_digest(tensors, whole=True),
+        }
+    )
+
+
+def file_digest(path: Path, *, whole: bool) -> str:
+    """A digest of a file's size and its content, or of its two ends only: cheap enough for hundreds of gigabytes."""
+    with path.open("rb") as file:
+        if whole:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        size = path.stat().st_size
+        ends = file.read(_EDGE_BYTES)
+        file.seek(max(0, size - _EDGE_BYTES))
+        return hashlib.sha256(str(size).encode() + ends + file.read(_EDGE_BYTES)).hexdigest()[:32]
+
+
+def load_class_heads(folder: Path) -> tuple[Tensor, Tensor, tuple[tuple[str, str], ...]]:
+    """The classifier heads of a checkpoint without its backbone: weight [25, H] and bias [25] in fp32, and the classes of the rows.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another set of classes.
+    """
+    manifest = _read_manifest(folder)
+    parts: dict[str, list[Tensor]] = {}
+    try:
+        with safe_open(folder / _TENSORS, "pt") as file:
+            names = [name for name in file.keys() if name.startswith("heads.")]  # noqa: SIM118 - no mapping
+            for name in sorted(names, key=lambda name: int(name.split(".")[1])):
+                parts.setdefault(name.split(".")[2], []).append(file.get_tensor(name).float())
+    except (OSError, SafetensorError) as cause:
+        raise CheckpointError(str(folder / _TENSORS), f"is missing or damaged: {cause}", "use another checkpoint") from cause
+    rows = sum(len(bias) for bias in parts.get("bias", []))
+    classes = ALL_CLASSES[:rows]
+    if len(classes) != rows or manifest.get("classes") != fingerprint(classes):
+        raise CheckpointError(str(folder), f"holds heads of {rows} classes that this version does not know", "train it again")
+    return torch.cat(parts["weight"]), torch.cat(parts["bias"]), classes
+
+
+def save_adapters(bam: Bam, folder: Path, *, base: str, dataset: str, meta: Mapping[str, Any]) -> None:
+    """Write a dataset's adapters, and its head beside them where it has one.
+
+    Args:
+        base: `model_identity` of the SFT model below.
+        meta: the caller's own JSON values.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bam.state_dict().items()}
+    manifest = {
+        "format": FORMAT,
+        "base": base,
+        "hidden": bam.hidden_size,
+        "dataset": dataset,
+        "bam": bam.spec.identity(),
+        "widths": bam.widths,
+        "head": None if bam.head is None else {"rows": bam.head.out_features, "bias": bam.head.bias is not None},
+        "meta": dict(meta),
+    }
+    with new_folder(folder) as draft:
+        save_file({name: tensor for name, tensor in tensors.items() if name.startswith("adapters.")}, draft / _ADAPTERS)
+        if bam.head is not None:
+            save_file({name: tensor for name, tensor in tensors.items() if name.startswith("head.")}, draft / _HEAD)
+        (draft / _ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def load_adapters(folder: Path, *, base: str, hidden: int) -> tuple[Bam, dict[str, Any]]:
+    """The adapters of a folder for the SFT model `base` of width `hidden`, and their `adapters.json`.
+
+    Raises:
+        CheckpointError: missing, damaged, or trained on another SFT model.
+    """
+    manifest = _read_manifest(folder, _ADAPTER_MANIFEST)
+    expected = {"format": FORMAT, "hidden": hidden, "base": base}
+    differing = [f"{key} is {manifest.get(key)!r}, the model's {value!r}" for key, value in expected.items() if manifest.get(key) != value]
+    if differing:
+        raise CheckpointError(
+            str(folder), "is of another SFT model: " + "; ".join(differing), "use that model, or train adapters for this one"
+        )
+    try:
+        head = manifest["head"] and Head(hidden, manifest["head"]["rows"], bias=manifest["head"]["bias"])
+        bam = Bam(BamSpec.model_validate(manifest["bam"]), manifest["widths"], hidden, head)
+        tensors = load_file(folder / _ADAPTERS) | (load_file(folder / _HEAD) if head else {})
+    except (OSError, SafetensorError, KeyError, TypeError, ValidationError) as cause:
+        raise CheckpointError(str(folder), f"is damaged: {str(cause).splitlines()[0]}", "train these adapters again") from cause
+    own = bam.state_dict(keep_vars=True)
+    _refuse_names(str(folder), own, tensors)
+    _copy(str(folder), own, tensors)
+    return bam.eval(), manifest
+
+
+def load_released_adapters(bam: Bam, folder: Path) -> None:
+    """Copy released BAM adapters into `bam`; all of its streams, or nothing.
+
+    They lie in files of their own, numbered as `model_order` of `meta.json` says, or inside the first
+    file under `video_adapter` and `audio_adapter` (derived from the released training code).
+
+    Raises:
+        CheckpointError: no adapters, one too many or too few, or of another shape.
+    """
+    order = _read_manifest(folder, "meta.json").get("model_order", [])
+    given: dict[str, Tensor] = {}
+    for number, kind in enumerate(order):
+        if kind in _RELEASED_STREAMS:
+            tensors = _plain_names(_released_file(folder, number))
+            given |= {f"adapters.{_RELEASED_STREAMS[kind]}.{name}": tensor for name, tensor in tensors.items()}
+    if not given:
+        for name, tensor in _plain_names(_released_file(folder, 0)).items():
+            for kind, stream in _RELEASED_STREAMS.items():
+                if f".{kind}_adapter." in f".{name}":
+                    given[f"adapters.{stream}.{name.rpartition(f'{kind}_adapter.')[2]}"] = tensor
+    own = {name: tensor for name, tensor in bam.state_dict(keep_vars=True).items() if name.startswith("adapters.")}
+    _refuse_names(str(folder), own, given)
+    _copy(str(folder), own, given)
+
+
+def _released_file(folder: Path, number: int) -> dict[str, Tensor]:
+    suffix = f"_{number}" if number else ""
+    tensors, pickled = folder / f"model{suffix}.safetensors", folder / f"pytorch_model_fsdp{suffix}.bin"
+    try:
+        return load_file(tensors) if tensors.is_file() else torch.load(pickled, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as cause:
+        name = f"{tensors.name} or {pickled.name}"
+        raise CheckpointError(
+            str(folder), f"{name} is missing or damaged: {str(cause).splitlines()[0]}", "give the folder of a released checkpoint"
+        ) from cause
+
+
+def _plain_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor for name, tensor in state_dict.items()}
 
 
 def _trained(model: OmniSapiens) -> dict[str, Tensor]:
@@ -178,16 +334,16 @@ def _description(model: OmniSapiens) -> dict[str, Any]:
         "layers": len(cast(nn.ModuleList, model.thinker.model.layers)),
         "train": "lora" if lora else "all" if everything else "heads",
         "lora": lora,
-        "classes": fingerprint(CLASSES),
+        "classes": fingerprint(model.classes),
     }
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / _MANIFEST
+def _read_manifest(folder: Path, name: str = _MANIFEST) -> dict[str, Any]:
+    path = folder / name
     try:
         manifest = json.loads(path.read_bytes())
     except OSError as cause:
-        raise CheckpointError(str(folder), f"is no checkpoint: it holds no {_MANIFEST}", "give the folder that was saved") from cause
+        raise CheckpointError(str(folder), f"is no checkpoint: it holds no {name}", "give the folder that was saved") from cause
     except ValueError as cause:
         raise CheckpointError(str(path), f"is damaged: {cause}", "use another checkpoint") from cause
     if not isinstance(manifest, dict):

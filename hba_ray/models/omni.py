@@ -1,7 +1,7 @@
 """OmniSapiens: an Omni thinker, seven classifier heads on the pooled h^(L-1), and both SFT losses.
 
 Paper section 3.5 and appendix B.1. Letters in tensor names:
-B rows, S positions, H hidden size, V vocabulary, N answer tokens of all rows together, 25 classes.
+B rows, S positions, H hidden size, V vocabulary, N answer tokens of all rows together, 25 classes (27 where surprise is split).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
-from hba_ray.data.tasks import CLASS_TASKS
+from hba_ray.data.tasks import ALL_CLASSES, CLASS_TASKS, CLASSES, SPLIT_SURPRISE
 from hba_ray.errors import DataError, TrainingError
 
 IGNORE = -100
@@ -55,17 +55,23 @@ class OmniSapiens(nn.Module):
         hidden: H of the language model.
         media_to_backbone: False withholds audio, video and images: their placeholders keep ordinary
             token embeddings, as in the released SFT code.
+        split_surprise: an eighth head for positive and negative surprise, whose scores join those of the
+            emotion head; there are 27 classes then.
     """
 
     slot_of_class_25: Tensor
 
-    def __init__(self, backbone: nn.Module, hidden: int, *, media_to_backbone: bool = True):
+    def __init__(self, backbone: nn.Module, hidden: int, *, media_to_backbone: bool = True, split_surprise: bool = False):
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleList(nn.Linear(hidden, len(task.labels)) for task in CLASS_TASKS)
         self.hidden = hidden
         self.media_to_backbone = media_to_backbone
-        slots = [slot for slot, task in enumerate(CLASS_TASKS) for _ in task.labels]
+        if split_surprise:
+            self.heads.append(nn.Linear(hidden, len(SPLIT_SURPRISE)))
+        self.classes = ALL_CLASSES if split_surprise else CLASSES
+        slot_of = {task.id: slot for slot, task in enumerate(CLASS_TASKS)}
+        slots = [slot_of[task] for task, _ in self.classes]
         self.register_buffer("slot_of_class_25", torch.tensor(slots), persistent=False)
 
     @property

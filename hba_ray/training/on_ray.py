@@ -23,6 +23,8 @@ from hba_ray.data.windows import Window
 from hba_ray.errors import EnvironmentMissing, HbaError, TrainingError
 from hba_ray.training.sft import SftJob, train_sft
 
+_START_ATTEMPTS = 10
+"""Times that workers may fail to start, or wait a minute for their place; Ray would try for ever."""
 _RAY_RUN = "train"
 """A driver that is started again finds the checkpoints of its predecessor under this name in the step's folder."""
 
@@ -46,7 +48,7 @@ def train_on_ray(job: SftJob, folder: Path) -> Path:
         run_config=ray.train.RunConfig(
             name=_RAY_RUN,
             storage_path=str(folder.resolve()),
-            failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
+            failure_config=ray.train.FailureConfig(max_failures=compute.max_failures, controller_failure_limit=_START_ATTEMPTS),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=[_NoRetry()],
         ),

@@ -37,7 +37,7 @@ class SftJob:
     log: str
 
     def settings_for(self, split: str) -> BatchSettings:
-        """How a split's rows become micro-batches; ZeRO-3 needs every tower at work in every one."""
+        """How a split's rows become micro-batches."""
         atlas, compute = self.spec.atlas, self.spec.compute
         return BatchSettings(
             media=atlas.media,
@@ -46,18 +46,29 @@ class SftJob:
             shuffle=split == "train",
             answer_case=self.spec.sft.answer_case,
             on_bad_row=atlas.on_bad_row,
-            every_batch_has=self._modalities() if compute.zero == 3 and compute.workers > 1 else (),
+            every_batch_has=self._modalities() if compute.workers > 1 and self._needs_one_order else (),
         )
+
+    @property
+    def _needs_one_order(self) -> bool:
+        """Whether workers must run the same modules in the same order.
+
+        ZeRO-3 gathers weights as modules run. ZeRO-2 puts gradients into buckets as they come, and adds up
+        the workers' buckets element by element: in another order, it adds what does not belong together.
+        """
+        model = self.spec.model
+        trains_towers = model.train == "all" or (model.train == "lora" and model.lora.scope == "all")
+        return self.spec.compute.zero == 3 or (self.spec.compute.zero == 2 and trains_towers)
 
     def order(self, rank: int, world: int) -> Order:
         window, micro_batch = self.spec.sft.shuffle_window, self.spec.compute.micro_batch
         return Order("train", window, micro_batch, seed=self.spec.seed, rank=rank, world=world)
 
     def _modalities(self) -> tuple[str, ...]:
-        present = {
-            name for signature in self.index.table.column("modality_signature").unique().to_pylist() for name in signature.split("_")
-        }
-        return tuple(name for name in ("audio", "video") if name in present and name in self.spec.atlas.modalities)
+        """What sets every tower to work that any row sets to work; images go through the one of videos."""
+        signatures = self.index.table.column("modality_signature").unique().to_pylist()
+        shown = {name for signature in signatures for name in signature.split("_")} & set(self.spec.atlas.modalities)
+        return tuple(name for name, uses in (("audio", {"audio"}), ("video", {"video", "image"})) if shown & uses)
 
 
 def train_sft(job: SftJob, make: Make, store: Store, *, rank: int = 0, world: int = 1) -> State:

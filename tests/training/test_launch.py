@@ -121,9 +121,9 @@ def test_a_bad_row_ends_training_at_once_with_its_own_error(workshop: Workshop, 
 
 @pytest.mark.chaos
 def test_workers_that_are_lost_too_often_are_given_up(workshop: Workshop):
-    killer = Killer(lambda: True)
+    killer = Killer((workshop.folder / "job.jsonl").exists)
     killer.start()
-    spec = small_spec(compute=SHARED | {"workers": 1, "max_failures": 0})
+    spec = small_spec(sft={"epochs": 50}, compute=SHARED | {"workers": 1, "max_failures": 0})
     with pytest.raises(EnvironmentMissing, match="given up after 0 failures"):
         launch_sft(workshop.job(spec), workshop.folder / "run")
     assert killer.killed

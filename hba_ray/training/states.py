@@ -1,0 +1,364 @@
+"""The frozen backbone's states, computed once and kept for every BAM trial.
+
+Rows go through the SFT model in the foundation's micro-batches, in this process or on Ray Data model
+actors, and what BAM's training needs of them is written as parquet:
+
+    pooled       class rows: the pooled h^(L-1), one vector a row
+    penultimate  open-answer rows: h^(L-1) at all positions with their rotary positions; delta changes the keys
+                 and values of the whole prompt, so nothing less would do
+    post_norm    open-answer rows: what lm_head reads at the positions that predict the answer
+
+A store says what it was computed from, and is refused by whoever asks for something else.
+
+Letters: H hidden size, M kept positions of a row, N tokens of its answer; the last N of M predict them.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from hba_ray.data.atlas import AtlasIndex, Drop
+from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
+from hba_ray.data.prompts import chat_message
+from hba_ray.data.rows import Row
+from hba_ray.data.stream import make_here, micro_batch_dataset, unpacked
+from hba_ray.data.tasks import DATASETS
+from hba_ray.data.windows import Order, Window, plan_epoch
+from hba_ray.errors import DataError
+from hba_ray.models.backbone import load_processor
+from hba_ray.models.checkpoints import file_digest, load_model, model_identity
+from hba_ray.models.omni import OmniSapiens
+from hba_ray.runtime.storage import write_text
+from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.specs.bam import BamSpec
+from hba_ray.training.sft import build_model, uses_bf16
+
+Kind = Literal["pooled", "penultimate", "post_norm"]
+
+VERSION = 1
+"""Raised when the same identity would give other states."""
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("sample_id", "clip_id", "dataset", "task", "true")]
+    + [("class_index", pa.int32()), ("states", pa.binary()), ("positions", pa.binary()), ("targets", pa.list_(pa.int32()))]
+)
+"""`states` is [H] or [M, H] in the store's precision, `positions` int32 [3, M], `targets` the N token ids; null where a kind has none."""
+
+_MANIFEST, _TEXTS = "states.json", ["dataset", "task", "true"]
+_WINDOW_ROWS = 64
+_PART_WINDOWS = 128
+"""Windows of a part, the unit that is not computed again after a break."""
+_GROUP_ROWS = 1024
+"""Rows of a row group of pooled states; open-answer rows, large and read in random order, have one each."""
+
+
+@dataclass(frozen=True)
+class StatesJob:
+    """Which states, picklable.
+
+    Attributes:
+        model: folder of the SFT checkpoint.
+    """
+
+    spec: ExperimentSpec
+    bam: BamSpec
+    backbone: str
+    model: str
+    index: AtlasIndex
+    split: str
+    kind: Kind
+
+    @property
+    def rows(self) -> AtlasIndex:
+        """The index with this split's rows of this kind only."""
+        table = self.index.table.take(pa.array(self.index.rows_of(self.split)))
+        label = table.column("label")
+        return replace(self.index, table=table.filter(label.is_valid() if self.kind == "pooled" else label.is_null()))
+
+    @property
+    def settings(self) -> BatchSettings:
+        """Answers are appended, as in training: for class rows that changes nothing."""
+        atlas = self.spec.atlas
+        hidden = () if self.bam.raw_media else ("audio", "video")
+        return BatchSettings(
+            media=atlas.media,
+            modalities=tuple(name for name in atlas.modalities if name not in hidden),
+            micro_batch=self.spec.compute.micro_batch,
+            shuffle=False,
+            answer_case=self.spec.sft.answer_case,
+            on_bad_row=atlas.on_bad_row,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """All that the states depend on, as JSON values."""
+        rows, settings = self.rows, self.settings
+        shards = {rows.shards[number] for number in rows.table.column("shard").unique().to_pylist()}
+        return {
+            "version": VERSION,
+            "checkpoint": model_identity(self.backbone, Path(self.model)),
+            "media_to_backbone": self.spec.model.media_to_backbone,
+            "precision": "bf16" if uses_bf16(self.spec) else "fp32",
+            "stored": self.bam.cache_precision,
+            "kind": self.kind,
+            "split": self.split,
+            "rows": fingerprint(rows.table.to_pydict()),
+            "files": sorted([Path(shard.path).name, file_digest(Path(shard.path), whole=not shard.is_parquet)] for shard in shards),
+            "media": settings.media.identity(),
+            "modalities": sorted(settings.modalities),
+            "prompt": _prompt_of(self.backbone),
+            "answer_case": settings.answer_case,
+        }
+
+
+def prompt_identity(processor: Any) -> str:
+    """Names the way from a row to token ids: a row with all kinds of clip, written out."""
+    problem = "<image>\n<video>\n<audio>\nWho speaks, and why?\n"
+    row = Row("probe", "probe", DATASETS["toy_answers"], problem, answer="A friend.", label=None)
+    prompt = processor.apply_chat_template(chat_message(row), add_generation_prompt=True, tokenize=False)
+    return fingerprint([prompt, list(processor.tokenizer(prompt)["input_ids"])])
+
+
+@lru_cache(maxsize=4)
+def _prompt_of(backbone: str) -> str:
+    """Kept for the process: a backbone's files that change show in the checkpoint's identity."""
+    return prompt_identity(load_processor(backbone))
+
+
+def load_sft(spec: ExperimentSpec, backbone: str, model: str) -> OmniSapiens:
+    """The frozen SFT model, in eval mode, on the GPU where the spec's workers have one."""
+    loaded: OmniSapiens = build_model(spec, backbone, bf16=uses_bf16(spec))
+    load_model(loaded, Path(model))
+    return loaded.requires_grad_(False).eval().to(device_of(spec))
+
+
+def device_of(spec: ExperimentSpec) -> str:
+    return "cuda" if torch.cuda.is_available() and spec.compute.gpus_per_worker else "cpu"
+
+
+def compute_states(job: StatesJob, folder: Path, on_rows: Callable[[int], None] = lambda rows: None) -> list[Drop]:
+    """Fills `folder` with the states, from where an earlier attempt stopped; does nothing where they are complete.
+
+    Args:
+        on_rows: is told of rows as they are done.
+
+    Returns:
+        The rows that could not be read.
+
+    Raises:
+        DataError: the folder holds states of something else, or a bad row where the spec says to fail.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = job.identity()
+    if (folder / _MANIFEST).exists():
+        _refuse_stale(folder, identity)
+    else:
+        write_text(folder / _MANIFEST, json.dumps({"identity": identity, "complete": False}, indent=1) + "\n")
+    windows = plan_epoch(job.rows, Order(job.split, _WINDOW_ROWS, job.spec.compute.micro_batch, shuffle=False))
+    parts = [windows[start : start + _PART_WINDOWS] for start in range(0, len(windows), _PART_WINDOWS)]
+    maker = _maker_on_ray if job.spec.compute.workers else _maker_here
+    make: Callable[[Sequence[Window]], Iterator[tuple[pa.Table, list[Drop]]]] | None = None
+    drops: list[Drop] = []
+    for number, part in enumerate(parts):
+        path = folder / f"part-{number:05d}.parquet"
+        if not path.exists():
+            make = make or maker(job)
+            _write_part(path, make(part), job.kind, on_rows)
+        drops += _drops_of(path)
+    write_text(folder / _MANIFEST, json.dumps({"identity": identity, "complete": True, "parts": len(parts)}, indent=1) + "\n")
+    return drops
+
+
+def _write_part(path: Path, made: Iterator[tuple[pa.Table, list[Drop]]], kind: Kind, on_rows: Callable[[int], None]) -> None:
+    """The whole part or none of it."""
+    draft = path.with_suffix(".draft")
+    drops: list[Drop] = []
+    waiting: list[pa.Table] = []
+    group = _GROUP_ROWS if kind == "pooled" else 1
+    with pq.ParquetWriter(draft, SCHEMA, compression="none", use_dictionary=_TEXTS, write_statistics=False) as writer:  # type: ignore[arg-type]
+        for table, dropped in made:
+            waiting.append(table)
+            drops += dropped
+            on_rows(table.num_rows + len(dropped))
+            if sum(part.num_rows for part in waiting) >= group:
+                writer.write_table(pa.concat_tables(waiting), row_group_size=group)
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting), row_group_size=group)
+        facts = [[drop.split, drop.dataset, drop.row, drop.reason] for drop in drops]
+        writer.add_key_value_metadata({"drops": json.dumps(facts)})
+    draft.replace(path)
+
+
+def _drops_of(part: Path) -> list[Drop]:
+    metadata = pq.read_metadata(part).metadata or {}
+    return [Drop(*facts) for facts in json.loads(metadata[b"drops"])]
+
+
+def _refuse_stale(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of the store in `folder`, if it is of this identity.
+
+    Raises:
+        DataError: it is missing, damaged or of another identity; names what differs.
+    """
+    path = folder / _MANIFEST
+    way_out = "compute them again in another folder, or delete this one"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["identity"]
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise DataError(str(path), f"is missing or damaged: {cause}", way_out, reason="corrupt file") from None
+    differing = sorted(key for key in {*found, *identity} if found.get(key) != identity.get(key))
+    if differing:
+        pairs = "; ".join(f"{key} was {found.get(key)}, is {identity.get(key)}" for key in differing)
+        raise DataError(str(folder), f"holds backbone states of something else: {pairs}", way_out, reason="stale states")
+    return manifest
+
+
+class Extractor:
+    """The frozen SFT model as a function from micro-batches to rows of SCHEMA."""
+
+    def __init__(self, job: StatesJob):
+        torch.set_num_threads(1)
+        self.model = load_sft(job.spec, job.backbone, job.model)
+        self.kind: Kind = job.kind
+        self.dtype = torch.bfloat16 if job.bam.cache_precision == "bf16" else torch.float32
+        self.device = device_of(job.spec)
+
+    @torch.no_grad()
+    def states(self, batch: MicroBatch) -> pa.Table:
+        if not batch.rows:
+            return SCHEMA.empty_table()
+        inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
+        if self.kind == "pooled":
+            h_BH = self.model.pooled(inputs)
+            made = [{"states": self._bytes(h_BH[i]), "class_index": int(batch.class_index[i])} for i in range(len(batch.rows))]
+        else:
+            made = self._answers(batch, inputs)
+        return pa.Table.from_pylist([{**row, **states} for row, states in zip(batch.rows, made, strict=True)], schema=SCHEMA)
+
+    def _answers(self, batch: MicroBatch, inputs: dict[str, Tensor]) -> list[dict[str, Any]]:
+        text: Any = self.model.thinker.model
+        seen: dict[str, Tensor] = {}
+        hooks = [
+            text.rotary_emb.register_forward_pre_hook(lambda _, arguments: seen.update(positions=arguments[1])),
+            text.layers[-1].register_forward_pre_hook(lambda _, arguments: seen.update(penultimate=arguments[0])),
+            text.norm.register_forward_hook(lambda _, arguments, output: seen.update(post_norm=output)),
+        ]
+        try:
+            self.model.pooled(inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        records = []
+        for i in range(len(batch.rows)):
+            targets = batch.answer_labels[i][batch.answer_labels[i] >= 0]
+            end = int(batch.inputs["attention_mask"][i].sum()) - 1  # the last token predicts nothing
+            start = 0 if self.kind == "penultimate" else end - len(targets)
+            record: dict[str, Any] = {"states": self._bytes(seen[self.kind][i, start:end]), "targets": targets.tolist()}
+            if self.kind == "penultimate":
+                record["positions"] = seen["positions"][:, i, :end].to(torch.int32).cpu().numpy().tobytes()
+            records.append(record)
+        return records
+
+    def _bytes(self, states: Tensor) -> bytes:
+        return states.to(self.dtype).cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _maker_here(job: StatesJob) -> Callable[[Sequence[Window]], Iterator[tuple[pa.Table, list[Drop]]]]:
+    extractor = Extractor(job)
+    maker = BatchMaker(job.rows, job.settings, load_processor(job.backbone), job.split)
+    return lambda windows: ((extractor.states(batch), batch.drops) for batch in make_here(maker, windows))
+
+
+def _maker_on_ray(job: StatesJob) -> Callable[[Sequence[Window]], Iterator[tuple[pa.Table, list[Drop]]]]:
+    """`compute.workers` model actors for each part."""
+    from ray.data import ActorPoolStrategy
+
+    compute = job.spec.compute
+
+    def make(windows: Sequence[Window]) -> Iterator[tuple[pa.Table, list[Drop]]]:
+        processor = partial(load_processor, job.backbone)
+        loading = {"loaders": compute.loaders, "cpus_per_loader": compute.cpus_per_loader}
+        states = micro_batch_dataset(job.rows, job.settings, job.split, processor, windows, **loading).map_batches(
+            _ExtractorActor,
+            fn_constructor_args=(job,),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=compute.workers),
+            num_cpus=compute.cpus_per_worker,
+            num_gpus=compute.gpus_per_worker or None,
+        )
+        yield from unpacked(states, "states")
+
+    return make
+
+
+class _ExtractorActor:
+    def __init__(self, job: StatesJob):
+        self.extractor = Extractor(job)
+
+    def __call__(self, table: pa.Table) -> dict[str, list[bytes]]:
+        made = []
+        for packed in table.column("micro_batch").to_pylist():
+            batch = pickle.loads(packed)
+            made.append(packed if isinstance(batch, Exception) else pickle.dumps((self.extractor.states(batch), batch.drops)))
+        return {"states": made}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A complete store, checked against what it shall hold."""
+
+    folder: Path
+    parts: int
+    dtype: torch.dtype
+
+    @classmethod
+    def open(cls, job: StatesJob, folder: Path) -> Store:
+        """
+        Raises:
+            DataError: the states are incomplete, damaged, or of something else than the job's.
+        """
+        manifest = _refuse_stale(folder, job.identity())
+        if not manifest.get("complete"):
+            raise DataError(str(folder), "holds only a part of the states", "compute the rest of them first", reason="incomplete states")
+        return cls(folder, manifest["parts"], torch.bfloat16 if job.bam.cache_precision == "bf16" else torch.float32)
+
+    def read(self, dataset: str, columns: Sequence[str]) -> pa.Table:
+        """These columns of a dataset's rows, "dataset" among them, with the place of each row as `part` and `line`."""
+        tables = []
+        for part in range(self.parts):
+            table = pq.read_table(self._path(part), columns=list(columns), memory_map=True)
+            lines = pa.array(np.arange(table.num_rows))
+            placed = table.append_column("part", pa.array(np.full(table.num_rows, part))).append_column("line", lines)
+            tables.append(placed.filter(pc.field("dataset") == dataset))
+        return pa.concat_tables(tables)
+
+    def row(self, part: int, line: int) -> dict[str, Any]:
+        """One open-answer row, whole: its row group holds nothing else."""
+        return self._files[part].read_row_group(line, use_threads=False).to_pylist()[0]
+
+    @cached_property
+    def _files(self) -> list[pq.ParquetFile]:
+        """Kept open: the footers of files with a row group a row are long."""
+        return [pq.ParquetFile(self._path(part), memory_map=True) for part in range(self.parts)]
+
+    def tensor(self, states: Sequence[bytes], hidden: int) -> Tensor:
+        """[rows or positions, H] in the store's precision."""
+        flat = torch.frombuffer(bytearray(b"".join(states)), dtype=torch.uint8)
+        return flat.view(self.dtype).view(-1, hidden)
+
+    def _path(self, part: int) -> Path:
+        return self.folder / f"part-{part:05d}.parquet"
