@@ -1,0 +1,194 @@
+"""The Python environments of extractors, apart from the one that trains.
+
+MediaPipe needs numpy below 2 and protobuf below 5, which Ray's and vLLM's other users exclude. Ray
+can build such an environment itself, but copies the whole training environment for it, in every
+session. Here it is built once, from nothing, and Ray is told to start the extractor's processes in
+it (`runtime_env={"py_executable": ...}`); this package travels to them through Ray.
+
+An extractor whose packages are installed beside this one needs no other environment.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hba_ray.errors import EnvironmentMissing
+from hba_ray.runtime.storage import claimed
+from hba_ray.specs import fingerprint
+
+BUILD_SECONDS = 1800.0
+_SHARED = ("ray[data]", "pyarrow", "av", "soundfile", "pillow")
+"""What decodes and what carries the data: in the version that is installed here, so that a clip gives the same frames."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What an extractor needs.
+
+    Attributes:
+        package, version: the extractor's own; part of what names its tables.
+        module: what is imported of it.
+        bounds: other packages, where the extractor is particular about them.
+    """
+
+    package: str
+    version: str
+    module: str
+    bounds: tuple[str, ...] = ()
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}=={self.version}"
+
+    @property
+    def requirements(self) -> list[str]:
+        """All that is installed in an environment of its own."""
+        shared = [f"{package}=={metadata.version(package.partition('[')[0])}" for package in _SHARED]
+        return [self.requirement, *self.bounds, *shared]
+
+    @property
+    def is_here(self) -> bool:
+        """Installed beside this package, in this very version."""
+        try:
+            return metadata.version(self.package) == self.version
+        except metadata.PackageNotFoundError:
+            return False
+
+
+ENVIRONMENTS = {
+    "pose": Environment("mediapipe", "0.10.21", "mediapipe.python.solutions.holistic", ("numpy<2", "protobuf<5", "pandas<3")),
+    "acoustic": Environment("opensmile", "2.6.0", "opensmile"),
+    "transcripts": Environment("openai-whisper", "20250625", "whisper"),
+}
+
+
+def check_here(stream: str) -> None:
+    """For extraction in this process.
+
+    Raises:
+        EnvironmentMissing: the extractor is not installed beside this package.
+    """
+    environment = ENVIRONMENTS[stream]
+    if not environment.is_here:
+        way_out = "set compute.workers to 1 or more: on Ray the extractor gets an environment of its own"
+        raise EnvironmentMissing(f"descriptors.{stream}", f"{environment.requirement} is not installed in {sys.prefix}", way_out)
+
+
+def runtime_env(stream: str, folder: Path, python: str | None = None) -> dict[str, Any]:
+    """Ray's runtime environment of a stream's extractor; empty where it runs in the usual one.
+
+    Args:
+        folder: where environments are built; on a cluster one that all nodes see.
+        python: of an environment that is already there, on all nodes.
+
+    Raises:
+        EnvironmentMissing: the environment cannot be built, or the named one lacks a package.
+    """
+    environment = ENVIRONMENTS[stream]
+    if python is None and environment.is_here:
+        return {}
+    if python is None:
+        python = str(build(stream, folder))
+    else:
+        _check(stream, environment, python)
+    return {"py_executable": python, "py_modules": _upload_this_package()}
+
+
+def default_folder(address: str, store: Path) -> Path:
+    """Where environments are built: the user's cache for a local Ray, beside the tables for a cluster."""
+    if address != "local":
+        return store / "environments"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hba_ray" / "environments"
+
+
+def build(stream: str, folder: Path) -> Path:
+    """The Python of a stream's own environment; built at the first call, in a draft folder that is renamed when it is whole.
+
+    Raises:
+        EnvironmentMissing: there is no uv, or a package cannot be installed or imported.
+    """
+    environment = ENVIRONMENTS[stream]
+    wanted = {"python": sys.version, "base": sys.base_prefix, "packages": environment.requirements}
+    home = folder / f"{stream}-{fingerprint(wanted)}"
+    python = home / "bin" / "python"
+    if python.exists():
+        return python
+    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if uv is None:
+        raise EnvironmentMissing(
+            f"descriptors.{stream}",
+            "uv, which builds its environment, is not there",
+            f"run `pip install uv`, or {_by_hand(stream, environment)}",
+        )
+    with claimed(folder / f".{home.name}", wait_seconds=BUILD_SECONDS):
+        if not python.exists():
+            draft = home.with_name(f"{home.name}.draft")
+            _run(stream, environment, [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(draft)])
+            _run(
+                stream, environment, [uv, "pip", "install", "--quiet", "--python", str(draft / "bin" / "python"), *environment.requirements]
+            )
+            _check(stream, environment, str(draft / "bin" / "python"))
+            draft.rename(home)
+    return python
+
+
+def _run(stream: str, environment: Environment, command: list[str], doing: str = "its environment cannot be built") -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, env=_outside_environment())
+    except OSError as cause:
+        what = f"{command[0]} cannot be started: {cause.strerror}"
+        raise EnvironmentMissing(f"descriptors.{stream}", what, _by_hand(stream, environment)) from None
+    except subprocess.TimeoutExpired:
+        what = f"{doing} within {BUILD_SECONDS / 60:.0f} minutes"
+        raise EnvironmentMissing(f"descriptors.{stream}", what, _by_hand(stream, environment)) from None
+    if done.returncode:
+        raise EnvironmentMissing(f"descriptors.{stream}", f"{doing}:\n{_tail(done.stderr)}", _by_hand(stream, environment))
+
+
+def _check(stream: str, environment: Environment, python: str) -> None:
+    """Refuses an environment in which Ray would start process after process in vain."""
+    lines = [
+        "from importlib import metadata",
+        f"import {environment.module}, ray, pyarrow, numpy, av, soundfile, PIL",
+        f"assert metadata.version({environment.package!r}) == {environment.version!r}, metadata.version({environment.package!r})",
+        f"assert ray.__version__ == {metadata.version('ray')!r}, ray.__version__",
+    ]
+    _run(stream, environment, [python, "-c", "\n".join(lines)], f"{python} cannot run {environment.requirement}")
+
+
+def _by_hand(stream: str, environment: Environment) -> str:
+    packages = " ".join(f"'{requirement}'" for requirement in environment.requirements)
+    return (
+        f"build it beforehand, `uv venv ENV && uv pip install --python ENV/bin/python {packages}`, on every node, "
+        f"and name it: compute.pythons.{stream}=ENV/bin/python"
+    )
+
+
+def _outside_environment() -> Mapping[str, str]:
+    """The environment variables, less those that bind a child to this Python."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+
+
+def _tail(text: str, lines: int = 12) -> str:
+    return "\n".join(f"  {line}" for line in text.strip().splitlines()[-lines:])
+
+
+def _upload_this_package() -> list[str]:
+    """This package as a module that Ray unpacks where a process starts; as `ray.init` does it for a whole job."""
+    from ray._private.runtime_env.py_modules import upload_py_modules_if_needed
+
+    package = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory() as scratch:
+        uploaded = upload_py_modules_if_needed(
+            {"py_modules": [str(package)], "excludes": ["**/__pycache__"]}, include_gitignore=False, scratch_dir=scratch
+        )
+    return uploaded["py_modules"]

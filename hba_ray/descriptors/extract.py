@@ -1,0 +1,229 @@
+"""From the rows of an atlas to tables of descriptors: finds what is missing, and has it extracted.
+
+A clip is described once, whichever rows, splits and datasets share it, and whichever run came first.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from hba_ray.data.atlas import AtlasIndex
+from hba_ray.descriptors.clips import KeyStore, Wanted, find_wanted
+from hba_ray.descriptors.environments import check_here, default_folder, runtime_env
+from hba_ray.descriptors.pools import Done, Work, describe_here, describe_on_ray, place
+from hba_ray.descriptors.tables import maker, note_identity, released_maker, table_of
+from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
+from hba_ray.runtime.storage import claimed
+from hba_ray.specs import ComputeSpec
+from hba_ray.specs.descriptors import DescriptorsSpec, Stream
+
+Progress = Callable[[str, int, int], None]
+"""Told (what, done, total): "clips" while rows are read for their keys, then each stream by its name."""
+OnBadRow = Literal["fail", "drop"]
+
+
+@dataclass(frozen=True)
+class StreamSummary:
+    """What one stream has now.
+
+    Attributes:
+        rows: rows looked at.
+        described: rows with a vector or a transcript.
+        absent: rows with no clip for the stream, or with a video without sound.
+        bad: reason -> rows whose clip cannot be described; they are masked.
+        clips: different clips among all of these.
+        extracted: clips of them that were described now; the others were there.
+        seconds: wall time.
+    """
+
+    rows: int
+    described: int
+    absent: int
+    bad: dict[str, int]
+    clips: int
+    extracted: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an extraction has done.
+
+    Attributes:
+        unreadable: reason -> rows that could not be read at all.
+    """
+
+    streams: dict[str, StreamSummary]
+    unreadable: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where extraction happens.
+
+    Attributes:
+        actors: processes of an extractor; null is one for each CPU but one.
+        pythons: stream -> Python of an environment that holds its extractor, on all nodes.
+    """
+
+    compute: ComputeSpec
+    actors: int | None = None
+    pythons: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, work: Work, stream: Stream, store: Path, *, released: bool) -> Iterator[Done]:
+        """Describes the clips; released files need no extractor and are read in the usual environment."""
+        if self.compute.workers == 0:
+            if not released:
+                check_here(stream)
+            return describe_here(work)
+        folder = default_folder(self.compute.address, store)
+        environment = {} if released else runtime_env(stream, folder, self.pythons.get(stream))
+        gpus = min(1.0, self.compute.gpus_per_worker) if stream == "transcripts" else 0.0
+        return describe_on_ray(work, actors=self._actors(len(work.wanted)), gpus=gpus, runtime_env=environment)
+
+    def _actors(self, clips: int) -> int:
+        """At most a process a clip, and a CPU left for those that read."""
+        import ray
+
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+        if (self.actors or 1) >= max(cpus, 2):
+            raise EnvironmentMissing(
+                "descriptors", f"{self.actors or 1} processes and one that reads need more than the {cpus} CPUs", "use fewer"
+            )
+        cores = os.cpu_count() or 1
+        return min(clips, self.actors or max(1, min(cpus - 1, cores if self.compute.address == "local" else cpus)))
+
+
+def extract(
+    spec: DescriptorsSpec,
+    index: AtlasIndex,
+    splits: Sequence[str],
+    store: Path,
+    *,
+    compute: ComputeSpec,
+    on_bad_row: OnBadRow = "fail",
+    progress: Progress = lambda what, done, total: None,
+    actors: int | None = None,
+    pythons: Mapping[str, str] | None = None,
+) -> Summary:
+    """Describes the clips of these splits, except those that the store knows.
+
+    Works on the Ray that the caller has opened; with `compute.workers` 0 in this process.
+
+    Args:
+        store: folder of the tables; on a cluster one that all nodes see.
+        on_bad_row: a clip that cannot be described ends the run, or is counted and masked.
+        actors, pythons: see `Place`.
+
+    Raises:
+        DataError: a row or a clip is bad and `on_bad_row` is "fail"; it names the row.
+        EnvironmentMissing: an extractor's packages are not there and cannot be installed, or another
+            process writes the same table.
+    """
+    keys = collect_keys(index, splits, store, compute, progress)
+    unreadable = _unreadable(keys, on_bad_row)
+    where = Place(compute, actors, pythons or {})
+    return Summary(
+        {stream: _describe(spec, stream, index, keys, store, where, on_bad_row, progress) for stream in spec.streams}, unreadable
+    )
+
+
+def collect_keys(index: AtlasIndex, splits: Sequence[str], store: Path, compute: ComputeSpec, progress: Progress) -> pa.Table:
+    """The keys of all clips of these splits (`clips.SCHEMA`), in the order of the index within each split."""
+    keys = KeyStore.of(store, index)
+    held = {chunk: keys.load(chunk) for split in splits for chunk in keys.chunks(index.rows_of(split))}
+    missing = [chunk for chunk, kept in held.items() if kept is None]
+    total = sum(map(len, held))
+    done = total - sum(map(len, missing))
+    for chunk, made in _make_keys(keys, index, missing, compute):
+        held[chunk] = made
+        done += len(chunk)
+        progress("clips", done, total)
+    return pa.concat_tables([kept for kept in held.values() if kept is not None])
+
+
+def _make_keys(
+    keys: KeyStore, index: AtlasIndex, chunks: list[tuple[int, ...]], compute: ComputeSpec
+) -> Iterator[tuple[tuple[int, ...], pa.Table]]:
+    if compute.workers == 0 or len(chunks) < 2:
+        yield from ((chunk, keys.make(index, chunk)) for chunk in chunks)
+        return
+    import ray
+
+    held, make = ray.put(index), ray.remote(num_cpus=1)(KeyStore.make)
+    running = {make.remote(keys, held, chunk): chunk for chunk in chunks}
+    while running:
+        (ready,), _ = ray.wait(list(running), num_returns=1)
+        yield running.pop(ready), ray.get(ready)
+
+
+def _unreadable(keys: pa.Table, on_bad_row: OnBadRow) -> dict[str, int]:
+    bad = keys.filter(keys.column("reason").is_valid()).select(["reason", "message"]).to_pylist()
+    if bad and on_bad_row == "fail":
+        where, _, what = bad[0]["message"].partition(": ")
+        raise DataError(where, what, "set atlas.on_bad_row=drop to leave such rows out", reason=bad[0]["reason"])
+    return dict(Counter(row["reason"] for row in bad))
+
+
+def _describe(
+    spec: DescriptorsSpec,
+    stream: Stream,
+    index: AtlasIndex,
+    keys: pa.Table,
+    store: Path,
+    where: Place,
+    on_bad_row: OnBadRow,
+    progress: Progress,
+) -> StreamSummary:
+    started = time.monotonic()
+    wanted, table = find_wanted(keys, spec, stream, index), table_of(store, spec, stream)
+    with claimed(table.folder):
+        table.fold()
+        note_identity(table, spec, stream)
+        known = table.known()
+        if on_bad_row == "fail":
+            _refuse_bad(wanted, known, index)
+        missing = {one.clip: one for one in wanted if one.clip not in known}
+        extracted = 0
+        for released in (True, False):
+            part = [one for one in missing.values() if one.source.startswith("ext_") == released]
+            keep = not released and bool(getattr(spec.of(stream), "keep_frames", False))
+            work = Work(index, part, table, released_maker(stream) if released else maker(spec, stream), keep)
+            for done in where.run(work, stream, store, released=released) if part else ():
+                known[done.clip] = (done.reason, done.message)
+                if on_bad_row == "fail":
+                    _refuse_bad([missing[done.clip]], known, index)
+                extracted += 1
+                progress(stream, extracted, len(missing))
+        table.fold()
+    bad = Counter(reason for one in wanted if (reason := known[one.clip][0]))
+    soundless = sum(one.lacks_sound(known[one.clip][0]) for one in wanted)
+    bad.subtract({"no audio stream": soundless})
+    return StreamSummary(
+        rows=len(keys),
+        described=sum(known[one.clip][0] is None for one in wanted),
+        absent=len(keys) - len(wanted) + soundless,
+        bad={reason: rows for reason, rows in sorted(bad.items()) if rows},
+        clips=len({one.clip for one in wanted}),
+        extracted=extracted,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _refuse_bad(wanted: Sequence[Wanted], known: Mapping[str, tuple[str | None, str | None]], index: AtlasIndex) -> None:
+    for one in wanted:
+        reason, message = known.get(one.clip, (None, None))
+        if reason and not one.lacks_sound(reason):
+            way_out = "set atlas.on_bad_row=drop to mask and count such rows"
+            raise BadMedia(place(index, one.line), message or reason, way_out, reason=reason)

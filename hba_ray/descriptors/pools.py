@@ -1,0 +1,207 @@
+"""Extractors at work: one in this process, or a pool of Ray Data actors with an environment of their own.
+
+What travels to an actor is a clip as it lies in the atlas, its bytes or its path; the actor writes
+the clip's row itself, and only the word that it is done comes back. Row groups of a parquet atlas
+are read once, by tasks in the usual environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hba_ray.descriptors.store import Table
+from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import ray
+
+    from hba_ray.data.atlas import AtlasIndex
+    from hba_ray.descriptors.clips import Wanted
+
+TRIES = 3
+"""Times that a clip is begun in one run. Ray begins it again where its actor was lost; one that takes
+its actor with it every time would never let the run end."""
+PATIENCE_SECONDS = 600
+
+
+class Extractor(Protocol):
+    """What describes clips. Made in the process that uses it."""
+
+    def describe(self, clip: bytes | Path, *, where: str, keep: Path | None = None) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """Clips to describe, and what to do it with.
+
+    Attributes:
+        wanted: one entry a clip, in the order of the index.
+        make: makes the extractor.
+        keep: keep the frames, too.
+    """
+
+    index: AtlasIndex
+    wanted: Sequence[Wanted]
+    table: Table
+    make: Callable[[], Extractor]
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """A clip that has its row now; the reason and the message say why it holds no values."""
+
+    clip: str
+    reason: str | None
+    message: str | None
+
+
+def describe_here(work: Work) -> Iterator[Done]:
+    """One clip after the other, in this process."""
+    worker = Worker(work.make, work.table, work.keep)
+    for clip, content, where in read_clips(work.index, work.wanted):
+        yield worker.describe(clip, content, where)
+
+
+def describe_on_ray(work: Work, *, actors: int, gpus: float = 0.0, runtime_env: Mapping[str, Any] | None = None) -> Iterator[Done]:
+    """By a pool of actors, in any order.
+
+    Raises:
+        EnvironmentMissing: an actor cannot make its extractor.
+    """
+    import ray.data
+    from ray.exceptions import RayActorError
+
+    pieces = _by_row_group(work.index, work.wanted)
+    with _one_clip_a_block():
+        clips = ray.data.from_items([{"piece": number} for number in range(len(pieces))], override_num_blocks=len(pieces)).map_batches(
+            _read,  # type: ignore[arg-type]
+            fn_kwargs={"job": ray.put((work.index, pieces))},
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=0.5,
+        )
+        described = clips.map_batches(
+            Worker,  # type: ignore[arg-type]
+            fn_constructor_args=(work.make, work.table, work.keep),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+            num_cpus=1,
+            num_gpus=gpus or None,
+            runtime_env=dict(runtime_env) if runtime_env else None,
+        )
+        try:
+            batch: Any
+            for batch in described.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for record in batch.to_pylist():
+                    yield Done(**record)
+        except RayActorError as cause:
+            what = f"its process ended: {str(cause).strip().splitlines()[-1]}"
+            raise EnvironmentMissing(f"the {work.table.kind} extractor", what, "Ray's logs, in the run's folder, say more") from cause
+
+
+class Worker:
+    """Describes clips and writes their rows."""
+
+    def __init__(self, make: Callable[[], Extractor], table: Table, keep: bool):
+        self._extractor, self._table, self._keep = make(), table, keep
+
+    def __call__(self, clips: pa.Table) -> dict[str, list[Any]]:
+        done = [
+            self.describe(row["clip"], Path(row["path"]) if row["path"] is not None else row["content"], row["where"])
+            for row in clips.to_pylist()
+        ]
+        return {name: [getattr(one, name) for one in done] for name in ("clip", "reason", "message")}
+
+    def describe(self, clip: str, content: bytes | Path, where: str) -> Done:
+        try:
+            if self._table.begin(clip) > TRIES:
+                raise BadMedia(where, f"its extractor died {TRIES} times over this clip", reason="extractor died")
+            row = self._extractor.describe(content, where=where, keep=self._table.frames_file(clip) if self._keep else None)
+        except BadMedia as bad:
+            row = {"reason": bad.reason, "message": bad.what}
+        self._table.add(clip, row)
+        return Done(clip, row.get("reason"), row.get("message"))
+
+
+def read_clips(index: AtlasIndex, wanted: Sequence[Wanted]) -> Iterator[tuple[str, bytes | Path, str]]:
+    """(key, clip, its row's place) of each.
+
+    Raises:
+        DataError: a row cannot be read any more.
+    """
+    from hba_ray.data.atlas import read_rows
+    from hba_ray.descriptors.clips import clip_of
+
+    by_line: dict[int, list[Wanted]] = {}
+    for one in wanted:
+        by_line.setdefault(one.line, []).append(one)
+    for line, row in zip(sorted(by_line), read_rows(index, list(by_line)), strict=True):
+        if isinstance(row, DataError):
+            raise row
+        for one in by_line[line]:
+            clip = clip_of(row, one.source)
+            if clip is None:
+                raise DataError(place(index, line), f"has no {one.source} any more", "the atlas changed while it was read: start again")
+            yield one.clip, clip, place(index, line)
+
+
+def place(index: AtlasIndex, line: int) -> str:
+    """File, row and dataset of a line of the index, for errors."""
+    row = index.table.slice(line, 1).to_pylist()[0]
+    shard = index.shards[row["shard"]]
+    group = f" of group {row['group']}" if shard.is_parquet else ""
+    return f"{Path(shard.path).name} row {row['position']}{group} ({row['dataset']})"
+
+
+def _by_row_group(index: AtlasIndex, wanted: Sequence[Wanted]) -> list[list[Wanted]]:
+    lines = index.table.select(["shard", "group"]).take([one.line for one in wanted]).to_pydict()
+    pieces: dict[tuple[int, int], list[Wanted]] = {}
+    for one, shard, group in zip(wanted, lines["shard"], lines["group"], strict=True):
+        pieces.setdefault((shard, group), []).append(one)
+    return list(pieces.values())
+
+
+def _read(pieces: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[Any]]]:
+    """The clips of a row group, one at a time."""
+    index, wanted = _job(job)
+    for number in pieces.column("piece").to_pylist():
+        for clip, content, where in read_clips(index, wanted[number]):
+            is_path = isinstance(content, Path)
+            yield {
+                "clip": [clip],
+                "where": [where],
+                "content": [b"" if is_path else content],
+                "path": [str(content) if is_path else None],
+            }
+
+
+@lru_cache(maxsize=1)
+def _job(job: ray.ObjectRef) -> tuple[AtlasIndex, list[list[Wanted]]]:
+    """Kept by a reader process for all pieces of a job."""
+    import ray
+
+    return ray.get(job)
+
+
+@contextmanager
+def _one_clip_a_block() -> Iterator[None]:
+    """A block is what an actor gets at a time; clips differ so much in length that it is best a single one."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    before = context.target_max_block_size, context.execution_options.preserve_order, context.wait_for_min_actors_s
+    context.target_max_block_size, context.execution_options.preserve_order = 1, False
+    context.wait_for_min_actors_s = PATIENCE_SECONDS
+    context.enable_progress_bars = False
+    try:
+        yield
+    finally:
+        context.target_max_block_size, context.execution_options.preserve_order, context.wait_for_min_actors_s = before

@@ -1,0 +1,228 @@
+"""Tables of descriptors on disk: one row a clip, found by the sha256 of the clip's bytes.
+
+    <store>/<stream>-<fingerprint>/      what was extracted, by which version, with which settings
+        about.json                       the same, for people
+        <0 to f>.parquet                 rows of the clips whose key starts so, in the order of their keys
+        pending/<0 to f>/<key>.parquet   clips done since the rows were last brought together
+        frames/<0 to f>/<key>.parquet    where frames are kept: one row a frame
+
+Whoever extracts a clip adds its row at once, as a file of its own that appears whole or not at all;
+`fold` moves these rows into the sixteen files. So a run that is killed loses the clip it was at, and
+what the files hold depends on the clips alone, not on the order or the number of runs they took.
+
+A clip that cannot be described has a row too: `reason` says why, and its other columns are null.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hba_ray.errors import DataError
+
+BUCKETS = "0123456789abcdef"
+ROW_GROUP = 32
+"""Rows read together when one is wanted: under 1 MB of either stream."""
+FRAME_GROUP = 256
+
+_COMMON = [
+    ("clip", pa.string()),
+    ("reason", pa.string()),
+    ("message", pa.string()),
+    ("seconds", pa.float32()),
+    ("frames", pa.int32()),
+]
+_VECTOR = pa.list_(pa.float32())
+_OVER_TIME = [("mean_std", _VECTOR), ("quartiles", _VECTOR)]
+_SEGMENT = pa.struct([("start", pa.float32()), ("end", pa.float32()), ("text", pa.string())])
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "pose": pa.schema([*_COMMON, *_OVER_TIME, ("detected", _VECTOR), ("visibility", _VECTOR)]),
+    "functionals": pa.schema([*_COMMON, ("peak", pa.float32()), ("functionals", _VECTOR)]),
+    "low_level": pa.schema([*_COMMON, ("peak", pa.float32()), *_OVER_TIME]),
+    "transcripts": pa.schema([*_COMMON, ("text", pa.string()), ("language", pa.string()), ("segments", pa.list_(_SEGMENT))]),
+}
+"""Columns by kind of table. `frames`: frames that were pooled. `detected`: share of frames in which pose,
+face, left and right hand were found. `visibility`: mean of MediaPipe's own, of the 33 pose points.
+`peak`: largest absolute sample, of 1."""
+
+
+class Table:
+    """The descriptors of one stream, by one extractor with one set of settings."""
+
+    def __init__(self, folder: Path, kind: str):
+        self.folder, self.kind = folder, kind
+
+    @property
+    def schema(self) -> pa.Schema:
+        return SCHEMAS[self.kind]
+
+    def add(self, clip: str, row: Mapping[str, Any]) -> None:
+        """Adds the row of a clip. May be called by many processes at once."""
+        record = {"clip": clip, **row}
+        unknown = record.keys() - set(self.schema.names)
+        if unknown:
+            raise ValueError(f"a {self.kind} table has no column {sorted(unknown)}")
+        _write(_place(self.folder / "pending", clip), pa.Table.from_pylist([record], schema=self.schema))
+        _tries(self.folder, clip).unlink(missing_ok=True)
+
+    def begin(self, clip: str) -> int:
+        """Notes that a clip is begun, and says how often it was since rows were last brought together."""
+        with _tries(self.folder, clip).open("ab") as file:
+            file.write(b".")
+            return file.tell()
+
+    def frames_file(self, clip: str) -> Path:
+        """Where the frames of a clip are kept."""
+        return _place(self.folder / "frames", clip)
+
+    def fold(self) -> None:
+        """Moves pending rows into the sixteen files. The caller holds the table's lock."""
+        for bucket in BUCKETS:
+            pending = sorted((self.folder / "pending" / bucket).glob("*.parquet"))
+            if pending:
+                file = self.folder / f"{bucket}.parquet"
+                rows = pa.concat_tables([_read(part) for part in ([file] if file.exists() else []) + pending])
+                clips = rows.column("clip").to_numpy(zero_copy_only=False)
+                _, first = np.unique(clips, return_index=True)
+                _write(file, rows.take(first))
+                for part in pending:
+                    part.unlink(missing_ok=True)
+        for kind in ("draft", "tries"):
+            for leftover in self.folder.glob(f"**/.*.{kind}"):
+                leftover.unlink(missing_ok=True)
+
+    def known(self) -> dict[str, tuple[str | None, str | None]]:
+        """Clip -> (reason, message) of all folded rows; a reason of None is a row with its values."""
+        found: dict[str, tuple[str | None, str | None]] = {}
+        for file in self._files.values():
+            columns = file.read(["clip", "reason", "message"], use_threads=False).to_pydict()
+            found.update(zip(columns["clip"], zip(columns["reason"], columns["message"], strict=True), strict=True))
+        return found
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Small columns of all folded rows."""
+        schema = pa.schema([self.schema.field(name) for name in names])
+        return pa.concat_tables([schema.empty_table(), *(file.read(list(names), use_threads=False) for file in self._files.values())])
+
+    def holds(self, clip: str) -> bool:
+        """Whether a clip has a folded row, with or without values."""
+        return self._find(clip) is not None
+
+    def read(self, clips: Sequence[str | None], column: str) -> list[Any]:
+        """The column's value of each clip, arrays for lists of numbers; None where the clip has none.
+
+        Reads only the row groups that hold these clips.
+        """
+        values: list[Any] = [None] * len(clips)
+        wanted: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        for position, clip in enumerate(clips):
+            row = self._find(clip)
+            if clip and row is not None:
+                wanted.setdefault((clip[0], row // ROW_GROUP), []).append((position, row % ROW_GROUP))
+        for (bucket, group), places in sorted(wanted.items()):
+            held = self._files[bucket].read_row_group(group, columns=[column], use_threads=False).column(0)
+            for position, row in places:
+                values[position] = _value(held[row])
+        return values
+
+    def _find(self, clip: str | None) -> int | None:
+        """Row of a clip in its file."""
+        keys = self._keys.get(clip[0]) if clip else None
+        if clip is None or keys is None:
+            return None
+        row = int(np.searchsorted(keys, clip))
+        return row if row < len(keys) and keys[row] == clip else None
+
+    @cached_property
+    def _files(self) -> dict[str, pq.ParquetFile]:
+        paths = {bucket: self.folder / f"{bucket}.parquet" for bucket in BUCKETS}
+        return {bucket: _open(path) for bucket, path in paths.items() if path.exists()}
+
+    @cached_property
+    def _keys(self) -> dict[str, np.ndarray]:
+        return {
+            bucket: file.read(["clip"], use_threads=False).column(0).to_numpy(zero_copy_only=False).astype("U64")
+            for bucket, file in self._files.items()
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Table, (self.folder, self.kind)
+
+
+def write_frames(file: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """A clip's frames, one row a frame: name -> [T, W] float32. Written in blocks."""
+    schema = pa.schema([(name, _VECTOR) for name in columns])
+    draft = _draft(file)
+    with pq.ParquetWriter(draft, schema, compression="zstd", use_dictionary=False) as writer:
+        for start in range(0, len(next(iter(columns.values()))), FRAME_GROUP):
+            arrays = [_lists(np.asarray(rows[start : start + FRAME_GROUP])) for rows in columns.values()]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    os.replace(draft, file)
+
+
+def read_frames(file: Path) -> dict[str, np.ndarray]:
+    """What `write_frames` wrote, whole."""
+    table = _read(file)
+    return {name: np.stack([_value(value) for value in table.column(name)]) for name in table.column_names}
+
+
+def _lists(rows_TW: np.ndarray) -> pa.ListArray:
+    offsets = np.arange(0, rows_TW.size + 1, rows_TW.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows_TW.ravel()))
+
+
+def _value(scalar: Any) -> Any:
+    if isinstance(scalar, pa.ListScalar) and scalar.type.value_type == pa.float32():
+        return scalar.values.to_numpy() if scalar.is_valid else None
+    return scalar.as_py()
+
+
+def _place(folder: Path, clip: str) -> Path:
+    file = folder / clip[0] / f"{clip}.parquet"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _tries(folder: Path, clip: str) -> Path:
+    return _place(folder / "pending", clip).with_name(f".{clip}.tries")
+
+
+def _draft(file: Path) -> Path:
+    return file.with_name(f".{file.name}.{uuid.uuid4().hex}.draft")
+
+
+def _write(file: Path, table: pa.Table) -> None:
+    """The whole file or none of it; the same rows give the same bytes."""
+    draft = _draft(file)
+    pq.write_table(table, draft, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=False)
+    os.replace(draft, file)
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as cause:
+        raise _damaged(file, cause) from None
+
+
+def _read(file: Path) -> pa.Table:
+    try:
+        with pq.ParquetFile(file) as opened:
+            return opened.read(use_threads=False)
+    except (pa.ArrowException, OSError) as cause:
+        raise _damaged(file, cause) from None
+
+
+def _damaged(file: Path, cause: Exception) -> DataError:
+    return DataError(
+        str(file), f"is damaged: {str(cause).splitlines()[0]}", "delete it; its clips are extracted again", reason="corrupt file"
+    )

@@ -1,0 +1,73 @@
+"""Which table a stream's descriptors lie in, and which extractor fills it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from hba_ray.descriptors.environments import ENVIRONMENTS
+from hba_ray.descriptors.pools import Extractor
+from hba_ray.descriptors.store import Table
+from hba_ray.runtime.storage import write_text
+from hba_ray.specs import fingerprint
+from hba_ray.specs.descriptors import DescriptorsSpec, Stream
+
+VERSIONS: dict[Stream, int] = {"pose": 1, "acoustic": 1, "transcripts": 1}
+"""Raised when the code of an extractor changes what it makes, so that old rows are not taken for new ones."""
+_EDGE_BYTES = 1 << 16
+
+
+def table_of(store: Path, spec: DescriptorsSpec, stream: Stream) -> Table:
+    """The table of a stream: another extractor, version or setting, another folder. Nothing is made on disk."""
+    kind = spec.acoustic.features if stream == "acoustic" else stream
+    return Table(store / f"{stream}-{fingerprint(_identity(spec, stream))}", kind)
+
+
+def note_identity(table: Table, spec: DescriptorsSpec, stream: Stream) -> None:
+    """Writes beside the table what its rows are."""
+    write_text(table.folder / "about.json", json.dumps(_identity(spec, stream), indent=1) + "\n")
+
+
+def maker(spec: DescriptorsSpec, stream: Stream) -> Callable[[], Extractor]:
+    """What makes the stream's extractor; its packages are imported when it is called."""
+    if stream == "pose":
+        from hba_ray.descriptors.pose import PoseExtractor
+
+        pose = spec.pose
+        return partial(PoseExtractor, pose.fps, pose.complexity, pose.detection_confidence, pose.tracking_confidence)
+    if stream == "acoustic":
+        from hba_ray.descriptors.acoustic import AcousticExtractor
+
+        return partial(AcousticExtractor, spec.acoustic.features)
+    from hba_ray.descriptors.transcripts import TranscriptExtractor
+
+    return partial(TranscriptExtractor, spec.transcripts.model, spec.transcripts.language)
+
+
+def released_maker(stream: Stream) -> Callable[[], Extractor]:
+    """What makes the reader of the `.pt` files that an atlas ships for a stream."""
+    from hba_ray.descriptors.released import ReleasedExtractor
+
+    return partial(ReleasedExtractor, cast(Literal["pose", "acoustic"], stream))
+
+
+def _identity(spec: DescriptorsSpec, stream: Stream) -> dict[str, Any]:
+    identity = {"extractor": ENVIRONMENTS[stream].requirement, "version": VERSIONS[stream], "settings": spec.of(stream).extraction()}
+    checkpoint = Path(spec.transcripts.model).expanduser()
+    if stream == "transcripts" and checkpoint.is_file():
+        identity["settings"] = {**identity["settings"], "model": _digest(checkpoint)}
+    return identity
+
+
+def _digest(file: Path) -> str:
+    """Of a checkpoint's size and two ends, wherever it lies."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        ends = opened.read(_EDGE_BYTES)
+        opened.seek(max(0, size - _EDGE_BYTES))
+        ends += opened.read()
+    return f"{size}-{hashlib.sha256(ends).hexdigest()[:16]}"

@@ -1,0 +1,86 @@
+"""The real Whisper loads and decodes a tiny random checkpoint; sound is decoded by us, without an ffmpeg program."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hba_ray.data.media import decode_audio
+from hba_ray.data.toy import speak
+from hba_ray.descriptors.extract import extract
+from hba_ray.descriptors.tables import table_of
+from hba_ray.descriptors.transcripts import TranscriptExtractor
+from hba_ray.errors import BadMedia
+from hba_ray.specs import ComputeSpec
+from hba_ray.specs.descriptors import DescriptorsSpec, TranscriptSpec
+
+from .conftest import movie
+from .test_extract import index_of
+
+whisper = pytest.importorskip("whisper")
+
+
+def checkpoint(file: Path, seed: int = 0) -> Path:
+    """Random weights in Whisper's own layout, with the vocabulary of the multilingual models."""
+    from whisper.model import ModelDimensions, Whisper
+
+    torch.manual_seed(seed)
+    size = ModelDimensions(
+        n_mels=80, n_audio_ctx=1500, n_audio_state=16, n_audio_head=2, n_audio_layer=1,
+        n_vocab=51865, n_text_ctx=24, n_text_state=16, n_text_head=2, n_text_layer=1,
+    )  # fmt: skip
+    weights = {name: 0.05 * torch.randn(weight.shape) for name, weight in Whisper(size).state_dict().items()}
+    torch.save({"dims": vars(size), "model_state_dict": weights}, file)
+    return file
+
+
+def voice() -> bytes:
+    return speak("sad", np.random.default_rng(1))
+
+
+def test_a_clip_gives_whispers_own_text_every_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    file = str(checkpoint(tmp_path / "tiny.pt"))
+    rows = [TranscriptExtractor(file, None).describe(clip, where="row 1") for clip in (voice(), voice())]
+    assert rows[0] == rows[1]
+    model = whisper.load_model(file)
+    torch.manual_seed(0)
+    by_hand = model.transcribe(decode_audio(voice(), 99, where=""), fp16=False)
+    assert rows[0]["text"] == by_hand["text"].strip() and rows[0]["language"] == by_hand["language"]
+    assert rows[0]["frames"] == len(by_hand["segments"]) and 1.0 < rows[0]["seconds"] < 1.5
+
+
+def test_a_stated_language_is_not_guessed(tmp_path):
+    row = TranscriptExtractor(str(checkpoint(tmp_path / "tiny.pt")), "zh").describe(movie(3, sound_seconds=0.5), where="row 1")
+    assert row["language"] == "zh"
+
+
+def test_a_video_without_sound_says_so(tmp_path):
+    with pytest.raises(BadMedia) as refused:
+        TranscriptExtractor(str(checkpoint(tmp_path / "tiny.pt")), None).describe(movie(3), where="row 2")
+    assert refused.value.reason == "no audio stream"
+
+
+def test_another_checkpoint_is_another_table(tmp_path):
+    def folder(model: Path) -> str:
+        spec = DescriptorsSpec(streams=("transcripts",), transcripts=TranscriptSpec(model=str(model)))
+        return table_of(tmp_path, spec, "transcripts").folder.name
+
+    first, other = checkpoint(tmp_path / "a.pt"), checkpoint(tmp_path / "b.pt", seed=1)
+    assert folder(first) != folder(other)
+    moved = tmp_path / "moved.pt"
+    moved.write_bytes(first.read_bytes())
+    assert folder(moved) == folder(first)
+
+
+@pytest.mark.slow
+def test_transcripts_of_an_atlas_are_read_back_by_row(odd_atlas, tmp_path):
+    from hba_ray.descriptors.attach import Descriptors
+
+    spec = DescriptorsSpec(streams=("transcripts",), transcripts=TranscriptSpec(model=str(checkpoint(tmp_path / "tiny.pt")), rows="all"))
+    index = index_of(odd_atlas)
+    summary = extract(spec, index, ("train",), tmp_path / "store", compute=ComputeSpec(workers=0), on_bad_row="drop").streams["transcripts"]
+    said = Descriptors.open(tmp_path / "store", spec, index, ("train",)).transcripts(range(14))
+    assert sum(text is not None for text in said) == summary.described > 3
+    assert said[0] == said[1] and said[11] is None
