@@ -105,6 +105,10 @@ class BatchMaker:
             batch.drops += drops
             drops = []
             yield batch
+        if drops:  # every row of the window was bad, and prediction makes no fillers
+            nothing = self.batch((), drops)
+            nothing.drops += drops
+            yield nothing
 
     def _read(self, window: Window) -> tuple[list[Row], list[Drop]]:
         rows: list[Row] = []

@@ -126,8 +126,6 @@ def predict_on_ray(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list
     from hba_ray.models.backbone import load_processor
 
     compute = job.spec.compute
-    # Restarting actors is for machines that may vanish; on this one it only draws a warning from Ray at every start.
-    restarts: dict[str, Any] = {"max_restarts": 0} if compute.address == "local" else {}
     batches = micro_batch_dataset(
         job.index,
         job.settings,
@@ -145,7 +143,6 @@ def predict_on_ray(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list
         compute=ActorPoolStrategy(size=max(1, compute.workers)),
         num_cpus=compute.cpus_per_worker,
         num_gpus=compute.gpus_per_worker or None,
-        **restarts,
     )
     yield from unpacked(predictions, "predictions")
 

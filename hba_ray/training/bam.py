@@ -183,6 +183,8 @@ def _train_dataset(job: BamJob, dataset: str, supply: Supply, describe: Describe
     for split in ("train", "validation"):
         if has_rows(job.index, dataset, split):
             source = supply.source(dataset, split)
+            if not source.facts:  # all of them were bad rows
+                continue
             parts[split] = Part(source, describe_source(describe, job.bam, source, dataset, split, supply.device))
     if "train" not in parts:
         return None

@@ -357,6 +357,8 @@ class Store:
 
     def tensor(self, states: Sequence[bytes], hidden: int) -> Tensor:
         """[rows or positions, H] in the store's precision."""
+        if not states:
+            return torch.empty(0, hidden, dtype=self.dtype)
         flat = torch.frombuffer(bytearray(b"".join(states)), dtype=torch.uint8)
         return flat.view(self.dtype).view(-1, hidden)
 

@@ -1,5 +1,6 @@
 """Micro-batches hold what the rows say, in buckets of like length, and never a stand-in for a broken clip."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,6 +159,18 @@ def test_a_broken_clip_can_be_dropped_and_is_counted(broken, processor):
     assert [(drop.dataset, drop.reason) for drop in drops] == [("toy_tone", "truncated audio")]
     assert row.sample_id in drops[0].row
     assert sum(float(batch.weight.sum()) for batch in batches) == 2
+
+
+def test_drops_are_told_even_where_no_row_of_a_window_is_left(tmp_path, processor):
+    (tmp_path / "clip.wav").write_bytes(b"RIFF")
+    row = {"problem": "<audio>\nHow does it sound?", "answer": "sad", "dataset": "cremad", "audios": ["clip.wav"]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+    index = build_index(AtlasSpec(root=str(tmp_path)), tmp_path)
+    (tmp_path / "clip.wav").unlink()
+    settings = replace(SETTINGS, purpose="predict", shuffle=False, on_bad_row="drop")
+    (batch,) = batches_of(index, processor, settings, split="test")
+    assert batch.rows == []
+    assert [drop.reason for drop in batch.drops] == ["missing file"]
 
 
 def test_a_batch_of_mixed_rows_gives_each_the_logits_it_has_alone(index, processor, tiny_backbone):

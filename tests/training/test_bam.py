@@ -192,6 +192,19 @@ def test_without_a_validation_split_the_last_epoch_is_kept(words, tmp_path):
     assert (trained.validation, trained.best_epoch, len(trained.losses)) == ((), 1, 16)
 
 
+def test_a_dataset_whose_rows_were_all_dropped_is_left_out(shop: BamShop, tmp_path):
+    held = shop.index.table.column("dataset").to_pylist()
+    others = replace(shop.index, table=shop.index.table.filter([dataset != "toy_nod" for dataset in held]))
+    job = replace(shop, index=others, folder=tmp_path).job(epochs=1)
+    shop.with_states(job)
+    supply = Supply(job)
+    source = supply.source("toy_nod", "train")
+    assert source.facts == [] and len(source.class_R) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "has_rows", lambda *where: True)
+        assert training._train_dataset(job, "toy_nod", supply, describe_by_noise, tmp_path / "toy_nod") is None
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ray_tasks_side_by_side_give_the_same_adapters(shop: BamShop, tmp_path):
