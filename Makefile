@@ -1,6 +1,6 @@
 # Everything starts here: `make` lists the targets. A bare Python 3.11 or 3.12 is enough.
 PYTHON ?= python3
-EXTRAS ?= train,dev
+EXTRAS ?= train,descriptors,dev
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 

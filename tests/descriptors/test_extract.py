@@ -7,15 +7,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.descriptors import pools
 from hba_ray.descriptors.attach import Descriptors
 from hba_ray.descriptors.extract import Summary, extract
 from hba_ray.descriptors.health import examine
 from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
-from hba_ray.specs import AtlasSpec, ComputeSpec
+from hba_ray.specs import ComputeSpec
 from hba_ray.specs.descriptors import AcousticSpec, DescriptorsSpec, TranscriptSpec
+from tests.descriptors.indices import index_of
 
 pytest.importorskip("opensmile")
 
@@ -26,10 +26,6 @@ NAMES = (
     *("text", "shipped", "unsafe"),
 )
 WITH_SOUND = ("voice", "same", "stereo", "silence", "speaking video", "shipped")
-
-
-def index_of(folder: Path) -> AtlasIndex:
-    return build_index(AtlasSpec(root=str(folder)), folder)
 
 
 def run(folder: Path, store: Path, spec: DescriptorsSpec = ACOUSTIC, on_bad_row="drop", **rest) -> Summary:

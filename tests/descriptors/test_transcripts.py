@@ -14,9 +14,9 @@ from hba_ray.descriptors.transcripts import TranscriptExtractor
 from hba_ray.errors import BadMedia
 from hba_ray.specs import ComputeSpec
 from hba_ray.specs.descriptors import DescriptorsSpec, TranscriptSpec
+from tests.descriptors.indices import index_of
 
 from .conftest import movie
-from .test_extract import index_of
 
 whisper = pytest.importorskip("whisper")
 
