@@ -4,7 +4,7 @@ EXTRAS ?= train,descriptors,dev
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test test-fast check format bench constraints clean
+.PHONY: help quickstart test test-fast test-chaos check format bench constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,8 +22,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED)  ## the whole path on a toy atlas, on a CPU, in minutes
 	$(BIN)/hba run experiments/quickstart.yaml
 
-test: test-fast  ## all tests that this machine can run, the fast ones first
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "ray or slow or gpu or chaos"
+test: test-fast  ## all tests that this machine can run but those that kill processes, the fast ones first
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "(ray or slow or gpu) and not chaos"
+
+test-chaos: $(INSTALLED)  ## tests that kill drivers and workers in the middle of their work
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m chaos
 
 test-fast: $(INSTALLED)  ## tests that take seconds and start no processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not ray and not slow and not gpu and not chaos"
