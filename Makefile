@@ -1,6 +1,6 @@
 # Everything starts here: `make` lists the targets. A bare Python 3.11 or 3.12 is enough.
 PYTHON ?= python3
-EXTRAS ?= train,descriptors,dev
+EXTRAS ?= train,descriptors,rl-cpu,dev
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
@@ -44,7 +44,7 @@ bench: $(INSTALLED)  ## measure the speed of the parts that matter (tests/bench)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench
 
 constraints: $(INSTALLED)  ## pin again, keeping the pins that still fit
-	$(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 --extra train --extra descriptors --extra dev pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 --extra train --extra descriptors --extra rl-cpu --extra dev pyproject.toml -o constraints.txt
 
 clean:  ## remove the environment and caches; runs are kept
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -80,7 +80,7 @@ def plan(spec: SpecFile, overrides: Overrides = None) -> None:
     loaded = _load(spec, overrides)
     table = Table("step", "fingerprint", "done", "what", "needs", box=None, pad_edge=False)
     for step in make_plan(loaded, Storage(loaded.compute.storage)):
-        table.add_row(step.kind, step.fingerprint, "yes" if step.is_done else "no", step.what, step.resources)
+        table.add_row(step.name, step.fingerprint, "yes" if step.is_done else "no", step.what, step.resources)
     console.print(table)
 
 

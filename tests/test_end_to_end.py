@@ -113,7 +113,7 @@ def test_a_run_goes_on_after_ctrl_c_and_after_a_killed_driver(experiment: Experi
     assert experiment.steps() == list(range(1, len(experiment.steps()) + 1))
     assert len(experiment.steps()) > killed
     events = experiment.ledger()
-    assert [events.count(("started", kind)) for kind in ("atlas", "backbone", "sft", "evaluate")] == [1, 1, 3, 1]
+    assert [events.count(("started", kind)) for kind in ("atlas", "backbone", "sft", "evaluate sft")] == [1, 1, 3, 1]
     assert events[-1] == ("finished", None)
     assert "small" in experiment.said and "report  " in experiment.said
     wait_until(lambda: not experiment.processes())

@@ -20,10 +20,11 @@ from hba_ray.runtime.session import ray_session
 from hba_ray.runtime.storage import Storage, claimed, done, finish, note, write_text
 from hba_ray.runtime.tracking import MlflowTracker, Status, Tracker, standard_tags
 from hba_ray.specs import ExperimentSpec
-from hba_ray.sweeps.plan import Step, plan, run_fingerprint
-from hba_ray.sweeps.steps import MAKERS, STEP_LOG, Context, add_drops
+from hba_ray.sweeps.plan import plan, run_fingerprint
+from hba_ray.sweeps.steps import MAKERS
+from hba_ray.sweeps.steps.base import STEP_LOG, Context, Step, add_drops
+from hba_ray.sweeps.steps.evaluate import PREDICTIONS, SCORES
 
-USES_RAY = ("sft", "evaluate")
 LOCK_SECONDS = 6 * 3600
 """How long a run waits for another that is doing a step both need."""
 
@@ -66,10 +67,10 @@ def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: Tr
     with _recorded(tracker, spec, name), ExitStack() as stack:
         folders: dict[str, Path] = {}
         for step in steps:
-            if step.kind in USES_RAY and not step.is_done and spec.compute.workers:
+            if step.uses_ray and not step.is_done and spec.compute.workers:
                 stack.enter_context(ray_session(spec.compute, folder / "logs"))
-            _do(step, Context(spec, folders, step.folder, tracker.log_metrics), folder, say)
-            folders[step.kind] = step.folder
+            _do(step, Context(spec, folders, step.folder, tracker.log_metrics, step.arm), folder, say)
+            folders[step.name] = step.folder
             _record_step(step, tracker)
         report = make_report(spec, steps)
         tracker.log_metrics(score_metrics(report), step=0)
@@ -98,17 +99,17 @@ def _recorded(tracker: Tracker, spec: ExperimentSpec, fingerprint: str) -> Itera
 
 def _do(step: Step, context: Context, run_folder: Path, say: Callable[[str], None]) -> None:
     if step.is_done:
-        say(f"{step.kind} {step.fingerprint}: done before")
-        note(run_folder, event="reused", step=step.kind, fingerprint=step.fingerprint)
+        say(f"{step.name} {step.fingerprint}: done before")
+        note(run_folder, event="reused", step=step.name, fingerprint=step.fingerprint)
         return
     with claimed(step.folder, wait_seconds=LOCK_SECONDS):
         if step.is_done:  # by the run that held the lock
-            say(f"{step.kind} {step.fingerprint}: done by another run")
+            say(f"{step.name} {step.fingerprint}: done by another run")
             return
-        say(f"{step.kind} {step.fingerprint}: {step.what}")
-        note(run_folder, event="started", step=step.kind, fingerprint=step.fingerprint)
+        say(f"{step.name} {step.fingerprint}: {step.what}")
+        note(run_folder, event="started", step=step.name, fingerprint=step.fingerprint)
         finish(step.folder, MAKERS[step.kind](context))
-        note(run_folder, event="done", step=step.kind, fingerprint=step.fingerprint)
+        note(run_folder, event="done", step=step.name, fingerprint=step.fingerprint)
 
 
 def _record_step(step: Step, tracker: Tracker) -> None:
@@ -116,22 +117,20 @@ def _record_step(step: Step, tracker: Tracker) -> None:
     if step.kind == "atlas":
         tracker.log_input("atlas", step.fingerprint, str(step.folder))
     if step.kind == "evaluate":
-        tracker.log_artifact(step.folder / "scores.json", "evaluate")
-        tracker.log_artifact(step.folder / "predictions.parquet", "evaluate")
+        for file in (SCORES, PREDICTIONS):
+            tracker.log_artifact(step.folder / file, f"evaluate/{step.arm}")
     if (step.folder / STEP_LOG).exists():
         tracker.log_artifact(step.folder / STEP_LOG, step.kind)
 
 
 def make_report(spec: ExperimentSpec, steps: list[Step]) -> Report:
     """The report of finished steps, from what they left on disk."""
-    facts = {step.kind: _facts(step) for step in steps}
-    evaluate = next(step for step in steps if step.kind == "evaluate")
-    scores = Scores.from_json((evaluate.folder / "scores.json").read_text(), where=str(evaluate.folder / "scores.json"))
+    facts = {step.name: _facts(step) for step in steps}
     drops = [fact["drops"] for fact in facts.values() if fact.get("drops")]
     packages = environment()["packages"]
     return Report(
         title=spec.name,
-        scores={"+".join(spec.stages): scores},
+        scores={step.arm: read_scores(step.folder) for step in steps if step.kind == "evaluate" and step.arm},
         facts=Facts(
             model=spec.model.backbone,
             seed=spec.seed,
@@ -144,10 +143,15 @@ def make_report(spec: ExperimentSpec, steps: list[Step]) -> Report:
     )
 
 
+def read_scores(folder: Path) -> Scores:
+    """What an evaluate step left."""
+    return Scores.from_json((folder / SCORES).read_text(), where=str(folder / SCORES))
+
+
 def _facts(step: Step) -> dict[str, Any]:
     facts = done(step.folder)
     if facts is None:
-        raise HbaError(str(step.folder), f"step {step.kind} is not finished", "run the spec first")
+        raise HbaError(str(step.folder), f"step {step.name} is not finished", "run the spec first")
     return facts
 
 
@@ -178,11 +182,11 @@ def _notes(spec: ExperimentSpec, facts: Mapping[str, Mapping[str, Any]]) -> tupl
 
 
 def score_metrics(report: Report) -> dict[str, float]:
-    """Scores under the names that MLflow shows: `score/<dataset>`, `score/task/<task>`."""
+    """Scores under the names that MLflow shows: `score/<arm>/<dataset>`, `score/<arm>/task/<task>`."""
     metrics: dict[str, float] = {}
-    for scores in report.scores.values():
-        metrics |= {f"score/{score.dataset}": score.value for score in scores.datasets if score.value is not None}
-        metrics |= {f"score/task/{score.task}": score.value for score in scores.tasks if score.value is not None}
+    for arm, scores in report.scores.items():
+        metrics |= {f"score/{arm}/{score.dataset}": score.value for score in scores.datasets if score.value is not None}
+        metrics |= {f"score/{arm}/task/{score.task}": score.value for score in scores.tasks if score.value is not None}
     return metrics
 
 

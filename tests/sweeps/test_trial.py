@@ -14,11 +14,11 @@ from hba_ray.runtime.tracking import MemoryTracker
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps import trial
 from hba_ray.sweeps.plan import plan
-from hba_ray.sweeps.steps import Context
+from hba_ray.sweeps.steps.base import Context
 from hba_ray.sweeps.trial import Finished, run_experiment
 from tests.sweeps.jobs import small_experiment
 
-KINDS = ["atlas", "backbone", "sft", "evaluate"]
+NAMES = ["atlas", "backbone", "sft", "evaluate sft"]
 
 
 def run(spec: ExperimentSpec, tracker: MemoryTracker | None = None) -> Finished:
@@ -46,7 +46,7 @@ def finished(tmp_path_factory) -> tuple[Path, Finished, MemoryTracker]:
 def test_a_run_leaves_its_table_its_spec_and_its_ledger(finished):
     _, made, tracker = finished
     assert {file.name for file in made.folder.iterdir()} >= {"resolved.yaml", "env.json", "ledger.jsonl", "table.md", "report.json"}
-    assert ledger(made.folder)[:8] == [(event, kind) for kind in KINDS for event in ("started", "done")]
+    assert ledger(made.folder)[:8] == [(event, kind) for kind in NAMES for event in ("started", "done")]
     assert ledger(made.folder)[8] == ("finished", None)
     report = read_json((made.folder / "report.json").read_text(), where="report.json")
     assert {score.dataset for score in report.scores["sft"].datasets} == {"toy_tone", "toy_nod", "toy_words", "toy_answers"}
@@ -60,7 +60,7 @@ def test_started_again_it_does_nothing_twice(finished):
     storage, made, _ = finished
     before = files(storage / "steps")
     again = run(small_experiment(storage))
-    assert ledger(again.folder)[-5:] == [*(("reused", kind) for kind in KINDS), ("finished", None)]
+    assert ledger(again.folder)[-5:] == [*(("reused", kind) for kind in NAMES), ("finished", None)]
     assert files(storage / "steps") == before
     assert again.report.scores == made.report.scores
 
@@ -70,7 +70,7 @@ def test_another_learning_rate_redoes_training_and_evaluation_only(finished):
     other = run(small_experiment(storage, sft__lr=2e-3, sft__epochs=1))
     events = ledger(other.folder)
     assert events[:2] == [("reused", "atlas"), ("reused", "backbone")]
-    assert [event for event in events if event[0] == "done"] == [("done", "sft"), ("done", "evaluate")]
+    assert [event for event in events if event[0] == "done"] == [("done", "sft"), ("done", "evaluate sft")]
 
 
 def test_two_runs_of_one_spec_and_seed_give_identical_metrics(finished, tmp_path: Path):
@@ -95,15 +95,16 @@ def test_an_interrupted_run_goes_on_with_the_step_it_was_at(tmp_path: Path, monk
     with pytest.raises(interruption):
         run(spec, tracker)
     assert tracker.status == ("KILLED" if interruption is KeyboardInterrupt else "FAILED")
-    states = {step.kind: step.is_done for step in plan(spec, Storage(tmp_path))}
-    assert states == {name: KINDS.index(name) < KINDS.index(kind) for name in KINDS}
+    states = {step.name: step.is_done for step in plan(spec, Storage(tmp_path))}
+    interrupted = next(name for name in NAMES if name.startswith(kind))
+    assert states == {name: NAMES.index(name) < NAMES.index(interrupted) for name in NAMES}
 
     monkeypatch.setitem(trial.MAKERS, kind, make)
     again = run(spec)
     events = ledger(again.folder)
-    for name in KINDS[: KINDS.index(kind)]:
+    for name in NAMES[: NAMES.index(interrupted)]:
         assert events.count(("started", name)) == 1 and ("reused", name) in events
-    assert events.count(("started", kind)) == 2 and events.count(("done", kind)) == 1
+    assert events.count(("started", interrupted)) == 2 and events.count(("done", interrupted)) == 1
 
 
 def test_a_damaged_mark_is_refused_by_name(finished):
@@ -157,8 +158,8 @@ def test_mlflow_holds_one_finished_run_with_everything_once(tmp_path: Path):
     scores = [name for name in record.data.metrics if name.startswith("score/")]
     assert scores and all(len(client.get_metric_history(record.info.run_id, name)) == 1 for name in scores)
     assert [data.dataset.name for data in record.inputs.dataset_inputs] == ["atlas"]
-    artifacts = {file.path for folder in ("", "evaluate", "sft") for file in client.list_artifacts(record.info.run_id, folder)}
-    assert artifacts >= {"table.md", "report.json", "resolved.yaml", "env.json", "evaluate/predictions.parquet", "sft/metrics.jsonl"}
+    artifacts = {file.path for folder in ("", "evaluate/sft", "sft") for file in client.list_artifacts(record.info.run_id, folder)}
+    assert artifacts >= {"table.md", "report.json", "resolved.yaml", "env.json", "evaluate/sft/predictions.parquet", "sft/metrics.jsonl"}
 
 
 def test_a_storage_folder_that_is_a_file_is_refused_before_anything_runs(tmp_path: Path):

@@ -1,0 +1,150 @@
+"""What all steps have in common: a name by content, the steps before it, and what it is given when it is done.
+
+What a step makes is read back from its folder, so a step done yesterday and one done now look the
+same to the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hba_ray.runtime.storage import Storage, done
+from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.sweeps.follow import Metrics
+
+if TYPE_CHECKING:
+    from hba_ray.data.atlas import AtlasIndex, Drop
+
+STEP_LOG = "metrics.jsonl"
+"""A step's metrics as they come, a JSON object a line."""
+VERSIONS = {"atlas": 1, "backbone": 1, "sft": 1, "evaluate": 1}
+"""Raised when the code of a step changes what it makes, so that old results are not taken for new ones."""
+_EDGE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unit of work.
+
+    Attributes:
+        kind: which module of this package does it.
+        name: unique within an experiment; the kind, and the arm where each arm has such a step.
+        what: one line for people.
+        resources: one line of what it needs at a time.
+        uses_ray: whether it needs a Ray where `compute.workers` is not 0.
+        arm: which variant of the model it looks at, as reports name it.
+    """
+
+    kind: str
+    name: str
+    fingerprint: str
+    folder: Path
+    what: str
+    resources: str = "1 CPU"
+    uses_ray: bool = False
+    arm: str | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return done(self.folder) is not None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan while it is made: the steps so far, in order."""
+
+    spec: ExperimentSpec
+    storage: Storage
+    steps: list[Step] = field(default_factory=list)
+
+    def __contains__(self, name: str) -> bool:
+        return any(step.name == name for step in self.steps)
+
+    def __getitem__(self, name: str) -> Step:
+        return next(step for step in self.steps if step.name == name)
+
+    def add(
+        self, kind: str, identity: dict[str, Any], what: str, *, arm: str | None = None, resources: str = "1 CPU", uses_ray: bool = False
+    ) -> Step:
+        """Adds a step.
+
+        Args:
+            identity: JSON values that say all that the step's result depends on, earlier steps by their fingerprints.
+        """
+        digest = fingerprint({"kind": kind, "version": VERSIONS[kind], **identity})
+        name = f"{kind} {arm}" if arm else kind
+        step = Step(kind, name, digest, self.storage.step(kind, digest), what, resources, uses_ray, arm)
+        self.steps.append(step)
+        return step
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step is given.
+
+    Attributes:
+        folders: name of an earlier step -> its folder.
+        folder: the step's own.
+        log: takes a step's metrics as they come: (values, optimiser step).
+        arm: of the step.
+    """
+
+    spec: ExperimentSpec
+    folders: dict[str, Path]
+    folder: Path
+    log: Callable[[Metrics, int], None]
+    arm: str | None = None
+
+    @property
+    def index(self) -> AtlasIndex:
+        from hba_ray.data.atlas import AtlasIndex
+
+        return AtlasIndex.load(self.folders["atlas"])
+
+    @property
+    def backbone(self) -> str:
+        """Folder or hub id of the backbone."""
+        return str(self.folders["backbone"] / "model") if "backbone" in self.folders else self.spec.model.backbone
+
+
+def training_resources(spec: ExperimentSpec) -> str:
+    """What the workers of a step and their loaders hold together, for people."""
+    compute = spec.compute
+    workers = max(1, compute.workers)
+    cpus = workers * compute.cpus_per_worker + compute.workers * compute.loaders * compute.cpus_per_loader
+    gpus = f", {compute.workers * compute.gpus_per_worker:g} GPUs" if compute.gpus_per_worker else ""
+    return f"{cpus:g} CPUs{gpus} ({workers} worker{'s' if workers > 1 else ''})"
+
+
+def digest_file(path: Path) -> tuple[int, str]:
+    """Size and a digest of a file's two ends: enough to notice a change, cheap enough for 300 GB."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        ends = file.read(_EDGE_BYTES)
+        if size > 2 * _EDGE_BYTES:
+            file.seek(-_EDGE_BYTES, 2)
+        ends += file.read(_EDGE_BYTES)
+    return size, hashlib.sha256(ends).hexdigest()[:16]
+
+
+def count_drops(drops: list[Drop]) -> dict[str, dict[str, int]]:
+    """dataset -> reason -> rows."""
+    counts: dict[str, dict[str, int]] = {}
+    for (dataset, reason), rows in sorted(Counter((drop.dataset, drop.reason) for drop in set(drops)).items()):
+        counts.setdefault(dataset, {})[reason] = rows
+    return counts
+
+
+def add_drops(parts: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """The sum of several counts."""
+    totals: dict[str, Counter[str]] = {}
+    for part in parts:
+        for dataset, reasons in part.items():
+            totals.setdefault(dataset, Counter()).update(reasons)
+    return json.loads(json.dumps(totals))
