@@ -17,7 +17,7 @@ import torch
 
 from hba_ray.data.atlas import AtlasIndex, Drop, read_rows
 from hba_ray.data.media import decode_audio, decode_image, decode_video, probe_audio, probe_video
-from hba_ray.data.prompts import chat_message, withhold
+from hba_ray.data.prompts import chat_message, prompt_hash, question_of, withhold
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS
 from hba_ray.data.windows import Window
@@ -62,7 +62,7 @@ class MicroBatch:
         task_slot: [B] place in CLASS_TASKS, -1 for open answers.
         answer_labels: [B, S] token ids at answer positions, IGNORED elsewhere.
         weight: [B] 1 for a row, 0 for a filler.
-        rows: facts of each real row that predictions need: sample_id, clip_id, dataset, label, answer.
+        rows: facts of each real row that predictions need: the columns of predictions that do not come from the model.
         drops: rows that this batch should have held but could not.
         real_tokens, padded_tokens: of input_ids.
     """
@@ -211,7 +211,7 @@ class BatchMaker:
             task_slot=torch.tensor([*(_TASK_SLOT.get(row.dataset.task.id, -1) for row in rows), *[-1] * fillers]),
             answer_labels=answer_labels,
             weight=torch.tensor([1.0] * len(rows) + [0.0] * fillers),
-            rows=[_facts(row) for row in rows],
+            rows=[_facts(row, prompt) for row, prompt in zip(rows, prompts, strict=False)],  # fillers come last
             real_tokens=int(attention_mask[: len(rows)].sum()),
             padded_tokens=attention_mask[: len(rows)].numel(),
         )
@@ -279,13 +279,15 @@ def _pad(sequences: list[list[int]], pad_id: int, left: bool) -> tuple[torch.Ten
     return ids, mask
 
 
-def _facts(row: Row) -> dict[str, str | None]:
+def _facts(row: Row, prompt: str) -> dict[str, str | None]:
     return {
         "sample_id": row.sample_id,
         "clip_id": row.clip_id,
         "dataset": row.dataset.id,
         "task": row.dataset.task.id,
         "true": row.label if row.label is not None else row.answer,
+        "question": question_of(row),
+        "prompt_hash": prompt_hash(prompt),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -38,6 +39,16 @@ def chat_message(row: Row) -> list[dict[str, Any]]:
         position = mark.end()
     content += _text(row.problem[position:])
     return [{"role": "user", "content": content}]
+
+
+def question_of(row: Row) -> str:
+    """What the row asks, without the marks of its clips: what a judge is told."""
+    return "\n".join(line for line in TAG.sub("", row.problem).splitlines() if line.strip())
+
+
+def prompt_hash(prompt: str) -> str:
+    """Names the text that a model was given, chat template included: 16 hexadecimal digits."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
 def _text(part: str) -> list[dict[str, Any]]:

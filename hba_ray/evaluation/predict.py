@@ -26,10 +26,11 @@ WINDOW_ROWS = 64
 """Rows sorted by length together."""
 
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("sample_id", "clip_id", "dataset", "task", "true", "predicted", "answer")]
+    [(name, pa.string()) for name in ("sample_id", "clip_id", "dataset", "task", "true", "predicted", "answer", "question", "prompt_hash")]
     + [("probability", pa.float32())]
 )
-"""`predicted` is the class; for open answers it is null and `answer` holds the text. `probability` is the class's own."""
+"""`predicted` is the class; for open answers it is null and `answer` holds the text. `probability` is the class's own.
+`question` is what the row asks, without the marks of its clips; `prompt_hash` names the text that the model was given."""
 
 
 @dataclass(frozen=True)

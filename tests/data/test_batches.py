@@ -116,6 +116,19 @@ def test_prediction_stops_at_the_prompt_and_pads_open_answers_on_the_left(index,
             assert bool(batch.inputs["attention_mask"][:, 0].all())
 
 
+def test_a_row_says_what_it_asks_and_names_its_prompt(index, processor):
+    whole = batches_of(index, processor, replace(SETTINGS, purpose="predict", shuffle=False))
+    rows = {row["sample_id"]: row for batch in whole for row in batch.rows}
+    assert all(row["question"] and "<" not in row["question"] for row in rows.values())
+    assert all(len(row["prompt_hash"] or "") == 16 for row in rows.values())
+    for batch in batches_of(index, processor, replace(SETTINGS, modalities=("text",), purpose="predict", shuffle=False)):
+        for row in batch.rows:
+            other = rows[row["sample_id"] or ""]
+            has_no_clip = "the words above." in (row["question"] or "") and "and the words above" not in (row["question"] or "")
+            assert row["question"] == other["question"]
+            assert (row["prompt_hash"] == other["prompt_hash"]) == has_no_clip
+
+
 def test_missing_micro_batches_are_fillers_of_no_weight(index, processor):
     maker = BatchMaker(index, SETTINGS, processor, "train")
     made = list(maker.window(Window(0, 0, tuple(index.rows_of("train")[:2].tolist()), micro_batches=3, seed=1)))
