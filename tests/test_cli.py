@@ -18,8 +18,6 @@ def hba(monkeypatch, capsys, tmp_path):
 
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["hba", *words])
-        monkeypatch.setattr(cli, "console", cli.Console(width=cli.WIDTH))
-        monkeypatch.setattr(cli, "complaints", cli.Console(stderr=True, width=cli.WIDTH))
         try:
             cli.main()
             code = 0

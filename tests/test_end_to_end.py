@@ -36,7 +36,7 @@ class Experiment:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """The command in a process group of its own, as a terminal starts it; what it says goes into a file."""
-        command = [sys.executable, "-m", "hba_ray.cli", "run", "small.yaml", "compute.storage=runs", *words]
+        command = [sys.executable, "-m", "hba_ray", "run", "small.yaml", "compute.storage=runs", *words]
         root = str(Path(__file__).parents[1])
         environ = os.environ | {"PYTHONPATH": root, "RAY_TMPDIR": str(self.temporary), "TMPDIR": str(self.temporary)}
         with (self.folder / "said").open("w") as said:

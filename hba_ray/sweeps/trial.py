@@ -21,7 +21,7 @@ from hba_ray.runtime.storage import Storage, claimed, done, finish, note, write_
 from hba_ray.runtime.tracking import MlflowTracker, Status, Tracker, standard_tags
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.plan import plan, run_fingerprint
-from hba_ray.sweeps.steps import MAKERS
+from hba_ray.sweeps.steps import MAKERS, NOTES
 from hba_ray.sweeps.steps.base import STEP_LOG, Context, Step, add_drops
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS, SCORES
 
@@ -139,7 +139,7 @@ def make_report(spec: ExperimentSpec, steps: list[Step]) -> Report:
             rows_used=facts["atlas"]["counts"],
             rows_dropped=add_drops(drops),
         ),
-        notes=_notes(spec, facts),
+        notes=_notes(spec, steps, facts),
     )
 
 
@@ -155,30 +155,12 @@ def _facts(step: Step) -> dict[str, Any]:
     return facts
 
 
-def _notes(spec: ExperimentSpec, facts: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    sft = facts["sft"]
-    loss = sft["best_validation_loss"]
-    kept = f"epoch {sft['best_epoch'] + 1} of {sft['epochs']}"
-    notes = [
-        f"SFT took {sft['optimizer_steps']} optimiser steps; {kept} is kept"
-        + (f", validation loss {loss:.4f}." if loss is not None else " (no validation split).")
-    ]
-    withheld = [name for name in ("audio", "video", "image") if name not in spec.atlas.modalities]
-    if withheld:
-        notes.append(f"Withheld from the model: {', '.join(withheld)}.")
-    if spec.evaluate.split != "test":
-        notes.append(f"Scores are on the {spec.evaluate.split} split; published numbers are on the test split.")
-    if spec.atlas.limit is not None:
-        notes.append(f"Only the first {spec.atlas.limit} rows of each dataset in each split were used.")
+def _notes(spec: ExperimentSpec, steps: list[Step], facts: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """What a reader of the table has to know, step by step, each thing once."""
+    notes = [note for step in steps if step.kind in NOTES for note in NOTES[step.kind](spec, facts[step.name])]
     if spec.compat == "authors":
         notes.append("compat: authors, the released code's behaviour where it differs from the paper.")
-    for count in facts["atlas"].get("card", {}).get("counts", ()):
-        reasons = "; ".join(f"{difference['rows']:+d} {difference['reason']}" for difference in count["differences"])
-        published = f", Table 7: {count['published']}" if count["published"] is not None else ""
-        notes.append(
-            f"{count['dataset']} {count['split']}: {count['rows']} rows converted{published}" + (f" ({reasons})" if reasons else "") + "."
-        )
-    return tuple(notes)
+    return tuple(dict.fromkeys(notes))
 
 
 def score_metrics(report: Report) -> dict[str, float]:

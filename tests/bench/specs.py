@@ -11,6 +11,6 @@ SPEC = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
 
 
 def measure() -> dict[str, float | str]:
-    command = [sys.executable, "-m", "hba_ray.cli", "validate", str(SPEC), "sft.lrr=1"]
+    command = [sys.executable, "-m", "hba_ray", "validate", str(SPEC), "sft.lrr=1"]
     runs = [seconds(lambda: subprocess.run(command, capture_output=True, check=False)) for _ in range(5)]
     return {"seconds to refuse a key (goal <= 2)": median(runs)}

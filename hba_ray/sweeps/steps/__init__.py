@@ -1,8 +1,10 @@
-"""The kinds of steps, one module each: how a step is named (`plan`) and how it is done (`make`)."""
+"""The kinds of steps, one module each: how a step is named (`plan`), how it is done (`make`),
+and what a report says of it (`notes`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps import atlas, backbone, evaluate, sft
 from hba_ray.sweeps.steps.base import Context
 
@@ -13,3 +15,10 @@ MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "evaluate": evaluate.make,
 }
 """Kind of a step -> what does it; returns what `done.json` says of it."""
+
+NOTES: dict[str, Callable[[ExperimentSpec, Mapping[str, Any]], list[str]]] = {
+    "atlas": atlas.notes,
+    "sft": sft.notes,
+    "evaluate": evaluate.notes,
+}
+"""Kind of a step -> sentences for the report, from the spec and from what `make` returned."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hba_ray.errors import DataError
 from hba_ray.runtime.progress import progress
-from hba_ray.specs import AtlasSpec
+from hba_ray.specs import AtlasSpec, ExperimentSpec
 from hba_ray.sweeps.steps.base import Context, Draft, Step, count_drops, digest_file
 
 
@@ -67,3 +68,19 @@ def make(context: Context) -> dict[str, Any]:
         index = build_index(spec, root, layout)
     index.save(context.folder)
     return {**facts, "counts": index.counts(), "drops": count_drops([*drops, *index.drops])}
+
+
+def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
+    said = []
+    withheld = [name for name in ("audio", "video", "image") if name not in spec.atlas.modalities]
+    if withheld:
+        said.append(f"Withheld from the model: {', '.join(withheld)}.")
+    if spec.atlas.limit is not None:
+        said.append(f"Only the first {spec.atlas.limit} rows of each dataset in each split were used.")
+    for count in facts.get("card", {}).get("counts", ()):
+        reasons = "; ".join(f"{difference['rows']:+d} {difference['reason']}" for difference in count["differences"])
+        published = f", Table 7: {count['published']}" if count["published"] is not None else ""
+        said.append(
+            f"{count['dataset']} {count['split']}: {count['rows']} rows converted{published}" + (f" ({reasons})" if reasons else "") + "."
+        )
+    return said

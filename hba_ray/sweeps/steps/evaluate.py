@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hba_ray.runtime.progress import progress
 from hba_ray.runtime.storage import write_text
+from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps.base import Context, Draft, Step, count_drops, training_resources
 
 PREDICTIONS, SCORES = "predictions.parquet", "scores.json"
@@ -44,3 +46,9 @@ def make(context: Context) -> dict[str, Any]:
     scores = score_predictions(table, index.label_counts("train"), datasets=index.counts())
     write_text(context.folder / SCORES, scores.to_json())
     return {"rows": len(records), "drops": count_drops(drops)}
+
+
+def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
+    if spec.evaluate.split == "test":
+        return []
+    return [f"Scores are on the {spec.evaluate.split} split; published numbers are on the test split."]

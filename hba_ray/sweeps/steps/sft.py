@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hba_ray.runtime.progress import Bar, progress
+from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.follow import Metrics, followed
 from hba_ray.sweeps.steps import backbone
 from hba_ray.sweeps.steps.base import STEP_LOG, Context, Draft, Step, count_drops, training_resources
@@ -43,6 +45,14 @@ def make(context: Context) -> dict[str, Any]:
         "best_validation_loss": state.best_loss,
         "drops": count_drops(state.drops),
     }
+
+
+def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
+    loss = facts["best_validation_loss"]
+    validation = f", validation loss {loss:.4f}" if loss is not None else " (no validation split)"
+    return [
+        f"SFT took {facts['optimizer_steps']} optimiser steps; epoch {facts['best_epoch'] + 1} of {facts['epochs']} is kept{validation}."
+    ]
 
 
 def _show(metrics: Metrics, bar: Bar, context: Context) -> None:

@@ -1,0 +1,43 @@
+"""The command line: parses, calls, prints. No logic, and nothing heavy imported before it is needed.
+
+One module for each group of commands. Exit codes: 0 ok, 1 run failed, 2 bad spec or usage,
+3 gate or verdict not met, 4 some trials failed, 5 environment missing, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import typer
+
+from hba_ray import __version__
+from hba_ray.cli import atlas, runs, specs
+from hba_ray.cli.base import complaints, console
+from hba_ray.errors import HbaError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Experiments on human behaviour, from one spec."
+)
+for group in (specs, runs):
+    app.add_typer(group.app)
+app.add_typer(atlas.app, name="atlas")
+
+
+def main() -> None:
+    """Entry point of `hba`: turns an HbaError into its message and its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a preempted node is an interruption
+    try:
+        app()
+    except HbaError as error:
+        complaints.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        complaints.print("interrupted; the same command goes on from here", markup=False)
+        sys.exit(130)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    console.print(__version__)

@@ -1,0 +1,52 @@
+"""What all commands share: the two consoles, how a spec is named and read, and libraries told to be quiet."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hba_ray.errors import HbaError, SpecError
+from hba_ray.specs import ExperimentSpec, load_spec
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A YAML file; shipped ones are in experiments/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. sft.lr=1e-4.")]
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "MLFLOW_DISABLE_TELEMETRY": "true"}
+"""What libraries would otherwise say between our own lines, set before they are imported."""
+WIDTH = 120
+"""Characters of a line where the output is no terminal."""
+console = Console(width=None if sys.stdout.isatty() else WIDTH)
+complaints = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
+
+
+def say(line: str) -> None:
+    """A line about the work, for people; standard output is for results."""
+    complaints.print(line, markup=False, highlight=False)
+
+
+def show(label: str, value: object) -> None:
+    """A labelled result, such as a path, never broken over lines."""
+    console.print(f"{label}  {value}", soft_wrap=True, highlight=False, markup=False)
+
+
+def quiet(spec: ExperimentSpec) -> None:
+    """Call it before heavy libraries are imported."""
+    for name, value in (QUIET if spec.compute.gpus_per_worker else {**QUIET, "DS_ACCELERATOR": "cpu"}).items():
+        os.environ.setdefault(name, value)
+
+
+def read(spec: Path, overrides: list[str] | None) -> ExperimentSpec:
+    """The spec, its dataset names checked too."""
+    from hba_ray.data.tasks import find_dataset
+
+    loaded = load_spec(spec, overrides or [])
+    for name in loaded.atlas.datasets or ():
+        try:
+            find_dataset(name)
+        except HbaError as unknown:
+            raise SpecError(str(spec), unknown.what, unknown.way_out) from None
+    return loaded

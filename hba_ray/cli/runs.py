@@ -1,0 +1,39 @@
+"""`hba run` and `report`: do a spec, and look at what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hba_ray.cli.base import Overrides, SpecFile, console, quiet, read, say, show
+from hba_ray.errors import SpecError
+
+app = typer.Typer()
+
+
+@app.command()
+def run(spec: SpecFile, overrides: Overrides = None) -> None:
+    """Run a spec to its end; started again, it goes on where it was."""
+    loaded = read(spec, overrides)
+    quiet(loaded)
+    from hba_ray.report.tables import terminal_table
+    from hba_ray.sweeps.trial import run_experiment
+
+    finished = run_experiment(loaded, say)
+    console.print(terminal_table(finished.report))
+    show("report", finished.table)
+    show("mlflow", finished.mlflow)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]) -> None:
+    """Print the table of a finished run."""
+    from hba_ray.report.tables import read_json, terminal_table
+
+    file = folder / "report.json"
+    if not file.is_file():
+        raise SpecError(str(folder), "is no finished run: it holds no report.json", "give a run folder, as `hba run` prints it")
+    console.print(terminal_table(read_json(file.read_text(), where=str(file))))
+    show("report", folder / "table.md")
