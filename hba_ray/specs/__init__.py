@@ -5,6 +5,7 @@ from hba_ray.specs.base import Spec, fingerprint
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 from hba_ray.specs.evaluate import EvaluateSpec
 from hba_ray.specs.experiment import ExperimentSpec
+from hba_ray.specs.grpo import GrpoSpec, HarpoSpec, RewardSpec
 from hba_ray.specs.load import load_spec
 from hba_ray.specs.model import LoraSpec, ModelSpec, TinySpec
 from hba_ray.specs.sft import SftSpec
@@ -14,9 +15,12 @@ __all__ = [
     "ComputeSpec",
     "EvaluateSpec",
     "ExperimentSpec",
+    "GrpoSpec",
+    "HarpoSpec",
     "LoraSpec",
     "MediaSpec",
     "ModelSpec",
+    "RewardSpec",
     "SftSpec",
     "Spec",
     "TinySpec",

@@ -10,12 +10,14 @@ from hba_ray.specs.atlas import AtlasSpec
 from hba_ray.specs.base import Spec
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 from hba_ray.specs.evaluate import EvaluateSpec
+from hba_ray.specs.grpo import AUTHORS_GRPO, GrpoSpec
 from hba_ray.specs.model import ModelSpec
 from hba_ray.specs.sft import SftSpec
 
 AUTHORS: dict[str, dict[str, Any]] = {
     "model": {"media_to_backbone": False, "lora": {"scope": "all"}},
     "sft": {"scheduler_horizon": "micro_batches", "answer_case": "lower", "epochs": 10},
+    "grpo": AUTHORS_GRPO,
 }
 """What `compat: authors` sets where the spec is silent."""
 
@@ -29,11 +31,12 @@ class ExperimentSpec(Spec):
     """Seed of initialisation, order and dropout."""
     compat: Literal["paper", "authors"] = "paper"
     """`authors` takes the released code's behaviour wherever it differs from the paper."""
-    stages: tuple[Literal["sft"], ...] = Field(default=("sft",), min_length=1)
+    stages: tuple[Literal["sft", "grpo"], ...] = Field(default=("sft",), min_length=1)
     """What is trained, in this order."""
     atlas: AtlasSpec
     model: ModelSpec = ModelSpec()
     sft: SftSpec = SftSpec()
+    grpo: GrpoSpec = GrpoSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     compute: ComputeSpec = ComputeSpec()
     tracking: TrackingSpec = TrackingSpec()
@@ -55,9 +58,30 @@ class ExperimentSpec(Spec):
     @model_validator(mode="after")
     def _batch_divides(self) -> ExperimentSpec:
         rows = self.compute.micro_batch * max(1, self.compute.workers)
-        if self.sft.batch % rows:
+        if "sft" in self.stages and self.sft.batch % rows:
             raise ValueError(
                 f"sft.batch {self.sft.batch} is not a multiple of compute.micro_batch x compute.workers = {rows}: change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _grpo_fits(self) -> ExperimentSpec:
+        if "grpo" not in self.stages:
+            return self
+        grpo, workers = self.grpo, max(1, self.compute.workers)
+        before = self.stages[: self.stages.index("grpo")]
+        if grpo.init == "sft" and "sft" not in before:
+            raise ValueError(
+                f"grpo.init is 'sft', and no stage 'sft' comes before 'grpo' in {list(self.stages)}: add it, or start from 'backbone'"
+            )
+        for name, shares in (("nodes", grpo.nodes), ("tensor_parallel", grpo.tensor_parallel)):
+            if workers % shares:
+                raise ValueError(f"compute.workers {workers} is not a multiple of grpo.{name} {shares}: change one of them")
+        responses, held = grpo.mini_batch * grpo.rollouts, grpo.micro_batch * workers
+        if responses % held:
+            raise ValueError(
+                f"grpo.mini_batch x grpo.rollouts = {responses} is not a multiple of grpo.micro_batch x compute.workers = {held}: "
+                "change one of them"
             )
         return self
 

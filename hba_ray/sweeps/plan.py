@@ -8,6 +8,7 @@ An arm is a variant of the model that is evaluated for itself; reports list the 
 
 from __future__ import annotations
 
+from hba_ray.errors import SpecError
 from hba_ray.runtime.storage import Storage
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.sweeps.steps import atlas, backbone, evaluate, sft
@@ -21,6 +22,7 @@ def plan(spec: ExperimentSpec, storage: Storage) -> list[Step]:
     """The steps of an experiment, in order.
 
     Raises:
+        SpecError: a stage has no steps.
         DataError: the atlas or a converter's files are not there.
         CheckpointError: the backbone is a folder that is not there.
     """
@@ -28,6 +30,8 @@ def plan(spec: ExperimentSpec, storage: Storage) -> list[Step]:
     atlas.plan(draft)
     backbone.plan(draft)
     for stage in spec.stages:
+        if stage not in STAGES:
+            raise SpecError("stages", f"no steps for '{stage}' are there yet", f"there are: {', '.join(STAGES)}")
         STAGES[stage](draft)
     for arm in arms(spec):
         evaluate.plan(draft, arm)
