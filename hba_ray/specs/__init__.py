@@ -8,18 +8,23 @@ from hba_ray.specs.experiment import ExperimentSpec
 from hba_ray.specs.grpo import GrpoSpec, HarpoSpec, RewardSpec
 from hba_ray.specs.load import load_spec
 from hba_ray.specs.model import LoraSpec, ModelSpec, TinySpec
+from hba_ray.specs.paper import Contrast, Gate, MeasuredBy, PaperSpec
 from hba_ray.specs.sft import SftSpec
 
 __all__ = [
     "AtlasSpec",
     "ComputeSpec",
+    "Contrast",
     "EvaluateSpec",
     "ExperimentSpec",
+    "Gate",
     "GrpoSpec",
     "HarpoSpec",
     "LoraSpec",
+    "MeasuredBy",
     "MediaSpec",
     "ModelSpec",
+    "PaperSpec",
     "RewardSpec",
     "SftSpec",
     "Spec",

@@ -7,11 +7,12 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hba_ray.specs.atlas import AtlasSpec
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Spec, has_key
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 from hba_ray.specs.evaluate import EvaluateSpec
 from hba_ray.specs.grpo import AUTHORS_GRPO, GrpoSpec
 from hba_ray.specs.model import ModelSpec
+from hba_ray.specs.paper import PaperSpec
 from hba_ray.specs.sft import SftSpec
 
 AUTHORS: dict[str, dict[str, Any]] = {
@@ -38,6 +39,8 @@ class ExperimentSpec(Spec):
     sft: SftSpec = SftSpec()
     grpo: GrpoSpec = GrpoSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
+    paper: PaperSpec | None = None
+    """The published table that the results are set beside; it changes none of them."""
     compute: ComputeSpec = ComputeSpec()
     tracking: TrackingSpec = TrackingSpec()
 
@@ -54,6 +57,15 @@ class ExperimentSpec(Spec):
         if len(set(stages)) != len(stages):
             raise ValueError(f"a stage is named twice in {list(stages)}")
         return stages
+
+    @field_validator("paper")
+    @classmethod
+    def _settings_exist(cls, paper: PaperSpec | None) -> PaperSpec | None:
+        for column, measured in (paper.arms if paper else {}).items():
+            for key in measured.where if measured else ():
+                if not has_key(cls, key):
+                    raise ValueError(f"arms.{column}.where: a spec has no key '{key}'")
+        return paper
 
     @model_validator(mode="after")
     def _batch_divides(self) -> ExperimentSpec:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from hba_ray.errors import SpecError
+from hba_ray.specs.base import section_at
 from hba_ray.specs.experiment import ExperimentSpec
 
 MAX_SPEC_BYTES = 1 << 20
@@ -156,7 +157,8 @@ def _sets(config: DictConfig, path: tuple[str, ...]) -> bool:
 
 def _located(invalid: ValidationError, layers: Sequence[_Layer]) -> SpecError:
     """The first few problems as one SpecError."""
-    problems = [_problem(error, layers) for error in invalid.errors(include_url=False)]
+    errors = sorted(invalid.errors(include_url=False), key=lambda error: error["type"] != "extra_forbidden")
+    problems = [_problem(error, layers) for error in errors]  # a key that is misspelt says more than one that is missing
     where, what, way_out = problems[0]
     rest = [f"also {where}: {what}" for where, what, _ in problems[1:6]]
     return SpecError(where, what, "\n  ".join(part for part in (way_out, *rest) if part))
@@ -167,7 +169,7 @@ def _problem(error: Any, layers: Sequence[_Layer]) -> tuple[str, str, str]:
     key = ".".join(path)
     where = _locate(path, layers)
     if error["type"] == "extra_forbidden":
-        section = _section(path[:-1])
+        section = section_at(ExperimentSpec, path[:-1])
         fields = list(section.model_fields) if section else []
         return where, f"unknown key '{key}'", _suggestion(path, section, fields)
     if error["type"] == "missing":
@@ -188,18 +190,6 @@ def _suggestion(path: tuple[str, ...], section: type[BaseModel] | None, fields: 
 
 def _close(key: str, names: list[str], cutoff: float) -> list[str]:
     return get_close_matches(key, names, n=1, cutoff=cutoff)
-
-
-def _section(path: tuple[str, ...]) -> type[BaseModel] | None:
-    """The spec class at a key path, or None where the path is no section."""
-    section: type[BaseModel] = ExperimentSpec
-    for key in path:
-        field = section.model_fields.get(key)
-        kind = field.annotation if field else None
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            return None
-        section = kind
-    return section
 
 
 def _described(key: str, section: type[BaseModel] | None) -> list[str]:
