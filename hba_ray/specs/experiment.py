@@ -89,6 +89,10 @@ class ExperimentSpec(Spec):
         for name, shares in (("nodes", grpo.nodes), ("tensor_parallel", grpo.tensor_parallel)):
             if workers % shares:
                 raise ValueError(f"compute.workers {workers} is not a multiple of grpo.{name} {shares}: change one of them")
+        if self.compute.gpus_per_worker not in (0, 1):
+            raise ValueError(
+                f"compute.gpus_per_worker is {self.compute.gpus_per_worker:g}; in the stage 'grpo' a worker has one whole GPU: give 1, or 0"
+            )
         responses, held = grpo.mini_batch * grpo.rollouts, grpo.micro_batch * workers
         if responses % held:
             raise ValueError(

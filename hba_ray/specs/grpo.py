@@ -25,6 +25,7 @@ AUTHORS_GRPO: dict[str, Any] = {
     "prompt_tokens": 3072,
     "response_tokens": 2048,
     "validate_every": None,
+    "loss_average": "token",
     "reward": {"format_rule": "all_or_nothing", "answer_from": "chain", "similarity_range": "clipped"},
     "harpo": {"defects": "released"},
 }
@@ -122,6 +123,8 @@ class GrpoSpec(Spec):
     """Learning rate of AdamW, constant."""
     kl: float = Field(default=0.0, ge=0)
     """Weight beta of the KL loss against the starting model; 0 leaves it and the reference model out."""
+    loss_average: Literal["response", "token"] = "response"
+    """Every response counts the same, whatever its length (equation 4), or every token, as in the released code."""
     epochs: int = Field(default=10, ge=1)
     steps: int | None = Field(default=None, ge=1)
     """Stop after this many steps, whatever `epochs` says; null trains all epochs."""
