@@ -44,10 +44,14 @@ class Descriptors:
 
     Attributes:
         lines: which lines of the index were extracted, bool [lines].
+        names: line of the index -> (sample id, clip id), of the extracted rows that could be read.
+        places: split -> sample id -> line of the index; None for an id that several rows of the split have.
     """
 
     columns: dict[str, _Column]
     lines: np.ndarray
+    names: dict[int, tuple[str, str]]
+    places: dict[str, dict[str, int | None]]
 
     @classmethod
     def open(cls, store: Path, spec: DescriptorsSpec, index: AtlasIndex, splits: Sequence[str]) -> Descriptors:
@@ -58,15 +62,37 @@ class Descriptors:
         kept = KeyStore.of(store, index)
         lines = np.zeros(len(index.table), bool)
         clips = {stream: np.zeros(len(index.table), "S64") for stream in spec.streams}
-        for chunk in (chunk for split in splits for chunk in kept.chunks(index.rows_of(split))):
+        names: dict[int, tuple[str, str]] = {}
+        places: dict[str, dict[str, int | None]] = {split: {} for split in splits}
+        for split, chunk in [(name, chunk) for name in splits for chunk in kept.chunks(index.rows_of(name))]:
             keys = kept.load(chunk, bad_rows=True)
             if keys is None:
                 raise _not_extracted(str(store), "rows of the atlas have no descriptors, or have changed since they were extracted")
             lines[list(chunk)] = True
+            for line, sample, clip in zip(*(keys.column(name).to_pylist() for name in ("line", "sample_id", "clip_id")), strict=True):
+                if sample is not None:
+                    names[line] = (sample, clip)
+                    places[split][sample] = None if sample in places[split] else line
             for stream in spec.streams:
                 for one in find_wanted(keys, spec, stream, index):
                     clips[stream][one.line] = one.clip
-        return cls({stream: _column(store, spec, stream, clips[stream]) for stream in spec.streams}, lines)
+        return cls({stream: _column(store, spec, stream, clips[stream]) for stream in spec.streams}, lines, names, places)
+
+    def lines_of(self, split: str, samples: Sequence[str]) -> list[int]:
+        """The lines of the index that hold these samples of a split.
+
+        Raises:
+            DataError: a sample is not there, or several rows have its id.
+        """
+        found = [self.places[split].get(sample, -1) for sample in samples]
+        for sample, line in zip(samples, found, strict=True):
+            if line is None:
+                raise DataError(
+                    f"sample {sample}", f"is the id of several rows of {split}", "give each row an id", reason="duplicate sample"
+                )
+            if line < 0:
+                raise _not_extracted(f"sample {sample}", f"is no extracted row of {split}")
+        return [line for line in found if line is not None]
 
     def width(self, stream: Stream) -> int:
         """D of a stream's vectors."""

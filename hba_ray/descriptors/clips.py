@@ -32,6 +32,8 @@ SOURCES = ("video", "audio", "ext_video_feats", "ext_audio_feats")
 SCHEMA = pa.schema(
     [
         ("line", pa.int64()),
+        ("sample_id", pa.string()),
+        ("clip_id", pa.string()),
         *((source, pa.string()) for source in SOURCES),
         ("paths", pa.list_(pa.string())),
         ("stamps", pa.list_(pa.string())),
@@ -39,7 +41,7 @@ SCHEMA = pa.schema(
         ("message", pa.string()),
     ]
 )
-"""One line a row of the atlas: its line in the index, the key of its first clip of each source, the media
+"""One line a row of the atlas: its line in the index, its names, the key of its first clip of each source, the media
 files outside the shards with their stamps, and what is wrong with the row if it cannot be read."""
 
 
@@ -115,6 +117,8 @@ class KeyStore:
         if not file.exists():
             return None
         with pq.ParquetFile(file) as opened:
+            if opened.schema_arrow.names != SCHEMA.names:  # of an older version
+                return None
             keys = opened.read()
         fresh = bad_rows or keys.column("reason").null_count == len(keys)
         paths, stamps = (keys.column(name).combine_chunks().flatten().to_pylist() for name in ("paths", "stamps"))
@@ -142,6 +146,8 @@ def _keys(index: AtlasIndex, chunk: Sequence[int]) -> Iterator[dict[str, Any]]:
         paths = [clip for clip in clips.values() if isinstance(clip, Path)]
         yield {
             "line": line,
+            "sample_id": row.sample_id,
+            "clip_id": row.clip_id,
             **{source: _digest(clip) for source, clip in clips.items() if clip is not None},
             "paths": [str(path) for path in paths],
             "stamps": [_stamp(path) for path in paths],

@@ -9,7 +9,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,16 +70,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class Place:
-    """Where extraction happens.
-
-    Attributes:
-        actors: processes of an extractor; null is one for each CPU but one.
-        pythons: stream -> Python of an environment that holds its extractor, on all nodes.
-    """
+    """Where extraction happens."""
 
     compute: ComputeSpec
-    actors: int | None = None
-    pythons: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, work: Work, stream: Stream, store: Path, *, released: bool) -> Iterator[Done]:
         """Describes the clips; released files need no extractor and are read in the usual environment."""
@@ -88,7 +81,7 @@ class Place:
                 check_here(stream)
             return describe_here(work)
         folder = default_folder(self.compute.address, store)
-        environment = {} if released else runtime_env(stream, folder, self.pythons.get(stream))
+        environment = {} if released else runtime_env(stream, folder, getattr(self.compute.pythons, stream))
         gpus = min(1.0, self.compute.gpus_per_worker) if stream == "transcripts" else 0.0
         return describe_on_ray(work, actors=self._actors(len(work.wanted)), gpus=gpus, runtime_env=environment)
 
@@ -96,13 +89,12 @@ class Place:
         """At most a process a clip, and a CPU left for those that read."""
         import ray
 
-        cpus = int(ray.cluster_resources().get("CPU", 0))
-        if (self.actors or 1) >= max(cpus, 2):
-            raise EnvironmentMissing(
-                "descriptors", f"{self.actors or 1} processes and one that reads need more than the {cpus} CPUs", "use fewer"
-            )
+        cpus, actors = int(ray.cluster_resources().get("CPU", 0)), self.compute.extractors
+        if (actors or 1) >= max(cpus, 2):
+            what = f"{actors or 1} processes and one that reads need more than the {cpus} CPUs"
+            raise EnvironmentMissing("compute.extractors", what, "lower it, or raise compute.cpus: CPUs of a local Ray are logical ones")
         cores = os.cpu_count() or 1
-        return min(clips, self.actors or max(1, min(cpus - 1, cores if self.compute.address == "local" else cpus)))
+        return min(clips, actors or max(1, min(cpus - 1, cores if self.compute.address == "local" else cpus)))
 
 
 def extract(
@@ -114,8 +106,7 @@ def extract(
     compute: ComputeSpec,
     on_bad_row: OnBadRow = "fail",
     progress: Progress = lambda what, done, total: None,
-    actors: int | None = None,
-    pythons: Mapping[str, str] | None = None,
+    wait_seconds: float = 0,
 ) -> Summary:
     """Describes the clips of these splits, except those that the store knows.
 
@@ -124,7 +115,7 @@ def extract(
     Args:
         store: folder of the tables; on a cluster one that all nodes see.
         on_bad_row: a clip that cannot be described ends the run, or is counted and masked.
-        actors, pythons: see `Place`.
+        wait_seconds: how long another process that writes the same table is waited for.
 
     Raises:
         DataError: a row or a clip is bad and `on_bad_row` is "fail"; it names the row.
@@ -133,10 +124,11 @@ def extract(
     """
     keys = collect_keys(index, splits, store, compute, progress)
     unreadable = _unreadable(keys, on_bad_row)
-    where = Place(compute, actors, pythons or {})
-    return Summary(
-        {stream: _describe(spec, stream, index, keys, store, where, on_bad_row, progress) for stream in spec.streams}, unreadable
-    )
+    streams = {}
+    for stream in spec.streams:
+        with claimed(table_of(store, spec, stream).folder, wait_seconds=wait_seconds):
+            streams[stream] = _describe(spec, stream, index, keys, store, Place(compute), on_bad_row, progress)
+    return Summary(streams, unreadable)
 
 
 def collect_keys(index: AtlasIndex, splits: Sequence[str], store: Path, compute: ComputeSpec, progress: Progress) -> pa.Table:
@@ -188,25 +180,26 @@ def _describe(
 ) -> StreamSummary:
     started = time.monotonic()
     wanted, table = find_wanted(keys, spec, stream, index), table_of(store, spec, stream)
-    with claimed(table.folder):
-        table.fold()
-        note_identity(table, spec, stream)
-        known = table.known()
-        if on_bad_row == "fail":
-            _refuse_bad(wanted, known, index)
-        missing = {one.clip: one for one in wanted if one.clip not in known}
-        extracted = 0
-        for released in (True, False):
-            part = [one for one in missing.values() if one.source.startswith("ext_") == released]
-            keep = not released and bool(getattr(spec.of(stream), "keep_frames", False))
-            work = Work(index, part, table, released_maker(stream) if released else maker(spec, stream), keep)
-            for done in where.run(work, stream, store, released=released) if part else ():
-                known[done.clip] = (done.reason, done.message)
-                if on_bad_row == "fail":
-                    _refuse_bad([missing[done.clip]], known, index)
-                extracted += 1
-                progress(stream, extracted, len(missing))
-        table.fold()
+    table.fold()
+    note_identity(table, spec, stream)
+    known = table.known()
+    if on_bad_row == "fail":
+        _refuse_bad(wanted, known, index)
+    missing = {one.clip: one for one in wanted if one.clip not in known}
+    extracted = 0
+    if missing:
+        progress(stream, 0, len(missing))
+    for released in (True, False):
+        part = [one for one in missing.values() if one.source.startswith("ext_") == released]
+        keep = not released and bool(getattr(spec.of(stream), "keep_frames", False))
+        work = Work(index, part, table, released_maker(stream) if released else maker(spec, stream), keep)
+        for done in where.run(work, stream, store, released=released) if part else ():
+            known[done.clip] = (done.reason, done.message)
+            if on_bad_row == "fail":
+                _refuse_bad([missing[done.clip]], known, index)
+            extracted += 1
+            progress(stream, extracted, len(missing))
+    table.fold()
     bad = Counter(reason for one in wanted if (reason := known[one.clip][0]))
     soundless = sum(one.lacks_sound(known[one.clip][0]) for one in wanted)
     bad.subtract({"no audio stream": soundless})

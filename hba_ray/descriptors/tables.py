@@ -24,12 +24,12 @@ _EDGE_BYTES = 1 << 16
 def table_of(store: Path, spec: DescriptorsSpec, stream: Stream) -> Table:
     """The table of a stream: another extractor, version or setting, another folder. Nothing is made on disk."""
     kind = spec.acoustic.features if stream == "acoustic" else stream
-    return Table(store / f"{stream}-{fingerprint(_identity(spec, stream))}", kind)
+    return Table(store / f"{stream}-{fingerprint(identity_of(spec, stream))}", kind)
 
 
 def note_identity(table: Table, spec: DescriptorsSpec, stream: Stream) -> None:
     """Writes beside the table what its rows are."""
-    write_text(table.folder / "about.json", json.dumps(_identity(spec, stream), indent=1) + "\n")
+    write_text(table.folder / "about.json", json.dumps(identity_of(spec, stream), indent=1) + "\n")
 
 
 def maker(spec: DescriptorsSpec, stream: Stream) -> Callable[[], Extractor]:
@@ -55,7 +55,8 @@ def released_maker(stream: Stream) -> Callable[[], Extractor]:
     return partial(ReleasedExtractor, cast(Literal["pose", "acoustic"], stream))
 
 
-def _identity(spec: DescriptorsSpec, stream: Stream) -> dict[str, Any]:
+def identity_of(spec: DescriptorsSpec, stream: Stream) -> dict[str, Any]:
+    """Extractor, version and settings: what a table holds, as JSON values."""
     identity = {"extractor": ENVIRONMENTS[stream].requirement, "version": VERSIONS[stream], "settings": spec.of(stream).extraction()}
     checkpoint = Path(spec.transcripts.model).expanduser()
     if stream == "transcripts" and checkpoint.is_file():

@@ -11,8 +11,8 @@ On a terminal it moves; elsewhere (a file, a job's log) a plain line appears now
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -78,3 +78,18 @@ def progress(description: str, total: int | None = None, *, console: Console | N
     bar = Bar(description, total, console or Console(stderr=True))
     with bar._progress:
         yield bar
+
+
+@contextmanager
+def phases(description: str, *, console: Console | None = None) -> Iterator[Callable[[str, int, int], None]]:
+    """One bar after the other, for work that tells (phase, done, total) as it goes; a new phase ends the bar before it."""
+    with ExitStack() as stack:
+        bars: dict[str, Bar] = {}
+
+        def tell(phase: str, done: int, total: int) -> None:
+            if phase not in bars:
+                stack.close()
+                bars[phase] = stack.enter_context(progress(f"{description} {phase}", total, console=console))
+            bars[phase].reach(done)
+
+        yield tell

@@ -2,6 +2,7 @@
 
     <storage>/<name>-<fingerprint>/          a run: its spec, ledger, table, report
     <storage>/steps/<kind>-<fingerprint>/    a step, shared by all runs that need it
+    <storage>/descriptors/                   descriptors of clips, shared by all atlases that hold the clip
 
 A step is finished when its `done.json` is there, which is written last and at once. Whoever works on
 a step holds its lock, so two drivers never write one step.
@@ -21,6 +22,8 @@ from typing import Any
 from hba_ray.errors import DataError, EnvironmentMissing
 
 _DONE, _LEDGER = "done.json", "ledger.jsonl"
+LOCK_SECONDS = 6 * 3600
+"""How long a run waits for another that is doing what both need."""
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What a disk says that is full, or that has been made read-only."""
 
@@ -47,6 +50,10 @@ class Storage:
 
     def step(self, kind: str, fingerprint: str) -> Path:
         return self.folder / "steps" / f"{kind}-{fingerprint}"
+
+    @property
+    def descriptors(self) -> Path:
+        return self.folder / "descriptors"
 
     @property
     def mlflow_uri(self) -> str:

@@ -12,6 +12,17 @@ from pydantic import Field
 from hba_ray.specs.base import Spec
 
 
+class PythonsSpec(Spec):
+    """Environments of extractors that are already there, on all nodes; null builds one where it is needed."""
+
+    pose: str | None = None
+    """Path of a Python that holds MediaPipe."""
+    acoustic: str | None = None
+    """Path of a Python that holds openSMILE."""
+    transcripts: str | None = None
+    """Path of a Python that holds Whisper."""
+
+
 class ComputeSpec(Spec):
     """The cluster, the workers and how the data reaches them."""
 
@@ -38,6 +49,9 @@ class ComputeSpec(Spec):
     cpus_per_loader: float = Field(default=1.0, gt=0)
     prefetch: int = Field(default=2, ge=1)
     """Micro-batches decoded ahead of a worker."""
+    extractors: int | None = Field(default=None, ge=1)
+    """Processes of a descriptor extractor, a CPU each; null is one for each CPU but one."""
+    pythons: PythonsSpec = PythonsSpec()
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Optimiser steps between checkpoints inside an epoch; one is always written at its end."""
     max_failures: int = Field(default=3, ge=0)

@@ -20,6 +20,9 @@ POSE_VALUES = (33 + 478 + 21 + 21) * 3
 """Values of a frame: x, y, z of the points of pose, face, left hand, right hand."""
 FUNCTIONALS, LOW_LEVEL_VALUES = 6373, 65
 """Values of ComParE_2016: of a clip, and of a frame of 10 ms."""
+STREAMS: tuple[Stream, ...] = ("pose", "acoustic", "transcripts")
+USUAL_STREAMS: tuple[Stream, ...] = ("pose", "acoustic")
+"""Those of the paper's adapters."""
 _PARTS = {"mean_std": 2, "quartiles": 3}
 
 
@@ -96,7 +99,8 @@ class TranscriptSpec(Spec):
 class DescriptorsSpec(Spec):
     """What is extracted from the clips of an atlas."""
 
-    streams: tuple[Stream, ...] = ("pose", "acoustic")
+    streams: tuple[Stream, ...] = ()
+    """Which descriptors are extracted: any of pose, acoustic, transcripts. `hba describe` takes the first two where none is named."""
     use_released: bool = True
     """Where a row ships `ext_video_feats` or `ext_audio_feats`, pool those instead of extracting."""
     pose: PoseSpec = PoseSpec()

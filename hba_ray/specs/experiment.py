@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from hba_ray.specs.atlas import AtlasSpec
 from hba_ray.specs.base import Spec, has_key
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
+from hba_ray.specs.descriptors import DescriptorsSpec
 from hba_ray.specs.evaluate import EvaluateSpec
 from hba_ray.specs.grpo import AUTHORS_GRPO, GrpoSpec
 from hba_ray.specs.model import ModelSpec
@@ -35,6 +36,7 @@ class ExperimentSpec(Spec):
     stages: tuple[Literal["sft", "grpo"], ...] = Field(default=("sft",), min_length=1)
     """What is trained, in this order."""
     atlas: AtlasSpec
+    descriptors: DescriptorsSpec = DescriptorsSpec()
     model: ModelSpec = ModelSpec()
     sft: SftSpec = SftSpec()
     grpo: GrpoSpec = GrpoSpec()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from hba_ray.errors import SpecError
 from hba_ray.runtime.storage import Storage
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.sweeps.steps import atlas, backbone, evaluate, sft
+from hba_ray.sweeps.steps import atlas, backbone, describe, evaluate, sft
 from hba_ray.sweeps.steps.base import Draft, Step
 
 STAGES = {"sft": sft.plan}
@@ -28,6 +28,7 @@ def plan(spec: ExperimentSpec, storage: Storage) -> list[Step]:
     """
     draft = Draft(spec, storage)
     atlas.plan(draft)
+    describe.plan(draft)
     backbone.plan(draft)
     for stage in spec.stages:
         if stage not in STAGES:

@@ -17,16 +17,13 @@ from hba_ray.evaluation.scores import Scores
 from hba_ray.report.tables import Facts, Report, render_json, render_markdown
 from hba_ray.runtime.provenance import environment
 from hba_ray.runtime.session import ray_session
-from hba_ray.runtime.storage import Storage, claimed, done, finish, note, write_text
+from hba_ray.runtime.storage import LOCK_SECONDS, Storage, claimed, done, finish, note, write_text
 from hba_ray.runtime.tracking import MlflowTracker, Status, Tracker, standard_tags
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.plan import plan, run_fingerprint
 from hba_ray.sweeps.steps import MAKERS, NOTES
 from hba_ray.sweeps.steps.base import STEP_LOG, Context, Step, add_drops
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS, SCORES
-
-LOCK_SECONDS = 6 * 3600
-"""How long a run waits for another that is doing a step both need."""
 
 
 @dataclass(frozen=True)

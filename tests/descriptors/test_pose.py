@@ -84,7 +84,7 @@ def index(folder: Path) -> AtlasIndex:
 
 
 def run(index: AtlasIndex, store: Path, actors: int = 2, spec: DescriptorsSpec = SPEC) -> Summary:
-    return extract(spec, index, ("train",), store, compute=COMPUTE, on_bad_row="drop", actors=actors)
+    return extract(spec, index, ("train",), store, compute=COMPUTE.model_copy(update={"extractors": actors}), on_bad_row="drop")
 
 
 @pytest.fixture(scope="module")

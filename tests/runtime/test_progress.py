@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from hba_ray.runtime import progress as module
-from hba_ray.runtime.progress import progress
+from hba_ray.runtime.progress import phases, progress
 
 
 def test_a_file_gets_plain_lines_with_values_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +45,12 @@ def test_the_bar_goes_to_standard_error(capsys: pytest.CaptureFixture[str], monk
         bar.advance()
     captured = capsys.readouterr()
     assert captured.out == "" and "step: 1/1" in captured.err
+
+
+def test_phases_have_a_bar_each_one_after_the_other() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with phases("describe", console=console) as tell:
+        for phase, done in (("clips", 1), ("clips", 2), ("pose", 0), ("pose", 3)):
+            tell(phase, done, 2 if phase == "clips" else 3)
+    drawn = console.file.getvalue()  # type: ignore[attr-defined]
+    assert drawn.index("describe clips") < drawn.rindex("2/2") < drawn.index("describe pose") < drawn.rindex("3/3")

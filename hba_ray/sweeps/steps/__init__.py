@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hba_ray.specs import ExperimentSpec
-from hba_ray.sweeps.steps import atlas, backbone, evaluate, sft
+from hba_ray.sweeps.steps import atlas, backbone, describe, evaluate, sft
 from hba_ray.sweeps.steps.base import Context
 
 MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "atlas": atlas.make,
     "backbone": backbone.make,
+    "describe": describe.make,
     "sft": sft.make,
     "evaluate": evaluate.make,
 }
@@ -18,6 +19,7 @@ MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
 
 NOTES: dict[str, Callable[[ExperimentSpec, Mapping[str, Any]], list[str]]] = {
     "atlas": atlas.notes,
+    "describe": describe.notes,
     "sft": sft.notes,
     "evaluate": evaluate.notes,
 }

@@ -1,0 +1,96 @@
+"""The describe step: extracts behavioural descriptors of all clips into a store that all atlases of the storage share.
+
+What is extracted is kept by content, so the step's own folder holds no more than the word that it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hba_ray.runtime.progress import phases
+from hba_ray.runtime.storage import LOCK_SECONDS, Storage
+from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.descriptors import STREAMS, DescriptorsSpec, Stream
+from hba_ray.sweeps.steps.base import Context, Draft, Step
+
+if TYPE_CHECKING:
+    from hba_ray.data.atlas import AtlasIndex
+    from hba_ray.descriptors.attach import Descriptors
+
+
+def settings(spec: ExperimentSpec) -> DescriptorsSpec:
+    """The `descriptors` section with the streams that are extracted, each once and in one order."""
+    wanted = set(spec.descriptors.streams)
+    return spec.descriptors.model_copy(update={"streams": tuple(stream for stream in STREAMS if stream in wanted)})
+
+
+def plan(draft: Draft) -> Step | None:
+    """None where nothing is to be extracted."""
+    chosen, compute = settings(draft.spec), draft.spec.compute
+    if not chosen.streams:
+        return None
+    what = f"extract {', '.join(chosen.streams)} of every clip"
+    resources = f"1 CPU and {compute.extractors or 'all other'} for extractors" if compute.workers else "1 CPU"
+    identity = {"atlas": draft["atlas"].fingerprint, **_identity(chosen)}
+    return draft.add("describe", identity, what, resources=resources, uses_ray=True)
+
+
+def _identity(chosen: DescriptorsSpec) -> dict[str, Any]:
+    """What is extracted; how it is pooled and normalised later is no part of it."""
+    from hba_ray.descriptors.tables import identity_of
+
+    return {"use_released": chosen.use_released, "streams": {stream: identity_of(chosen, stream) for stream in chosen.streams}}
+
+
+def make(context: Context) -> dict[str, Any]:
+    from hba_ray.data.tasks import SPLITS
+    from hba_ray.descriptors.extract import extract
+
+    spec = context.spec
+    with phases("describe") as tell:
+        summary = extract(
+            settings(spec),
+            context.index,
+            SPLITS,
+            _store(spec),
+            compute=spec.compute,
+            on_bad_row=spec.atlas.on_bad_row,
+            progress=tell,
+            wait_seconds=LOCK_SECONDS,
+        )
+    return summary.to_json()
+
+
+def open_descriptors(spec: ExperimentSpec, index: AtlasIndex) -> Descriptors:
+    """What the step made of all splits: keys in memory, vectors read when they are asked for.
+
+    Raises:
+        DataError: the clips have changed since, or the store was taken away.
+    """
+    from hba_ray.data.tasks import SPLITS
+    from hba_ray.descriptors.attach import Descriptors
+
+    return Descriptors.open(_store(spec), settings(spec), index, SPLITS)
+
+
+def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
+    said = [_note(stream, found) for stream, found in facts["streams"].items()]
+    if facts["unreadable"]:
+        said.append(f"Rows that could not be read for descriptors: {_counted(facts['unreadable'])}.")
+    return said
+
+
+def _note(stream: Stream, found: Mapping[str, Any]) -> str:
+    held = "a transcript" if stream == "transcripts" else "a vector"
+    bad = f", {sum(found['bad'].values())} are masked ({_counted(found['bad'])})" if found["bad"] else ""
+    return f"Descriptors, {stream}: {found['described']} of {found['rows']} rows have {held}, {found['absent']} have no clip for it{bad}."
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {rows}" for reason, rows in reasons.items())
+
+
+def _store(spec: ExperimentSpec) -> Path:
+    return Storage(spec.compute.storage).descriptors

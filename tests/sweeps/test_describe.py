@@ -1,0 +1,93 @@
+"""Descriptors as a step: extracted once into the storage's own store, said in the report, opened by later steps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hba_ray.data.atlas import AtlasIndex
+from hba_ray.errors import DataError
+from hba_ray.runtime.storage import Storage
+from hba_ray.sweeps.plan import plan
+from hba_ray.sweeps.steps import describe
+from hba_ray.sweeps.steps.base import Context
+from tests.sweeps.jobs import small_experiment
+
+pytest.importorskip("opensmile")
+DESCRIBED = {"descriptors__streams": ["acoustic"], "atlas__limit": 3}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An atlas whose sound was described: its spec, its index, and what the step said."""
+    from hba_ray.sweeps.steps import atlas
+
+    spec = small_experiment(tmp_path_factory.mktemp("runs"), **DESCRIBED)
+    steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage))}
+    folders = {name: step.folder for name, step in steps.items()}
+    for step in steps.values():
+        step.folder.mkdir(parents=True)
+    atlas.make(Context(spec, folders, folders["atlas"], lambda values, step: None))
+    facts = describe.make(Context(spec, folders, folders["describe"], lambda values, step: None))
+    return spec, AtlasIndex.load(folders["atlas"]), facts
+
+
+def test_nothing_is_extracted_unless_the_spec_says_so(tmp_path: Path):
+    assert "describe" not in {step.name for step in plan(small_experiment(tmp_path), Storage(tmp_path))}
+
+
+def test_the_step_is_named_by_what_is_extracted_and_not_by_how_it_is_read(tmp_path: Path):
+    def name(**changes: object) -> str:
+        spec = small_experiment(tmp_path, **{"descriptors__streams": ["pose", "acoustic"], **changes})
+        return next(step.fingerprint for step in plan(spec, Storage(tmp_path)) if step.name == "describe")
+
+    assert name() == name(descriptors__acoustic={"normalisation": "l2"}) == name(compute__extractors=2)
+    assert name() == name(descriptors__streams=["acoustic", "pose"])
+    assert len({name(), name(descriptors__pose={"fps": 4}), name(descriptors__streams=["pose"]), name(atlas__limit=1)}) == 4
+
+
+def test_every_row_is_described_or_counted(made):
+    spec, index, facts = made
+    found = facts["streams"]["acoustic"]
+    assert found["rows"] == len(index.table) and found["described"] + found["absent"] == found["rows"] and found["described"] > 5
+    (note,) = describe.notes(spec, facts)
+    assert f"{found['described']} of {found['rows']} rows have a vector, {found['absent']} have no clip for it." in note
+
+
+def test_masked_rows_are_said_with_their_reasons(made):
+    spec, _, facts = made
+    bad = {**facts["streams"]["acoustic"], "bad": {"corrupt audio": 2, "empty file": 1}}
+    notes = describe.notes(spec, {"streams": {"acoustic": bad}, "unreadable": {"missing file": 4}})
+    assert "3 are masked (corrupt audio: 2, empty file: 1)" in notes[0] and "missing file: 4" in notes[1]
+
+
+def test_later_steps_find_vectors_by_sample(made):
+    spec, index, _ = made
+    descriptors = describe.open_descriptors(spec, index)
+    lines = [int(line) for line in index.rows_of("validation")]
+    samples = [descriptors.names[line][0] for line in lines]
+    assert descriptors.lines_of("validation", samples[::-1]) == lines[::-1]
+    _, present_B = descriptors.vectors("acoustic", descriptors.lines_of("validation", samples))
+    signatures = np.array(index.table.column("modality_signature").to_pylist())[lines]
+    assert present_B.tolist() == ["audio" in signature for signature in signatures]
+    with pytest.raises(DataError, match="is no extracted row of test"):
+        descriptors.lines_of("test", samples[:1])
+    descriptors.places["test"]["twice"] = None
+    with pytest.raises(DataError, match="several rows"):
+        descriptors.lines_of("test", ["twice"])
+
+
+def test_a_second_atlas_of_the_same_clips_extracts_nothing(made):
+    spec, _, facts = made
+    again = describe.make(_context_of(spec.model_copy(update={"atlas": spec.atlas.model_copy(update={"limit": 2})})))
+    assert facts["streams"]["acoustic"]["extracted"] > 5 and again["streams"]["acoustic"]["extracted"] == 0
+
+
+def _context_of(spec) -> Context:
+    from hba_ray.sweeps.steps import atlas
+
+    steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage))}
+    folders = {name: step.folder for name, step in steps.items()}
+    folders["atlas"].mkdir(parents=True)
+    atlas.make(Context(spec, folders, folders["atlas"], lambda values, step: None))
+    return Context(spec, folders, folders["describe"], lambda values, step: None)
