@@ -1,7 +1,7 @@
 """A supervised stage on Ray Train workers, each fed by its own Ray Data pipeline.
 
-Lost workers are replaced and go on from the last committed checkpoint. An error of our own is not
-tried again: other workers would only meet it, too.
+Lost workers are replaced and go on from the last committed checkpoint. An error of our own, a mistake in
+the code and a GPU that is too small are not tried again: other workers would only meet them, too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from hba_ray.training.sft import SftJob, train_sft
 
 _START_ATTEMPTS = 10
 """Times that workers may fail to start, or wait a minute for their place; Ray would try for ever."""
+_MISTAKES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
+"""What a lost worker or a broken connection never raises: those are OSErrors and RuntimeErrors."""
 _RAY_RUN = "train"
 """A driver that is started again finds the checkpoints of its predecessor under this name in the step's folder."""
 
@@ -84,9 +86,21 @@ class _NoRetry(ray.train.UserCallback):
     """Raised in the controller, an error ends training at once."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            if isinstance(error, HbaError):
-                raise error
+        for worker, error in worker_exceptions.items():
+            final = as_final(error, f"worker {worker}")
+            if final is not None:
+                raise final
+
+
+def as_final(error: Exception, where: str) -> HbaError | None:
+    """The error that ends training, or None where a fresh worker may do better."""
+    if isinstance(error, HbaError):
+        return error
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which torch alone could name
+        return TrainingError(where, str(error).splitlines()[0], "lower compute.micro_batch, or set compute.gradient_checkpointing=true")
+    if isinstance(error, _MISTAKES):
+        return TrainingError(where, f"{type(error).__name__}: {error}", "the traceback is in the run's logs folder")
+    return None
 
 
 def _worker(config: dict[str, Any]) -> None:
