@@ -29,7 +29,7 @@ test-chaos: $(INSTALLED)  ## tests that kill drivers and workers in the middle o
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m chaos
 
 test-fast: $(INSTALLED)  ## tests that take seconds and start no processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not ray and not slow and not gpu and not chaos"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile -m "not ray and not slow and not gpu and not chaos"
 
 check: $(INSTALLED)  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ from hba_ray.errors import HbaError
 from hba_ray.evaluation.scores import Scores
 from hba_ray.report.tables import Facts, Report, render_json, render_markdown
 from hba_ray.runtime.provenance import environment
-from hba_ray.runtime.session import ray_session
+from hba_ray.runtime.session import check_capacity, local_cpus, ray_session
 from hba_ray.runtime.storage import LOCK_SECONDS, Storage, claimed, done, finish, note, write_text
 from hba_ray.runtime.tracking import MlflowTracker, Status, Tracker, standard_tags
 from hba_ray.specs import ExperimentSpec
@@ -54,6 +54,7 @@ def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: Tr
     """
     storage = Storage(spec.compute.storage)
     steps = plan(spec, storage)
+    check_first(spec, steps)
     name = run_fingerprint(steps)
     folder = storage.run(spec.name, name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +78,16 @@ def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: Tr
             tracker.log_artifact(folder / file)
     note(folder, event="finished", fingerprint=name)
     return Finished(folder, report, folder / "table.md", uri)
+
+
+def check_first(spec: ExperimentSpec, steps: list[Step]) -> None:
+    """Refuses what could only fail later, before anything is done.
+
+    Raises:
+        EnvironmentMissing: a private Ray would lack the CPUs.
+    """
+    if spec.compute.address == "local" and any(step.uses_ray and not step.is_done for step in steps):
+        check_capacity(spec.compute, local_cpus(spec.compute), float("inf"))
 
 
 @contextmanager
