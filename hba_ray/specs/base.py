@@ -42,11 +42,8 @@ def section_at(kind: Any, path: Sequence[str]) -> type[BaseModel] | None:
 def has_key(section: type[BaseModel], key: str) -> bool:
     """Whether a dotted key is one of the section's own or of a section in it.
 
-    >>> class Inner(Spec):
-    ...     hidden: int = 256
-    >>> class Outer(Spec):
-    ...     inner: Inner | None = None
-    >>> has_key(Outer, "inner.hidden"), has_key(Outer, "inner.hiden")
+    >>> from hba_ray.specs.model import ModelSpec
+    >>> has_key(ModelSpec, "lora.rank"), has_key(ModelSpec, "lora.rnk")
     (True, False)
     """
     *path, name = key.split(".")
