@@ -1,0 +1,109 @@
+"""A trained model as a folder of the released layout, which transformers and vLLM load by themselves.
+
+The thinker, LoRA merged, under the names of Qwen/Qwen2.5-Omni-7B (`thinker.*`), without a talker; its
+processor; and beside them, in files that those libraries leave alone, the classifier heads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import (
+    Qwen2_5OmniConfig,
+    Qwen2_5OmniForConditionalGeneration,
+    Qwen2_5OmniProcessor,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+)
+
+from hba_ray.errors import CheckpointError
+from hba_ray.models.checkpoints import new_folder
+from hba_ray.models.omni import OmniSapiens
+
+HEADS, HEADS_MANIFEST = "heads.safetensors", "heads.json"
+"""Files of the classifier heads beside an exported model."""
+
+
+def export_thinker(
+    thinker: Qwen2_5OmniThinkerForConditionalGeneration, processor: Qwen2_5OmniProcessor, folder: Path, *, heads: OmniSapiens | None = None
+) -> None:
+    """Write a thinker in the full Omni layout, whole or not at all.
+
+    Args:
+        thinker: without LoRA layers; see `merge_lora`.
+        folder: created, or replaced where it exists.
+        heads: the model whose classifier heads are written beside it.
+
+    Raises:
+        CheckpointError: the thinker still has LoRA layers, or a weight that is sharded.
+    """
+    astray = [name for name, weight in thinker.named_parameters() if ".lora_" in name or not weight.numel()]
+    if astray:
+        raise CheckpointError(str(folder), f"{astray[0]} cannot be exported", "merge LoRA and gather sharded weights first")
+    config = Qwen2_5OmniConfig(thinker_config=thinker.config.to_dict(), enable_audio_output=False)
+    with torch.device("meta"):
+        full = Qwen2_5OmniForConditionalGeneration(config)
+    full.thinker = thinker
+    full.config.dtype = thinker.dtype
+    with new_folder(folder) as draft:
+        full.save_pretrained(draft)
+        processor.save_pretrained(draft)
+        torch.save({}, draft / "spk_dict.pt")  # transformers asks for the voices of a talker even where there is none
+        if heads is not None:
+            _save_heads(heads, draft)
+
+
+def export_model(model: OmniSapiens, processor: Qwen2_5OmniProcessor, folder: Path) -> None:
+    """Write a trained model: its thinker as `export_thinker` does, LoRA merged, and its heads. LoRA is gone from `model` afterwards.
+
+    Raises:
+        CheckpointError: merging gives numbers that are not finite, or a weight is sharded.
+    """
+    export_thinker(merge_lora(model, where=str(folder)), processor, folder, heads=model)
+
+
+def merge_lora(model: OmniSapiens, *, where: str) -> Qwen2_5OmniThinkerForConditionalGeneration:
+    """The thinker of a model with LoRA added to its weights; the model's own from then on.
+
+    Raises:
+        CheckpointError: merging gives numbers that are not finite.
+    """
+    if isinstance(model.backbone, PeftModel):
+        try:
+            model.backbone = cast(Any, model.backbone).merge_and_unload(safe_merge=True)
+        except ValueError as cause:  # peft's way to report NaN
+            raise CheckpointError(where, f"LoRA cannot be merged: {cause}", "use another checkpoint") from cause
+    return model.thinker
+
+
+def load_heads(folder: Path) -> tuple[Mapping[str, Tensor], tuple[tuple[str, str], ...]]:
+    """The heads beside an exported model: `heads.{i}.weight` and `.bias` by name, and the classes in the order of their rows.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        manifest = json.loads((folder / HEADS_MANIFEST).read_text())
+        return load_file(folder / HEADS), tuple((task, label) for task, label in manifest["classes"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as cause:
+        raise CheckpointError(str(folder), f"holds no classifier heads: {cause}", "give a folder that `hba export` wrote") from cause
+
+
+def _save_heads(model: OmniSapiens, folder: Path) -> None:
+    tensors = {f"heads.{name}": tensor.detach().float().cpu().contiguous() for name, tensor in model.heads.state_dict().items()}
+    save_file(tensors, folder / HEADS)
+    manifest = {
+        "reads": "masked mean over the prompt of the hidden states before the last decoder layer",
+        "hidden": model.hidden,
+        "classes": [list(pair) for pair in model.classes],
+    }
+    (folder / HEADS_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
