@@ -140,11 +140,34 @@ def exact_match(true: Sequence[str], predicted: Predictions) -> float | None:
     return float(np.mean(hits))
 
 
+def judge_accuracy(true: Sequence[str], predicted: Predictions) -> float | None:
+    """Share of open answers that the judge calls TRUE: SOC, INT, NVC. One without a readable verdict is not TRUE.
+
+    Source: paper section 3.3 and appendix A.5.
+
+    >>> judge_accuracy(["a wall", "a door"], ["TRUE", None])
+    0.5
+
+    Args:
+        true: reference answers; only their number matters, since the judge has read them.
+        predicted: "TRUE", "FALSE" or None.
+
+    Returns:
+        0..1, or None without rows.
+
+    Raises:
+        DataError: the two differ in length.
+    """
+    _check_lengths(true, predicted)
+    return float(np.mean([verdict == "TRUE" for verdict in predicted])) if true else None
+
+
 METRICS: dict[str, Callable[[Sequence[str], Predictions], float | None]] = {
     "binary_weighted_f1": binary_weighted_f1,
     "mean_weighted_accuracy": mean_weighted_accuracy,
     "weighted_f1": weighted_f1,
     "exact_match": exact_match,
+    "judge_accuracy": judge_accuracy,
 }
 
 

@@ -1,16 +1,18 @@
 """From a table of predictions to scores per dataset, per task and per class.
 
 A dataset's score is its task's metric over all its rows; a task's score is the mean over its
-datasets (paper Figure 2). Beside each stand the majority baseline and the published score.
+datasets (paper Figure 2). Beside each stand its interval, the majority baseline and the published score.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -19,17 +21,22 @@ from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, TASKS, Dataset
 from hba_ray.errors import DataError
 from hba_ray.evaluation.metrics import METRICS, POLARITY, ClassScore, is_counted, per_class
 from hba_ray.evaluation.published import PublishedModel, published_score
+from hba_ray.evaluation.sentiment import ScaleScore, sentiment_scales
+from hba_ray.evaluation.statistics import bootstrap_draws, expected_calibration_error, interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("sample_id", "clip_id", "dataset", "task", "true", "predicted")
-"""Text columns of a predictions table. Open answers also need `answer`, the model's text."""
+"""Text columns of a predictions table. Open answers also need `answer`, the model's text; `probability` is optional."""
 
 TrainCounts = Mapping[str, Mapping[str, int]]
 """Dataset id -> label -> rows of the training split."""
 
-Record = dict[str, str | None]
+Verdicts = Mapping[tuple[str, str], bool | None]
+"""(dataset id, sample_id) -> what a judge says of an open answer; None where it is unreadable."""
+
+Record = dict[str, Any]
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -40,13 +47,19 @@ class DatasetScore:
 
     Attributes:
         dataset: the canonical id.
-        metric: a name of `metrics.METRICS`; `exact_match` for open answers.
+        metric: a name of `metrics.METRICS`; for open answers `judge_accuracy`, or `exact_match` where nobody has judged them.
         rows: rows predicted.
         counted: rows that the metric counts; fewer than `rows` where SEN drops neutral ones.
         majority: score of the best constant prediction that the training labels suggest.
         majority_label: that prediction.
         published: the published model's score.
         classes: per class, in the order of the dataset's labels; empty for open answers.
+        interval: the middle 95% of the value under resampling of whole clips.
+        clips: independent clips that the value rests on.
+        calibration_error: expected, of the predicted classes' probabilities (Guo et al. 2017).
+        scales: sentiment on its coarser scales (Table 19); empty for other tasks.
+        exact_match: of open answers that a judge has graded.
+        unreadable: open answers for which the judge gave no readable verdict; they count as not TRUE.
     """
 
     dataset: str
@@ -59,6 +72,12 @@ class DatasetScore:
     majority_label: str | None
     published: float | None
     classes: tuple[ClassScore, ...]
+    interval: tuple[float, float] | None = None
+    clips: int = 0
+    calibration_error: float | None = None
+    scales: tuple[ScaleScore, ...] = ()
+    exact_match: float | None = None
+    unreadable: int = 0
 
     @property
     def is_comparable(self) -> bool:
@@ -73,6 +92,7 @@ class TaskScore:
     Attributes:
         datasets: the datasets that have a score; the other fields are means over just these, and
             None where one of them lacks the number.
+        interval: the middle 95% of the value.
     """
 
     task: str
@@ -81,6 +101,7 @@ class TaskScore:
     value: float | None
     majority: float | None
     published: float | None
+    interval: tuple[float, float] | None = None
 
     @property
     def is_comparable(self) -> bool:
@@ -129,6 +150,7 @@ def score_predictions(
     train_counts: TrainCounts,
     *,
     datasets: Iterable[str] = (),
+    verdicts: Verdicts | None = None,
     published_model: PublishedModel = "OmniSapiens-7B SFT",
     where: str = "predictions",
 ) -> Scores:
@@ -139,24 +161,67 @@ def score_predictions(
             open answers, is null where nothing could be read from the model.
         train_counts: labels of the training split, for the majority baseline; a dataset left out has none.
         datasets: ids that are listed, as missing, even without a row.
+        verdicts: of a judge, one for every open answer; without them open answers are scored by exact match.
         where: names the table in errors.
 
     Raises:
         DataError: a column is missing or not text, a dataset is unknown or of another task, a label
-            is not the dataset's, or a sample_id appears twice in a dataset.
+            is not the dataset's, a sample_id appears twice in a dataset, or an open answer has no verdict.
     """
-    groups: dict[str | None, list[Record]] = {dataset: [] for dataset in datasets}
-    for record in _records(predictions, where):
+    groups = group_records(predictions, datasets, where)
+    scored = [
+        _score_dataset(dataset, groups[name], train_counts.get(name, {}), verdicts, published_model, where)
+        for name, dataset in DATASETS.items()
+        if name in groups
+    ]
+    draws = {score.dataset: draws_R for score, draws_R in scored}
+    return Scores(tuple(score for score, _ in scored), tuple(_score_tasks([score for score, _ in scored], draws)), published_model)
+
+
+def group_records(
+    predictions: pa.Table | pd.DataFrame, datasets: Iterable[str] = (), where: str = "predictions"
+) -> dict[str, list[Record]]:
+    """Dataset id -> its rows, by name, so that the order of a table changes no resample.
+
+    Raises:
+        DataError: a column is missing or not text, or a dataset is unknown.
+    """
+    groups: dict[str, list[Record]] = {dataset: [] for dataset in datasets}
+    for record in sorted(_records(predictions, where), key=lambda record: record["sample_id"] or ""):
         groups.setdefault(record["dataset"], []).append(record)
     for name in groups:
         if name not in DATASETS:
             raise DataError(where, f"unknown dataset '{name}'", "predictions name datasets by their id", reason="unknown dataset")
-    scores = tuple(
-        _score_dataset(dataset, groups[name], train_counts.get(name, {}), published_model, where)
-        for name, dataset in DATASETS.items()
-        if name in groups
-    )
-    return Scores(scores, tuple(_score_tasks(scores)), published_model)
+    return groups
+
+
+def guesses(dataset: Dataset, records: Sequence[Record], verdicts: Verdicts | None, where: str) -> tuple[str, list[str | None]]:
+    """The metric of a dataset, and what it compares with the truth: classes, verdicts, or texts.
+
+    Raises:
+        DataError: the answers are missing, or one of them has no verdict.
+    """
+    if not dataset.task.is_open:
+        return dataset.task.metric, [record["predicted"] for record in records]
+    if records and "answer" not in records[0]:
+        raise DataError(where, "column 'answer' is missing", "open answers are scored by their text", reason="missing column")
+    if verdicts is None:
+        return "exact_match", [record["answer"] for record in records]
+    try:
+        said = [verdicts[dataset.id, record["sample_id"]] for record in records]
+    except KeyError as cause:
+        raise DataError(where, f"sample '{cause.args[0][1]}' was not judged", "judge every open answer", reason="not judged") from None
+    return "judge_accuracy", [None if correct is None else str(correct).upper() for correct in said]
+
+
+def clips_of(records: Sequence[Record]) -> list[str]:
+    """The clip of each row; a row without one is its own."""
+    return [record["clip_id"] or record["sample_id"] for record in records]
+
+
+def dataset_seed(dataset: str) -> int:
+    """Seed of a dataset's resamples: its own, so that two datasets are resampled independently; the same in all arms."""
+    return zlib.crc32(dataset.encode())
 
 
 def majority_label(task: str, train_counts: Mapping[str, int]) -> str | None:
@@ -176,43 +241,63 @@ def majority_label(task: str, train_counts: Mapping[str, int]) -> str | None:
 
 
 def _score_dataset(
-    dataset: Dataset, records: list[Record], train_counts: Mapping[str, int], model: PublishedModel, where: str
-) -> DatasetScore:
+    dataset: Dataset, records: list[Record], train_counts: Mapping[str, int], verdicts: Verdicts | None, model: PublishedModel, where: str
+) -> tuple[DatasetScore, np.ndarray]:
+    """The score, and [R] its resamples."""
     where = f"{where} ({dataset.id})"
     task = dataset.task
-    column, metric = ("answer", "exact_match") if task.is_open else ("predicted", task.metric)
-    if records and column not in records[0]:
-        raise DataError(where, f"column '{column}' is missing", "open answers are scored by their text", reason="missing column")
-    true = _truths(dataset, records, where)
-    predicted = [record[column] for record in records]
-    constant = majority_label(task.id, train_counts)
-    return DatasetScore(
+    metric, predicted = guesses(dataset, records, verdicts, where)
+    true, clips = _truths(dataset, records, where), clips_of(records)
+    constant = None if metric == "judge_accuracy" else majority_label(task.id, train_counts)
+    value = METRICS[metric](true, predicted)
+    draws_R = bootstrap_draws(metric, true, predicted, clips, seed=dataset_seed(dataset.id))
+    score = DatasetScore(
         dataset=dataset.id,
         task=task.id,
         metric=metric,
-        value=METRICS[metric](true, predicted),
+        value=value,
         rows=len(true),
         counted=sum(is_counted(label, task.id) for label in true),
         majority=None if constant is None else METRICS[metric](true, [constant] * len(true)),
         majority_label=constant,
         published=published_score(model, dataset.id),
         classes=() if task.is_open else tuple(per_class(true, predicted, _classes(dataset, true))),
+        interval=_range(value, draws_R),
+        clips=len(set(clips)),
+        calibration_error=None if task.is_open else _calibration_error(records),
+        scales=tuple(sentiment_scales(true, predicted, dataset.labels)) if task.id == "SEN" else (),
+        exact_match=METRICS["exact_match"](true, [record["answer"] for record in records]) if metric == "judge_accuracy" else None,
+        unreadable=predicted.count(None) if metric == "judge_accuracy" else 0,
     )
+    return score, draws_R
 
 
-def _score_tasks(scores: Sequence[DatasetScore]) -> Iterator[TaskScore]:
+def _calibration_error(records: Sequence[Record]) -> float | None:
+    """Over the rows whose prediction has a probability."""
+    sure = [(record["probability"], record["predicted"] == record["true"]) for record in records if record.get("probability") is not None]
+    return expected_calibration_error([probability for probability, _ in sure], [right for _, right in sure])
+
+
+def _score_tasks(scores: Sequence[DatasetScore], draws: Mapping[str, np.ndarray]) -> Iterator[TaskScore]:
     for task in TASKS:
         listed = [score for score in scores if score.task == task]
         scored = [score for score in listed if score.value is not None]
         if listed:
+            value = _mean(score.value for score in scored)
             yield TaskScore(
                 task=task,
                 metric=listed[0].metric,
                 datasets=tuple(score.dataset for score in scored),
-                value=_mean(score.value for score in scored),
+                value=value,
                 majority=_mean(score.majority for score in scored),
                 published=_mean(score.published for score in scored),
+                interval=_range(value, np.mean([draws[score.dataset] for score in scored], axis=0)) if scored else None,
             )
+
+
+def _range(value: float | None, draws_R: np.ndarray) -> tuple[float, float] | None:
+    found = interval(value, draws_R, 0)
+    return None if found.low is None or found.high is None else (found.low, found.high)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -229,9 +314,9 @@ def _records(predictions: pa.Table | pd.DataFrame, where: str) -> list[Record]:
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise DataError(where, f"columns are missing: {', '.join(missing)}", f"needed: {', '.join(COLUMNS)}", reason="missing column")
-    table = table.select([name for name in (*COLUMNS, "answer") if name in table.column_names])
+    table = table.select([name for name in (*COLUMNS, "answer", "probability") if name in table.column_names])
     for column in table.schema:
-        if not _is_text(column.type):
+        if column.name != "probability" and not _is_text(column.type):
             raise DataError(where, f"column '{column.name}' is {column.type}, not text", reason="wrong type")
     return table.to_pylist()
 

@@ -303,6 +303,7 @@ def _share(part_R: np.ndarray, whole_R: np.ndarray) -> np.ndarray:
 _PLAIN: dict[str, Callable[[str, str | None], Pair]] = {
     "binary_weighted_f1": lambda label, guess: (POLARITY.get(label, label), POLARITY.get(guess or "")),
     "exact_match": lambda label, guess: ("hit", "hit" if guess is not None and plain_text(label) == plain_text(guess) else None),
+    "judge_accuracy": lambda label, guess: ("TRUE", "TRUE" if guess == "TRUE" else None),
 }
 """What of a pair a metric looks at, where that is less than all of it."""
 
@@ -311,5 +312,6 @@ _ON_COUNTS: dict[str, Callable[[list[Pair], np.ndarray], np.ndarray]] = {
     "mean_weighted_accuracy": _mean_weighted_accuracy,
     "weighted_f1": _weighted_f1,
     "exact_match": _exact_match,
+    "judge_accuracy": _exact_match,
 }
 """The metrics of `metrics.METRICS` for many resamples at once, hundreds of times faster; a test holds them equal."""

@@ -7,25 +7,22 @@ here depends on the clock or the machine, so equal reports are equal files.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import field
 from html import escape
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import TypeAdapter, ValidationError
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hba_ray.data.tasks import DATASETS, SPLITS, TASKS
+from hba_ray.data.tasks import SPLITS, TASKS
 from hba_ray.errors import DataError
-from hba_ray.evaluation.scores import DatasetScore, Scores, TaskScore, first_error
-from hba_ray.specs.atlas import Split
+from hba_ray.evaluation.scores import DatasetScore, TaskScore, first_error
+from hba_ray.report.base import MISSING, TINY_TITLE, Facts, Report, Sheet, between, dataset_place, number, signed
+from hba_ray.report.measures import measure_sheets
 
-MISSING = "–"
-"""What stands where a number is missing."""
+__all__ = ["MISSING", "TINY_TITLE", "Facts", "Report", "read_json", "render_json", "render_markdown", "terminal_table"]
 
-TINY_TITLE = " (a tiny random model: it checks the machinery and gives no verdict against the paper)"
 JUDGED = "†"
 JUDGE_NOTE = (
     f"{JUDGED} Published: accuracy by a language-model judge. Ours: exact match of the text, a different and stricter measure. "
@@ -33,68 +30,11 @@ JUDGE_NOTE = (
 )
 TASK_NOTE = "A task's score is the mean over the datasets listed, and so are the numbers beside it."
 MAJORITY_NOTE = "Majority: the score of always predicting the most frequent training class among those that the metric counts."
+INTERVAL_NOTE = "95% interval: percentiles of 2000 resamples of whole clips; for a task, of the mean over its datasets."
 COUNTED_NOTE = "Counted: rows that enter the metric; sentiment drops those whose truth is neutral."
-
-_PLACE = {dataset: place for place, dataset in enumerate(DATASETS)}
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Facts:
-    """What the scores rest on.
-
-    Attributes:
-        model: `model.backbone` of the spec; `tiny` is the randomly initialised one.
-        fingerprint: of the spec.
-        versions: package -> version.
-        rows_used: dataset -> split -> rows.
-        rows_dropped: dataset -> reason -> rows.
-    """
-
-    model: str
-    seed: int
-    fingerprint: str
-    versions: dict[str, str]
-    rows_used: dict[str, dict[Split, int]]
-    rows_dropped: dict[str, dict[str, int]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Report:
-    """Scores and facts under a title.
-
-    Attributes:
-        title: for a tiny model the warning `TINY_TITLE` is added to it.
-        scores: arm (a stage or a variant) -> scores, in the order in which arms are listed.
-        notes: paragraphs for the end.
-    """
-
-    title: str
-    scores: dict[str, Scores]
-    facts: Facts
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.is_tiny and not self.title.endswith(TINY_TITLE):
-            object.__setattr__(self, "title", self.title + TINY_TITLE)
-
-    @property
-    def is_tiny(self) -> bool:
-        return self.facts.model == "tiny"
 
 
 _ADAPTER = TypeAdapter(Report)
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table of text. Columns from `numbers_from` on are numbers."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numbers_from: int
-    notes: tuple[str, ...] = ()
 
 
 def render_json(report: Report) -> str:
@@ -142,7 +82,8 @@ def terminal_table(report: Report) -> RenderableType:
 
 def sheets(report: Report) -> tuple[Sheet, ...]:
     """All tables of a report, in reading order."""
-    return _task_sheet(report), _dataset_sheet(report), _class_sheet(report), _used_sheet(report.facts), _dropped_sheet(report.facts)
+    rows = (_used_sheet(report.facts), _dropped_sheet(report.facts))
+    return _task_sheet(report), _dataset_sheet(report), *measure_sheets(report), _class_sheet(report), *rows
 
 
 def _task_sheet(report: Report) -> Sheet:
@@ -163,18 +104,18 @@ def _dataset_sheet(report: Report) -> Sheet:
         for arm, scores in report.scores.items()
         for score in scores.datasets
     ]
-    rows.sort(key=_dataset_place)
+    rows.sort(key=dataset_place)
     return Sheet("Scores per dataset", header + _measured_header(report), tuple(rows), 4, (COUNTED_NOTE, *_score_notes(report)))
 
 
 def _class_sheet(report: Report) -> Sheet:
     rows = [
-        (score.dataset, arm, one.label, _number(one.precision), _number(one.recall), _number(one.f1), str(one.support))
+        (score.dataset, arm, one.label, number(one.precision), number(one.recall), number(one.f1), str(one.support))
         for arm, scores in report.scores.items()
         for score in scores.datasets
         for one in score.classes
     ]
-    rows.sort(key=_dataset_place)
+    rows.sort(key=dataset_place)
     return Sheet("Scores per class", ("Dataset", "Arm", "Class", "Precision", "Recall", "F1", "Support"), tuple(rows), 3)
 
 
@@ -182,37 +123,34 @@ def _used_sheet(facts: Facts) -> Sheet:
     rows = [
         (dataset, *(MISSING if split not in used else str(used[split]) for split in SPLITS)) for dataset, used in facts.rows_used.items()
     ]
-    rows.sort(key=_dataset_place)
+    rows.sort(key=dataset_place)
     return Sheet("Rows used", ("Dataset", *SPLITS), tuple(rows), 1)
 
 
 def _dropped_sheet(facts: Facts) -> Sheet:
     rows = [(dataset, reason, str(count)) for dataset, reasons in facts.rows_dropped.items() for reason, count in sorted(reasons.items())]
-    rows.sort(key=_dataset_place)
+    rows.sort(key=dataset_place)
     return Sheet("Rows dropped", ("Dataset", "Reason", "Rows"), tuple(rows), 2)
-
-
-def _dataset_place(row: tuple[str, ...]) -> int:
-    """The benchmark's order; sorting is stable, so arms and reasons keep theirs."""
-    return _PLACE.get(row[0], len(_PLACE))
 
 
 def _measured_header(report: Report) -> tuple[str, ...]:
     models = dict.fromkeys(scores.published_model for scores in report.scores.values())
     published = f"Published {next(iter(models))}" if len(models) == 1 else "Published"
-    return ("Score", "Majority", published) if report.is_tiny else ("Score", "Majority", published, "Difference")
+    header = ("Score", "95% interval", "Majority", published)
+    return header if report.is_tiny else (*header, "Difference")
 
 
 def _measured(score: DatasetScore | TaskScore, report: Report) -> tuple[str, ...]:
-    """Score, majority, published and, unless the model is tiny, the difference of score and published."""
-    published = _number(score.published)
+    """Score, interval, majority, published and, unless the model is tiny, the difference of score and published."""
+    published = number(score.published)
     if score.published is not None and not score.is_comparable:
         published += f" {JUDGED}"
-    cells = (_number(score.value), _number(score.majority), published)
+    cells = (number(score.value), between(score.interval), number(score.majority), published)
     return cells if report.is_tiny else (*cells, _difference(score))
 
 
 def _score_notes(report: Report) -> Iterator[str]:
+    yield INTERVAL_NOTE
     yield MAJORITY_NOTE
     arms: dict[str, list[str]] = {}
     for arm, scores in report.scores.items():
@@ -223,14 +161,10 @@ def _score_notes(report: Report) -> Iterator[str]:
         yield JUDGE_NOTE
 
 
-def _number(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3f}"
-
-
 def _difference(score: DatasetScore | TaskScore) -> str:
     if score.value is None or score.published is None or not score.is_comparable:
         return MISSING
-    return f"{round(score.value - score.published, 3) + 0.0:+.3f}"  # + 0.0 turns -0.0 into 0.0
+    return signed(score.value - score.published)
 
 
 def _facts(facts: Facts) -> str:

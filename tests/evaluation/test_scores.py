@@ -64,6 +64,67 @@ def test_open_answers_are_exact_match_and_never_judge_accuracy():
     assert score.classes == ()
 
 
+VERDICTS: dict[tuple[str, str], bool | None] = {("mimeqa", f"mimeqa-{place}"): said for place, said in enumerate((True, True, None))}
+
+
+def test_judged_answers_are_the_papers_measure_and_keep_exact_match_beside():
+    scores = score_predictions(predictions(mimeqa=ANSWERS, mmsd=SARCASM), {"mimeqa": {"He waves": 5}}, verdicts=VERDICTS)
+    score = only(scores, "mimeqa")
+    assert (score.metric, score.value, score.unreadable, score.exact_match) == (
+        "judge_accuracy",
+        pytest.approx(2 / 3),
+        1,
+        pytest.approx(1 / 3),
+    )
+    assert score.is_comparable and score.published == 0.121
+    assert score.majority is None, "nobody has judged the constant answer"
+    assert only(scores, "mmsd").metric == "weighted_f1"
+    assert scores.tasks[-1].metric == "judge_accuracy"
+
+
+def test_an_open_answer_that_nobody_judged_is_an_error():
+    with pytest.raises(DataError, match="'mimeqa-2' was not judged"):
+        score_predictions(predictions(mimeqa=ANSWERS), {}, verdicts={key: VERDICTS[key] for key in list(VERDICTS)[:2]})
+
+
+def test_a_score_has_the_interval_of_its_clips():
+    pairs = [("sarcasm", "sarcasm"), ("not sarcasm", "not sarcasm"), ("sarcasm", None), ("not sarcasm", "sarcasm")] * 10
+    score = only(score_predictions(predictions(mmsd=pairs), {}), "mmsd")
+    assert score.interval is not None and score.value is not None
+    assert score.clips == 40 and score.interval[0] < score.value < score.interval[1]
+    tenfold = predictions(mmsd=pairs * 10).to_pandas()
+    tenfold["clip_id"] = [f"clip-{row % 40}" for row in range(400)]
+    again = only(score_predictions(tenfold, {}), "mmsd")
+    assert (again.clips, again.rows) == (40, 400)
+    assert again.interval == pytest.approx(score.interval, abs=0.02), "ten copies of a row are no more evidence than one"
+
+
+def test_a_tasks_interval_is_narrower_than_those_of_its_datasets():
+    half = [("sad", "sad"), ("fear", "sad"), ("fear", "fear")] * 10
+    scores = score_predictions(predictions(cremad=half, tess=half), {})
+    (task,) = scores.tasks
+    widths = [score.interval[1] - score.interval[0] for score in scores.datasets if score.interval]
+    assert task.interval is not None and len(widths) == 2
+    assert task.interval[1] - task.interval[0] < 0.85 * min(widths), "datasets are resampled independently"
+
+
+def test_probabilities_give_a_calibration_error_and_sentiment_its_scales():
+    frame = predictions(meld_senti=[("negative", "negative"), ("positive", "neutral")]).to_pandas()
+    assert only(score_predictions(frame, {}), "meld_senti").calibration_error is None
+    frame["probability"] = [0.75, 0.75]
+    score = only(score_predictions(frame, {}), "meld_senti")
+    assert score.calibration_error == pytest.approx(0.25)
+    assert [(scale.classes, scale.accuracy) for scale in score.scales] == [(3, 0.5), (2, 0.5)]
+
+
+def test_ten_thousand_rows_take_seconds():
+    import time
+
+    started = time.process_time()
+    score_predictions(predictions(mosei_senti=[("negative", "positive"), ("weakly positive", "positive")] * 5000), {})
+    assert time.process_time() - started < 10
+
+
 def test_a_dataset_without_rows_is_missing_and_left_out_of_its_tasks_mean():
     scores = score_predictions(predictions(cremad=EMOTIONS), {}, datasets=["cremad", "tess", "siq2"])
     tess = only(scores, "tess")
