@@ -10,11 +10,15 @@ from hba_ray.specs.load import load_spec
 from hba_ray.specs.model import LoraSpec, ModelSpec, TinySpec
 from hba_ray.specs.paper import Contrast, Gate, MeasuredBy, PaperSpec
 from hba_ray.specs.sft import SftSpec
+from hba_ray.specs.sweep import AshaSpec, DrawSpec, SweepSpec
+from hba_ray.specs.trials import Trial, trials
 
 __all__ = [
+    "AshaSpec",
     "AtlasSpec",
     "ComputeSpec",
     "Contrast",
+    "DrawSpec",
     "EvaluateSpec",
     "ExperimentSpec",
     "Gate",
@@ -28,9 +32,12 @@ __all__ = [
     "RewardSpec",
     "SftSpec",
     "Spec",
+    "SweepSpec",
     "TinySpec",
     "ToySpec",
     "TrackingSpec",
+    "Trial",
     "fingerprint",
     "load_spec",
+    "trials",
 ]

@@ -15,6 +15,7 @@ from hba_ray.specs.grpo import AUTHORS_GRPO, GrpoSpec
 from hba_ray.specs.model import ModelSpec
 from hba_ray.specs.paper import PaperSpec
 from hba_ray.specs.sft import SftSpec
+from hba_ray.specs.sweep import SweepSpec
 
 AUTHORS: dict[str, dict[str, Any]] = {
     "model": {"media_to_backbone": False, "lora": {"scope": "all"}},
@@ -41,6 +42,8 @@ class ExperimentSpec(Spec):
     sft: SftSpec = SftSpec()
     grpo: GrpoSpec = GrpoSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
+    sweep: SweepSpec | None = None
+    """Which variants of this experiment are run beside each other; none: just this one."""
     paper: PaperSpec | None = None
     """The published table that the results are set beside; it changes none of them."""
     compute: ComputeSpec = ComputeSpec()

@@ -15,11 +15,12 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from hba_ray.errors import SpecError
-from hba_ray.specs.base import section_at
 from hba_ray.specs.experiment import ExperimentSpec
+from hba_ray.specs.problems import problem
+from hba_ray.specs.trials import trials
 
 MAX_SPEC_BYTES = 1 << 20
 COMMAND_LINE = "command line"
@@ -49,9 +50,11 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentSpec
     layers = [*_read_chain(Path(path), ()), _read_overrides(overrides)]
     raw = _resolve(layers)
     try:
-        return ExperimentSpec.model_validate(raw)
+        spec = ExperimentSpec.model_validate(raw)
     except ValidationError as invalid:
         raise _located(invalid, layers) from None
+    trials(spec, lambda path: _locate(path, layers))  # a sweep's wrong axis is found now, not after hours
+    return spec
 
 
 def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[_Layer]:
@@ -158,55 +161,7 @@ def _sets(config: DictConfig, path: tuple[str, ...]) -> bool:
 def _located(invalid: ValidationError, layers: Sequence[_Layer]) -> SpecError:
     """The first few problems as one SpecError."""
     errors = sorted(invalid.errors(include_url=False), key=lambda error: error["type"] != "extra_forbidden")
-    problems = [_problem(error, layers) for error in errors]  # a key that is misspelt says more than one that is missing
-    where, what, way_out = problems[0]
-    rest = [f"also {where}: {what}" for where, what, _ in problems[1:6]]
-    return SpecError(where, what, "\n  ".join(part for part in (way_out, *rest) if part))
-
-
-def _problem(error: Any, layers: Sequence[_Layer]) -> tuple[str, str, str]:
-    path = tuple(str(part) for part in error["loc"])
-    key = ".".join(path)
-    where = _locate(path, layers)
-    if error["type"] == "extra_forbidden":
-        section = section_at(ExperimentSpec, path[:-1])
-        fields = list(section.model_fields) if section else []
-        return where, f"unknown key '{key}'", _suggestion(path, section, fields)
-    if error["type"] == "missing":
-        return where, f"'{key}' is missing", ""
-    message = error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], dict | BaseModel) else f" (given: {str(error['input'])[:80]!r})"
-    return where, f"{key}: {message}{given}" if key else message, ""
-
-
-def _suggestion(path: tuple[str, ...], section: type[BaseModel] | None, fields: list[str]) -> str:
-    """The valid key that was probably meant: a misspelling first, then the same key in another section."""
-    here = [".".join((*path[:-1], name)) for name in _close(path[-1], fields, 0.75)]
-    maybe = [".".join((*path[:-1], name)) for name in _close(path[-1], fields, 0.5) or _described(path[-1], section)]
-    elsewhere = _elsewhere(path[-1])
-    best = [*here, *([elsewhere] if elsewhere else []), *maybe]
-    return f"did you mean '{best[0]}'?" if best else f"keys here: {', '.join(fields)}"
-
-
-def _close(key: str, names: list[str], cutoff: float) -> list[str]:
-    return get_close_matches(key, names, n=1, cutoff=cutoff)
-
-
-def _described(key: str, section: type[BaseModel] | None) -> list[str]:
-    """Fields whose description says the words of `key`: learning_rate is `lr`."""
-    words = key.replace("_", " ").lower()
-    fields = section.model_fields if section else {}
-    return [name for name, field in fields.items() if words in (field.description or "").lower()]
-
-
-def _elsewhere(key: str, section: type[BaseModel] = ExperimentSpec, prefix: str = "") -> str | None:
-    """The dotted path of a key that is valid in another section."""
-    for name, field in section.model_fields.items():
-        if name == key:
-            return prefix + name
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found = _elsewhere(key, kind, f"{prefix}{name}.")
-            if found:
-                return found
-    return None
+    problems = [problem(error) for error in errors]  # a key that is misspelt says more than one that is missing
+    path, what, way_out = problems[0]
+    rest = [f"also {_locate(other, layers)}: {said}" for other, said, _ in problems[1:6]]
+    return SpecError(_locate(path, layers), what, "\n  ".join(part for part in (way_out, *rest) if part))

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from hba_ray.errors import HbaError
+from hba_ray.errors import HbaError, SpecError
 from hba_ray.evaluation.scores import Scores
 from hba_ray.report.tables import Facts, Report, render_json, render_markdown
 from hba_ray.runtime.provenance import environment
@@ -52,6 +52,8 @@ def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: Tr
     Raises:
         HbaError: what a step could not do; what is finished stays finished.
     """
+    if spec.sweep is not None:
+        raise SpecError("sweep", "a sweep is many experiments, and this runs one", "run its trials")
     storage = Storage(spec.compute.storage)
     steps = plan(spec, storage)
     check_first(spec, steps)

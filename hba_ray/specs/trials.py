@@ -1,0 +1,188 @@
+"""A sweep's trials: pure, from a spec to the list of experiments that it stands for.
+
+Every trial is validated when the spec is read, so a wrong axis is refused before anything starts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from pydantic import ValidationError
+
+from hba_ray.errors import SpecError
+from hba_ray.specs.base import fingerprint
+from hba_ray.specs.experiment import ExperimentSpec
+from hba_ray.specs.problems import problem
+from hba_ray.specs.sweep import DrawSpec, SweepSpec
+
+MOST_TRIALS = 1000
+"""More is taken for a slip."""
+DIGITS = 4
+"""Significant digits of a drawn number, so that its name is its value."""
+FIXED = {
+    "name": "it names the sweep as a whole",
+    "sweep": "a sweep has no sweeps in it",
+    "paper": "it says what the results are set beside",
+    "compute": "it says where a trial runs and changes no result",
+    "tracking": "it says where a trial is recorded and changes no result",
+}
+"""Sections that do not vary, and why."""
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One experiment of a sweep.
+
+    Attributes:
+        name: of the trial, unique in the sweep: `bam.hidden=512 seed=1`.
+        arm: its name without the seed; trials of one arm differ by the seed alone. Empty where seeds are all that varies.
+        sets: what it sets, by dotted key; the seed is among it where seeds vary.
+        spec: the experiment, without the sweep.
+    """
+
+    name: str
+    arm: str
+    sets: Mapping[str, Any]
+    spec: ExperimentSpec
+
+
+def trials(spec: ExperimentSpec, locate: Callable[[Path], str] = ".".join) -> list[Trial]:
+    """The trials of a sweep, arms first and seeds last; none where the spec is no sweep.
+
+    Args:
+        locate: key path -> the place to name in an error: a file and a line.
+
+    Raises:
+        SpecError: an axis that is no key, a value that the spec refuses, two trials that are the same experiment.
+    """
+    sweep = spec.sweep
+    if sweep is None:
+        return []
+    _check_keys(sweep, locate)
+    count = prod((len(sweep.arms) or 1, *map(len, sweep.axes.values()), sweep.samples or 1, len(sweep.seeds) or 1))
+    if count > MOST_TRIALS:
+        raise SpecError(locate(("sweep",)), f"a sweep of {count} trials; {MOST_TRIALS} is the most", "split it, or vary fewer keys")
+    base = spec.model_dump(mode="json", exclude_unset=True, exclude={"sweep"})
+    made: list[Trial] = []
+    seen: dict[str, str] = {}
+    for arm, sets in _combinations(sweep, spec.seed):
+        for seed in sweep.seeds or (None,):
+            full = sets if seed is None else {**sets, "seed": seed}
+            name = " ".join(part for part in (arm, None if seed is None else f"seed={seed}") if part)
+            trial = Trial(name, arm, full, _experiment(base, full, name, sweep, locate))
+            twin = seen.get(content := _content(trial.spec))
+            if twin is not None:
+                raise SpecError(locate(("sweep",)), f"the trials '{twin}' and '{name}' are the same experiment", "drop one of them")
+            seen[content] = name
+            made.append(trial)
+    return made
+
+
+def _check_keys(sweep: SweepSpec, locate: Callable[[Path], str]) -> None:
+    origin: dict[str, Path] = {}
+    for path in _stated(sweep):
+        key = path[-1]
+        section = key.split(".")[0]
+        if key == "seed":
+            raise SpecError(locate(path), "'seed' is varied by sweep.seeds", "for example seeds: [0, 1, 2]")
+        if section in FIXED:
+            raise SpecError(locate(path), f"'{key}' cannot be varied: {FIXED[section]}")
+        before = origin.setdefault(key, path)
+        if before != path and not before[1] == path[1] == "arms":
+            raise SpecError(locate(path), f"'{key}' is varied by sweep.{before[1]} too", "vary it in one place")
+
+
+def _stated(sweep: SweepSpec) -> Iterator[Path]:
+    """Key path of everything that varies, as far as it is written in the spec."""
+    for name, sets in sweep.arms.items():
+        yield from (("sweep", "arms", name, key) for key in sets)
+    yield from (("sweep", "axes", key) for key in sweep.axes)
+    yield from (("sweep", "search", key) for key in sweep.search)
+
+
+def _combinations(sweep: SweepSpec, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, settings) of each variant, whatever the seeds."""
+    drawn = ({key: _drawn(draw, f"{seed} {key} {place}") for key, draw in sweep.search.items()} for place in range(sweep.samples or 1))
+    points = [list(point.items()) for point in {fingerprint(point): point for point in drawn}.values()]
+    axes = [[(key, value) for value in values] for key, values in sweep.axes.items()]
+    for name, sets in (sweep.arms or {"": {}}).items():
+        for *chosen, point in itertools.product(*axes, points):
+            varied = [*chosen, *point]
+            yield " ".join([*([name] if name else []), *(f"{key}={_word(value)}" for key, value in varied)]), {**sets, **dict(varied)}
+
+
+def _drawn(draw: DrawSpec, place: str) -> Any:
+    """The same value for the same place, whatever else the sweep varies."""
+    source = random.Random(place)
+    if draw.choice is not None:
+        return source.choice(draw.choice)
+    if draw.uniform is not None:
+        return _rounded(source.uniform(*draw.uniform))
+    low, high = draw.loguniform or (1.0, 1.0)
+    return _rounded(math.exp(source.uniform(math.log(low), math.log(high))))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _word(value: Any) -> str:
+    """A value in a trial's name, readable and without quotes.
+
+    >>> _word(["pose", "acoustic"]), _word(0.0001), _word(None)
+    ('pose+acoustic', '0.0001', 'null')
+    """
+    if isinstance(value, list | tuple):
+        return "+".join(map(_word, value)) or "none"
+    if isinstance(value, str):
+        return "".join(letter if letter.isalnum() or letter in "+-_.,/" else "_" for letter in value)
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, sort_keys=True).replace('"', "").replace("'", "")
+
+
+def _experiment(
+    base: Mapping[str, Any], sets: Mapping[str, Any], name: str, sweep: SweepSpec, locate: Callable[[Path], str]
+) -> ExperimentSpec:
+    raw: dict[str, Any] = json.loads(json.dumps(base))
+    if base.get("compat") == "authors" and sets.get("compat", "authors") != "authors":
+        way_out = "leave compat out of the spec itself, and set it in the sweep"
+        raise SpecError(locate(("compat",)), "a spec with 'compat: authors' has its settings filled in before the sweep varies it", way_out)
+    for key, value in sets.items():
+        *sections, last = key.split(".")
+        place = raw
+        for section in sections:
+            inner = place.get(section)
+            inner = {} if inner is None else inner
+            if not isinstance(inner, dict):
+                raise SpecError(_place(key, sets, sweep, locate), f"unknown key '{key}'", f"'{section}' holds a value, not keys")
+            place[section] = inner
+            place = inner
+        place[last] = value
+    try:
+        return ExperimentSpec.model_validate(raw)
+    except ValidationError as invalid:
+        errors = sorted(invalid.errors(include_url=False), key=lambda error: error["type"] != "extra_forbidden")
+        path, what, way_out = problem(errors[0])
+        where = _place(".".join(path), sets, sweep, locate)
+        raise SpecError(where, f"trial '{name}': {what}", way_out) from None
+
+
+def _place(key: str, sets: Mapping[str, Any], sweep: SweepSpec, locate: Callable[[Path], str]) -> str:
+    """Where the sweep states the setting that a problem with `key` comes from."""
+    for path in _stated(sweep):
+        stated = path[-1]
+        ours = stated in sets and (path[1] != "arms" or sweep.arms[path[2]][stated] == sets[stated])
+        if ours and key and (f"{key}.".startswith(f"{stated}.") or f"{stated}.".startswith(f"{key}.")):
+            return locate(path)
+    return locate(("sweep",))
+
+
+def _content(spec: ExperimentSpec) -> str:
+    return fingerprint(spec.model_dump(mode="json", exclude={"name", "sweep", "paper", "compute", "tracking"}))
