@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
+from hba_ray.data.answers import plain_text
 from hba_ray.data.tasks import TASKS
 from hba_ray.errors import DataError
 
@@ -178,11 +179,6 @@ def is_counted(label: str, task: str) -> bool:
     (False, True)
     """
     return task != "SEN" or POLARITY.get(label) in POLARITIES
-
-
-def plain_text(answer: str) -> str:
-    """An answer as `exact_match` compares it."""
-    return answer.strip().casefold()
 
 
 def per_class(true: Sequence[str], predicted: Predictions, labels: Sequence[str]) -> list[ClassScore]:
