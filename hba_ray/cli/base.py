@@ -12,8 +12,10 @@ from rich.console import Console
 
 from hba_ray.errors import HbaError, SpecError
 from hba_ray.specs import ExperimentSpec, load_spec
+from hba_ray.specs.load import spec_of_atlas
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A YAML file; shipped ones are in experiments/.")]
+AtlasOrSpec = Annotated[Path, typer.Argument(metavar="ATLAS_OR_SPEC", help="A folder of parquet or jsonl files, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. sft.lr=1e-4.")]
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """What libraries would otherwise say between our own lines, set before they are imported."""
@@ -40,10 +42,10 @@ def quiet(spec: ExperimentSpec) -> None:
 
 
 def read(spec: Path, overrides: list[str] | None) -> ExperimentSpec:
-    """The spec, its dataset names checked too."""
+    """The spec, its dataset names checked too; a folder stands for a spec of the atlas in it."""
     from hba_ray.data.tasks import find_dataset
 
-    loaded = load_spec(spec, overrides or [])
+    loaded = (spec_of_atlas if spec.is_dir() else load_spec)(spec, overrides or [])
     for name in loaded.atlas.datasets or ():
         try:
             find_dataset(name)

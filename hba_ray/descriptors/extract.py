@@ -18,7 +18,7 @@ import pyarrow as pa
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.descriptors.clips import KeyStore, Wanted, find_wanted
 from hba_ray.descriptors.environments import check_here, default_folder, runtime_env
-from hba_ray.descriptors.pools import Done, Work, describe_here, describe_on_ray, place
+from hba_ray.descriptors.pools import Done, Work, describe_here, describe_on_ray, place_of
 from hba_ray.descriptors.tables import maker, note_identity, released_maker, table_of
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
 from hba_ray.runtime.storage import claimed
@@ -73,6 +73,7 @@ class Place:
     """Where extraction happens."""
 
     compute: ComputeSpec
+    start_ray: Callable[[], object]
 
     def run(self, work: Work, stream: Stream, store: Path, *, released: bool) -> Iterator[Done]:
         """Describes the clips; released files need no extractor and are read in the usual environment."""
@@ -80,6 +81,7 @@ class Place:
             if not released:
                 check_here(stream)
             return describe_here(work)
+        self.start_ray()
         folder = default_folder(self.compute.address, store)
         environment = {} if released else runtime_env(stream, folder, getattr(self.compute.pythons, stream))
         gpus = min(1.0, self.compute.gpus_per_worker) if stream == "transcripts" else 0.0
@@ -107,38 +109,41 @@ def extract(
     on_bad_row: OnBadRow = "fail",
     progress: Progress = lambda what, done, total: None,
     wait_seconds: float = 0,
+    start_ray: Callable[[], object] = lambda: None,
 ) -> Summary:
     """Describes the clips of these splits, except those that the store knows.
 
-    Works on the Ray that the caller has opened; with `compute.workers` 0 in this process.
+    Works on the Ray that the caller has opened, or opens when asked; with `compute.workers` 0 in this process.
 
     Args:
         store: folder of the tables; on a cluster one that all nodes see.
         on_bad_row: a clip that cannot be described ends the run, or is counted and masked.
         wait_seconds: how long another process that writes the same table is waited for.
+        start_ray: called before Ray is needed; where nothing is missing, it is not.
 
     Raises:
         DataError: a row or a clip is bad and `on_bad_row` is "fail"; it names the row.
         EnvironmentMissing: an extractor's packages are not there and cannot be installed, or another
             process writes the same table.
     """
-    keys = collect_keys(index, splits, store, compute, progress)
+    place = Place(compute, start_ray)
+    keys = collect_keys(index, splits, store, place, progress)
     unreadable = _unreadable(keys, on_bad_row)
     streams = {}
     for stream in spec.streams:
         with claimed(table_of(store, spec, stream).folder, wait_seconds=wait_seconds):
-            streams[stream] = _describe(spec, stream, index, keys, store, Place(compute), on_bad_row, progress)
+            streams[stream] = _describe(spec, stream, index, keys, store, place, on_bad_row, progress)
     return Summary(streams, unreadable)
 
 
-def collect_keys(index: AtlasIndex, splits: Sequence[str], store: Path, compute: ComputeSpec, progress: Progress) -> pa.Table:
+def collect_keys(index: AtlasIndex, splits: Sequence[str], store: Path, place: Place, progress: Progress) -> pa.Table:
     """The keys of all clips of these splits (`clips.SCHEMA`), in the order of the index within each split."""
     keys = KeyStore.of(store, index)
     held = {chunk: keys.load(chunk) for split in splits for chunk in keys.chunks(index.rows_of(split))}
     missing = [chunk for chunk, kept in held.items() if kept is None]
     total = sum(map(len, held))
     done = total - sum(map(len, missing))
-    for chunk, made in _make_keys(keys, index, missing, compute):
+    for chunk, made in _make_keys(keys, index, missing, place):
         held[chunk] = made
         done += len(chunk)
         progress("clips", done, total)
@@ -146,13 +151,14 @@ def collect_keys(index: AtlasIndex, splits: Sequence[str], store: Path, compute:
 
 
 def _make_keys(
-    keys: KeyStore, index: AtlasIndex, chunks: list[tuple[int, ...]], compute: ComputeSpec
+    keys: KeyStore, index: AtlasIndex, chunks: list[tuple[int, ...]], place: Place
 ) -> Iterator[tuple[tuple[int, ...], pa.Table]]:
-    if compute.workers == 0 or len(chunks) < 2:
+    if place.compute.workers == 0 or len(chunks) < 2:
         yield from ((chunk, keys.make(index, chunk)) for chunk in chunks)
         return
     import ray
 
+    place.start_ray()
     held, make = ray.put(index), ray.remote(num_cpus=1)(KeyStore.make)
     running = {make.remote(keys, held, chunk): chunk for chunk in chunks}
     while running:
@@ -219,4 +225,4 @@ def _refuse_bad(wanted: Sequence[Wanted], known: Mapping[str, tuple[str | None, 
         reason, message = known.get(one.clip, (None, None))
         if reason and not one.lacks_sound(reason):
             way_out = "set atlas.on_bad_row=drop to mask and count such rows"
-            raise BadMedia(place(index, one.line), message or reason, way_out, reason=reason)
+            raise BadMedia(place_of(index, one.line), message or reason, way_out, reason=reason)

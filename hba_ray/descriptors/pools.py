@@ -149,11 +149,11 @@ def read_clips(index: AtlasIndex, wanted: Sequence[Wanted]) -> Iterator[tuple[st
         for one in by_line[line]:
             clip = clip_of(row, one.source)
             if clip is None:
-                raise DataError(place(index, line), f"has no {one.source} any more", "the atlas changed while it was read: start again")
-            yield one.clip, clip, place(index, line)
+                raise DataError(place_of(index, line), f"has no {one.source} any more", "the atlas changed while it was read: start again")
+            yield one.clip, clip, place_of(index, line)
 
 
-def place(index: AtlasIndex, line: int) -> str:
+def place_of(index: AtlasIndex, line: int) -> str:
     """File, row and dataset of a line of the index, for errors."""
     row = index.table.slice(line, 1).to_pylist()[0]
     shard = index.shards[row["shard"]]

@@ -47,7 +47,20 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentSpec
     Raises:
         SpecError: naming the file, the line and the key, with the nearest valid key.
     """
-    layers = [*_read_chain(Path(path), ()), _read_overrides(overrides)]
+    return _validated([*_read_chain(Path(path), ()), _read_overrides(overrides)])
+
+
+def spec_of_atlas(folder: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
+    """The spec that says no more than where an atlas lies, for looking at it and describing its clips.
+
+    Raises:
+        SpecError: an override is wrong; as `load_spec` says it.
+    """
+    stated = OmegaConf.create({"name": "atlas", "atlas": {"source": "released", "root": str(folder.absolute())}})
+    return _validated([_Layer(str(folder), stated, {}), _read_overrides(overrides)])
+
+
+def _validated(layers: Sequence[_Layer]) -> ExperimentSpec:
     raw = _resolve(layers)
     try:
         spec = ExperimentSpec.model_validate(raw)

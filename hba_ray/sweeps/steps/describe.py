@@ -5,7 +5,7 @@ What is extracted is kept by content, so the step's own folder holds no more tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ def _identity(chosen: DescriptorsSpec) -> dict[str, Any]:
     return {"use_released": chosen.use_released, "streams": {stream: identity_of(chosen, stream) for stream in chosen.streams}}
 
 
-def make(context: Context) -> dict[str, Any]:
+def make(context: Context, start_ray: Callable[[], object] = lambda: None) -> dict[str, Any]:
     from hba_ray.data.tasks import SPLITS
     from hba_ray.descriptors.extract import extract
 
@@ -59,6 +59,7 @@ def make(context: Context) -> dict[str, Any]:
             on_bad_row=spec.atlas.on_bad_row,
             progress=tell,
             wait_seconds=LOCK_SECONDS,
+            start_ray=start_ray,
         )
     return summary.to_json()
 
