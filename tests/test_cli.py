@@ -48,6 +48,10 @@ def test_a_valid_spec_is_called_valid(hba):
         (["plan", QUICKSTART, "compute.storage=/proc/nowhere"], 5, "compute.storage=FOLDER"),
         (["report", "nowhere"], 2, "no finished run"),
         (["atlas", "check", QUICKSTART], 2, "atlas.source"),
+        (["describe", "nowhere"], 2, "no such file"),
+        (["describe", "."], 1, "holds no *.parquet or *.jsonl"),
+        (["describe", QUICKSTART, "descriptors.streams=[poze]"], 2, "descriptors.streams"),
+        (["describe", QUICKSTART, "descriptors.poze.fps=4"], 2, "did you mean 'descriptors.pose'"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_its_exit_code(hba, words, code, says):
@@ -83,6 +87,26 @@ def test_check_sets_an_atlas_beside_table_7(hba, toy):
     code, out, _ = hba("atlas", "check", QUICKSTART, "atlas.source=released", f"atlas.root={toy.jsonl}")
     assert code == 0
     assert "toy_tone" in out
+
+
+def test_check_takes_a_folder_decodes_clips_and_says_how_to_describe_them(hba, toy):
+    code, out, err = hba("atlas", "check", str(toy.jsonl), "--clips", "atlas.datasets=[toy_tone]")
+    assert code == 0
+    assert "Rows by modality" in out and "longest, s" in out
+    assert "are missing or stale: hba describe" in err
+
+
+def test_describe_takes_a_folder_and_says_what_it_has_and_check_reads_it(hba, toy):
+    pytest.importorskip("opensmile")
+    words = ("atlas.datasets=[toy_tone]", "atlas.limit=2", "descriptors.streams=[acoustic]", "compute.workers=0")
+    for extracted in ("6", "0"):
+        code, out, _ = hba("describe", str(toy.jsonl), *words)
+        (row,) = [line.split() for line in out.splitlines() if line.startswith("acoustic")]
+        assert (code, row[:7]) == (0, ["acoustic", "6", "6", "0", "0", "6", extracted])
+        assert "runs/descriptors" in out
+    code, out, err = hba("atlas", "check", str(toy.jsonl), *words)
+    assert code == 0 and "missing or stale: hba" not in err
+    assert [line.split()[2:6] for line in out.splitlines() if line.startswith("acoustic")] == [["6", "6", "6", "0"]]
 
 
 def test_all_datasets_are_listed(hba):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from hba_ray.cli.base import Overrides, SpecFile, console, read, say
-from hba_ray.errors import SpecError
+from hba_ray.cli.base import AtlasOrSpec, Overrides, console, read, say, show_sheet
 
 app = typer.Typer(no_args_is_help=True, help="Look at, build and check an atlas.")
 
@@ -27,26 +26,35 @@ def list_datasets() -> None:
 
 
 @app.command("check")
-def check_atlas(spec: SpecFile, overrides: Overrides = None) -> None:
-    """Index a spec's atlas and set its counts beside Table 7; clips are not decoded."""
-    from rich.table import Table
+def check_atlas(
+    atlas: AtlasOrSpec,
+    overrides: Overrides = None,
+    clips: Annotated[bool, typer.Option("--clips", help="Decode every clip, too: damage, silence, lengths. Takes time.")] = False,
+) -> None:
+    """Rows beside Table 7, modalities, and what descriptors say: damage, silence, frames without a face, what is missing."""
+    from hba_ray.data.checkup import check_clips
+    from hba_ray.data.tasks import SPLITS
+    from hba_ray.descriptors.health import examine
+    from hba_ray.report.doctor import clip_sheet, descriptor_sheet, modality_sheet, row_sheet
+    from hba_ray.runtime.progress import progress
+    from hba_ray.runtime.storage import Storage
+    from hba_ray.sweeps.describing import index_of, with_streams
+    from hba_ray.sweeps.steps.describe import settings
 
-    from hba_ray.data.atlas import build_index
-    from hba_ray.data.tasks import DATASETS, SPLITS
-
-    loaded = read(spec, overrides).atlas
-    if loaded.source != "released":
-        raise SpecError(
-            str(spec),
-            f"atlas.source is '{loaded.source}'; only files that are there can be checked",
-            "give atlas.source=released atlas.root=FOLDER",
-        )
-    index = build_index(loaded, Path(loaded.root or ""))
-    table = Table("dataset", "split", "rows", "Table 7", box=None, pad_edge=False)
-    for dataset, counts in index.counts().items():
-        published = DATASETS[dataset].counts or (None, None, None)
-        for split, expected in zip(SPLITS, published, strict=True):
-            table.add_row(dataset, split, str(counts.get(split, 0)), "–" if expected is None else str(expected))
-    console.print(table)
+    spec = with_streams(read(atlas, overrides))
+    index = index_of(spec)
+    show_sheet(row_sheet(index))
+    show_sheet(modality_sheet(index))
     for drop in index.drops:
         say(f"dropped {drop.row} ({drop.dataset}): {drop.reason}")
+    if clips:
+        with progress("decode", total=len(index.table)) as bar:
+            found, unreadable = check_clips(index, SPLITS, bar.reach)
+        show_sheet(clip_sheet(found, unreadable))
+        for place in (place for one in found for place in one.places):
+            say(place)
+    health = examine(Storage(spec.compute.storage).descriptors, settings(spec), index, SPLITS)
+    if any(one.described or one.bad for one in health):
+        show_sheet(descriptor_sheet(health))
+    if any(one.missing for one in health):
+        say(f"{sum(one.missing for one in health)} descriptors are missing or stale: hba describe {atlas} extracts them")

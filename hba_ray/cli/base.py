@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from rich.console import Console
 from hba_ray.errors import HbaError, SpecError
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.specs.load import spec_of_atlas
+
+if TYPE_CHECKING:
+    from hba_ray.report.tables import Sheet
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A YAML file; shipped ones are in experiments/.")]
 AtlasOrSpec = Annotated[Path, typer.Argument(metavar="ATLAS_OR_SPEC", help="A folder of parquet or jsonl files, or a YAML file.")]
@@ -33,6 +36,18 @@ def say(line: str) -> None:
 def show(label: str, value: object) -> None:
     """A labelled result, such as a path, never broken over lines."""
     console.print(f"{label}  {value}", soft_wrap=True, highlight=False, markup=False)
+
+
+def show_sheet(sheet: Sheet) -> None:
+    """A table of text under its title."""
+    from rich.table import Table
+
+    table = Table(title=sheet.title, title_justify="left", box=None, pad_edge=False)
+    for place, name in enumerate(sheet.header):
+        table.add_column(name, justify="right" if place >= sheet.numbers_from else "left")
+    for row in sheet.rows:
+        table.add_row(*row)
+    console.print(table, *sheet.notes, "", sep="\n", markup=False, highlight=False)
 
 
 def quiet(spec: ExperimentSpec) -> None:

@@ -33,6 +33,8 @@ from hba_ray.errors import BadMedia
 
 SAMPLE_RATE = 16_000
 """Hz; what the audio tower, Whisper and OpenSMILE read."""
+LONGEST_SECONDS = 24 * 3600.0
+"""What "the whole clip" is taken as, where all of its sound is read."""
 PATCH = 28
 """Sides of a frame are multiples of this: two by two patches of 14 pixels make one visual token."""
 SHORTEST_SIDE = 2 * PATCH

@@ -12,12 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hba_ray.data.media import SAMPLE_RATE, decode_audio
+from hba_ray.data.media import LONGEST_SECONDS, SAMPLE_RATE, decode_audio
 from hba_ray.descriptors.pooling import pooled
 from hba_ray.descriptors.store import write_frames
 from hba_ray.errors import BadMedia
 
-LONGEST_SECONDS = 24 * 3600.0
 SHORTEST_SAMPLES = 960
 """60 ms, the longest of ComParE's windows; openSMILE makes nothing of less."""
 

@@ -99,9 +99,7 @@ class KeyStore:
         for column in ("shard", "group", "position"):
             rows.update(index.table.column(column).to_numpy().tobytes())
         shards = [[shard.path, _stamp(Path(shard.path))] for shard in index.shards]
-        folder = store / "clips" / fingerprint({"shards": shards, "rows": rows.hexdigest()})
-        folder.mkdir(parents=True, exist_ok=True)
-        return cls(folder)
+        return cls(store / "clips" / fingerprint({"shards": shards, "rows": rows.hexdigest()}))
 
     def chunks(self, lines: np.ndarray) -> list[tuple[int, ...]]:
         """The lines in the pieces in which their keys are kept: of one split, in the order of the index."""
@@ -128,6 +126,7 @@ class KeyStore:
         """Reads the rows of a chunk, and keeps the keys of their clips."""
         keys = pa.Table.from_pylist(list(_keys(index, chunk)), schema=SCHEMA)
         file = self._file(chunk)
+        file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
         pq.write_table(keys, draft)
         os.replace(draft, file)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hba_ray.data.checkup import SILENCE
 from hba_ray.descriptors.clips import KeyStore, Wanted, find_wanted
 from hba_ray.descriptors.pose import PARTS
 from hba_ray.descriptors.store import Table
@@ -19,9 +20,6 @@ from hba_ray.specs.descriptors import Stream
 if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex
     from hba_ray.specs.descriptors import DescriptorsSpec
-
-SILENCE = 1e-3
-"""Peaks below this share of full scale, -60 dB, count as silence."""
 
 
 @dataclass(frozen=True)

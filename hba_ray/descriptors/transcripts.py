@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hba_ray.data.media import SAMPLE_RATE, decode_audio
-from hba_ray.descriptors.acoustic import LONGEST_SECONDS
+from hba_ray.data.media import LONGEST_SECONDS, SAMPLE_RATE, decode_audio
 
 
 class TranscriptExtractor:

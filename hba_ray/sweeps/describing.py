@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from hba_ray.errors import SpecError
 from hba_ray.runtime.session import ray_session
 from hba_ray.runtime.storage import LOCK_SECONDS, Storage, claimed, finish
 from hba_ray.specs import ExperimentSpec
@@ -13,12 +15,32 @@ from hba_ray.specs.descriptors import USUAL_STREAMS
 from hba_ray.sweeps.steps import atlas, describe
 from hba_ray.sweeps.steps.base import Context, Draft, Step
 
+if TYPE_CHECKING:
+    from hba_ray.data.atlas import AtlasIndex
+
 
 def with_streams(spec: ExperimentSpec) -> ExperimentSpec:
     """The spec; where it asks for no descriptors, those of the paper."""
     if describe.settings(spec).streams:
         return spec
     return spec.model_copy(update={"descriptors": spec.descriptors.model_copy(update={"streams": USUAL_STREAMS})})
+
+
+def index_of(spec: ExperimentSpec) -> AtlasIndex:
+    """The index of a spec's atlas, for looking at it: of files that are there, or of an atlas that was made before.
+
+    Raises:
+        SpecError: the atlas is generated or converted, and was not made yet.
+    """
+    from hba_ray.data.atlas import AtlasIndex, build_index
+
+    if spec.atlas.source == "released":
+        return build_index(spec.atlas, Path(spec.atlas.root or ""))
+    step = atlas.plan(Draft(spec, Storage(spec.compute.storage)))
+    if not step.is_done:
+        what = f"'{spec.atlas.source}' is not made yet; only files that are there can be checked"
+        raise SpecError("atlas.source", what, "make it with `hba describe` or `hba run`, or give the folder of a finished atlas")
+    return AtlasIndex.load(step.folder)
 
 
 def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> dict[str, Any]:
