@@ -138,23 +138,53 @@ def compare_arms(
     """
     one, other = _function(metric)(true, first), _function(metric)(true, second)
     value = None if one is None or other is None else other - one
-    pairs, (first_CP, second_CP) = _counts(metric, true, [first, second], clips)
-    number = first_CP.shape[0]
-    draws: list[np.ndarray] = []
-    exceeding = 0
-    rng = np.random.default_rng([seed, _EXCHANGE])
-    for weights_RC in _resampled(number, resamples, seed):
-        draws.append(_scores(metric, pairs, weights_RC @ second_CP) - _scores(metric, pairs, weights_RC @ first_CP))
-        moved_RP = rng.integers(0, 2, size=weights_RC.shape) @ (second_CP - first_CP)
-        under_chance_R = _scores(metric, pairs, second_CP.sum(0) - moved_RP) - _scores(metric, pairs, first_CP.sum(0) + moved_RP)
-        exceeding += int(np.sum(np.abs(under_chance_R) >= abs(value or 0.0) - _TIE))
-    difference = interval(value, np.concatenate(draws) if draws else np.empty(0), len(set(clips)), level=level)
+    draws = [bootstrap_draws(metric, true, arm, clips, resamples=resamples, seed=seed) for arm in (first, second)]
+    under_chance = exchange_draws(metric, true, first, second, clips, resamples=resamples, seed=seed)
+    difference = interval(value, draws[1] - draws[0], len(set(clips)), level=level)
     error = difference.standard_error
     return Comparison(
         difference=difference,
-        p_value=None if value is None else (1 + exceeding) / (1 + resamples),
+        p_value=permutation_p_value(value, under_chance),
         detectable=None if error is None else minimum_detectable_difference(error, level=level, power=power),
     )
+
+
+def exchange_draws(
+    metric: Metric,
+    true: Sequence[str],
+    first: Predictions,
+    second: Predictions,
+    clips: Sequence[str],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Second arm minus first arm where the arms are alike: for each clip its predictions are exchanged with chance one half.
+
+    Equal seeds and clips exchange the same clips, so that draws of several pairs may be averaged.
+
+    Returns:
+        [R] float64, -1..1; NaN where the metric is missing.
+
+    Raises:
+        DataError: as `bootstrap_draws`.
+    """
+    pairs, (first_CP, second_CP) = _counts(metric, true, [first, second], clips)
+    rng = np.random.default_rng([seed, _EXCHANGE])
+    draws = []
+    for start in range(0, resamples if len(first_CP) else 0, CHUNK):
+        size = (min(CHUNK, resamples - start), len(first_CP))
+        moved_RP = rng.integers(0, 2, size=size) @ (second_CP - first_CP)
+        draws.append(_scores(metric, pairs, second_CP.sum(0) - moved_RP) - _scores(metric, pairs, first_CP.sum(0) + moved_RP))
+    return np.concatenate(draws) if draws else np.empty(0)
+
+
+def permutation_p_value(value: float | None, under_chance: np.ndarray) -> float | None:
+    """How often chance gives a difference as large as the one seen, two-sided; None where there is none."""
+    if value is None:
+        return None
+    exceeding = int(np.sum(np.abs(under_chance) >= abs(value) - _TIE))
+    return (1 + exceeding) / (1 + len(under_chance))
 
 
 def minimum_detectable_difference(standard_error: float, *, level: float = 0.95, power: float = 0.8) -> float:

@@ -1,0 +1,340 @@
+"""A column of a published table, measured: finished arms, a training seed each, and the numbers its rows ask for.
+
+A row names a dataset or a task, and behind a slash another measure than the benchmark's own:
+
+    SAR                       the task's metric, mean over its datasets
+    mosei_senti/weighted_f1   any name of `metrics.METRICS`, over the dataset's own classes
+    tess/rank                 place of the dataset among all, by score; /rows and /rows_rank by its size
+    all/spearman              rank correlation of size and score (Table 15)
+    cost/peak_mb              anything else is looked up among the arm's facts
+
+Intervals resample clips and, where there are several, training seeds.
+
+Letters: S seeds, R resamples, D datasets.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import stats
+
+from hba_ray.data.tasks import DATASETS, TASKS
+from hba_ray.errors import DataError
+from hba_ray.evaluation.metrics import METRICS
+from hba_ray.evaluation.statistics import (
+    Comparison,
+    Interval,
+    bootstrap_draws,
+    exchange_draws,
+    interval,
+    minimum_detectable_difference,
+    permutation_p_value,
+    spearman,
+)
+
+COUNTS = ("rank", "rows", "rows_rank")
+"""Measures that are whole numbers."""
+_SEEDS = 0x73656564
+"""Sets this stream of random numbers apart."""
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What one arm of one finished trial leaves.
+
+    Attributes:
+        trial: name, for messages.
+        seed: of training.
+        predictions: columns as in `predict.SCHEMA`.
+        sizes: dataset -> rows of the atlas, all splits.
+        verdicts: sample_id -> a judge's verdict of an open answer, None where unreadable; None without a judge.
+        facts: other numbers that were measured of it, by row.
+    """
+
+    trial: str
+    arm: str
+    seed: int
+    predictions: pa.Table
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    verdicts: Mapping[str, bool | None] | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured cell.
+
+    Attributes:
+        interval: value with its range; all None where missing.
+        datasets: what it is a mean over; empty for facts.
+        absent: datasets that the row is about and nothing was predicted of.
+        judged: False where open answers were compared by their text for want of a judge.
+        seeds: training runs behind it.
+        spread: standard deviation over them; None with one.
+    """
+
+    interval: Interval
+    datasets: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    judged: bool = True
+    seeds: int = 0
+    spread: float | None = None
+
+    @property
+    def value(self) -> float | None:
+        return self.interval.value
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether it is the number that the row asks for: of all its datasets, and judged where that is due."""
+        return self.value is not None and not self.absent and self.judged
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """Rows of one dataset as a metric takes them."""
+
+    metric: str
+    samples: list[str]
+    true: list[str]
+    predicted: list[str | None]
+    clips: list[str]
+
+
+class Column:
+    """The finished arms that measure one column.
+
+    Args:
+        results: of the same arm; those of one seed must be of different datasets.
+        toy: tasks mean the toy atlas's datasets and not the benchmark's.
+
+    Raises:
+        DataError: two results of one seed have predictions of the same dataset.
+    """
+
+    def __init__(self, results: Sequence[ArmResult], *, toy: bool = False, resamples: int = 2000):
+        self.toy, self.resamples = toy, resamples
+        self.results = tuple(results)
+        self._draws: dict[tuple[int, str, str], np.ndarray] = {}
+        self._of: dict[tuple[int, str], tuple[ArmResult, pa.Table]] = {}
+        for result in self.results:
+            names = result.predictions.column("dataset").unique().to_pylist()
+            for name in names:
+                other = self._of.get((result.seed, name))
+                if other:
+                    what = f"both {other[0].trial} and {result.trial} predict {name} with seed {result.seed}"
+                    raise DataError(result.arm, what, "narrow the column's `where`", reason="two trials for one cell")
+                rows = result.predictions.filter(pc.field("dataset") == name)
+                self._of[result.seed, name] = (result, rows)
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({result.seed for result in self.results}))
+
+    def datasets(self, subject: str) -> tuple[str, ...]:
+        """The datasets that a row's subject means."""
+        if subject in DATASETS:
+            return (subject,)
+        return tuple(name for name, dataset in DATASETS.items() if _is_of(name, subject) and dataset.is_toy == self.toy)
+
+    def estimate(self, row: str) -> Estimate:
+        """A row's number with its interval; missing where nothing was predicted or measured of it.
+
+        Raises:
+            DataError: the row names no dataset, task or fact.
+        """
+        subject, _, measure = row.partition("/")
+        if subject not in DATASETS and subject not in TASKS and subject != "all":
+            return self._fact(row)
+        if measure in COUNTS or measure == "spearman":
+            return self._across(subject, measure, row)
+        if measure and measure not in METRICS:
+            raise DataError(
+                row, f"no measure '{measure}'", f"known: {', '.join((*METRICS, *COUNTS, 'spearman'))}", reason="unknown measure"
+            )
+        names = self.datasets(subject)
+        present = [name for name in names if any((seed, name) in self._of for seed in self.seeds)]
+        seeds = [seed for seed in self.seeds if present and all((seed, name) in self._of for name in present)]
+        scores = {seed: _mean([self._score(seed, name, measure) for name in present]) for seed in seeds}
+        seeds = [seed for seed in seeds if scores[seed] is not None]
+        absent = tuple(name for name in names if name not in present)
+        if not seeds:
+            return Estimate(_missing(), tuple(present), absent or names)
+        values = [score for score in scores.values() if score is not None]
+        draws_SR = np.stack([np.mean([self.draws(seed, name, measure) for name in present], axis=0) for seed in seeds])
+        return Estimate(
+            interval=interval(fmean(values), _over_seeds(draws_SR), self._clips(seeds[0], present)),
+            datasets=tuple(present),
+            absent=absent,
+            judged=all(self._is_judged(seed, name) for seed in seeds for name in present),
+            seeds=len(seeds),
+            spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        )
+
+    def lists(self, seed: int, dataset: str, measure: str = "") -> _Lists:
+        """A dataset's rows as the measure takes them; a judged answer is TRUE, FALSE or unreadable."""
+        result, rows = self._of[seed, dataset]
+        task = DATASETS[dataset].task
+        samples, clips, true = (rows.column(name).to_pylist() for name in ("sample_id", "clip_id", "true"))
+        if not task.is_open:
+            return _Lists(measure or task.metric, samples, true, rows.column("predicted").to_pylist(), clips)
+        if result.verdicts is None:
+            return _Lists("exact_match", samples, true, rows.column("answer").to_pylist(), clips)
+        verdicts = [result.verdicts.get(sample) for sample in samples]
+        return _Lists(
+            "exact_match", samples, ["TRUE"] * len(samples), [None if known is None else str(known).upper() for known in verdicts], clips
+        )
+
+    def draws(self, seed: int, dataset: str, measure: str = "") -> np.ndarray:
+        """[R] the dataset's score on resamples of its clips, the same clips for every arm and training seed."""
+        key = (seed, dataset, measure)
+        if key not in self._draws:
+            rows = self.lists(seed, dataset, measure)
+            self._draws[key] = bootstrap_draws(
+                rows.metric, rows.true, rows.predicted, rows.clips, resamples=self.resamples, seed=stream(dataset)
+            )
+        return self._draws[key]
+
+    def _score(self, seed: int, dataset: str, measure: str) -> float | None:
+        rows = self.lists(seed, dataset, measure)
+        return METRICS[rows.metric](rows.true, rows.predicted)
+
+    def _is_judged(self, seed: int, dataset: str) -> bool:
+        return not DATASETS[dataset].task.is_open or self._of[seed, dataset][0].verdicts is not None
+
+    def _clips(self, seed: int, datasets: Sequence[str]) -> int:
+        return sum(len(set(self._of[seed, name][1].column("clip_id").to_pylist())) for name in datasets)
+
+    def _fact(self, row: str) -> Estimate:
+        values = [result.facts[row] for result in self.results if row in result.facts]
+        if not values:
+            return Estimate(_missing())
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return Estimate(Interval(fmean(values), None, None, None, 0.95, 0), seeds=len(values), spread=spread)
+
+    def _across(self, subject: str, measure: str, row: str) -> Estimate:
+        """A number that looks at all datasets of the column: a place, a size, a correlation."""
+        known = sorted({name for _, name in self._of})
+        sizes = next((result.sizes for result in self.results if result.sizes), {})
+        if measure == "rows":
+            return Estimate(_exact(sizes.get(subject)), (subject,), seeds=len(self.seeds))
+        if measure == "rows_rank":
+            rank = None if subject not in sizes else 1 + sum(rows > sizes[subject] for rows in sizes.values())
+            return Estimate(_exact(rank), (subject,), seeds=len(self.seeds))
+        judged = all(self._is_judged(seed, name) for seed, name in self._of)
+        seeds = [seed for seed in self.seeds if all((seed, name) in self._of for name in known)]
+        if not seeds or (measure == "rank" and subject not in known):
+            return Estimate(_missing(), absent=self.datasets(subject))
+        scores = [fmean(score for seed in seeds if (score := self._score(seed, name, "")) is not None) for name in known]
+        draws_DR = np.stack([np.mean([self.draws(seed, name) for seed in seeds], axis=0) for name in known])
+        if measure == "rank":
+            place = known.index(subject)
+            value, draws = 1.0 + sum(score > scores[place] for score in scores), 1.0 + (draws_DR > draws_DR[place]).sum(0)
+        else:
+            counts = [sizes.get(name, 0) for name in known]
+            value = spearman(counts, scores, ties="best")
+            draws = _spearman_draws(counts, draws_DR)
+        return Estimate(interval(value, draws, 0), tuple(known), judged=judged, seeds=len(seeds))
+
+
+def compare(of: Column, over: Column, row: str) -> tuple[Comparison, tuple[str, ...]]:
+    """`of` minus `over` on the rows that both predicted, over the seeds that both have, and the datasets compared.
+
+    The p-value exchanges the two arms' predictions of a clip, in all seeds at once: it speaks of these
+    trained models on other clips. The interval resamples seeds too, so where several were trained it
+    also speaks of training again.
+
+    Raises:
+        DataError: the arms disagree about a row's truth.
+    """
+    subject, _, measure = row.partition("/")
+    seeds = [seed for seed in of.seeds if seed in over.seeds]
+    pairs = {(seed, name) for seed in seeds for name in of.datasets(subject) if (seed, name) in of._of and (seed, name) in over._of}
+    names = tuple(name for name in of.datasets(subject) if pairs and all((seed, name) in pairs for seed in seeds))
+    if not names or measure in (*COUNTS, "spearman"):
+        return Comparison(_missing(), None, None), ()
+    differences, draws_SR, chance_SR, clips = [], [], [], 0
+    for seed in seeds:
+        parts = [_paired(over.lists(seed, name, measure), of.lists(seed, name, measure), name, of.resamples) for name in names]
+        differences.append(_mean([part[0] for part in parts]))
+        draws_SR.append(np.mean([part[1] for part in parts], axis=0))
+        chance_SR.append(np.mean([part[2] for part in parts], axis=0))
+        clips = sum(part[3] for part in parts)
+    value = _mean(differences)
+    difference = interval(value, _over_seeds(np.stack(draws_SR)), clips)
+    error = difference.standard_error
+    comparison = Comparison(
+        difference,
+        permutation_p_value(value, np.mean(chance_SR, axis=0)),
+        None if error is None else minimum_detectable_difference(error),
+    )
+    return comparison, names
+
+
+def stream(dataset: str) -> int:
+    """A dataset's own stream of random numbers: independent datasets, and equal clips for all arms."""
+    return zlib.crc32(dataset.encode())
+
+
+def _paired(first: _Lists, second: _Lists, name: str, resamples: int) -> tuple[float | None, np.ndarray, np.ndarray, int]:
+    """Difference, its draws, its draws under chance, and clips, on the rows that both have."""
+    others = dict(zip(second.samples, zip(second.true, second.predicted, strict=True), strict=True))
+    true, ones, twos, clips = [], [], [], []
+    for sample, truth, guess, clip in zip(first.samples, first.true, first.predicted, first.clips, strict=True):
+        if sample not in others:
+            continue
+        if others[sample][0] != truth:
+            raise DataError(
+                f"{name} {sample}", "has another truth in the other arm", "compare arms on one atlas", reason="arms do not match"
+            )
+        true.append(truth)
+        ones.append(guess)
+        twos.append(others[sample][1])
+        clips.append(clip)
+    one, two = METRICS[first.metric](true, ones), METRICS[first.metric](true, twos)
+    draws = [bootstrap_draws(first.metric, true, arm, clips, resamples=resamples, seed=stream(name)) for arm in (ones, twos)]
+    chance = exchange_draws(first.metric, true, ones, twos, clips, resamples=resamples, seed=stream(name))
+    return None if one is None or two is None else two - one, draws[1] - draws[0], chance, len(set(clips))
+
+
+def _over_seeds(draws_SR: np.ndarray) -> np.ndarray:
+    """[R] means over seeds that are drawn with replacement, clips and seeds resampled together."""
+    seeds, resamples = draws_SR.shape
+    drawn_RS = np.random.default_rng(_SEEDS).integers(0, seeds, size=(resamples, seeds))
+    return draws_SR.T[np.arange(resamples)[:, None], drawn_RS].mean(1)
+
+
+def _spearman_draws(counts: Sequence[float], draws_DR: np.ndarray) -> np.ndarray:
+    places_D = stats.rankdata(-np.asarray(counts, dtype=float), method="min")
+    ranks_DR = stats.rankdata(-draws_DR, method="min", axis=0)
+    if len(set(counts)) < 2:
+        return np.full(draws_DR.shape[1], np.nan)
+    centred_D, centred_DR = places_D - places_D.mean(), ranks_DR - ranks_DR.mean(0)
+    scale_R = np.sqrt((centred_D**2).sum() * (centred_DR**2).sum(0))
+    return np.where(scale_R > 0, centred_D @ centred_DR / np.maximum(scale_R, 1e-12), np.nan)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean, or None where a value is missing or there is none."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
+
+
+def _is_of(dataset: str, subject: str) -> bool:
+    return subject in ("all", DATASETS[dataset].task.id)
+
+
+def _missing() -> Interval:
+    return Interval(None, None, None, None, 0.95, 0)
+
+
+def _exact(value: float | None) -> Interval:
+    return Interval(None if value is None else float(value), None, None, None, 0.95, 0)
