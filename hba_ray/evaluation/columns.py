@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import stats
 
-from hba_ray.data.tasks import DATASETS, TASKS
+from hba_ray.data.tasks import DATASETS, TASKS, find_dataset
 from hba_ray.errors import DataError
 from hba_ray.evaluation.metrics import METRICS
 from hba_ray.evaluation.statistics import (
@@ -42,6 +42,8 @@ from hba_ray.evaluation.statistics import (
 
 COUNTS = ("rank", "rows", "rows_rank")
 """Measures that are whole numbers."""
+FACTS = ("cost", "answers", "agreement")
+"""What a row may be about that is no prediction: latency and memory, the quality of texts, judges."""
 _SEEDS = 0x73656564
 """Sets this stream of random numbers apart."""
 
@@ -152,8 +154,11 @@ class Column:
             DataError: the row names no dataset, task or fact.
         """
         subject, _, measure = row.partition("/")
-        if subject not in DATASETS and subject not in TASKS and subject != "all":
+        if subject in FACTS:
             return self._fact(row)
+        if subject not in DATASETS and subject not in TASKS and subject != "all":
+            hint = f"did you mean '{find_dataset(subject, where=row).id}'?"  # refuses what is no name of a dataset either
+            raise DataError(row, f"'{subject}' is no dataset id", hint, reason="unknown dataset")
         if measure in COUNTS or measure == "spearman":
             return self._across(subject, measure, row)
         if measure and measure not in METRICS:
