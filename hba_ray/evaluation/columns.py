@@ -15,7 +15,6 @@ Letters: S seeds, R resamples, D datasets.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,12 +22,12 @@ from statistics import fmean
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from scipy import stats
 
 from hba_ray.data.tasks import DATASETS, TASKS, find_dataset
 from hba_ray.errors import DataError
 from hba_ray.evaluation.metrics import METRICS
+from hba_ray.evaluation.scores import Record, Verdicts, clips_of, dataset_seed, group_records, guesses
 from hba_ray.evaluation.statistics import (
     Comparison,
     Interval,
@@ -57,7 +56,7 @@ class ArmResult:
         seed: of training.
         predictions: columns as in `predict.SCHEMA`.
         sizes: dataset -> rows of the atlas, all splits.
-        verdicts: sample_id -> a judge's verdict of an open answer, None where unreadable; None without a judge.
+        verdicts: of a judge, one for every open answer; None where nobody has judged them.
         facts: other numbers that were measured of it, by row.
     """
 
@@ -66,7 +65,7 @@ class ArmResult:
     seed: int
     predictions: pa.Table
     sizes: Mapping[str, int] = field(default_factory=dict)
-    verdicts: Mapping[str, bool | None] | None = None
+    verdicts: Verdicts | None = None
     facts: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -126,16 +125,14 @@ class Column:
         self.toy, self.resamples = toy, resamples
         self.results = tuple(results)
         self._draws: dict[tuple[int, str, str], np.ndarray] = {}
-        self._of: dict[tuple[int, str], tuple[ArmResult, pa.Table]] = {}
+        self._of: dict[tuple[int, str], tuple[ArmResult, list[Record]]] = {}
         for result in self.results:
-            names = result.predictions.column("dataset").unique().to_pylist()
-            for name in names:
+            for name, records in group_records(result.predictions, where=f"{result.trial} {result.arm}").items():
                 other = self._of.get((result.seed, name))
                 if other:
                     what = f"both {other[0].trial} and {result.trial} predict {name} with seed {result.seed}"
                     raise DataError(result.arm, what, "narrow the column's `where`", reason="two trials for one cell")
-                rows = result.predictions.filter(pc.field("dataset") == name)
-                self._of[result.seed, name] = (result, rows)
+                self._of[result.seed, name] = (result, records)
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -185,18 +182,12 @@ class Column:
         )
 
     def lists(self, seed: int, dataset: str, measure: str = "") -> _Lists:
-        """A dataset's rows as the measure takes them; a judged answer is TRUE, FALSE or unreadable."""
-        result, rows = self._of[seed, dataset]
-        task = DATASETS[dataset].task
-        samples, clips, true = (rows.column(name).to_pylist() for name in ("sample_id", "clip_id", "true"))
-        if not task.is_open:
-            return _Lists(measure or task.metric, samples, true, rows.column("predicted").to_pylist(), clips)
-        if result.verdicts is None:
-            return _Lists("exact_match", samples, true, rows.column("answer").to_pylist(), clips)
-        verdicts = [result.verdicts.get(sample) for sample in samples]
-        return _Lists(
-            "exact_match", samples, ["TRUE"] * len(samples), [None if known is None else str(known).upper() for known in verdicts], clips
-        )
+        """A dataset's rows as the measure takes them."""
+        result, records = self._of[seed, dataset]
+        known = DATASETS[dataset]
+        metric, predicted = guesses(known, records, result.verdicts, f"{result.trial} {result.arm} ({dataset})")
+        samples, true = [record["sample_id"] for record in records], [record["true"] for record in records]
+        return _Lists(measure or metric, samples, true, predicted, clips_of(records))
 
     def draws(self, seed: int, dataset: str, measure: str = "") -> np.ndarray:
         """[R] the dataset's score on resamples of its clips, the same clips for every arm and training seed."""
@@ -204,7 +195,7 @@ class Column:
         if key not in self._draws:
             rows = self.lists(seed, dataset, measure)
             self._draws[key] = bootstrap_draws(
-                rows.metric, rows.true, rows.predicted, rows.clips, resamples=self.resamples, seed=stream(dataset)
+                rows.metric, rows.true, rows.predicted, rows.clips, resamples=self.resamples, seed=dataset_seed(dataset)
             )
         return self._draws[key]
 
@@ -216,7 +207,7 @@ class Column:
         return not DATASETS[dataset].task.is_open or self._of[seed, dataset][0].verdicts is not None
 
     def _clips(self, seed: int, datasets: Sequence[str]) -> int:
-        return sum(len(set(self._of[seed, name][1].column("clip_id").to_pylist())) for name in datasets)
+        return sum(len(set(clips_of(self._of[seed, name][1]))) for name in datasets)
 
     def _fact(self, row: str) -> Estimate:
         values = [result.facts[row] for result in self.results if row in result.facts]
@@ -284,11 +275,6 @@ def compare(of: Column, over: Column, row: str) -> tuple[Comparison, tuple[str, 
     return comparison, names
 
 
-def stream(dataset: str) -> int:
-    """A dataset's own stream of random numbers: independent datasets, and equal clips for all arms."""
-    return zlib.crc32(dataset.encode())
-
-
 def _paired(first: _Lists, second: _Lists, name: str, resamples: int) -> tuple[float | None, np.ndarray, np.ndarray, int]:
     """Difference, its draws, its draws under chance, and clips, on the rows that both have."""
     others = dict(zip(second.samples, zip(second.true, second.predicted, strict=True), strict=True))
@@ -305,8 +291,8 @@ def _paired(first: _Lists, second: _Lists, name: str, resamples: int) -> tuple[f
         twos.append(others[sample][1])
         clips.append(clip)
     one, two = METRICS[first.metric](true, ones), METRICS[first.metric](true, twos)
-    draws = [bootstrap_draws(first.metric, true, arm, clips, resamples=resamples, seed=stream(name)) for arm in (ones, twos)]
-    chance = exchange_draws(first.metric, true, ones, twos, clips, resamples=resamples, seed=stream(name))
+    draws = [bootstrap_draws(first.metric, true, arm, clips, resamples=resamples, seed=dataset_seed(name)) for arm in (ones, twos)]
+    chance = exchange_draws(first.metric, true, ones, twos, clips, resamples=resamples, seed=dataset_seed(name))
     return None if one is None or two is None else two - one, draws[1] - draws[0], chance, len(set(clips))
 
 

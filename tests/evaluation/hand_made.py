@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from hba_ray.data.tasks import DATASETS
@@ -25,5 +27,5 @@ def rows_of(dataset: str, right: int, wrong: int, *, start: int = 0) -> list[dic
     return rows
 
 
-def result(rows: list[dict[str, str | None]], *, arm: str = "sft", seed: int = 0, trial: str = "trial", **more: object) -> ArmResult:
-    return ArmResult(trial, arm, seed, pa.Table.from_pylist(rows), **more)  # type: ignore[arg-type]
+def result(rows: list[dict[str, str | None]], *, arm: str = "sft", seed: int = 0, trial: str = "trial", **more: Any) -> ArmResult:
+    return ArmResult(trial, arm, seed, pa.Table.from_pylist(rows), **more)

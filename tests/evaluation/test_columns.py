@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hba_ray.errors import DataError
 from hba_ray.evaluation.columns import Column, compare
 from hba_ray.evaluation.metrics import weighted_f1
+from hba_ray.evaluation.scores import dataset_seed
 from hba_ray.evaluation.statistics import bootstrap_interval, compare_arms
 from tests.evaluation.hand_made import result, rows_of
 
 
-def column(*parts: tuple[str, int, int], resamples: int = 400, **more: object) -> Column:
+def column(*parts: tuple[str, int, int], resamples: int = 400, **more: Any) -> Column:
     return Column([result([row for part in parts for row in rows_of(*part)], **more)], resamples=resamples)
 
 
@@ -55,7 +58,7 @@ def test_open_answers_need_verdicts_to_be_comparable():
     rows = rows_of("siq2", 6, 4)
     by_text = Column([result(rows)], resamples=50).estimate("SOC")
     assert by_text.value == 0.6 and not by_text.judged and not by_text.is_comparable
-    verdicts = {str(row["sample_id"]): place < 7 for place, row in enumerate(rows)} | {"siq2-9": None}
+    verdicts = {("siq2", str(row["sample_id"])): place < 7 for place, row in enumerate(rows)} | {("siq2", "siq2-9"): None}
     judged = Column([result(rows, verdicts=verdicts)], resamples=50).estimate("SOC")
     assert judged.value == 0.7 and judged.is_comparable
 
@@ -75,14 +78,8 @@ def test_with_one_seed_and_one_dataset_the_interval_is_the_cluster_bootstraps():
         row["clip_id"] = str(row["clip_id"])[:-1]
     ours = Column([result(rows)], resamples=300).estimate("mmsd").interval
     true, predicted, clips = ([row[name] for row in rows] for name in ("true", "predicted", "clip_id"))
-    plain = bootstrap_interval("weighted_f1", true, predicted, clips, resamples=300, seed=zlib_seed("mmsd"))  # type: ignore[arg-type]
+    plain = bootstrap_interval("weighted_f1", true, predicted, clips, resamples=300, seed=dataset_seed("mmsd"))  # type: ignore[arg-type]
     assert (ours.low, ours.high) == (plain.low, plain.high)
-
-
-def zlib_seed(name: str) -> int:
-    from hba_ray.evaluation.columns import stream
-
-    return stream(name)
 
 
 def test_places_and_the_correlation_of_size_and_score_look_at_the_whole_column():
@@ -116,7 +113,7 @@ def test_a_difference_of_columns_is_that_of_the_paired_rows():
     assert comparison.detectable is not None and 0.05 < comparison.detectable < 0.2
     lists = [one.lists(0, "mmsd") for one in (worse, better)]
     plain = compare_arms(
-        "weighted_f1", lists[0].true, lists[0].predicted, lists[1].predicted, lists[0].clips, resamples=400, seed=zlib_seed("mmsd")
+        "weighted_f1", lists[0].true, lists[0].predicted, lists[1].predicted, lists[0].clips, resamples=400, seed=dataset_seed("mmsd")
     )
     assert (comparison.p_value, comparison.difference.low) == (plain.p_value, plain.difference.low)
 
