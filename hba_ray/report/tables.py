@@ -7,18 +7,15 @@ here depends on the clock or the machine, so equal reports are equal files.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 
 from pydantic import TypeAdapter, ValidationError
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
 from hba_ray.data.tasks import SPLITS, TASKS
 from hba_ray.errors import DataError
 from hba_ray.evaluation.scores import DatasetScore, TaskScore, first_error
 from hba_ray.report.base import MISSING, TINY_TITLE, Facts, Report, Sheet, between, dataset_place, number, signed
+from hba_ray.report.formats import line, markdown, terminal
 from hba_ray.report.measures import measure_sheets
 
 __all__ = ["MISSING", "TINY_TITLE", "Facts", "Report", "read_json", "render_json", "render_markdown", "terminal_table"]
@@ -55,29 +52,16 @@ def read_json(text: str, *, where: str = "report") -> Report:
 
 def render_markdown(report: Report) -> str:
     """The whole report as GitHub-flavoured Markdown."""
-    parts = [f"# {_line(report.title)}", _facts(report.facts)]
-    for sheet in sheets(report):
-        parts.append(f"## {sheet.title}")
-        parts.append(_markdown_table(sheet) if sheet.rows else "None.")
-        parts.extend(sheet.notes)
+    parts = [f"# {line(report.title)}", _facts(report.facts)]
+    parts += [markdown(sheet) for sheet in sheets(report)]
     if report.notes:
-        parts += ["## Notes", "\n".join(f"- {_line(note)}" for note in report.notes)]
+        parts += ["## Notes", "\n".join(f"- {line(note)}" for note in report.notes)]
     return "\n\n".join(parts) + "\n"
 
 
 def terminal_table(report: Report) -> RenderableType:
     """The scores per task and per dataset, for a rich console."""
-    shown: list[RenderableType] = [Text(report.title, style="bold")]
-    score_sheets = (_task_sheet(report), _dataset_sheet(report))
-    for sheet in score_sheets:
-        table = Table(title=Text(sheet.title), title_justify="left", box=box.SIMPLE)
-        for place, name in enumerate(sheet.header):
-            table.add_column(Text(name), justify="right" if place >= sheet.numbers_from else "left")
-        for row in sheet.rows:
-            table.add_row(*map(Text, row))
-        shown.append(table)
-    notes = dict.fromkeys(note for sheet in score_sheets for note in sheet.notes)
-    return Group(*shown, *(Text(note, style="dim") for note in notes))
+    return terminal(report.title, (_task_sheet(report), _dataset_sheet(report)))
 
 
 def sheets(report: Report) -> tuple[Sheet, ...]:
@@ -170,18 +154,4 @@ def _difference(score: DatasetScore | TaskScore) -> str:
 def _facts(facts: Facts) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in sorted(facts.versions.items()))
     lines = {"Model": facts.model, "Seed": str(facts.seed), "Fingerprint": facts.fingerprint, "Versions": versions or MISSING}
-    return "\n".join(f"- {name}: {_line(value)}" for name, value in lines.items())
-
-
-def _markdown_table(sheet: Sheet) -> str:
-    rule = ["---:" if place >= sheet.numbers_from else "---" for place in range(len(sheet.header))]
-    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in (sheet.header, rule, *sheet.rows))
-
-
-def _line(text: str) -> str:
-    """One line of Markdown in which `<video>` is text and not a tag."""
-    return escape(" ".join(text.split()), quote=False)
-
-
-def _cell(text: str) -> str:
-    return _line(text).replace("|", "\\|")
+    return "\n".join(f"- {name}: {line(value)}" for name, value in lines.items())
