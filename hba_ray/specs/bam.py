@@ -39,7 +39,9 @@ class BamSpec(Spec):
     """One adapter per stream and dataset, on a frozen SFT model."""
 
     streams: tuple[Stream, ...] = Field(default=("pose", "acoustic"), min_length=1)
-    """Descriptor streams; a dataset without a stream goes without its adapter."""
+    """Descriptor streams. A dataset has an adapter for those of them that belong to its modalities (paper Table 2)."""
+    datasets: tuple[str, ...] | None = None
+    """Datasets that get adapters, by id or alias; all by default. On the others the SFT model stands as it is."""
     raw_media: bool = True
     """Show audio and video to the backbone as well. False is the ablation of Table 10."""
     hidden: int = Field(default=256, ge=1)
@@ -77,6 +79,11 @@ class BamSpec(Spec):
     """Compute the backbone's states once and keep them; false runs the backbone in every step."""
     cache_precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the kept states: 2 or 4 bytes a value."""
+    seed: int | None = Field(default=None, ge=0)
+    """Seed of adapters, order and dropout; null is the experiment's. Trials that differ in this one share the SFT model."""
+    shuffle_descriptors: bool = False
+    """Give each row the descriptors of another row of its dataset and split: the control that tells what descriptors
+    say from what more weights do."""
 
     @field_validator("streams")
     @classmethod

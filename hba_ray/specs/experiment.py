@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hba_ray.specs.atlas import AtlasSpec
+from hba_ray.specs.bam import AUTHORS_BAM, BamSpec
 from hba_ray.specs.base import Spec, has_key
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 from hba_ray.specs.descriptors import DescriptorsSpec
@@ -20,6 +21,7 @@ from hba_ray.specs.sweep import SweepSpec
 AUTHORS: dict[str, dict[str, Any]] = {
     "model": {"media_to_backbone": False, "lora": {"scope": "all"}},
     "sft": {"scheduler_horizon": "micro_batches", "answer_case": "lower", "epochs": 10},
+    "bam": AUTHORS_BAM,
     "grpo": AUTHORS_GRPO,
 }
 """What `compat: authors` sets where the spec is silent."""
@@ -34,12 +36,13 @@ class ExperimentSpec(Spec):
     """Seed of initialisation, order and dropout."""
     compat: Literal["paper", "authors"] = "paper"
     """`authors` takes the released code's behaviour wherever it differs from the paper."""
-    stages: tuple[Literal["sft", "grpo"], ...] = Field(default=("sft",), min_length=1)
+    stages: tuple[Literal["sft", "bam", "grpo"], ...] = Field(default=("sft",), min_length=1)
     """What is trained, in this order."""
     atlas: AtlasSpec
     descriptors: DescriptorsSpec = DescriptorsSpec()
     model: ModelSpec = ModelSpec()
     sft: SftSpec = SftSpec()
+    bam: BamSpec = BamSpec()
     grpo: GrpoSpec = GrpoSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     sweep: SweepSpec | None = None
@@ -82,6 +85,13 @@ class ExperimentSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _bam_has_its_model(self) -> ExperimentSpec:
+        before = self.stages[: self.stages.index("bam")] if "bam" in self.stages else ("sft",)
+        if "sft" not in before:
+            raise ValueError(f"no stage 'sft' comes before 'bam' in {list(self.stages)}: adapters are trained on the SFT model, so add it")
+        return self
+
+    @model_validator(mode="after")
     def _grpo_fits(self) -> ExperimentSpec:
         if "grpo" not in self.stages:
             return self
@@ -105,6 +115,11 @@ class ExperimentSpec(Spec):
                 "change one of them"
             )
         return self
+
+    @property
+    def uses_bf16(self) -> bool:
+        """The precision that the spec comes to: `auto` is bf16 where workers have a GPU."""
+        return self.model.precision == "bf16" or (self.model.precision == "auto" and self.compute.gpus_per_worker > 0)
 
     @property
     def accumulation(self) -> int:

@@ -69,7 +69,7 @@ def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: Tr
         for step in steps:
             if step.uses_ray and not step.is_done and spec.compute.workers:
                 stack.enter_context(ray_session(spec.compute, folder / "logs"))
-            _do(step, Context(spec, folders, step.folder, tracker.log_metrics, step.arm), folder, say)
+            _do(step, Context(spec, folders, step.folder, tracker.log_metrics, step.arm, step.part), folder, say)
             folders[step.name] = step.folder
             _record_step(step, tracker)
         report = make_report(spec, steps)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.tasks import DATASETS
-from hba_ray.errors import CheckpointError, DataError, TrainingError
+from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing, TrainingError
 from hba_ray.models.backbone import load_processor
 from hba_ray.models.bam import Bam, DecoderTail, Descriptors, Head, lm_head_copy, task_head
 from hba_ray.models.checkpoints import load_adapters, load_class_heads, model_identity, save_adapters
@@ -54,7 +54,7 @@ class BamJob:
 
     Attributes:
         model: folder of the SFT checkpoint.
-        states: folder of the stores; not looked at where `bam.cache` is off.
+        states: split -> folder of its stores; not looked at where `bam.cache` is off.
     """
 
     spec: ExperimentSpec
@@ -62,15 +62,22 @@ class BamJob:
     backbone: str
     model: str
     index: AtlasIndex
-    states: str
+    states: Mapping[str, str]
+
+    def kind(self, *, open_answers: bool) -> Kind:
+        return self.bam.decoder_injection if open_answers else "pooled"
 
     def states_job(self, split: str, *, open_answers: bool) -> StatesJob:
-        kind: Kind = self.bam.decoder_injection if open_answers else "pooled"
+        kind = self.kind(open_answers=open_answers)
         return StatesJob(self.spec, self.bam, self.backbone, self.model, self.index, split, kind)
 
     def states_folder(self, split: str, *, open_answers: bool) -> Path:
-        """Where a store is expected: `<states>/<kind>-<split>`."""
-        return Path(self.states) / f"{self.states_job(split, open_answers=open_answers).kind}-{split}"
+        """Where a store is expected: in the split's folder, by its kind."""
+        return Path(self.states[split]) / self.kind(open_answers=open_answers)
+
+    @property
+    def seed(self) -> int:
+        return self.spec.seed if self.bam.seed is None else self.bam.seed
 
     @cached_property
     def base(self) -> str:
@@ -143,33 +150,58 @@ class Supply:
         return LiveAnswers(live, job.bam.decoder_injection) if is_open else live_classes(live, self.columns(dataset))
 
 
-def train_bam(job: BamJob, datasets: Iterable[str], describe: Describe, folder: Path) -> list[TrainedBam]:
+def train_bam(
+    job: BamJob, datasets: Iterable[str], describe: Describe, folder: Path, on_done: Callable[[str], None] = lambda dataset: None
+) -> list[TrainedBam]:
     """Trains the adapters of these datasets one after the other, each into a folder of its name; finished ones are left.
 
     A dataset none of whose training rows has a descriptor is left out: there the SFT model stands.
+
+    Args:
+        on_done: is told of each dataset when it is finished or left out.
 
     Raises:
         DataError: descriptors or states are not what they should be.
         TrainingError: a loss is not finite.
     """
     supply = Supply(job)
-    trained = (_train_dataset(job, dataset, supply, describe, folder / dataset) for dataset in datasets)
-    return [one for one in trained if one is not None]
+    trained: list[TrainedBam] = []
+    for dataset in datasets:
+        one = _train_dataset(job, dataset, supply, describe, folder / dataset)
+        trained += [one] if one else []
+        on_done(dataset)
+    return trained
 
 
-def train_bam_on_ray(job: BamJob, datasets: Sequence[str], describe: Describe, folder: Path) -> list[TrainedBam]:
-    """The same with a Ray task per dataset, as many at a time as the cluster has room for."""
+def train_bam_on_ray(
+    job: BamJob, datasets: Sequence[str], describe: Describe, folder: Path, on_done: Callable[[str], None] = lambda dataset: None
+) -> list[TrainedBam]:
+    """The same with a Ray task per dataset, as many at a time as the cluster has room for.
+
+    Raises:
+        EnvironmentMissing: workers were lost more often than `compute.max_failures` allows.
+    """
     import ray
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayError, RayTaskError
 
     compute = job.spec.compute
-    task: Any = ray.remote(num_cpus=compute.cpus_per_worker, num_gpus=compute.gpus_per_worker)(_train_one)
+    resources = {"num_cpus": compute.cpus_per_worker, "num_gpus": compute.gpus_per_worker, "max_retries": compute.max_failures}
+    task: Any = ray.remote(**resources)(_train_one)
     shared = ray.put((job, describe))
+    tasks = {task.remote(shared, dataset, folder): dataset for dataset in datasets}
+    made: dict[str, list[TrainedBam]] = {}
     try:
-        parts = ray.get([task.remote(shared, dataset, folder) for dataset in datasets])
+        while len(made) < len(tasks):
+            waiting = [one for one, dataset in tasks.items() if dataset not in made]
+            (ready, *_), _ = ray.wait(waiting, num_returns=1)
+            made[tasks[ready]] = ray.get(ready)
+            on_done(tasks[ready])
     except RayTaskError as failed:
         raise failed.cause from None
-    return [one for part in parts for one in part]
+    except RayError as lost:
+        what = f"lost its worker more than {compute.max_failures} times: {str(lost).splitlines()[0]}"
+        raise EnvironmentMissing("BAM", what, "look at the logs of the run, then start it again: what is finished is kept") from None
+    return [one for dataset in datasets for one in made[dataset]]
 
 
 def _train_one(shared: tuple[BamJob, Describe], dataset: str, folder: Path) -> list[TrainedBam]:
@@ -193,12 +225,12 @@ def _train_dataset(job: BamJob, dataset: str, supply: Supply, describe: Describe
     if not widths:
         return None
     described = {split: _digest(part.descriptors) for split, part in parts.items()}
-    identity = fingerprint([job.bam.identity(), job.spec.seed, job.base, dataset, described])
+    identity = fingerprint([job.bam.identity(), job.seed, job.base, dataset, described])
     finished = _finished(folder, dataset, identity, job.base, supply.hidden)
     if finished is not None:
         return finished
     with torch.random.fork_rng():
-        torch.manual_seed(int(fingerprint([job.spec.seed, dataset]), 16))
+        torch.manual_seed(int(fingerprint([job.seed, dataset]), 16))
         bam = Bam(job.bam, widths, supply.hidden, supply.head(dataset)).to(supply.device)
         bam.fit_norms(descriptors)
         run = _Run(job, dataset, bam, parts["train"], parts.get("validation"))
@@ -290,7 +322,7 @@ class _Run:
         optimizer = torch.optim.Adam(groups, fused=True)  # on a CPU half of a stored step would go into Adam otherwise
         best: dict[str, Tensor] = {}
         for epoch in range(spec.epochs):
-            order = torch.from_numpy(np.random.default_rng([self.job.spec.seed, epoch]).permutation(len(train)))
+            order = torch.from_numpy(np.random.default_rng([self.job.seed, epoch]).permutation(len(train)))
             self.bam.train()
             for rows in order.split(self.batch):
                 optimizer.zero_grad()

@@ -114,8 +114,7 @@ def train_sft(job: SftJob, make: Make, store: Store, *, rank: int = 0, world: in
 
 
 def uses_bf16(spec: ExperimentSpec) -> bool:
-    """The precision that a spec comes to: `auto` is bf16 where workers have a GPU."""
-    return spec.model.precision == "bf16" or (spec.model.precision == "auto" and spec.compute.gpus_per_worker > 0)
+    return spec.uses_bf16
 
 
 def build_model(spec: ExperimentSpec, backbone: str, *, bf16: bool) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hba_ray.data.atlas import AtlasIndex, build_index
+from hba_ray.data.tasks import SPLITS
 from hba_ray.models.bam import Descriptors
 from hba_ray.models.checkpoints import save_model
 from hba_ray.specs import AtlasSpec
@@ -64,7 +65,11 @@ class BamShop:
     def job(self, spec_sections: dict | None = None, **bam: object) -> BamJob:
         spec = small_spec(**({"model": {"train": "lora", "lora": {"rank": 4, "dropout": 0.3}}} | (spec_sections or {})))
         fields = {"cache_precision": "fp32", "batch": 4} | bam
-        return BamJob(spec, BamSpec.model_validate(fields), str(self.backbone), str(self.model), self.index, str(self.folder / "states"))
+        return BamJob(spec, BamSpec.model_validate(fields), str(self.backbone), str(self.model), self.index, self.states)
+
+    @property
+    def states(self) -> dict[str, str]:
+        return {split: str(self.folder / "states" / split) for split in SPLITS}
 
     def with_states(self, job: BamJob, *splits: str, open_answers: bool = False) -> BamJob:
         for split in splits or ("train", "validation"):

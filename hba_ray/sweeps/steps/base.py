@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
-VERSIONS = {"atlas": 1, "backbone": 1, "describe": 1, "sft": 1, "evaluate": 3}
+VERSIONS = {"atlas": 1, "describe": 1, "backbone": 1, "sft": 1, "states": 1, "bam": 1, "evaluate": 3}
 """Raised when the code of a step changes what it makes, so that old results are not taken for new ones."""
 _EDGE_BYTES = 1 << 16
 
@@ -34,11 +34,12 @@ class Step:
 
     Attributes:
         kind: which module of this package does it.
-        name: unique within an experiment; the kind, and the arm where each arm has such a step.
+        name: unique within an experiment; the kind, and the arm or part where each of those has such a step.
         what: one line for people.
         resources: one line of what it needs at a time.
         uses_ray: whether it needs a Ray where `compute.workers` is not 0.
         arm: which variant of the model it looks at, as reports name it.
+        part: which part of such work it is, for example a split.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Step:
     resources: str = "1 CPU"
     uses_ray: bool = False
     arm: str | None = None
+    part: str | None = None
 
     @property
     def is_done(self) -> bool:
@@ -70,7 +72,15 @@ class Draft:
         return next(step for step in self.steps if step.name == name)
 
     def add(
-        self, kind: str, identity: dict[str, Any], what: str, *, arm: str | None = None, resources: str = "1 CPU", uses_ray: bool = False
+        self,
+        kind: str,
+        identity: dict[str, Any],
+        what: str,
+        *,
+        arm: str | None = None,
+        part: str | None = None,
+        resources: str = "1 CPU",
+        uses_ray: bool = False,
     ) -> Step:
         """Adds a step.
 
@@ -78,8 +88,8 @@ class Draft:
             identity: JSON values that say all that the step's result depends on, earlier steps by their fingerprints.
         """
         digest = fingerprint({"kind": kind, "version": VERSIONS[kind], **identity})
-        name = f"{kind} {arm}" if arm else kind
-        step = Step(kind, name, digest, self.storage.step(kind, digest), what, resources, uses_ray, arm)
+        name = " ".join(word for word in (kind, arm or part) if word)
+        step = Step(kind, name, digest, self.storage.step(kind, digest), what, resources, uses_ray, arm, part)
         self.steps.append(step)
         return step
 
@@ -92,7 +102,7 @@ class Context:
         folders: name of an earlier step -> its folder.
         folder: the step's own.
         log: takes a step's metrics as they come: (values, optimiser step).
-        arm: of the step.
+        arm, part: of the step.
     """
 
     spec: ExperimentSpec
@@ -100,6 +110,7 @@ class Context:
     folder: Path
     log: Callable[[Metrics, int], None]
     arm: str | None = None
+    part: str | None = None
 
     @property
     def index(self) -> AtlasIndex:

@@ -1,0 +1,108 @@
+"""The BAM step: trains the adapters of each dataset on the frozen SFT model, side by side where there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from hba_ray.runtime.progress import progress
+from hba_ray.specs import ExperimentSpec
+from hba_ray.sweeps.steps import describe, states
+from hba_ray.sweeps.steps.base import Context, Draft, Step
+
+if TYPE_CHECKING:
+    from hba_ray.training.bam import BamJob, TrainedBam
+    from hba_ray.training.described import Described
+
+ARM = "sft+bam"
+WITHOUT_MEDIA = "sft without media"
+"""The SFT model shown what BAM is shown where `bam.raw_media` is off (Table 10), so that like is set against like."""
+ADAPTERS = "adapters"
+
+
+def plan(draft: Draft) -> Step:
+    spec, bam = draft.spec, draft.spec.bam
+    for split in dict.fromkeys(("train", "validation", spec.evaluate.split) if bam.cache else ()):
+        states.plan(draft, split)
+    identity = {
+        "sft": draft["sft"].fingerprint,
+        "descriptors": {stream: describe.vector_identity(spec, stream) for stream in bam.streams},
+        "bam": {**bam.identity(), "seed": seed(spec)},
+    }
+    what = f"{bam.epochs} epochs of {' and '.join(bam.streams)} adapters per dataset, hidden {bam.hidden}, lr {bam.lr:g}"
+    cpus = f"{spec.compute.cpus_per_worker:g} CPUs per dataset" if spec.compute.workers else "1 CPU"
+    return draft.add("bam", identity, what, resources=cpus, uses_ray=True)
+
+
+def arms(spec: ExperimentSpec) -> list[str]:
+    return [ARM] if spec.bam.raw_media else [WITHOUT_MEDIA, ARM]
+
+
+def reference(spec: ExperimentSpec) -> str:
+    """The arm that the adapters stand on: where they have nothing to say, its answers are theirs."""
+    return "sft" if spec.bam.raw_media else WITHOUT_MEDIA
+
+
+def seed(spec: ExperimentSpec) -> int:
+    return spec.seed if spec.bam.seed is None else spec.bam.seed
+
+
+def make(context: Context) -> dict[str, Any]:
+    from hba_ray.training.bam import train_bam, train_bam_on_ray
+    from hba_ray.training.described import adapted_datasets
+
+    job = job_of(context)
+    datasets, described = adapted_datasets(context.spec.bam, context.index), described_by(context)
+    train = train_bam_on_ray if context.spec.compute.workers else train_bam
+    with progress("bam", total=len(datasets)) as bar:
+
+        def on_done(dataset: str) -> None:
+            bar.advance()
+            bar.show(dataset=dataset)
+
+        trained = train(job, datasets, described, context.folder / ADAPTERS, on_done)
+    for one in trained:
+        _log(one, context.spec.bam.epochs, context)
+    losses = {one.dataset: one.validation[one.best_epoch] if one.validation else None for one in trained}
+    return {
+        "datasets": {one.dataset: {"best_epoch": one.best_epoch, "validation_loss": losses[one.dataset]} for one in trained},
+        "left_out": [dataset for dataset in datasets if dataset not in losses],
+    }
+
+
+def job_of(context: Context) -> BamJob:
+    from hba_ray.training.bam import BamJob
+
+    spec, folders = context.spec, context.folders
+    stores = {name.removeprefix("states "): str(folder) for name, folder in folders.items() if name.startswith("states ")}
+    return BamJob(spec, spec.bam, context.backbone, str(folders["sft"] / "model"), context.index, stores)
+
+
+def described_by(context: Context) -> Described:
+    from hba_ray.training.described import Described
+
+    spec, index = context.spec, context.index
+    return Described.of(describe.open_descriptors(spec, index), index, spec.descriptors, spec.bam, seed(spec))
+
+
+def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
+    kept = ", ".join(f"{dataset} {found['best_epoch'] + 1}" for dataset, found in facts["datasets"].items())
+    said = [f"BAM: adapters for {len(facts['datasets'])} datasets; epoch kept of {spec.bam.epochs}: {kept or 'none'}."]
+    if facts["left_out"]:
+        said.append(f"BAM: no training row of {', '.join(facts['left_out'])} has a descriptor, so the SFT model stands there.")
+    if not spec.bam.raw_media:
+        said.append(f"'{ARM}' is trained and scored without raw audio and video; '{WITHOUT_MEDIA}' is the SFT model shown the same.")
+    if spec.bam.shuffle_descriptors:
+        said.append("BAM: descriptors are shuffled among the rows of a dataset, so they say nothing about the row: a control.")
+    return said
+
+
+def _log(trained: TrainedBam, epochs: int, context: Context) -> None:
+    """An epoch a point: its mean training loss, and its validation loss where there is a validation split."""
+    steps = len(trained.losses) // epochs
+    for epoch in range(epochs):
+        losses = {"loss": fmean(trained.losses[epoch * steps : (epoch + 1) * steps])}
+        if trained.validation:
+            losses["validation_loss"] = trained.validation[epoch]
+        context.log({f"bam/{trained.dataset}/{name}": loss for name, loss in losses.items()}, epoch + 1)
