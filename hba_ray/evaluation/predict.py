@@ -39,12 +39,14 @@ class PredictJob:
 
     Attributes:
         model: folder of the trained tensors.
+        hidden: modalities that the model is not shown, besides those that the spec withholds.
     """
 
     spec: ExperimentSpec
     backbone: str
     model: str
     index: AtlasIndex
+    hidden: tuple[str, ...] = ()
 
     @property
     def split(self) -> str:
@@ -55,7 +57,7 @@ class PredictJob:
         atlas = self.spec.atlas
         return BatchSettings(
             media=atlas.media,
-            modalities=atlas.modalities,
+            modalities=tuple(name for name in atlas.modalities if name not in self.hidden),
             micro_batch=self.spec.compute.micro_batch,
             purpose="predict",
             shuffle=False,
@@ -65,6 +67,10 @@ class PredictJob:
     def windows(self) -> list[Window]:
         return plan_epoch(self.index, Order(self.split, WINDOW_ROWS, self.spec.compute.micro_batch, shuffle=False))
 
+    def predictor(self) -> Predictor:
+        """Loads the model, in the process that predicts."""
+        return Predictor(self)
+
 
 class Predictor:
     """A trained model that turns micro-batches into rows of the predictions table."""
@@ -72,10 +78,10 @@ class Predictor:
     def __init__(self, job: PredictJob):
         from hba_ray.models.backbone import load_processor
         from hba_ray.models.checkpoints import load_model
-        from hba_ray.training.sft import build_model, uses_bf16
+        from hba_ray.training.sft import build_model
 
         torch.set_num_threads(1)
-        self.model = build_model(job.spec, job.backbone, bf16=uses_bf16(job.spec))
+        self.model = build_model(job.spec, job.backbone, bf16=job.spec.uses_bf16)
         load_model(self.model, Path(job.model))
         self.device = "cuda" if torch.cuda.is_available() and job.spec.compute.gpus_per_worker else "cpu"
         self.model.to(self.device).eval()
@@ -110,11 +116,16 @@ class Predictor:
         return [{**row, "predicted": None, "answer": text, "probability": None} for row, text in zip(batch.rows, texts, strict=True)]
 
 
+def predict(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list[Drop]]]:
+    """(records, dropped rows) of each micro-batch, on Ray or in this process as the spec says."""
+    return predict_on_ray(job) if job.spec.compute.workers else predict_here(job)
+
+
 def predict_here(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list[Drop]]]:
     """(records, dropped rows) of each micro-batch, made in this process."""
     from hba_ray.models.backbone import load_processor
 
-    predictor = Predictor(job)
+    predictor = job.predictor()
     maker = BatchMaker(job.index, job.settings, load_processor(job.backbone), job.split)
     for batch in make_here(maker, job.windows()):
         yield predictor.predict(batch), batch.drops
@@ -150,7 +161,7 @@ def predict_on_ray(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list
 
 class _PredictorActor:
     def __init__(self, job: PredictJob):
-        self.predictor = Predictor(job)
+        self.predictor = job.predictor()
 
     def __call__(self, table: pa.Table) -> dict[str, list[bytes]]:
         made = []

@@ -11,10 +11,10 @@ from __future__ import annotations
 from hba_ray.errors import SpecError
 from hba_ray.runtime.storage import Storage
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.sweeps.steps import atlas, backbone, describe, evaluate, sft
+from hba_ray.sweeps.steps import atlas, backbone, bam, describe, evaluate, sft
 from hba_ray.sweeps.steps.base import Draft, Step
 
-STAGES = {"sft": sft.plan}
+STAGES = {"sft": sft.plan, "bam": bam.plan}
 """Stage of a spec -> what adds its steps to a plan."""
 
 
@@ -41,7 +41,7 @@ def plan(spec: ExperimentSpec, storage: Storage) -> list[Step]:
 
 def arms(spec: ExperimentSpec) -> list[str]:
     """The arms that a spec's stages make, as reports name them."""
-    return list(spec.stages)
+    return [arm for stage in spec.stages for arm in (bam.arms(spec) if stage == "bam" else [stage])]
 
 
 def run_fingerprint(steps: list[Step]) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from hba_ray.errors import SpecError
 from hba_ray.models.bam import Descriptors
 from hba_ray.specs.bam import BamSpec, Stream
 from hba_ray.specs.base import fingerprint
-from hba_ray.specs.descriptors import DescriptorsSpec
+from hba_ray.specs.descriptors import AcousticSpec, DescriptorsSpec, PoseSpec
 
 MODALITY: dict[Stream, str] = {"pose": "V", "acoustic": "A"}
 """Stream -> the letter of Table 2 that a dataset must have."""
@@ -107,5 +106,5 @@ class Described:
         return partner[lines]
 
 
-def _settings(spec: DescriptorsSpec, stream: Stream) -> Any:
-    return cast(Any, spec.of(stream))
+def _settings(spec: DescriptorsSpec, stream: Stream) -> PoseSpec | AcousticSpec:
+    return spec.pose if stream == "pose" else spec.acoustic

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hba_ray.specs import ExperimentSpec
-from hba_ray.sweeps.steps import atlas, backbone, describe, evaluate, sft
+from hba_ray.sweeps.steps import atlas, backbone, bam, describe, evaluate, sft, states
 from hba_ray.sweeps.steps.base import Context
 
 MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
@@ -13,6 +13,8 @@ MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "backbone": backbone.make,
     "describe": describe.make,
     "sft": sft.make,
+    "states": states.make,
+    "bam": bam.make,
     "evaluate": evaluate.make,
 }
 """Kind of a step -> what does it; returns what `done.json` says of it."""
@@ -21,6 +23,7 @@ NOTES: dict[str, Callable[[ExperimentSpec, Mapping[str, Any]], list[str]]] = {
     "atlas": atlas.notes,
     "describe": describe.notes,
     "sft": sft.notes,
+    "bam": bam.notes,
     "evaluate": evaluate.notes,
 }
 """Kind of a step -> sentences for the report, from the spec and from what `make` returned."""

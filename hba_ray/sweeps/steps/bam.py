@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hba_ray.runtime.progress import progress
+from hba_ray.data.tasks import DATASETS
+from hba_ray.errors import DataError
+from hba_ray.runtime.progress import Bar, progress
+from hba_ray.runtime.storage import done
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps import describe, states
 from hba_ray.sweeps.steps.base import Context, Draft, Step
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 ARM = "sft+bam"
 WITHOUT_MEDIA = "sft without media"
 """The SFT model shown what BAM is shown where `bam.raw_media` is off (Table 10), so that like is set against like."""
+HIDDEN = ("audio", "video")
+"""What `bam.raw_media: false` withholds from the model."""
 ADAPTERS = "adapters"
 
 
@@ -69,6 +75,41 @@ def make(context: Context) -> dict[str, Any]:
         "datasets": {one.dataset: {"best_epoch": one.best_epoch, "validation_loss": losses[one.dataset]} for one in trained},
         "left_out": [dataset for dataset in datasets if dataset not in losses],
     }
+
+
+def predictions(context: Context, before: list[dict[str, Any]], bar: Bar) -> list[dict[str, Any]]:
+    """The reference arm's predictions with those that adapters make in their place.
+
+    Raises:
+        DataError: states or descriptors are not what they should be, or a row that has adapters was not predicted.
+        CheckpointError: adapters are missing, damaged, or of another SFT model.
+    """
+    from hba_ray.evaluation.predict import predict
+    from hba_ray.evaluation.predict_bam import BamPredictJob, stored_classes
+
+    spec, bam_job, facts = context.spec, job_of(context), done(context.folders["bam"]) or {}
+    job = BamPredictJob(
+        spec,
+        context.backbone,
+        bam_job.model,
+        context.index,
+        () if spec.bam.raw_media else HIDDEN,
+        job=bam_job,
+        describe=described_by(context),
+        adapters=context.folders["bam"] / ADAPTERS,
+        datasets=list(facts["datasets"]),
+    )
+    stored = [dataset for dataset in job.datasets if spec.bam.cache and not DATASETS[dataset].task.is_open]
+    live = [dataset for dataset in job.datasets if dataset not in stored]
+    made = dict(stored_classes(replace(job, datasets=stored)))
+    for records, _ in predict(replace(job, datasets=live)) if live else ():
+        made |= {(record["dataset"], record["sample_id"]): record for record in records}
+        bar.advance(len(records))
+    lost = [record for record in before if record["dataset"] in job.datasets and (record["dataset"], record["sample_id"]) not in made]
+    if lost:
+        what = f"{len(lost)} rows that the SFT model predicted have no prediction with adapters, first: {lost[0]['sample_id']}"
+        raise DataError(f"evaluate {ARM}", what, "delete the folder of the step 'states' and run again", reason="missing prediction")
+    return [record | made.get((record["dataset"], record["sample_id"]), {}) for record in before]
 
 
 def job_of(context: Context) -> BamJob:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hba_ray.runtime.progress import phases
 from hba_ray.runtime.storage import LOCK_SECONDS, Storage
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def settings(spec: ExperimentSpec) -> DescriptorsSpec:
-    """The `descriptors` section with the streams that are extracted, each once and in one order."""
-    wanted = set(spec.descriptors.streams)
+    """The `descriptors` section with the streams that are extracted, those that adapters need among them, each once and in one order."""
+    wanted = {*spec.descriptors.streams, *(spec.bam.streams if "bam" in spec.stages else ())}
     return spec.descriptors.model_copy(update={"streams": tuple(stream for stream in STREAMS if stream in wanted)})
 
 
@@ -42,6 +42,20 @@ def _identity(chosen: DescriptorsSpec) -> dict[str, Any]:
     from hba_ray.descriptors.tables import identity_of
 
     return {"use_released": chosen.use_released, "streams": {stream: identity_of(chosen, stream) for stream in chosen.streams}}
+
+
+def vector_identity(spec: ExperimentSpec, stream: Literal["pose", "acoustic"]) -> dict[str, Any]:
+    """What a stream's vectors depend on besides the atlas: how they are extracted, pooled and normalised."""
+    from hba_ray.descriptors.tables import identity_of
+
+    chosen = spec.descriptors
+    settings = chosen.pose if stream == "pose" else chosen.acoustic
+    return {
+        "use_released": chosen.use_released,
+        "extracted": identity_of(chosen, stream),
+        "column": settings.column,
+        "normalisation": settings.normalisation,
+    }
 
 
 def make(context: Context, start_ray: Callable[[], object] = lambda: None) -> dict[str, Any]:
