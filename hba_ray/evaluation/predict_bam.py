@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -21,6 +21,7 @@ from hba_ray.evaluation.predict import WINDOW_ROWS, PredictJob, Predictor
 from hba_ray.models.bam import Bam, attached
 from hba_ray.models.checkpoints import load_adapters
 from hba_ray.training.bam import BamJob, Describe, Supply, class_probabilities, describe_source
+from hba_ray.training.sources import ClassSource
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def stored_classes(job: BamPredictJob) -> Iterator[tuple[tuple[str, str], dict[s
     """
     supply = Supply(job.job)
     for dataset in job.datasets:
-        source = supply.source(dataset, job.split)
+        source = cast(ClassSource, supply.source(dataset, job.split))
         given = describe_source(job.describe, job.job.bam, source, dataset, job.split, supply.device)
         bam = job.load(dataset, supply.hidden).to(supply.device)
         probability, index = class_probabilities(bam, source, given).max(-1)

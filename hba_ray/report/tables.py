@@ -15,6 +15,7 @@ from hba_ray.data.tasks import SPLITS, TASKS
 from hba_ray.errors import DataError
 from hba_ray.evaluation.scores import DatasetScore, TaskScore, first_error
 from hba_ray.report.base import MISSING, TINY_TITLE, Facts, Report, Sheet, between, dataset_place, number, signed
+from hba_ray.report.differences import difference_sheets
 from hba_ray.report.formats import line, markdown, terminal
 from hba_ray.report.measures import measure_sheets
 
@@ -61,13 +62,14 @@ def render_markdown(report: Report) -> str:
 
 def terminal_table(report: Report) -> RenderableType:
     """The scores per task and per dataset, for a rich console."""
-    return terminal(report.title, (_task_sheet(report), _dataset_sheet(report)))
+    return terminal(report.title, (_task_sheet(report), _dataset_sheet(report), *difference_sheets(report)))
 
 
 def sheets(report: Report) -> tuple[Sheet, ...]:
     """All tables of a report, in reading order."""
     rows = (_used_sheet(report.facts), _dropped_sheet(report.facts))
-    return _task_sheet(report), _dataset_sheet(report), *measure_sheets(report), _class_sheet(report), *rows
+    scores = (_task_sheet(report), _dataset_sheet(report), *difference_sheets(report))
+    return *scores, *measure_sheets(report), _class_sheet(report), *rows
 
 
 def _task_sheet(report: Report) -> Sheet:

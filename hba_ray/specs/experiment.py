@@ -66,6 +66,13 @@ class ExperimentSpec(Spec):
             raise ValueError(f"a stage is named twice in {list(stages)}")
         return stages
 
+    @field_validator("stages")
+    @classmethod
+    def _bam_has_its_model(cls, stages: tuple[str, ...]) -> tuple[str, ...]:
+        if "bam" in stages and "sft" not in stages[: stages.index("bam")]:
+            raise ValueError("no stage 'sft' comes before 'bam', whose adapters are trained on the SFT model: add it")
+        return stages
+
     @field_validator("paper")
     @classmethod
     def _settings_exist(cls, paper: PaperSpec | None) -> PaperSpec | None:
@@ -82,13 +89,6 @@ class ExperimentSpec(Spec):
             raise ValueError(
                 f"sft.batch {self.sft.batch} is not a multiple of compute.micro_batch x compute.workers = {rows}: change one of them"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _bam_has_its_model(self) -> ExperimentSpec:
-        before = self.stages[: self.stages.index("bam")] if "bam" in self.stages else ("sft",)
-        if "sft" not in before:
-            raise ValueError(f"no stage 'sft' comes before 'bam' in {list(self.stages)}: adapters are trained on the SFT model, so add it")
         return self
 
     @model_validator(mode="after")

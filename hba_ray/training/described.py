@@ -73,7 +73,7 @@ class Described:
             DataError: a stream is to be scaled and no training row has it.
         """
         train = index.rows_of("train")
-        wanted = [stream for stream in bam.streams if _settings(spec, stream).normalisation == "z_score"]
+        wanted: list[Stream] = [stream for stream in bam.streams if _settings(spec, stream).normalisation == "z_score"]
         return cls(extracted, index, spec, bam, {stream: extracted.z_score(stream, train) for stream in wanted}, seed)
 
     def __call__(self, split: str, sample_ids: Sequence[str]) -> dict[str, Descriptors]:
