@@ -174,9 +174,9 @@ def _notes(spec: ExperimentSpec, steps: list[Step], facts: Mapping[str, Mapping[
 
 
 def score_metrics(report: Report) -> dict[str, float]:
-    """Scores under the names that MLflow shows: `score/<arm>/<dataset>`, `score/<arm>/task/<task>`."""
+    """Scores under the names that MLflow shows: `score/<arm>/<dataset>`, `score/<arm>/task/<task>`; it takes no "+" in them."""
     metrics: dict[str, float] = {}
-    for arm, scores in report.scores.items():
+    for arm, scores in ((arm.replace("+", " "), scores) for arm, scores in report.scores.items()):
         metrics |= {f"score/{arm}/{score.dataset}": score.value for score in scores.datasets if score.value is not None}
         metrics |= {f"score/{arm}/task/{score.task}": score.value for score in scores.tasks if score.value is not None}
     return metrics

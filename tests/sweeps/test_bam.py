@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,13 @@ def finished(tmp_path_factory) -> tuple[Path, Finished, MemoryTracker]:
 
 
 def test_the_steps_come_in_order_and_every_one_is_recorded(finished):
-    storage, made, tracker = finished
+    _, made, tracker = finished
     states_steps = ["states train", "states validation", "states test"]
     assert done(made) == ["atlas", "describe", "backbone", "sft", *states_steps, "bam", "evaluate sft", "evaluate sft+bam"]
     assert list(made.report.scores) == ["sft", "sft+bam"]
     assert made.report.scores["sft+bam"].published_model == "OmniSapiens-7B BAM"
     assert sorted(tracker.metrics["bam/toy_nod/validation_loss"]) == [1, 2]
+    assert all(re.fullmatch(r"[\w\-. :/]+", name) for name in tracker.metrics), "MLflow takes these"
     assert any(note.startswith("BAM: adapters for 3 datasets") for note in made.report.notes)
     assert "## From sft to sft+bam" in render_markdown(made.report)
 
