@@ -6,10 +6,8 @@ returns reaches verl's logs and tables part by part.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from hba_ray.data.answers import boxed, close_up_signs, plain_text, read_answer
@@ -22,13 +20,11 @@ HARPO_WEIGHTS = (0.8, 0.2)
 HARPO_LONGEST, HARPO_MARGIN, HARPO_PENALTY = 812, 128, 0.75
 """Characters of a response, those before the limit over which the penalty grows, and its weight. The released code
 means tokens, but is given no lengths and falls back to characters."""
-KEPT_ANSWER = 200
-"""Characters of an answer that tables show."""
 _VOWELS = frozenset("aeiou")
 
-Parts = dict[str, float | str]
-"""`score`, the reward, and what it consists of: `acc`, `format`, and, where they enter, `similarity`, `shape`, `overlong`;
-`answer`, `dataset` and `task` are texts. All responses of a run have the same names."""
+Parts = dict[str, float]
+"""`score`, the reward, and what it consists of: `acc`, `format`, and, where they enter, `similarity`, `shape`, `overlong`.
+All responses of a run have the same names."""
 
 
 @dataclass(frozen=True)
@@ -86,21 +82,6 @@ def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_
     return score_responses([Response(data_source, solution_str, ground_truth)], _spec(reward))[0]
 
 
-def mean_parts(scored: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Means of the parts over all responses, over each task's and over each dataset's, for logs.
-
-    >>> mean_parts([{"score": 1.0, "dataset": "tess", "task": "EMO"}, {"score": 0.0, "dataset": "cremad", "task": "EMO"}])
-    {'reward/score/EMO': 0.5, 'reward/score/all': 0.5, 'reward/score/cremad': 0.0, 'reward/score/tess': 1.0}
-    """
-    groups: defaultdict[str, list[float]] = defaultdict(list)
-    for parts in scored:
-        for name, value in parts.items():
-            if not isinstance(value, str):
-                for group in ("all", parts["task"], parts["dataset"]):
-                    groups[f"reward/{name}/{group}"].append(float(value))
-    return {name: fmean(values) for name, values in sorted(groups.items())}
-
-
 def format_score(text: str, rule: str) -> float:
     r"""0, 0.5 or 1.
 
@@ -124,7 +105,7 @@ def overlong_penalty(length: int) -> float:
     [0.0, -0.5, -1.0, -1.0]
     """
     over = length - (HARPO_LONGEST - HARPO_MARGIN)
-    return -min(1.0, max(0, over) / HARPO_MARGIN) if over > 0 else 0.0
+    return -min(1.0, over / HARPO_MARGIN) if over > 0 else 0.0
 
 
 def _answer(text: str, spec: RewardSpec) -> str | None:
@@ -137,15 +118,12 @@ def _parts(response: Response, answer: str | None, cosine: float | None, is_open
     parts: Parts = {
         "acc": float(answer is not None and plain_text(answer) == plain_text(response.target)),
         "format": format_score(response.text, spec.format_rule),
-        "answer": (answer or "")[:KEPT_ANSWER],
-        "dataset": response.dataset,
-        "task": find_dataset(response.dataset, where="reward").task.id,
     }
     reward = _harpo_reward if spec.formula == "harpo" else _paper_reward
     return reward(parts, response, cosine, is_open, spec)
 
 
-def _paper_reward(parts: Any, response: Response, cosine: float | None, is_open: bool, spec: RewardSpec) -> Parts:
+def _paper_reward(parts: Parts, response: Response, cosine: float | None, is_open: bool, spec: RewardSpec) -> Parts:
     score = spec.accuracy_weight * parts["acc"] + spec.format_weight * parts["format"]
     if spec.needs_encoder:
         similarity = 0.0 if cosine is None else cosine if spec.similarity_range == "cosine" else max(0.0, cosine)
@@ -158,7 +136,7 @@ def _paper_reward(parts: Any, response: Response, cosine: float | None, is_open:
     return {"score": score, **parts}
 
 
-def _harpo_reward(parts: Any, response: Response, cosine: float | None, is_open: bool, spec: RewardSpec) -> Parts:
+def _harpo_reward(parts: Parts, response: Response, cosine: float | None, is_open: bool, spec: RewardSpec) -> Parts:
     similarity = 0.0 if cosine is None else (cosine + 1) / 2
     overlong = overlong_penalty(len(response.text))
     of_answer, of_format = HARPO_WEIGHTS

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from hba_ray.errors import DataError
-from hba_ray.rl.rewards import Response, compute_score, format_score, mean_parts, overlong_penalty, score_responses
+from hba_ray.rl.rewards import Response, compute_score, format_score, overlong_penalty, score_responses
 from hba_ray.specs import RewardSpec
 
 PLAIN = RewardSpec(similarity_weight=0)
@@ -120,7 +120,7 @@ def test_all_responses_have_the_same_parts_and_logs_can_take_them(spec: RewardSp
     texts = [THOUGHT + BOX, "", "x" * 2000]
     scored = [score(text, spec, dataset=dataset) for text in texts for dataset in ("tess", "siq2", "toy_words")]
     assert len({tuple(parts) for parts in scored}) == 1
-    assert all(isinstance(value, str) or math.isfinite(value) for parts in scored for value in parts.values())
+    assert all(math.isfinite(value) for parts in scored for value in parts.values())
 
 
 def test_without_weight_similarity_is_no_part_and_nothing_is_encoded():
@@ -155,15 +155,7 @@ def test_an_unknown_dataset_is_refused_with_the_nearest():
 def test_verl_hands_its_settings_over_as_it_likes():
     for reward in (PLAIN, PLAIN.model_dump(), OmegaConf.create(PLAIN.model_dump(mode="json"))):
         parts = compute_score("toy_tone", THOUGHT + BOX, "happy", {"num_turns": 1}, reward=reward)
-        assert (parts["score"], parts["dataset"], parts["task"], parts["answer"]) == (1.2, "toy_tone", "EMO", "happy")
-
-
-def test_means_are_over_all_over_tasks_and_over_datasets():
-    means = mean_parts([score(BOX, dataset="tess"), score("no", dataset="cremad"), score("no", dataset="mmsd")])
-    assert means["reward/acc/all"] == pytest.approx(1 / 3)
-    assert (means["reward/acc/EMO"], means["reward/acc/SAR"], means["reward/acc/tess"]) == (0.5, 0, 1)
-    assert not any("answer" in name for name in means)
-    assert mean_parts([]) == {}
+        assert parts == {"score": 1.2, "acc": 1, "format": 1}
 
 
 PIECES = st.sampled_from(["<think>", "</think>", "\\boxed{", "}", " ", "\n", "happy", "<", "/"])
