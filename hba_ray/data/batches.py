@@ -8,7 +8,7 @@ Letters: B rows of a micro-batch, S tokens of the longest row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,18 +37,23 @@ class BatchSettings:
 
     Attributes:
         purpose: `train` appends the open answer and its end mark, right padded; `predict` stops at
-            the prompt, and pads open-answer rows on the left, as generation needs.
+            the prompt, and pads open-answer rows on the left, as generation needs; `generate` treats
+            all rows as if their answers were open.
         every_batch_has: modalities that a filler of weight 0 adds to a micro-batch without them.
+        reword: makes of a row the one whose prompt is shown; picklable.
+        longest_prompt: tokens; a row with more is a bad row.
     """
 
     media: MediaSpec
     modalities: tuple[str, ...]
     micro_batch: int
-    purpose: Literal["train", "predict"] = "train"
+    purpose: Literal["train", "predict", "generate"] = "train"
     shuffle: bool = True
     answer_case: Literal["keep", "lower"] = "keep"
     on_bad_row: Literal["fail", "drop"] = "fail"
     every_batch_has: tuple[str, ...] = ()
+    reword: Callable[[Row], Row] | None = None
+    longest_prompt: int | None = None
 
 
 @dataclass
@@ -76,6 +81,11 @@ class MicroBatch:
     drops: list[Drop] = field(default_factory=list)
     real_tokens: int = 0
     padded_tokens: int = 0
+
+    @property
+    def row_tokens(self) -> list[int]:
+        """Tokens of each row, fillers last."""
+        return self.inputs["attention_mask"].sum(1).tolist()
 
 
 class BatchMaker:
@@ -128,13 +138,13 @@ class BatchMaker:
     def _buckets(self, rows: list[Row], count: int, generator: np.random.Generator) -> list[list[Row]]:
         """`count` groups of rows of like length; groups come in random order when training."""
         order = generator.permutation(len(rows)) if self.settings.shuffle else np.arange(len(rows))
-        predicting = self.settings.purpose == "predict"
+        predicting, generating = self.settings.purpose != "train", self.settings.purpose == "generate"
         lengths = {int(i): (predicting and rows[i].dataset.task.is_open, self._length(rows[i])) for i in order}
         by_length = sorted(lengths, key=lambda i: lengths[i])  # stable: equal lengths keep the shuffled order
         size = self.settings.micro_batch
         buckets: list[list[Row]] = []
         for i in by_length:
-            mixes = predicting and buckets and buckets[-1][0].dataset.task.is_open != rows[i].dataset.task.is_open
+            mixes = predicting and not generating and buckets and buckets[-1][0].dataset.task.is_open != rows[i].dataset.task.is_open
             if not buckets or len(buckets[-1]) == size or mixes:
                 buckets.append([])
             buckets[-1].append(rows[i])
@@ -177,19 +187,27 @@ class BatchMaker:
             kept.append(row)
             for name, arrays in clips.items():
                 media[name] += arrays
-        return self._tensors(kept, media)
+        made = self._tensors(kept, media)
+        fitting = [row for row, tokens in zip(kept, made.row_tokens, strict=False) if self._fits(row, tokens, drops)]
+        return made if len(fitting) == len(kept) else self.batch(fitting, drops)
+
+    def _fits(self, row: Row, tokens: int, drops: list[Drop]) -> bool:
+        longest = self.settings.longest_prompt
+        if longest is None or tokens <= longest:
+            return True
+        what, way_out = f"the prompt has {tokens} tokens, and at most {longest} fit", "show less of the clips, or drop such rows"
+        drops.append(self._drop(DataError(self._place(row), what, way_out, reason="prompt too long"), row.dataset.id))
+        return False
+
+    def _place(self, row: Row) -> str:
+        return f"{self.split} row {row.sample_id} ({row.dataset.id})"
 
     def _decode(self, row: Row) -> dict[str, list[Any]]:
-        where = f"{self.split} row {row.sample_id} ({row.dataset.id})"
-        budget = self.settings.media
-        return {
-            "audio": [decode_audio(clip, budget.audio_seconds, where=where) for clip in row.media.get("audio", ())],
-            "video": [decode_video(clip, budget.video_frames, budget.video_pixels, where=where) for clip in row.media.get("video", ())],
-            "image": [decode_image(clip, budget.video_pixels, where=where) for clip in row.media.get("image", ())],
-        }
+        return decode_clips(row, self.settings.media, where=self._place(row))
 
     def _tensors(self, rows: list[Row], media: dict[str, list[Any]]) -> MicroBatch:
-        messages = [chat_message(row) for row in rows]
+        reword = self.settings.reword or (lambda row: row)
+        messages = [chat_message(reword(row)) for row in rows]
         lacking = [name for name in self.settings.every_batch_has if not media[name]]
         if lacking or not rows:
             messages.append(_filler(lacking, media))
@@ -200,7 +218,7 @@ class BatchMaker:
         answers = [self._answer_ids(row) if training and row.dataset.task.is_open else [] for row in rows]
         fillers = len(messages) - len(rows)
         answers += [[]] * fillers
-        left = not training and bool(rows) and rows[0].dataset.task.is_open
+        left = self.settings.purpose == "generate" or (not training and bool(rows) and rows[0].dataset.task.is_open)
         input_ids, attention_mask = _pad([t + a for t, a in zip(tokens, answers, strict=True)], self.pad_id, left)
         answer_labels = torch.full_like(input_ids, IGNORED)
         for i, (prompt, answer) in enumerate(zip(tokens, answers, strict=True)):
@@ -211,7 +229,7 @@ class BatchMaker:
             task_slot=torch.tensor([*(_TASK_SLOT.get(row.dataset.task.id, -1) for row in rows), *[-1] * fillers]),
             answer_labels=answer_labels,
             weight=torch.tensor([1.0] * len(rows) + [0.0] * fillers),
-            rows=[_facts(row, prompt) for row, prompt in zip(rows, prompts, strict=False)],  # fillers come last
+            rows=[row_facts(row, prompt) for row, prompt in zip(rows, prompts, strict=False)],  # fillers come last
             real_tokens=int(attention_mask[: len(rows)].sum()),
             padded_tokens=attention_mask[: len(rows)].numel(),
         )
@@ -221,6 +239,19 @@ class BatchMaker:
         if self.settings.answer_case == "lower":
             answer = answer.lower()
         return [*self.processor.tokenizer(answer)["input_ids"], self.end_id]
+
+
+def decode_clips(row: Row, budget: MediaSpec, *, where: str) -> dict[str, list[Any]]:
+    """modality -> the row's clips as arrays; a video comes with its rate.
+
+    Raises:
+        BadMedia: a clip cannot be decoded; names `where`.
+    """
+    return {
+        "audio": [decode_audio(clip, budget.audio_seconds, where=where) for clip in row.media.get("audio", ())],
+        "video": [decode_video(clip, budget.video_frames, budget.video_pixels, where=where) for clip in row.media.get("video", ())],
+        "image": [decode_image(clip, budget.video_pixels, where=where) for clip in row.media.get("image", ())],
+    }
 
 
 def process(processor: Any, prompts: list[str], media: dict[str, list[Any]]) -> dict[str, Any]:
@@ -279,7 +310,13 @@ def _pad(sequences: list[list[int]], pad_id: int, left: bool) -> tuple[torch.Ten
     return ids, mask
 
 
-def _facts(row: Row, prompt: str) -> dict[str, str | None]:
+def row_facts(row: Row, prompt: str) -> dict[str, str | None]:
+    """The columns of predictions that do not come from the model.
+
+    Args:
+        row: as the atlas has it, without the instructions of a prompt.
+        prompt: the text that the model is given.
+    """
     return {
         "sample_id": row.sample_id,
         "clip_id": row.clip_id,

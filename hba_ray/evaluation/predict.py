@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import torch
@@ -25,12 +25,43 @@ from hba_ray.specs import ExperimentSpec
 WINDOW_ROWS = 64
 """Rows sorted by length together."""
 
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("sample_id", "clip_id", "dataset", "task", "true", "predicted", "answer", "question", "prompt_hash")]
-    + [("probability", pa.float32())]
-)
-"""`predicted` is the class; for open answers it is null and `answer` holds the text. `probability` is the class's own.
-`question` is what the row asks, without the marks of its clips; `prompt_hash` names the text that the model was given."""
+Made = tuple[list[dict[str, Any]], list[Drop]]
+"""Records of SCHEMA, and the rows that should have been among them but could not."""
+
+_TEXTS = ("sample_id", "clip_id", "dataset", "task", "true", "predicted", "answer", "response", "question", "prompt_hash")
+SCHEMA = pa.schema([(name, pa.string()) for name in _TEXTS] + [("probability", pa.float32())])
+"""`predicted` is the class; for open answers it is null and `answer` holds the text. Both are null where nothing could be read.
+`response` is all that a model without heads wrote; `answer` is then the answer in it, also where that is no class of the dataset.
+`question` is what the row asks, without the marks of its clips; `prompt_hash` names the text that the model was given.
+`probability` is the class's own, of models with heads."""
+
+
+class MicroBatchPredictor(Protocol):
+    def predict(self, batch: MicroBatch) -> list[dict[str, Any]]:
+        """One record for each row of the micro-batch."""
+        ...
+
+
+class MicroBatchJob(Protocol):
+    """Prediction on micro-batches of our own making; picklable."""
+
+    @property
+    def spec(self) -> ExperimentSpec: ...
+    @property
+    def index(self) -> AtlasIndex: ...
+    @property
+    def backbone(self) -> str:
+        """Folder or hub id whose processor makes the micro-batches."""
+        ...
+
+    @property
+    def split(self) -> str: ...
+    @property
+    def settings(self) -> BatchSettings: ...
+    def windows(self) -> list[Window]: ...
+    def predictor(self) -> MicroBatchPredictor:
+        """Loads the model into this process."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +98,7 @@ class PredictJob:
     def windows(self) -> list[Window]:
         return plan_epoch(self.index, Order(self.split, WINDOW_ROWS, self.spec.compute.micro_batch, shuffle=False))
 
-    def predictor(self) -> Predictor:
+    def predictor(self) -> MicroBatchPredictor:
         """Loads the model, in the process that predicts."""
         return Predictor(self)
 
@@ -116,12 +147,12 @@ class Predictor:
         return [{**row, "predicted": None, "answer": text, "probability": None} for row, text in zip(batch.rows, texts, strict=True)]
 
 
-def predict(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list[Drop]]]:
-    """(records, dropped rows) of each micro-batch, on Ray or in this process as the spec says."""
-    return predict_on_ray(job) if job.spec.compute.workers else predict_here(job)
+def predict(job: MicroBatchJob) -> Iterator[Made]:
+    """(records, dropped rows) of each micro-batch: made in this process where there are no workers, else by model actors."""
+    return predict_here(job) if job.spec.compute.workers == 0 else predict_on_ray(job)
 
 
-def predict_here(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list[Drop]]]:
+def predict_here(job: MicroBatchJob) -> Iterator[Made]:
     """(records, dropped rows) of each micro-batch, made in this process."""
     from hba_ray.models.backbone import load_processor
 
@@ -131,7 +162,7 @@ def predict_here(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list[D
         yield predictor.predict(batch), batch.drops
 
 
-def predict_on_ray(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list[Drop]]]:
+def predict_on_ray(job: MicroBatchJob) -> Iterator[Made]:
     """(records, dropped rows) of each micro-batch, made by `compute.workers` model actors."""
     from ray.data import ActorPoolStrategy
 
@@ -160,7 +191,7 @@ def predict_on_ray(job: PredictJob) -> Iterator[tuple[list[dict[str, Any]], list
 
 
 class _PredictorActor:
-    def __init__(self, job: PredictJob):
+    def __init__(self, job: MicroBatchJob):
         self.predictor = job.predictor()
 
     def __call__(self, table: pa.Table) -> dict[str, list[bytes]]:

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
-from transformers import GenerationConfig, PreTrainedConfig, Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from hba_ray.errors import CheckpointError, EnvironmentMissing
 from hba_ray.specs.model import LoraSpec, ModelSpec
@@ -72,6 +72,21 @@ def load_processor(folder_or_id: str) -> Qwen2_5OmniProcessor:
         return Qwen2_5OmniProcessor.from_pretrained(folder_or_id)
     except (*_LOADING_ERRORS, AttributeError) as cause:
         raise _unusable(folder_or_id, cause) from cause
+
+
+def context_length(folder_or_id: str) -> int:
+    """Tokens that the language model has positions for.
+
+    Raises:
+        CheckpointError: not there, not reachable, damaged or of another model.
+    """
+    _check_folder(folder_or_id)
+    try:
+        _check_kind(folder_or_id)
+        config = AutoConfig.from_pretrained(folder_or_id).get_text_config()
+    except _LOADING_ERRORS as cause:
+        raise _unusable(folder_or_id, cause) from cause
+    return int(config.max_position_embeddings)
 
 
 def apply_training(thinker: Qwen2_5OmniThinkerForConditionalGeneration, spec: ModelSpec, *, gradient_checkpointing: bool) -> nn.Module:

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import GenerationConfig, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from hba_ray.data.tasks import ALL_CLASSES, CLASS_TASKS, CLASSES, SPLIT_SURPRISE
-from hba_ray.errors import DataError, TrainingError
+from hba_ray.errors import TrainingError
+from hba_ray.models.decoding import Decoding, decode
 
 IGNORE = -100
 """A label that takes no part in a loss."""
@@ -137,20 +138,7 @@ class OmniSapiens(nn.Module):
         """
         if self.training:
             raise TrainingError("generate", "the model is in training mode", "call model.eval() first")
-        if not bool(inputs["attention_mask"][:, -1].all()):
-            raise DataError("generate", "a prompt is padded on the right", "pad prompts for generation on the left", reason="right padding")
-        decoding = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
-        )
-        sequences_BS = cast(Any, self.thinker).generate(**self._backbone_inputs(inputs), generation_config=decoding)
-        answers_BN = sequences_BS[:, inputs["input_ids"].shape[1] :]
-        ended_BN = (answers_BN == eos_token_id).cumsum(dim=1) > 0
-        return [answer[~ended] for answer, ended in zip(answers_BN, ended_BN, strict=True)]
+        return decode(self.thinker, self._backbone_inputs(inputs), Decoding(max_new_tokens, eos_token_id, pad_token_id))
 
     def _run(self, inputs: Mapping[str, Tensor], next_token_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One pass: h^(L-1) everywhere, and lm_head only where a next token is asked for.

@@ -3,7 +3,7 @@
 from hba_ray.specs.atlas import AtlasSpec, MediaSpec, ToySpec
 from hba_ray.specs.base import Spec, fingerprint
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
-from hba_ray.specs.evaluate import EvaluateSpec
+from hba_ray.specs.evaluate import EvaluateSpec, GenerationSpec
 from hba_ray.specs.experiment import ExperimentSpec
 from hba_ray.specs.grpo import GrpoSpec, HarpoSpec, RewardSpec
 from hba_ray.specs.load import load_spec
@@ -22,6 +22,7 @@ __all__ = [
     "EvaluateSpec",
     "ExperimentSpec",
     "Gate",
+    "GenerationSpec",
     "GrpoSpec",
     "HarpoSpec",
     "LoraSpec",

@@ -1,11 +1,34 @@
-"""The `evaluate` section: which rows are predicted, and how open answers are decoded."""
+"""The `evaluate` section: which rows are predicted, how answers are decoded, and which models stand beside ours untrained."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
 
 from hba_ray.specs.atlas import Split
 from hba_ray.specs.base import Spec
+
+
+class GenerationSpec(Spec):
+    """How a model without classifier heads is asked, and how it decodes: baselines, and models trained by `grpo`."""
+
+    engine: Literal["vllm", "transformers"] = "vllm"
+    """`vllm` serves any multimodal model that vLLM knows; `transformers` decodes Qwen2.5-Omni on the path that training uses."""
+    prompt: Literal["auto", "plain", "reasoning"] = "auto"
+    """`plain`: the row's own prompt and, where it does not list the labels, these; `reasoning`: the prompt of reinforcement
+    learning, which asks for a thought and a boxed answer; `auto`: `reasoning` for a model trained by `grpo`, else `plain`."""
+    max_new_tokens: int = Field(default=512, ge=1)
+    """Tokens of a response at most, its thoughts included."""
+    context: int | None = Field(default=None, ge=64)
+    """Tokens of prompt and response together at most; null is what the model and, with vLLM, the memory allow.
+    A longer prompt is a bad row."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Share of the probability that sampling draws from."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the sampling."""
 
 
 class EvaluateSpec(Spec):
@@ -13,4 +36,20 @@ class EvaluateSpec(Spec):
 
     split: Split = "test"
     max_new_tokens: int = Field(default=64, ge=1)
-    """Tokens of an open answer at most; decoding is greedy."""
+    """Tokens of an open answer of a model with heads at most; its decoding is greedy."""
+    baselines: tuple[str, ...] = ()
+    """Models evaluated as they are, by hub id or folder; `tiny` is the spec's own tiny model before training."""
+    generation: GenerationSpec = GenerationSpec()
+
+    @field_validator("baselines")
+    @classmethod
+    def _once_each(cls, baselines: tuple[str, ...]) -> tuple[str, ...]:
+        if empty := [name for name in baselines if not name.strip()]:
+            raise ValueError(f"a baseline is {empty[0]!r}; give a hub id such as owner/name, a folder, or tiny")
+        if len(set(baselines)) != len(baselines):
+            raise ValueError(f"a baseline is named twice in {list(baselines)}")
+        return baselines
+
+    def identity(self) -> dict[str, Any]:
+        """What the predictions of a model with heads depend on."""
+        return self.model_dump(mode="json", exclude={"baselines", "generation"})

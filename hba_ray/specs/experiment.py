@@ -116,6 +116,12 @@ class ExperimentSpec(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _baselines_can_be_served(self) -> ExperimentSpec:
+        if "tiny" in self.evaluate.baselines and self.model.backbone != "tiny":
+            raise ValueError(f"evaluate.baselines names 'tiny', but model.backbone is '{self.model.backbone}': name that one")
+        return self
+
     @property
     def uses_bf16(self) -> bool:
         """The precision that the spec comes to: `auto` is bf16 where workers have a GPU."""

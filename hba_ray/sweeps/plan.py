@@ -11,7 +11,7 @@ from __future__ import annotations
 from hba_ray.errors import SpecError
 from hba_ray.runtime.storage import Storage
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.sweeps.steps import atlas, backbone, bam, describe, evaluate, sft
+from hba_ray.sweeps.steps import atlas, backbone, bam, describe, evaluate, generation, sft
 from hba_ray.sweeps.steps.base import Draft, Step
 
 STAGES = {"sft": sft.plan, "bam": bam.plan}
@@ -40,8 +40,9 @@ def plan(spec: ExperimentSpec, storage: Storage) -> list[Step]:
 
 
 def arms(spec: ExperimentSpec) -> list[str]:
-    """The arms that a spec's stages make, as reports name them."""
-    return [arm for stage in spec.stages for arm in (bam.arms(spec) if stage == "bam" else [stage])]
+    """The arms that a spec's stages make, as reports name them, and its baselines."""
+    made = [arm for stage in spec.stages for arm in (bam.arms(spec) if stage == "bam" else [stage])]
+    return [*made, *generation.baselines(spec)]
 
 
 def run_fingerprint(steps: list[Step]) -> str:

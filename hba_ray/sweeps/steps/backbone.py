@@ -29,16 +29,28 @@ def identity(draft: Draft) -> str:
 
 
 def _identity(draft: Draft) -> dict[str, Any]:
+    return identity_of(draft, draft.spec.model.backbone, "model.backbone")
+
+
+def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
+    """What a model is: the settings of the tiny one, the files of a folder, or a hub id.
+
+    Args:
+        where: the key of the spec that names it.
+
+    Raises:
+        CheckpointError: it is a folder that is not there.
+    """
     model = draft.spec.model
-    if model.backbone == "tiny":
+    if name == "tiny":
         seconds = draft.spec.atlas.media.audio_seconds
         return {"tiny": model.tiny.identity(), "atlas": draft["atlas"].fingerprint, "audio_seconds": seconds}
-    folder = Path(model.backbone).expanduser()
+    folder = Path(name).expanduser()
     if folder.is_dir():
         return {"folder": [[path.name, *digest_file(path)] for path in sorted(folder.iterdir()) if path.is_file()]}
-    if folder.is_absolute() or model.backbone.startswith("."):
-        raise CheckpointError("model.backbone", f"no such folder: {model.backbone}", "give a folder, a hub id, or tiny")
-    return {"hub": model.backbone}
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise CheckpointError(where, f"no such folder: {name}", "give a folder, a hub id such as owner/name, or tiny")
+    return {"hub": name}
 
 
 def make(context: Context) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""A model is evaluated as it is beside the trained one: an arm of its own that changes nothing for the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from hba_ray.errors import CheckpointError, SpecError
+from hba_ray.runtime.storage import Storage
+from hba_ray.runtime.tracking import MemoryTracker
+from hba_ray.specs import ExperimentSpec
+from hba_ray.sweeps.plan import arms, plan
+from hba_ray.sweeps.steps.generation import baselines, notes, published_model
+from hba_ray.sweeps.trial import run_experiment
+from tests.sweeps.jobs import small_experiment
+
+PLAIN = {"engine": "transformers", "max_new_tokens": 4}
+
+
+def with_baselines(storage: Path, *names: str, **generation: object) -> ExperimentSpec:
+    return small_experiment(storage, evaluate__baselines=names, evaluate__generation=PLAIN | generation)
+
+
+def names(spec: ExperimentSpec, storage: Path) -> dict[str, str]:
+    return {step.name: step.fingerprint for step in plan(spec, Storage(storage))}
+
+
+def test_arms_are_named_after_their_models(tmp_path: Path):
+    spec = with_baselines(tmp_path, "google/gemma-3-4b-it", "Qwen/Qwen2.5-Omni-7B", "other/Qwen2.5-Omni-7B")
+    assert list(baselines(spec)) == ["zero-shot gemma-3-4b-it", "zero-shot Qwen/Qwen2.5-Omni-7B", "zero-shot other/Qwen2.5-Omni-7B"]
+    assert arms(spec)[1:] == list(baselines(spec))
+    published = [published_model(spec, arm) for arm in baselines(spec)]
+    assert published == ["Gemma-3-4B", "Qwen2.5-Omni-7B", "Qwen2.5-Omni-7B"]
+
+
+def test_a_baseline_changes_no_other_step_and_depends_on_its_decoding(tmp_path: Path):
+    without = names(with_baselines(tmp_path), tmp_path)
+    one = names(with_baselines(tmp_path, "tiny"), tmp_path)
+    assert {name: one[name] for name in without} == without and len(one) == len(without) + 1
+    arm = "evaluate zero-shot tiny"
+    for changed in ({"temperature": 0.5}, {"max_new_tokens": 5}, {"seed": 1}, {"prompt": "reasoning"}, {"engine": "vllm"}):
+        other = names(with_baselines(tmp_path, "tiny", **changed), tmp_path)
+        assert other[arm] != one[arm] and {name: other[name] for name in without} == without
+    trained = names(small_experiment(tmp_path, evaluate__baselines=["tiny"], evaluate__generation=PLAIN, sft__lr=0.1), tmp_path)
+    assert trained[arm] == one[arm]
+
+
+def test_a_baseline_that_cannot_be_there_is_refused_before_anything_runs(tmp_path: Path):
+    for missing in (str(tmp_path / "nowhere"), "./nowhere", "nowhere"):
+        with pytest.raises(CheckpointError, match=r"evaluate\.baselines: no such folder"):
+            names(with_baselines(tmp_path, missing), tmp_path)
+    with pytest.raises(SpecError, match="cannot be read"):
+        spec = small_experiment(
+            tmp_path, evaluate__baselines=["tiny"], evaluate__generation=PLAIN | {"prompt": "reasoning"}, grpo__prompts="nowhere.yaml"
+        )
+        names(spec, tmp_path)
+    with pytest.raises(ValueError, match="named twice"):
+        with_baselines(tmp_path, "tiny", "tiny")
+    with pytest.raises(ValueError, match=r"model\.backbone is 'a/b'"):
+        small_experiment(tmp_path, evaluate__baselines=["tiny"], model__backbone="a/b")
+
+
+def test_the_tiny_model_is_predicted_with_before_training_and_reported_beside_the_trained_one(tmp_path: Path):
+    tracker = MemoryTracker()
+    finished = run_experiment(with_baselines(tmp_path, "tiny"), lambda line: None, tracker)
+    assert list(finished.report.scores) == ["sft", "zero-shot tiny"]
+    (step,) = [step for step in plan(with_baselines(tmp_path, "tiny"), Storage(tmp_path)) if step.arm == "zero-shot tiny"]
+    predictions = pq.read_table(step.folder / "predictions.parquet").to_pylist()
+    trained = finished.report.scores["sft"].datasets
+    assert len(predictions) == sum(score.rows for score in trained)
+    assert all(record["response"] is not None and record["probability"] is None for record in predictions)
+    facts = json.loads((step.folder / "done.json").read_text())
+    unread = sum(facts["out_of_domain"].values())
+    assert unread == sum(not (record["answer"] if record["dataset"] == "toy_answers" else record["predicted"]) for record in predictions)
+    assert any("zero-shot tiny: responses without an answer" in note for note in finished.report.notes)
+    assert any(name.startswith("score/zero-shot tiny/") for name in tracker.metrics)
+
+
+def test_what_a_model_was_not_shown_is_said():
+    facts = {"arm": "zero-shot x", "out_of_domain": {}, "withheld": {"audio": 12}, "as_images": {"video": 3}}
+    assert notes(facts) == [
+        "zero-shot x: the model takes no audio, which was withheld from 12 rows.",
+        "zero-shot x: the model takes no video; 3 rows showed it the frames as images.",
+    ]
