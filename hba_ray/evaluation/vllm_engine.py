@@ -178,6 +178,7 @@ class VllmEngine:
         self.sampling = SamplingParams(
             temperature=generation.temperature, top_p=generation.top_p, max_tokens=generation.max_new_tokens, seed=generation.seed
         )
+        self.tokenizer: Any = self.llm.get_tokenizer()
         config = self.llm.model_config
         self.is_omni = "qwen2_5_omni" in str(config.hf_config.model_type)
         self.takes: dict[str, int | None] = {}
@@ -208,7 +209,9 @@ class VllmEngine:
         records = []
         for question, output in zip(asked, self._answers(), strict=True):
             facts = row_facts(question.row, output.prompt or "")
-            record = self.job.record(facts, output.outputs[0].text.strip())
+            # Decoded here, since vLLM's own text ends before a character that is not finished.
+            response = self.tokenizer.decode(output.outputs[0].token_ids, skip_special_tokens=True).strip()
+            record = self.job.record(facts, response)
             records.append({**record, "withheld": question.withheld, "as_images": question.as_images})
         return records, drops
 
@@ -246,8 +249,8 @@ class VllmEngine:
         return modality in self.takes and self.takes[modality] != 0
 
     def _enqueue(self, question: Question) -> None:
+        from vllm.entrypoints.chat_utils import ChatTemplateResolutionError
         from vllm.exceptions import VLLMValidationError
-        from vllm.renderers.hf import ChatTemplateResolutionError
 
         options: dict[str, Any] = {}
         if question.rate and self.takes_rate and not question.as_images:
