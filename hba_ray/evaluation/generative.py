@@ -139,7 +139,6 @@ class Generator:
     def __init__(self, job: GenerateJob):
         from hba_ray.models.backbone import load_backbone, load_processor
         from hba_ray.models.decoding import Decoding
-        from hba_ray.training.sft import uses_bf16
 
         torch.set_num_threads(1)
         self.job, generation = job, job.spec.evaluate.generation
