@@ -72,7 +72,7 @@ async def _batches_of(endpoint: Endpoint, judge: str) -> list[Batch]:
         with endpoint.failures():
             return [batch async for batch in endpoint.client.batches.list(limit=100) if (batch.metadata or {}).get(MARK) == judge]
     except NotThere:
-        raise EnvironmentMissing(endpoint.where, "has no Batch API", "give judge.batch=false") from None
+        raise EnvironmentMissing(endpoint.where, "has no Batch API", "give evaluate.judge.batch=false") from None
 
 
 async def _send(endpoint: Endpoint, part: Mapping[str, Turns], judge: str) -> Batch:

@@ -84,9 +84,9 @@ def read_key(spec: JudgeSpec) -> str:
     key = os.environ.get(spec.key_env, "").strip()
     if not key:
         raise EnvironmentMissing(
-            "judge.key_env",
+            "evaluate.judge.key_env",
             f"the environment variable {spec.key_env} is not set",
-            f"export {spec.key_env}=..., or give judge.key_env=null for an endpoint that asks for no key",
+            f"export {spec.key_env}=..., or give evaluate.judge.key_env=null for an endpoint that asks for no key",
         )
     return key
 
@@ -165,12 +165,12 @@ class Endpoint:
             except RequestRefused as refused:
                 refusal = refused.what
             except NoReply as cause:
-                raise EnvironmentMissing(self.where, cause.what, "check judge.base_url, and that the endpoint is up") from None
+                raise EnvironmentMissing(self.where, cause.what, "check evaluate.judge.base_url, and that the endpoint is up") from None
             except NotThere as cause:
                 raise EnvironmentMissing(self.where, cause.what, await self._models_hint()) from None
             else:
                 return
-        raise EnvironmentMissing(self.where, f"takes no request of ours: {refusal}", "check judge.model and the judge's settings")
+        raise EnvironmentMissing(self.where, f"takes no request of ours: {refusal}", "check evaluate.judge.model and the judge's settings")
 
     async def ask(self, system: str, user: str) -> Reply:
         """The reply to a fresh conversation.
@@ -201,9 +201,9 @@ class Endpoint:
             with self.failures():
                 names = [model.id async for model in self.client.models.list()]
         except EnvironmentMissing:
-            return "check judge.base_url (does it end in /v1?) and judge.model"
+            return "check evaluate.judge.base_url (does it end in /v1?) and evaluate.judge.model"
         near = get_close_matches(self.spec.model, names, n=1, cutoff=0.4)
-        return f"give one of its models as judge.model: {', '.join(dict.fromkeys([*near, *names[:8]]))}"
+        return f"give one of its models as evaluate.judge.model: {', '.join(dict.fromkeys([*near, *names[:8]]))}"
 
     @contextmanager
     def failures(self) -> Iterator[None]:
@@ -213,7 +213,7 @@ class Endpoint:
         try:
             yield
         except (openai.AuthenticationError, openai.PermissionDeniedError) as cause:
-            what = f"refuses the key in {self.spec.key_env}" if self.spec.key_env else "asks for a key, and judge.key_env is null"
+            what = f"refuses the key in {self.spec.key_env}" if self.spec.key_env else "asks for a key, and evaluate.judge.key_env is null"
             raise EnvironmentMissing(self.where, f"{what} ({cause.status_code})", "check the key and what it may use") from None
         except openai.NotFoundError as cause:
             raise NotThere(self.where, f"no such model or address: {self._redacted(cause)}") from None

@@ -86,7 +86,7 @@ def load_prompts(name: str) -> Prompts:
     Raises:
         SpecError: no such file, not YAML, or a field is missing, unknown or empty.
     """
-    where = f"judge.prompts={name}"
+    where = f"evaluate.judge.prompts={name}"
     source = files("hba_ray.evaluation") / "rubrics" / f"{name}.yaml" if name in BUILT_IN else Path(name)
     way_out = f"give {', '.join(BUILT_IN)} or a YAML file in the form of hba_ray/evaluation/rubrics/standard.yaml"
     try:

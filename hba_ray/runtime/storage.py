@@ -2,6 +2,7 @@
 
     <storage>/<name>-<fingerprint>/          a run: its spec, ledger, table, report
     <storage>/steps/<kind>-<fingerprint>/    a step, shared by all runs that need it
+    <storage>/judge-cache/                   what judges have said, likewise shared
     <storage>/descriptors/                   descriptors of clips, shared by all atlases that hold the clip
 
 A step is finished when its `done.json` is there, which is written last and at once. Whoever works on
@@ -54,6 +55,11 @@ class Storage:
     @property
     def descriptors(self) -> Path:
         return self.folder / "descriptors"
+
+    @property
+    def judge_cache(self) -> Path:
+        """What judges have said, for all runs."""
+        return self.folder / "judge-cache"
 
     @property
     def mlflow_uri(self) -> str:

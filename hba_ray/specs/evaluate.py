@@ -1,4 +1,4 @@
-"""The `evaluate` section: which rows are predicted, how answers are decoded, and which models stand beside ours untrained."""
+"""The `evaluate` section: which rows are predicted, how answers are decoded and graded, and which models stand beside ours untrained."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from pydantic import Field, field_validator
 
 from hba_ray.specs.atlas import Split
 from hba_ray.specs.base import Spec
+from hba_ray.specs.judge import JudgeSpec
+
+AFTERWARDS = frozenset({"baselines", "generation", "judge", "robustness"})
+"""Fields that are about other arms, or about what is done with predictions."""
 
 
 class GenerationSpec(Spec):
@@ -40,6 +44,17 @@ class EvaluateSpec(Spec):
     baselines: tuple[str, ...] = ()
     """Models evaluated as they are, by hub id or folder; `tiny` is the spec's own tiny model before training."""
     generation: GenerationSpec = GenerationSpec()
+    judge: JudgeSpec | None = None
+    """Language model that grades open answers (paper appendix A.5); null scores them by exact match, a stricter measure."""
+    robustness: tuple[Literal["audio", "video", "image"], ...] = ()
+    """Modalities to withhold from the trained model, one at a time; each makes an arm of its own, "sft without audio"."""
+
+    @field_validator("robustness")
+    @classmethod
+    def _no_modality_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise ValueError(f"a modality is named twice in {list(names)}")
+        return names
 
     @field_validator("baselines")
     @classmethod
@@ -52,4 +67,4 @@ class EvaluateSpec(Spec):
 
     def identity(self) -> dict[str, Any]:
         """What the predictions of a model with heads depend on."""
-        return self.model_dump(mode="json", exclude={"baselines", "generation"})
+        return self.model_dump(mode="json", exclude=set(AFTERWARDS))

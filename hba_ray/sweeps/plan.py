@@ -11,7 +11,7 @@ from __future__ import annotations
 from hba_ray.errors import SpecError
 from hba_ray.runtime.storage import Storage
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.sweeps.steps import atlas, backbone, bam, describe, evaluate, generation, sft
+from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, generation, judge, sft
 from hba_ray.sweeps.steps.base import Draft, Step
 
 STAGES = {"sft": sft.plan, "bam": bam.plan}
@@ -22,7 +22,7 @@ def plan(spec: ExperimentSpec, storage: Storage) -> list[Step]:
     """The steps of an experiment, in order.
 
     Raises:
-        SpecError: a stage has no steps.
+        SpecError: a stage has no steps, or the judge's prompts are not in order.
         DataError: the atlas or a converter's files are not there.
         CheckpointError: the backbone is a folder that is not there.
     """
@@ -36,13 +36,19 @@ def plan(spec: ExperimentSpec, storage: Storage) -> list[Step]:
         STAGES[stage](draft)
     for arm in arms(spec):
         evaluate.plan(draft, arm)
+    predicted = [step for step in draft.steps if step.arm]
+    for step in predicted:
+        judge.plan(draft, step)
+    for step in predicted:
+        compare.plan(draft, step.arm or "")
     return draft.steps
 
 
 def arms(spec: ExperimentSpec) -> list[str]:
-    """The arms that a spec's stages make, as reports name them, and its baselines."""
+    """The arms that a spec's stages make, as reports name them, those without what `evaluate.robustness` names, and its baselines."""
     made = [arm for stage in spec.stages for arm in (bam.arms(spec) if stage == "bam" else [stage])]
-    return [*made, *generation.baselines(spec)]
+    less = [f"{arm}{evaluate.WITHOUT}{name}" for arm in evaluate.seeing(spec, made) for name in spec.evaluate.robustness]
+    return [*made, *less, *generation.baselines(spec)]
 
 
 def run_fingerprint(steps: list[Step]) -> str:

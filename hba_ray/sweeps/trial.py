@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 
 from hba_ray.errors import HbaError, SpecError
+from hba_ray.evaluation.comparisons import PairScore, pairs_from_json, with_holm
 from hba_ray.evaluation.scores import Scores
 from hba_ray.report.tables import Facts, Report, render_json, render_markdown
 from hba_ray.runtime.provenance import environment
@@ -21,9 +23,14 @@ from hba_ray.runtime.storage import LOCK_SECONDS, Storage, claimed, done, finish
 from hba_ray.runtime.tracking import MlflowTracker, Status, Tracker, standard_tags
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.plan import plan, run_fingerprint
-from hba_ray.sweeps.steps import MAKERS, NOTES
+from hba_ray.sweeps.steps import CHECKS, MAKERS, NOTES
 from hba_ray.sweeps.steps.base import STEP_LOG, Context, Step, add_drops
+from hba_ray.sweeps.steps.compare import COMPARISON, DIFFERENCES
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS, SCORES
+from hba_ray.sweeps.steps.judge import VERDICTS
+
+ARM_FILES = (SCORES, PREDICTIONS, VERDICTS, COMPARISON, *DIFFERENCES)
+"""What steps leave of an arm for the tracker, where it is there."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: Tr
                 stack.enter_context(ray_session(spec.compute, folder / "logs"))
             _do(step, Context(spec, folders, step.folder, tracker.log_metrics, step.arm, step.part), folder, say)
             folders[step.name] = step.folder
-            _record_step(step, tracker)
+            _record_step(step, folder, tracker)
         report = make_report(spec, steps)
         tracker.log_metrics(score_metrics(report), step=0)
         write_text(folder / "report.json", render_json(report))
@@ -86,10 +93,13 @@ def check_first(spec: ExperimentSpec, steps: list[Step]) -> None:
     """Refuses what could only fail later, before anything is done.
 
     Raises:
-        EnvironmentMissing: a private Ray would lack the CPUs.
+        EnvironmentMissing: a private Ray would lack the CPUs, or a service that a step needs is not there.
     """
     if spec.compute.address == "local" and any(step.uses_ray and not step.is_done for step in steps):
         check_capacity(spec.compute, local_cpus(spec.compute), float("inf"))
+    for kind in dict.fromkeys(step.kind for step in steps if not step.is_done):
+        if kind in CHECKS:
+            CHECKS[kind](spec)
 
 
 @contextmanager
@@ -122,13 +132,17 @@ def _do(step: Step, context: Context, run_folder: Path, say: Callable[[str], Non
         note(run_folder, event="done", step=step.name, fingerprint=step.fingerprint)
 
 
-def _record_step(step: Step, tracker: Tracker) -> None:
-    """What a step leaves for the record, whether it was done now or before."""
+def _record_step(step: Step, run_folder: Path, tracker: Tracker) -> None:
+    """What a step leaves for the record and for the run's folder, whether it was done now or before."""
     if step.kind == "atlas":
         tracker.log_input("atlas", step.fingerprint, str(step.folder))
-    if step.kind == "evaluate":
-        for file in (SCORES, PREDICTIONS):
-            tracker.log_artifact(step.folder / file, f"evaluate/{step.arm}")
+    if step.arm:
+        for file in ARM_FILES:
+            if (step.folder / file).exists():
+                tracker.log_artifact(step.folder / file, f"{step.kind}/{step.arm}")
+    if step.kind == "compare":
+        for file in DIFFERENCES:
+            shutil.copyfile(step.folder / file, run_folder / f"{step.name.replace(' ', '-')}-{file}")
     if (step.folder / STEP_LOG).exists():
         tracker.log_artifact(step.folder / STEP_LOG, step.kind)
 
@@ -140,7 +154,7 @@ def make_report(spec: ExperimentSpec, steps: list[Step]) -> Report:
     packages = environment()["packages"]
     return Report(
         title=spec.name,
-        scores={step.arm: read_scores(step.folder) for step in steps if step.kind == "evaluate" and step.arm},
+        scores={step.arm: read_scores(step.folder) for step in steps if step.arm and (step.folder / SCORES).exists()},
         facts=Facts(
             model=spec.model.backbone,
             seed=spec.seed,
@@ -150,12 +164,18 @@ def make_report(spec: ExperimentSpec, steps: list[Step]) -> Report:
             rows_dropped=add_drops(drops),
         ),
         notes=_notes(spec, steps, facts),
+        comparisons=with_holm(pair for step in steps if step.kind == "compare" for pair in read_comparison(step.folder)),
     )
 
 
 def read_scores(folder: Path) -> Scores:
-    """What an evaluate step left."""
+    """What an evaluate or a judge step left; of an arm that has both, the judge's count."""
     return Scores.from_json((folder / SCORES).read_text(), where=str(folder / SCORES))
+
+
+def read_comparison(folder: Path) -> tuple[PairScore, ...]:
+    """What a compare step left."""
+    return pairs_from_json((folder / COMPARISON).read_text(), where=str(folder / COMPARISON))
 
 
 def _facts(step: Step) -> dict[str, Any]:

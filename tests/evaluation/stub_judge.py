@@ -1,6 +1,6 @@
 """A judge to test against: a process of its own that speaks the OpenAI protocol, with the faults of real ones.
 
-It grades by one rule: TRUE where the conversation holds the word "right", no verdict where it holds
+It grades by one rule: TRUE where the user's turn holds the word "right" (or another, see `Faults`), no verdict where it holds
 "mumble", else FALSE. Every request is logged, so that tests can count who was asked what.
 
     with StubJudge(latency=0.2, failures=0.05) as stub:
@@ -44,6 +44,7 @@ class Faults:
         dead_after: requests after which all get 503.
         batch_polls: looks at a batch before it has ended.
         batch_loses: share of a batch's requests that fail.
+        right: the word that the verdict TRUE hangs on.
     """
 
     latency: float = 0.0
@@ -58,6 +59,7 @@ class Faults:
     dead_after: int | None = None
     batch_polls: int = 1
     batch_loses: float = 0.0
+    right: str = "right"
     seed: int = 0
 
 
@@ -141,7 +143,7 @@ class _Server:
         if status == -200:
             return web.Response(text='{"choices": [{"mess', content_type="application/json")
         if status == 200:
-            return web.json_response(completion(body))
+            return web.json_response(completion(body, self.faults.right))
         headers = {"Retry-After": str(self.faults.retry_after)} if status == 429 and self.faults.retry_after else {}
         return web.json_response(
             {"error": {"message": f"status {status} for {request.headers['Authorization']}"}}, status=status, headers=headers
@@ -209,7 +211,7 @@ class _Server:
         asked = json.loads(line)
         status = 500 if self.chance.random() < self.faults.batch_loses else 200
         self.entries.append({"body": asked["body"], "status": status, "time": 0.0})
-        body = completion(asked["body"]) if status == 200 else {"error": {"message": "lost"}}
+        body = completion(asked["body"], self.faults.right) if status == 200 else {"error": {"message": "lost"}}
         return json.dumps({"id": "r", "custom_id": asked["custom_id"], "response": {"status_code": status, "body": body}, "error": None})
 
 
@@ -220,10 +222,10 @@ async def _needs_the_key(request: web.Request, handler: Any) -> web.StreamRespon
     return await handler(request)
 
 
-def completion(body: dict[str, Any]) -> dict[str, Any]:
+def completion(body: dict[str, Any], right: str = "right") -> dict[str, Any]:
     """A chat completion by the stub's rule."""
     user = body["messages"][1]["content"]
-    correct = "right" in user
+    correct = right in user
     if "mumble" in user:
         text = "Well, it depends: true in part, false in part."
     elif "response_format" in body:

@@ -1,11 +1,11 @@
-"""The kinds of steps, one module each: how a step is named (`plan`), how it is done (`make`),
+"""The kinds of steps, one module each: how a step is named (`plan`), what it needs (`check`), how it is done (`make`),
 and what a report says of it (`notes`)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from hba_ray.specs import ExperimentSpec
-from hba_ray.sweeps.steps import atlas, backbone, bam, describe, evaluate, sft, states
+from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, judge, sft, states
 from hba_ray.sweeps.steps.base import Context
 
 MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
@@ -16,6 +16,8 @@ MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "states": states.make,
     "bam": bam.make,
     "evaluate": evaluate.make,
+    "judge": judge.make,
+    "compare": compare.make,
 }
 """Kind of a step -> what does it; returns what `done.json` says of it."""
 
@@ -25,5 +27,9 @@ NOTES: dict[str, Callable[[ExperimentSpec, Mapping[str, Any]], list[str]]] = {
     "sft": sft.notes,
     "bam": bam.notes,
     "evaluate": evaluate.notes,
+    "judge": judge.notes,
 }
 """Kind of a step -> sentences for the report, from the spec and from what `make` returned."""
+
+CHECKS: dict[str, Callable[[ExperimentSpec], None]] = {"judge": judge.check}
+"""Kind of a step -> what makes sure, before the first step of a run, that it can be done when its turn comes."""

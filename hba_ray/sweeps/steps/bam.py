@@ -77,8 +77,11 @@ def make(context: Context) -> dict[str, Any]:
     }
 
 
-def predictions(context: Context, before: list[dict[str, Any]], bar: Bar) -> list[dict[str, Any]]:
+def predictions(context: Context, before: list[dict[str, Any]], bar: Bar, hidden: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """The reference arm's predictions with those that adapters make in their place.
+
+    Args:
+        hidden: modalities withheld from the model; kept states have seen all of them and are not used then.
 
     Raises:
         DataError: states or descriptors are not what they should be, or a row that has adapters was not predicted.
@@ -93,13 +96,13 @@ def predictions(context: Context, before: list[dict[str, Any]], bar: Bar) -> lis
         context.backbone,
         bam_job.model,
         context.index,
-        () if spec.bam.raw_media else HIDDEN,
+        hidden if spec.bam.raw_media else HIDDEN,
         job=bam_job,
         describe=described_by(context),
         adapters=context.folders["bam"] / ADAPTERS,
         datasets=list(facts["datasets"]),
     )
-    stored = [dataset for dataset in job.datasets if spec.bam.cache and not DATASETS[dataset].task.is_open]
+    stored = [dataset for dataset in job.datasets if spec.bam.cache and not hidden and not DATASETS[dataset].task.is_open]
     live = [dataset for dataset in job.datasets if dataset not in stored]
     made = dict(stored_classes(replace(job, datasets=stored)))
     for records, _ in predict(replace(job, datasets=live)) if live else ():

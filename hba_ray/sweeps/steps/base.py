@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
-VERSIONS = {"atlas": 1, "describe": 1, "backbone": 1, "sft": 1, "states": 1, "bam": 1, "evaluate": 3}
+VERSIONS = {
+    **{"atlas": 1, "describe": 1, "backbone": 1, "sft": 1, "states": 1, "bam": 1},
+    **{"evaluate": 3, "judge": 1, "compare": 1},
+}
 """Raised when the code of a step changes what it makes, so that old results are not taken for new ones."""
 _EDGE_BYTES = 1 << 16
 

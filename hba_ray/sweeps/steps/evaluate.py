@@ -1,8 +1,12 @@
-"""The evaluate step, one for each arm: predicts the split and scores it."""
+"""The evaluate step, one for each arm: predicts the split and scores it.
+
+An arm is named by its stages joined by "+", and by what is withheld from it: "sft+bam without audio".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.runtime.progress import Bar, progress
@@ -16,23 +20,48 @@ if TYPE_CHECKING:
     from hba_ray.evaluation.published import PublishedModel
 
 PREDICTIONS, SCORES = "predictions.parquet", "scores.json"
+WITHOUT = " without "
 
 
 def plan(draft: Draft, arm: str) -> Step:
     """
     Args:
-        arm: stages joined by "+", the last one's model is predicted with; or the SFT model without media.
+        arm: its last stage's model is predicted with, or it is a baseline.
     """
     spec = draft.spec
+    whole, hidden = whole_and_hidden(arm)
     if generation.is_generative(spec, arm):
         identity = generation.identity(draft, arm)
     else:
-        model = draft["sft" if arm == bam.WITHOUT_MEDIA else arm.split("+")[-1]]
-        identity = {"model": model.fingerprint, "evaluate": spec.evaluate.identity()}
-        if arm == bam.WITHOUT_MEDIA:
-            identity["hidden"] = list(bam.HIDDEN)
-    what = f"predict and score the {spec.evaluate.split} split"
+        identity = {"model": draft[whole.split("+")[-1]].fingerprint, "evaluate": spec.evaluate.identity()}
+        if hidden:
+            identity["hidden"] = list(hidden)
+    what = f"predict and score the {spec.evaluate.split} split" + (f" without {' and '.join(hidden)}" if hidden else "")
     return draft.add("evaluate", identity, what, arm=arm, resources=training_resources(spec), uses_ray=True)
+
+
+def whole_and_hidden(arm: str) -> tuple[str, tuple[str, ...]]:
+    """An arm without what is withheld from it, and that.
+
+    >>> whole_and_hidden("sft+bam without audio")
+    ('sft+bam', ('audio',))
+    """
+    whole, _, hidden = arm.partition(WITHOUT)
+    return whole, bam.HIDDEN if arm == bam.WITHOUT_MEDIA else ((hidden,) if hidden else ())
+
+
+def seeing(spec: ExperimentSpec, arms: Sequence[str]) -> list[str]:
+    """Those of the arms with heads that are shown media, and so can be robust against losing it."""
+    return [arm for arm in arms if arm == "sft" or (arm == bam.ARM and spec.bam.raw_media)]
+
+
+def predictions_of(folders: Mapping[str, Path], arm: str | None) -> Path:
+    """The folder of the step that has predicted for an arm.
+
+    Args:
+        folders: name of a step -> its folder.
+    """
+    return next(folder for name, folder in folders.items() if name.partition(" ")[2] == arm and (folder / PREDICTIONS).exists())
 
 
 def make(context: Context) -> dict[str, Any]:
@@ -43,28 +72,29 @@ def make(context: Context) -> dict[str, Any]:
     from hba_ray.evaluation.scores import score_predictions
 
     spec, index, arm = context.spec, context.index, context.arm or ""
+    whole, hidden = whole_and_hidden(arm)
     with progress(f"evaluate {arm}", total=len(index.rows_of(spec.evaluate.split))) as bar:
-        if arm == bam.ARM:
-            before = pq.read_table(context.folders[f"evaluate {bam.reference(spec)}"] / PREDICTIONS)
-            records, drops = bam.predictions(context, before.to_pylist(), bar), []
+        if whole == bam.ARM:
+            reference = arm.replace(bam.ARM, "sft") if hidden else bam.reference(spec)
+            before = pq.read_table(context.folders[f"evaluate {reference}"] / PREDICTIONS)
+            records, drops = bam.predictions(context, before.to_pylist(), bar, hidden), []
         else:
-            records, drops = _predict(context, bar)
+            records, drops = _predict(context, hidden, bar)
     table = pa.Table.from_pylist(sorted(records, key=lambda record: (record["dataset"], record["sample_id"])), schema=SCHEMA)
     pq.write_table(table, context.folder / PREDICTIONS)
-    scores = score_predictions(table, index.label_counts("train"), datasets=index.counts(), published_model=_published_model(spec, arm))
+    scores = score_predictions(table, index.label_counts("train"), datasets=index.counts(), published_model=published_model(spec, arm))
     write_text(context.folder / SCORES, scores.to_json())
     facts = {"arm": arm, **generation.facts_of(records)} if generation.is_generative(spec, arm) else {}
     return {"rows": len(records), "drops": count_drops(drops), **facts}
 
 
-def _predict(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[Drop]]:
+def _predict(context: Context, hidden: tuple[str, ...], bar: Bar) -> tuple[list[dict[str, Any]], list[Drop]]:
     from hba_ray.evaluation.generative import generate_rows
     from hba_ray.evaluation.predict import PredictJob, predict
 
     if generation.is_generative(context.spec, context.arm):
         predictions = generate_rows(generation.job_of(context))
     else:
-        hidden = bam.HIDDEN if context.arm == bam.WITHOUT_MEDIA else ()
         predictions = predict(PredictJob(context.spec, context.backbone, str(context.folders["sft"] / "model"), context.index, hidden))
     records: list[dict[str, Any]] = []
     drops: list[Drop] = []
@@ -75,10 +105,11 @@ def _predict(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[Dro
     return records, drops
 
 
-def _published_model(spec: ExperimentSpec, arm: str) -> PublishedModel:
+def published_model(spec: ExperimentSpec, arm: str) -> PublishedModel:
+    """Whose published scores stand beside an arm's."""
     if generation.is_generative(spec, arm):
         return generation.published_model(spec, arm)
-    return "OmniSapiens-7B BAM" if arm == bam.ARM else "OmniSapiens-7B SFT"
+    return "OmniSapiens-7B BAM" if arm.startswith(bam.ARM) else "OmniSapiens-7B SFT"
 
 
 def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,76 @@
+"""The compare step, one for each arm but the first: it is held against another arm, and the rows on which they differ are listed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hba_ray.runtime.progress import progress
+from hba_ray.runtime.storage import write_text
+from hba_ray.specs import ExperimentSpec
+from hba_ray.sweeps.steps import bam
+from hba_ray.sweeps.steps.base import Context, Draft, Step
+from hba_ray.sweeps.steps.evaluate import PREDICTIONS, predictions_of, whole_and_hidden
+from hba_ray.sweeps.steps.judge import VERDICTS, verdicts_in
+
+if TYPE_CHECKING:
+    from hba_ray.evaluation.comparisons import ArmRows
+
+COMPARISON, DIFFERENCES = "comparison.json", ("differences.csv", "differences.md")
+
+
+def plan(draft: Draft, arm: str) -> Step | None:
+    """None for the first arm, which is held against nothing.
+
+    Args:
+        arm: its predictions, and its verdicts where there are any, are in the draft already.
+    """
+    against = held_against(draft.spec, arm, list(dict.fromkeys(step.arm for step in draft.steps if step.arm)))
+    if against is None:
+        return None
+    identity = {"arms": [against, arm], "rows": [_rows_of(draft, one) for one in (against, arm)]}
+    return draft.add("compare", identity, f"hold against {against}", arm=arm)
+
+
+def _rows_of(draft: Draft, arm: str) -> list[str]:
+    """What an arm said is what its earlier steps made."""
+    return [step.fingerprint for step in draft.steps if step.arm == arm and step.kind != "compare"]
+
+
+def held_against(spec: ExperimentSpec, arm: str, arms: Sequence[str]) -> str | None:
+    """The arm that another one is held against: one from which something is withheld against the one that has it,
+    BAM against the model that it adapts, every other against the first; None for the first."""
+    whole, hidden = whole_and_hidden(arm)
+    if hidden and whole in arms:
+        return whole
+    if arm == bam.ARM:
+        return bam.reference(spec)
+    return None if arm == arms[0] else arms[0]
+
+
+def make(context: Context) -> dict[str, Any]:
+    from hba_ray.evaluation.arms import differences
+    from hba_ray.evaluation.comparisons import compare_tables, pairs_to_json
+
+    arms = [name.partition(" ")[2] for name, folder in context.folders.items() if (folder / PREDICTIONS).exists()]
+    against = held_against(context.spec, context.arm or "", arms)
+    assert against is not None and context.arm is not None
+    with progress(f"compare {context.arm}", total=None):
+        first, second = (arm_rows(context.folders, arm) for arm in (against, context.arm))
+        pairs = compare_tables(first, second)
+        for file, text in zip(DIFFERENCES, differences(first, second), strict=True):
+            write_text(context.folder / file, text)
+    write_text(context.folder / COMPARISON, pairs_to_json(pairs))
+    return {"against": against, "datasets": len(pairs)}
+
+
+def arm_rows(folders: Mapping[str, Path], arm: str) -> ArmRows:
+    """An arm's predictions, and its verdicts where it was judged."""
+    import pyarrow.parquet as pq
+
+    from hba_ray.evaluation.comparisons import ArmRows
+
+    judged = folders.get(f"judge {arm}")
+    verdicts = verdicts_in(judged) if judged and (judged / VERDICTS).exists() else None
+    return ArmRows(arm, pq.read_table(predictions_of(folders, arm) / PREDICTIONS), verdicts)

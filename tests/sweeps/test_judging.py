@@ -1,0 +1,187 @@
+"""Open answers in a whole experiment: generated, judged, compared and reported; refused at the start where nobody can judge."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from hba_ray.errors import EnvironmentMissing, SpecError
+from hba_ray.evaluation.judge import judge_fingerprint
+from hba_ray.evaluation.scores import DatasetScore
+from hba_ray.report.tables import read_json
+from hba_ray.runtime.storage import Storage, done
+from hba_ray.runtime.tracking import MemoryTracker
+from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.judge import JudgeSpec
+from hba_ray.sweeps.plan import plan
+from hba_ray.sweeps.steps.judge import has_open_answers
+from hba_ray.sweeps.trial import Finished, run_experiment
+from tests.evaluation.stub_judge import KEY, KEY_ENV, MODEL, ROOT, StubJudge
+from tests.sweeps.jobs import small_experiment
+
+ARMS = ["sft", "sft without audio"]
+ROWS = 6
+"""Rows of each dataset in the test split."""
+SHAPE = {
+    "atlas__toy": {"rows": 350},
+    "atlas__limit": ROWS,
+    "atlas__datasets": ["toy_tone", "toy_answers"],
+    "evaluate__robustness": ["audio"],
+    "sft__epochs": 1,
+}
+
+
+def judged(storage: Path, judge: JudgeSpec, **changes: object) -> ExperimentSpec:
+    return small_experiment(storage, **SHAPE | {"evaluate__judge": judge.model_dump(mode="json")} | changes)
+
+
+def run(spec: ExperimentSpec) -> Finished:
+    return run_experiment(spec, lambda line: None, MemoryTracker())
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[StubJudge]:
+    """Calls right whatever nods: the word is in the reference answers of some of the rows."""
+    with pytest.MonkeyPatch.context() as environ, StubJudge(right="agreement") as judge:
+        environ.setenv(KEY_ENV, KEY)
+        yield judge
+
+
+@pytest.fixture(scope="module")
+def finished(stub: StubJudge, tmp_path_factory: pytest.TempPathFactory) -> tuple[ExperimentSpec, Finished]:
+    spec = judged(tmp_path_factory.mktemp("runs"), stub.spec())
+    return spec, run(spec)
+
+
+def open_score(made: Finished, arm: str) -> DatasetScore:
+    (score,) = [score for score in made.report.scores[arm].datasets if score.dataset == "toy_answers"]
+    return score
+
+
+def test_an_open_task_is_generated_judged_and_reported_with_its_interval(finished):
+    spec, made = finished
+    (folder,) = Storage(spec.compute.storage).folder.glob(f"steps/judge-{_step(spec, 'judge sft')}")
+    verdicts = pq.read_table(folder / "verdicts.parquet").to_pylist()
+    assert len(verdicts) == ROWS and all(row["dataset"] == "toy_answers" for row in verdicts)
+    score = open_score(made, "sft")
+    right = sum(row["correct"] for row in verdicts)
+    assert (score.metric, score.value, score.rows) == ("judge_accuracy", right / ROWS, ROWS)
+    assert 0 < right < ROWS and score.interval is not None and score.interval[0] < score.value < score.interval[1]
+    assert score.exact_match == 0 and score.unreadable == 0
+    table = made.table.read_text()
+    assert f"| toy_answers | sft | {ROWS} | {score.value:.3f} |" in table
+    assert "were graded by stub-judge-1 (served as stub-judge-1-2026) with the standard prompts" in table
+    assert read_json((made.folder / "report.json").read_text()) == made.report
+
+
+def _step(spec: ExperimentSpec, name: str) -> str:
+    return next(step.fingerprint for step in plan(spec, Storage(spec.compute.storage)) if step.name == name)
+
+
+def test_a_withheld_modality_is_an_arm_of_its_own_held_against_the_whole(finished):
+    _, made = finished
+    assert list(made.report.scores) == ARMS
+    pairs = {pair.dataset: pair for pair in made.report.comparisons}
+    assert {(pair.first, pair.second) for pair in pairs.values()} == {("sft", "sft without audio")}
+    assert pairs["toy_answers"].metric == "judge_accuracy"
+    assert {pair.rows for pair in pairs.values()} == {ROWS}
+    assert all(pair.p_adjusted is not None for pair in pairs.values() if pair.p_value is not None)
+
+
+def test_the_rows_in_which_arms_differ_lie_in_the_run_folder(finished):
+    _, made = finished
+    with (made.folder / "compare-sft-without-audio-differences.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["sft"] != row["sft without audio"] for row in rows)
+    assert all(row["question"] for row in rows)
+    said = (made.folder / "compare-sft-without-audio-differences.md").read_text()
+    assert said.startswith("# sft without audio against sft") and f"{len(rows)} of {2 * ROWS} rows differ" in said
+
+
+def test_a_finished_run_needs_no_judge_and_no_key(finished, stub: StubJudge, monkeypatch: pytest.MonkeyPatch):
+    spec, made = finished
+    monkeypatch.delenv(KEY_ENV)
+    before = len(stub.log())
+    assert run(spec).report.scores == made.report.scores
+    assert len(stub.log()) == before
+
+
+def test_another_prompt_grades_again_and_generates_nothing(finished, stub: StubJudge):
+    spec, _ = finished
+    other = judged(Path(spec.compute.storage), stub.spec(prompts="paraphrased"))
+    assert {step.name for step in plan(other, Storage(spec.compute.storage)) if not step.is_done} == {
+        *(f"judge {arm}" for arm in ARMS),
+        "compare sft without audio",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"key_env": "STUB_JUDGE_NO_KEY"}, EnvironmentMissing, "STUB_JUDGE_NO_KEY is not set"),
+        ({"base_url": "http://127.0.0.1:9/v1"}, EnvironmentMissing, "check evaluate.judge.base_url"),
+        ({"model": "stub-judge"}, EnvironmentMissing, f"give one of its models as evaluate.judge.model: {MODEL}"),
+        ({"prompts": "my.yaml"}, SpecError, "hold"),
+    ],
+)
+def test_a_judge_that_cannot_judge_is_refused_before_anything_is_done(stub, tmp_path, monkeypatch, changes, error, says):
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("user: 'Is {answer} right?'\nrubrics: {SOC: a, INT: b, NVC: c}\n")
+    with pytest.raises(error) as refused:
+        run(judged(tmp_path / "runs", stub.spec(**changes)))
+    assert says in str(refused.value)
+    assert not list((tmp_path / "runs").glob("steps/*"))
+
+
+def test_where_there_are_no_open_answers_there_is_no_judge(tmp_path: Path):
+    spec = judged(tmp_path, JudgeSpec(), atlas__datasets=["toy_tone"])
+    assert "judge sft" not in {step.name for step in plan(spec, Storage(tmp_path))}
+    released = small_experiment(tmp_path, atlas__source="released", atlas__root="x").atlas
+    assert has_open_answers(released)
+    assert not has_open_answers(released.model_copy(update={"source": "meld"}))
+
+
+def test_what_the_endpoint_refuses_is_counted_and_said(finished):
+    spec, _ = finished
+    with StubJudge(refuses="What does the person do?") as refusing:
+        made = run(judged(Path(spec.compute.storage), refusing.spec(max_tokens=77)))
+    score = open_score(made, "sft")
+    assert (score.value, score.unreadable) == (0, ROWS)
+    assert f"{ROWS} unreadable (no reply {ROWS})" in " ".join(made.report.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_a_run_killed_while_it_judges_asks_the_rest_once(finished, tmp_path: Path):
+    """With rate limits, errors, lost connections and damaged replies all the while."""
+    storage = Path(finished[0].compute.storage)
+    with StubJudge(latency=0.3, failures=0.1, drops=0.1, damaged=0.1, retry_after=0.05, right="agreement", seed=2) as slow:
+        spec = judged(storage, slow.spec(concurrency=2, retries=12, max_tokens=78))
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec.identity()))
+        command = [sys.executable, "-m", "hba_ray", "run", "spec.yaml"]
+        environ = os.environ | {"PYTHONPATH": str(ROOT)}
+        cache = Storage(storage).judge_cache / f"judge-{judge_fingerprint(slow.spec(max_tokens=78))}.jsonl"
+        child = subprocess.Popen(command, cwd=tmp_path, env=environ)
+        while not cache.exists() or cache.read_bytes().count(b"\n") < 2:
+            assert child.poll() is None, "it ended before it was killed"
+            time.sleep(0.05)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        kept = cache.read_bytes().count(b"\n")
+        assert subprocess.run(command, cwd=tmp_path, env=environ, check=False, timeout=300).returncode == 0
+        times = slow.graded()
+    step = next(step for step in plan(spec, Storage(storage)) if step.name == "judge sft")
+    facts = done(step.folder)
+    assert facts is not None and not facts["unreadable"] and facts["from_cache"] == kept >= 2
+    assert facts["true"] + facts["false"] == ROWS
+    assert sum(times.values()) - len(times) <= 2, "more than the requests under way were repeated"
