@@ -32,6 +32,7 @@ from hba_ray.specs import ComputeSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from vllm.config import ModelConfig
 
     from hba_ray.evaluation.generative import GenerateJob
 
@@ -164,14 +165,16 @@ class VllmEngine:
         self._stack.close()
 
     def _start(self, model: str) -> None:
-        from vllm import LLM, SamplingParams
+        from vllm import LLM, EngineArgs, SamplingParams
         from vllm.multimodal import MULTIMODAL_REGISTRY
 
         register_connector()
         os.environ["VLLM_MEDIA_CONNECTOR"] = CONNECTOR
         generation = self.job.spec.evaluate.generation
+        settings = {"model": model, **engine_settings(self.job.spec.compute, generation.context)}
         try:
-            self.llm = LLM(model=model, **engine_settings(self.job.spec.compute, generation.context))
+            self._check(EngineArgs(**settings).create_model_config())  # before the weights are read
+            self.llm = LLM(**settings)
         except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as cause:
             what = f"vLLM cannot serve it: {_first_line(cause)}"
             raise CheckpointError(self.job.model, what, "check the id, the network and the memory, or leave this model out") from cause
@@ -190,12 +193,19 @@ class VllmEngine:
             reads_metadata = info.get_data_parser().video_needs_metadata
             self.takes_rate = not reads_metadata and hasattr(info.get_hf_processor(), "video_processor")
 
+    def _check(self, config: ModelConfig) -> None:
+        from vllm.renderers.hf import resolve_chat_template
+        from vllm.tokenizers import cached_tokenizer_from_config
+
+        tokenizer: Any = cached_tokenizer_from_config(config)
+        if hasattr(tokenizer, "get_chat_template") and resolve_chat_template(tokenizer, None, None, model_config=config) is None:
+            raise CheckpointError(self.job.model, "has no chat template, so it cannot be asked", "give an instruction-tuned model")
+
     def window(self, window: Window) -> Made:
         """One record for each row of a window that is asked; `withheld` and `as_images` say what was not shown as it is.
 
         Raises:
             DataError: a bad row, where the spec says to fail.
-            CheckpointError: the model has no chat template.
             EnvironmentMissing: the engine died.
         """
         drops: list[Drop] = []
@@ -249,7 +259,6 @@ class VllmEngine:
         return modality in self.takes and self.takes[modality] != 0
 
     def _enqueue(self, question: Question) -> None:
-        from vllm.entrypoints.chat_utils import ChatTemplateResolutionError
         from vllm.exceptions import VLLMValidationError
 
         options: dict[str, Any] = {}
@@ -261,9 +270,6 @@ class VllmEngine:
             message: Any = {"role": "user", "content": content_of(question.content, urls)}
             try:
                 self.llm.enqueue_chat([message], self.sampling, use_tqdm=False, mm_processor_kwargs=options or None)
-            except ChatTemplateResolutionError as cause:
-                what, way_out = "has no chat template, so it cannot be asked", "give an instruction-tuned model"
-                raise CheckpointError(self.job.model, what, way_out) from cause
             except (VLLMValidationError, ValueError, TypeError) as cause:
                 is_long = any(words in str(cause) for words in _OUT_OF_CONTEXT)
                 what = f"vLLM does not take the prompt: {_first_line(cause)}"

@@ -59,13 +59,17 @@ def export_thinker(
             _save_heads(heads, draft)
 
 
-def export_model(model: OmniSapiens, processor: Qwen2_5OmniProcessor, folder: Path) -> None:
+def export_model(model: OmniSapiens, processor: Qwen2_5OmniProcessor, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write a trained model: its thinker as `export_thinker` does, LoRA merged, and its heads. LoRA is gone from `model` afterwards.
+
+    Args:
+        dtype: in which the thinker is written, once LoRA is merged.
 
     Raises:
         CheckpointError: merging gives numbers that are not finite, or a weight is sharded.
     """
-    export_thinker(merge_lora(model, where=str(folder)), processor, folder, heads=model)
+    thinker = merge_lora(model, where=str(folder)).to(dtype)  # type: ignore[arg-type]
+    export_thinker(thinker, processor, folder, heads=model)
 
 
 def merge_lora(model: OmniSapiens, *, where: str) -> Qwen2_5OmniThinkerForConditionalGeneration:

@@ -1,0 +1,62 @@
+"""The trained model of a run, as a folder that transformers and vLLM load by themselves."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from hba_ray.errors import SpecError
+from hba_ray.models.checkpoints import load_model, new_folder
+from hba_ray.sweeps.runs import OpenedRun
+from hba_ray.sweeps.steps import bam
+from hba_ray.sweeps.steps.base import Context
+
+
+def exportable(run: OpenedRun) -> dict[str, str]:
+    """Arm -> kind of the step that made its model; BAM's arm is the SFT model with adapters beside it."""
+    arms = {"sft": "sft", bam.ARM: "bam", "grpo": "grpo"}
+    return {arm: kind for arm, kind in arms.items() if any(step.kind == kind for step in run.steps)}
+
+
+def export_run(run: OpenedRun, arm: str | None = None, to: Path | None = None) -> Path:
+    """Writes a run's model in the full Qwen2.5-Omni layout, LoRA merged, with its heads and adapters beside it.
+
+    Args:
+        arm: the last stage's by default.
+        to: folder to write, replaced where it exists; `model-<arm>` in the run's folder by default.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SpecError: the run has no such arm.
+        HbaError: a step of the run is not finished.
+        CheckpointError: the backbone or the checkpoint cannot be used.
+    """
+    arms = exportable(run)
+    arm = arm or list(arms)[-1]
+    if arm not in arms:
+        raise SpecError(f"arm {arm}", "the run has no model of this name", f"it has: {', '.join(arms)}")
+    folders = run.folders()
+    to = to or run.folder / f"model-{arm}"
+    if arms[arm] == "grpo":
+        with new_folder(to) as draft:
+            shutil.copytree(folders["grpo"] / "model", draft, dirs_exist_ok=True)
+        return to
+    _export_sft(run, folders, to)
+    if arms[arm] == "bam":
+        shutil.copytree(folders["bam"] / bam.ADAPTERS, to / bam.ADAPTERS)
+    return to
+
+
+def _export_sft(run: OpenedRun, folders: dict[str, Path], to: Path) -> None:
+    import torch
+
+    from hba_ray.models.backbone import load_processor
+    from hba_ray.models.export import export_model
+    from hba_ray.training.sft import build_model
+
+    backbone = Context(run.spec, folders, run.folder, lambda metrics, step: None).backbone
+    model = build_model(run.spec, backbone, bf16=False)  # LoRA is merged in fp32
+    load_model(model, folders["sft"] / "model")
+    export_model(model, load_processor(backbone), to, dtype=torch.bfloat16 if run.spec.uses_bf16 else torch.float32)
