@@ -16,7 +16,7 @@ from hba_ray.evaluation.judge import Verdict
 from hba_ray.evaluation.statistics import Interval, Predictions, bootstrap_interval
 
 Labels = Mapping[str, bool | None]
-"""sample_id -> verdict of one grader; None where it is unreadable."""
+"""Row -> verdict of one grader; None where it is unreadable."""
 
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 
@@ -88,6 +88,8 @@ def verdict_labels(verdicts: Iterable[Verdict]) -> dict[str, bool | None]:
 def read_labels(file: Path) -> dict[str, bool | None]:
     """A person's labels: a CSV with the columns `sample_id` and `label` (TRUE, FALSE, yes, no, 1, 0; empty is undecided).
 
+    Where there is a column `dataset`, rows are named "dataset sample_id".
+
     Raises:
         DataError: a column is missing, a label is another word, or a row appears twice; names the line.
     """
@@ -99,9 +101,13 @@ def read_labels(file: Path) -> dict[str, bool | None]:
                 raise DataError(
                     str(file), f"has no column {', '.join(sorted(missing))}", "needed: sample_id, label", reason="missing column"
                 )
-            return _once_each(((record["sample_id"], _label(record["label"], file, reader.line_num)) for record in reader), str(file))
+            return _once_each(((_name(record), _label(record["label"], file, reader.line_num)) for record in reader), str(file))
     except (OSError, UnicodeDecodeError, csv.Error) as cause:
         raise DataError(str(file), f"cannot be read: {cause}", "give a CSV in UTF-8", reason="not readable") from None
+
+
+def _name(record: Mapping[str, str]) -> str:
+    return f"{record['dataset']} {record['sample_id']}" if record.get("dataset") else record["sample_id"]
 
 
 def _label(word: str | None, file: Path, line: int) -> bool | None:

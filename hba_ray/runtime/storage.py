@@ -89,6 +89,11 @@ def finish(folder: Path, facts: dict[str, Any]) -> None:
     write_text(folder / _DONE, json.dumps(facts, indent=1) + "\n")
 
 
+def reopen(folder: Path) -> None:
+    """Takes the mark of a finished step away, so that it is done again."""
+    (folder / _DONE).unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """The whole file or none of it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")

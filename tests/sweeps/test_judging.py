@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from hba_ray import cli
 from hba_ray.errors import EnvironmentMissing, SpecError
 from hba_ray.evaluation.judge import judge_fingerprint
 from hba_ray.evaluation.scores import DatasetScore
@@ -27,6 +28,7 @@ from hba_ray.sweeps.plan import plan
 from hba_ray.sweeps.steps.judge import has_open_answers
 from hba_ray.sweeps.trial import Finished, run_experiment
 from tests.evaluation.stub_judge import KEY, KEY_ENV, MODEL, ROOT, StubJudge
+from tests.report.test_tables import table
 from tests.sweeps.jobs import small_experiment
 
 ARMS = ["sft", "sft without audio"]
@@ -185,3 +187,98 @@ def test_a_run_killed_while_it_judges_asks_the_rest_once(finished, tmp_path: Pat
     assert facts is not None and not facts["unreadable"] and facts["from_cache"] == kept >= 2
     assert facts["true"] + facts["false"] == ROWS
     assert sum(times.values()) - len(times) <= 2, "more than the requests under way were repeated"
+
+
+def hba_judge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    monkeypatch.setattr("sys.argv", ["hba", "judge", *words])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out + err
+
+
+def test_a_finished_run_is_graded_again_by_another_prompt_and_generates_nothing(finished, monkeypatch, capsys):
+    spec, made = finished
+    steps = Storage(spec.compute.storage).folder / "steps"
+    before = {path.name for path in steps.iterdir()}
+    report = (made.folder / "report.json").read_text()
+    with StubJudge(right="refuse") as other:
+        words = [str(made.folder), "prompts=paraphrased", f"base_url={other.address}/v1"]
+        code, said = hba_judge(monkeypatch, capsys, *words)
+        assert code == 0, said
+        assert sum(other.graded().values()) >= 1
+        asked = len(other.log())
+        assert hba_judge(monkeypatch, capsys, *words)[0] == 0 and len(other.log()) == asked, "it was asked again"
+    assert {name.partition("-")[0] for name in {path.name for path in steps.iterdir()} - before} == {"judge"}
+    assert (made.folder / "report.json").read_text() == report
+    tables = (made.folder / "judge" / "graders.md").read_text()
+    scores, agreement = table(tables, "Scores by grader"), table(tables, "Agreement")
+    assert [(row["Arm"], row["Prompts"]) for row in scores] == [(arm, name) for arm in ARMS for name in ("standard", "paraphrased")]
+    assert float(scores[0]["Judge"]) == pytest.approx(open_score(made, "sft").value or 0, abs=1e-3)
+    assert [row["Prompts"] for row in agreement] == ["standard / paraphrased"] * 2
+    assert all(float(row["Kappa"]) < 1 and int(row["Rows"]) == ROWS for row in agreement)
+    assert "Agreement" in said and "graders.md" in said
+
+
+def test_a_persons_labels_are_held_against_the_judge(finished, monkeypatch, capsys, tmp_path: Path):
+    _, made = finished
+    code, said = hba_judge(monkeypatch, capsys, str(made.folder), "--sample", "4", "--arm", "sft")
+    assert code == 0, said
+    sheet = made.folder / "labels-sft.csv"
+    rows = list(csv.DictReader(sheet.open()))
+    assert len(rows) == 4 and all(row["question"] and row["reference"] and not row["label"] for row in rows)
+    for row in rows:
+        row["label"] = str("agreement" in row["reference"]).upper()
+    with (tmp_path / "mine.csv").open("w", newline="") as text:
+        writer = csv.DictWriter(text, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    monkeypatch.delenv(KEY_ENV)  # what is graded needs no judge
+    code, said = hba_judge(monkeypatch, capsys, str(made.folder), "--labels", str(tmp_path / "mine.csv"), "--arm", "sft")
+    assert code == 0, said
+    agreement = table((made.folder / "judge" / "graders.md").read_text(), "Agreement")
+    own = next(row for row in agreement if row["Against"] == "person" and row["Prompts"] == "standard")
+    assert (own["Rows"], own["Equal"]) == ("4", "1.000")
+    assert own["Kappa"] in ("1.000", "–"), "no kappa where the four labels are all alike"
+    code, said = hba_judge(monkeypatch, capsys, str(made.folder), "--sample", "4", "--arm", "sft")
+    assert code == 2 and "is there already" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["nowhere"], 2, "is no run"),
+        (["RUN", "modle=x"], 2, "evaluate.judge.modle"),
+        (["RUN", "prompts"], 2, "key=value"),
+        (["RUN", "--arm", "bam"], 2, "arms with predictions: sft, sft without audio"),
+        (["RUN", "--labels", "mine.csv"], 2, "is about one arm"),
+        (["RUN", "--labels", "nowhere.csv", "--arm", "sft"], 1, "cannot be read"),
+        (["RUN", "model=stub-judge"], 5, "give one of its models as evaluate.judge.model"),
+        (["RUN", "prompts=nowhere.yaml"], 2, "cannot be read"),
+    ],
+)
+def test_what_cannot_be_graded_is_said(finished, monkeypatch, capsys, words, code, says):
+    ended, said = hba_judge(monkeypatch, capsys, *(str(finished[1].folder) if word == "RUN" else word for word in words))
+    assert (ended, says in " ".join(said.split())) == (code, True), said
+    assert "Traceback" not in said
+
+
+def test_labels_of_rows_that_nobody_judged_are_refused(finished, monkeypatch, capsys, tmp_path: Path):
+    (tmp_path / "mine.csv").write_text("sample_id,label\nstray,TRUE\n")
+    words = [str(finished[1].folder), "--labels", str(tmp_path / "mine.csv"), "--arm", "sft"]
+    code, said = hba_judge(monkeypatch, capsys, *words)
+    assert code == 1 and "'stray' is no open answer of this arm" in " ".join(said.split())
+
+
+def test_answers_that_got_no_reply_are_asked_again(finished, monkeypatch, capsys):
+    spec, _ = finished
+    with StubJudge(refuses="What does the person do?") as refusing:
+        made = run(judged(Path(spec.compute.storage), refusing.spec(max_tokens=79)))
+    with StubJudge(right="agreement") as willing:
+        code, said = hba_judge(monkeypatch, capsys, str(made.folder), f"base_url={willing.address}/v1")
+    assert code == 0, said
+    scores = table((made.folder / "judge" / "graders.md").read_text(), "Scores by grader")
+    assert [row["Unreadable"] for row in scores] == ["0", "0"]
