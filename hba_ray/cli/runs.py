@@ -19,8 +19,17 @@ def run(spec: SpecFile, overrides: Overrides = None) -> None:
     loaded = read(spec, overrides)
     quiet(loaded)
     from hba_ray.report.tables import terminal_table
+    from hba_ray.sweeps.sweep import run_sweep
     from hba_ray.sweeps.trial import run_experiment
 
+    if loaded.sweep is not None:
+        swept = run_sweep(loaded, say)
+        if swept.report is not None:
+            console.print(terminal_table(swept.report))
+            show("report", swept.table)
+        show("mlflow", swept.mlflow)
+        swept.check()
+        return
     finished = run_experiment(loaded, say)
     console.print(terminal_table(finished.report))
     show("report", finished.table)

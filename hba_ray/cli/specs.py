@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import typer
 
 from hba_ray.cli.base import Overrides, SpecFile, console, read
 from hba_ray.specs import ExperimentSpec
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hba_ray.sweeps.steps.base import Step
 
 app = typer.Typer()
 
@@ -36,14 +43,41 @@ def schema() -> None:
 
 @app.command()
 def plan(spec: SpecFile, overrides: Overrides = None) -> None:
-    """Show the steps of a spec, what is done already, and what each needs."""
-    from rich.table import Table
-
+    """Show the steps of a spec, or the trials of a sweep: what is done already, what is shared, what the rest needs."""
     from hba_ray.runtime.storage import Storage
     from hba_ray.sweeps.plan import plan as make_plan
 
     loaded = read(spec, overrides)
-    table = Table("step", "fingerprint", "done", "what", "needs", box=None, pad_edge=False)
-    for step in make_plan(loaded, Storage(loaded.compute.storage)):
-        table.add_row(step.name, step.fingerprint, "yes" if step.is_done else "no", step.what, step.resources)
+    if loaded.sweep is not None:
+        _show_sweep(loaded)
+        return
+    console.print(_steps(make_plan(loaded, Storage(loaded.compute.storage))))
+
+
+def _steps(steps: list[Step], users: Mapping[str, int] | None = None) -> Table:
+    from rich.table import Table
+
+    table = Table("step", "fingerprint", *(["trials"] if users else []), "done", "what", "needs", box=None, pad_edge=False)
+    for step in steps:
+        used = [str(users[step.fingerprint])] if users else []
+        table.add_row(step.name, step.fingerprint, *used, "yes" if step.is_done else "no", step.what, step.resources)
+    return table
+
+
+def _show_sweep(spec: ExperimentSpec) -> None:
+    from rich.table import Table
+
+    from hba_ray.sweeps.estimate import estimate
+    from hba_ray.sweeps.shared import plan_sweep
+
+    swept = plan_sweep(spec)
+    table = Table("trial", "fingerprint", "done", "steps left", box=None, pad_edge=False)
+    for trial in swept.trials:
+        left = [step.name for step in trial.steps if not step.is_done]
+        table.add_row(trial.name, trial.fingerprint, "yes" if trial.report() else "no", ", ".join(left) or "–")
     console.print(table)
+    console.print()
+    console.print(_steps(swept.shared(), swept.users) if swept.shared() else "no step is shared", highlight=False)
+    console.print()
+    for line in estimate(swept):
+        console.print(line, highlight=False, markup=False)

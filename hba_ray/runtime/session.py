@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.specs.compute import ComputeSpec
+from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 
 LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS = 10.0
@@ -36,11 +36,13 @@ class Session:
     Attributes:
         address: `host:port` of its control service.
         cpus, gpus: logical resources of the whole cluster; of its largest size where it grows by itself.
+        nodes: machines of the cluster, at its largest size, too.
     """
 
     address: str
     cpus: float
     gpus: float
+    nodes: int
 
 
 def check_capacity(spec: ComputeSpec, available_cpus: float, available_gpus: float) -> None:
@@ -66,6 +68,20 @@ def check_capacity(spec: ComputeSpec, available_cpus: float, available_gpus: flo
             "compute",
             f"the experiment needs {spec.workers * spec.gpus_per_worker:g} GPUs, but there are {available_gpus:g}",
             "lower compute.workers or compute.gpus_per_worker" + ("; 0 trains on the CPU" if spec.address == "local" else ", or add nodes"),
+        )
+
+
+def check_store(tracking: TrackingSpec, session: Session) -> None:
+    """Refuses a store that several machines would write into as a file.
+
+    Raises:
+        EnvironmentMissing: an sqlite store, and a cluster of more than one machine: the driver may sit on any of them.
+    """
+    if session.nodes > 1 and (tracking.mlflow is None or tracking.mlflow.startswith("sqlite:")):
+        raise EnvironmentMissing(
+            "tracking.mlflow",
+            f"an sqlite store is for one machine, and the cluster has up to {session.nodes}",
+            "start `mlflow server` where the head can reach it, and give its address: tracking.mlflow=http://HOST:PORT",
         )
 
 
@@ -208,7 +224,10 @@ def _describe(spec: ComputeSpec) -> Session:
 
     largest = state.get_max_resources_from_cluster_config() if spec.address != "local" else None
     resources: Mapping[str, float] = largest or ray.cluster_resources()
-    return Session(ray.get_runtime_context().gcs_address, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    config = state.get_cluster_config() if spec.address != "local" else None
+    groups = config.node_group_configs if config else ()
+    nodes = max(sum(node["Alive"] for node in ray.nodes()), 1 + sum(group.max_count for group in groups))
+    return Session(ray.get_runtime_context().gcs_address, resources.get("CPU", 0.0), resources.get("GPU", 0.0), nodes)
 
 
 def _quiet_data() -> None:

@@ -15,8 +15,8 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +102,45 @@ def write_text(path: Path, text: str) -> None:
 
 
 def note(run_folder: Path, **facts: Any) -> None:
-    """Adds a line to the run's ledger."""
-    line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(), **facts})
-    with (run_folder / _LEDGER).open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    """Adds a line to the run's ledger: at once, whole, and on the disk when this returns."""
+    append_line(run_folder / _LEDGER, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(), **facts})
+
+
+def ledger(run_folder: Path) -> list[dict[str, Any]]:
+    """The lines of the run's ledger, oldest first."""
+    return read_lines(run_folder / _LEDGER)
+
+
+def append_line(file: Path, facts: dict[str, Any], *, durable: bool = True) -> None:
+    """Adds a JSON object as a line in one write, so that lines of several processes do not mix."""
+    number = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(number).st_size
+        torn = size > 0 and os.pread(number, 1, size - 1) != b"\n"  # its writer died within the line
+        os.write(number, b"\n" * torn + json.dumps(facts).encode() + b"\n")
+        if durable:
+            os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file of lines, without those whose writer died within them; none where it is missing."""
+    if not file.exists():
+        return []
+    found = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return [facts for facts in found if isinstance(facts, dict)]
 
 
 @contextmanager
-def claimed(folder: Path, *, wait_seconds: float = 0) -> Iterator[None]:
-    """Holds the step's lock, which the system frees when its holder dies.
+def claimed(folder: Path, *, wait_seconds: float = 0, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Holds the lock of a step or a run, which the system frees when its holder dies.
+
+    Args:
+        on_wait: called before waiting for another process, and not where the lock is free.
 
     Raises:
         EnvironmentMissing: another process holds it for longer than `wait_seconds`, or the disk is full or cannot be written to.
@@ -120,10 +150,15 @@ def claimed(folder: Path, *, wait_seconds: float = 0) -> Iterator[None]:
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=wait_seconds)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if on_wait:
+                on_wait()
+            lock.acquire(timeout=wait_seconds)
         yield
     except Timeout:
-        raise EnvironmentMissing(str(folder), "another process works on this step", "wait for it, or stop it") from None
+        raise EnvironmentMissing(str(folder), "another process works on this", "wait for it, or stop it") from None
     except OSError as cause:
         if cause.errno not in _UNWRITABLE:
             raise

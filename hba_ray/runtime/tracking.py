@@ -16,27 +16,39 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import hba_ray
 from hba_ray.errors import EnvironmentMissing, HbaError, TrainingError
-from hba_ray.runtime.provenance import Process, source, user
+from hba_ray.runtime.provenance import Process, ray_job, source, user
 from hba_ray.specs.compute import TrackingSpec
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 FINGERPRINT, SEED, OWNER, CHANGED = "hba.fingerprint", "hba.seed", "hba.owner", "hba.changed_params"
 """Tags: what the run computes, its seed, the process that writes it, parameters that differ since it was begun."""
-PARAM_CHARACTERS, TAG_CHARACTERS, DIGEST_CHARACTERS, BATCH = 6000, 8000, 36, 100
-"""MLflow's limits: of a parameter, a tag, a data set's digest, and parameters in one request."""
+JOURNAL, PARENT, NOTE = "hba.journal", "mlflow.parentRunId", "mlflow.note.content"
+"""Tags: the file that the record is made from, known to be in one hand; the record of its sweep; text for its page."""
+PARAM_CHARACTERS, TAG_CHARACTERS, DIGEST_CHARACTERS, BATCH, POINTS = 6000, 8000, 36, 100, 1000
+"""MLflow's limits: of a parameter, a tag, a data set's digest; parameters and metrics in one request."""
 QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """How long the first request to a server may take; MLflow's own patience is minutes."""
+
+
+class Point(NamedTuple):
+    """A metric's value at a step, and when it was measured: milliseconds since 1970."""
+
+    name: str
+    value: float
+    step: int
+    milliseconds: int
 
 
 class Tracker(Protocol):
@@ -76,7 +88,7 @@ class Tracker(Protocol):
 
 
 def standard_tags(fingerprint: str, seed: int) -> dict[str, str]:
-    """The tags of every run: fingerprint, seed, version, user, and the source commit where there is one."""
+    """The tags of every run: fingerprint, seed, version, user; the Ray job and the source commit where there are such."""
     commit, dirty = source()
     tags = {
         FINGERPRINT: fingerprint,
@@ -85,6 +97,8 @@ def standard_tags(fingerprint: str, seed: int) -> dict[str, str]:
         "mlflow.user": user(),
         "mlflow.source.name": "hba",
     }
+    if (job := ray_job()) is not None:
+        tags |= {"hba.ray_job": job, "mlflow.source.type": "JOB"}
     return tags if commit is None else tags | {"mlflow.source.git.commit": commit, "hba.dirty": str(dirty).lower()}
 
 
@@ -174,6 +188,12 @@ class MlflowTracker:
             self._client = MlflowClient(self.uri)
             self._experiment = self._open(spec.experiment)
 
+    def another(self) -> MlflowTracker:
+        """A tracker of another run in the same store."""
+        other = copy(self)
+        other._run_id, other._resumed, other._steps = None, False, {}
+        return other
+
     @property
     def run_id(self) -> str:
         """MLflow's id of the run."""
@@ -185,7 +205,7 @@ class MlflowTracker:
         mine = Process.current()
         all_tags = {key: value[:TAG_CHARACTERS] for key, value in tags.items()} | {OWNER: mine.to_text()}
         with self._answers():
-            runs = self._close_dead(name, tags.get(FINGERPRINT, ""), mine)
+            runs = self._close_dead(name, tags, mine)
             self._resumed, self._steps = bool(runs), {}
             if runs:
                 self._run_id = runs[0].info.run_id
@@ -198,15 +218,30 @@ class MlflowTracker:
         self.log_text(json.dumps(dict(params), indent=2, default=str), "params.json")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-
         check_finite(metrics, step)
         now = time.time_ns() // 10**6
+        self.log_points([Point(name, float(value), step, now) for name, value in metrics.items()])
+
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Many metrics at once; of those with the same name and step the first is kept."""
+        from mlflow.entities import Metric
+
         with self._answers():
-            new = {name: value for name, value in metrics.items() if step not in self._recorded(name)}
-            self._client.log_batch(self.run_id, metrics=[Metric(name, float(value), now, step) for name, value in new.items()])
-        for name in new:
-            self._recorded(name).add(step)
+            new = {(point.name, point.step): point for point in reversed(points) if point.step not in self._recorded(point.name)}
+            metrics = [Metric(point.name, point.value, point.milliseconds, point.step) for point in reversed(new.values())]
+            for start in range(0, len(metrics), POINTS):
+                self._send(metrics[start : start + POINTS])
+
+    def _send(self, metrics: list[Metric]) -> None:
+        heard = False
+        try:
+            self._client.log_batch(self.run_id, metrics=metrics)
+            heard = True
+        finally:
+            if not heard:  # perhaps it was, and only the answer was lost: MLflow is asked for what it has
+                self._resumed, self._steps = True, {}
+        for metric in metrics:
+            self._recorded(metric.key).add(metric.step)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         with self._answers():
@@ -229,6 +264,11 @@ class MlflowTracker:
         with self._answers():
             self._client.log_inputs(self.run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", context)])])
 
+    def describe(self, text: str) -> None:
+        """Markdown for the record's page, shortened to what a tag holds."""
+        with self._answers():
+            self._client.set_tag(self.run_id, NOTE, text[:TAG_CHARACTERS])
+
     def end(self, status: Status = "FINISHED") -> None:
         with self._answers():
             self._client.set_terminated(self.run_id, status)
@@ -243,17 +283,23 @@ class MlflowTracker:
             raise EnvironmentMissing("tracking.experiment", f"'{experiment}' was deleted in MLflow", "restore it, or choose another name")
         return found.experiment_id
 
-    def _close_dead(self, name: str, fingerprint: str, mine: Process) -> list[Run]:
-        """Closes the records of this name whose driver is dead.
+    def _close_dead(self, name: str, tags: Mapping[str, str], mine: Process) -> list[Run]:
+        """Closes the records whose driver is dead.
 
         Returns:
-            The records to continue, the newest first: same fingerprint, not in the hands of another machine.
+            The records to continue, the newest first: of this journal, or of this name, fingerprint and
+            parent and not in the hands of another machine.
         """
         resumable: list[Run] = []
-        for run in self._client.search_runs([self._experiment], f"attributes.run_name = '{name}'", order_by=["attributes.start_time DESC"]):
-            same = bool(fingerprint) and run.data.tags.get(FINGERPRINT) == fingerprint
+        wanted = [f"attributes.run_name = '{name}'", "attributes.status = 'RUNNING'"]
+        runs = [
+            run for which in wanted for run in self._client.search_runs([self._experiment], which, order_by=["attributes.start_time DESC"])
+        ]
+        for run in {run.info.run_id: run for run in reversed(runs)}.values():
+            same = run.info.run_name == name and _are_one(run.data.tags, tags)
             owner = Process.from_text(run.data.tags.get(OWNER, ""))
-            if run.info.status == "RUNNING" and owner != mine:
+            mine_now = same and JOURNAL in tags and run.data.tags.get(JOURNAL) == tags[JOURNAL]
+            if run.info.status == "RUNNING" and owner != mine and not mine_now:
                 if owner is None or owner.host != mine.host:
                     continue  # whether that driver still lives cannot be seen from here
                 if owner.is_alive():
@@ -264,7 +310,7 @@ class MlflowTracker:
                 self._client.set_terminated(run.info.run_id, "KILLED")
             if same:
                 resumable.append(run)
-        return resumable
+        return sorted(resumable, key=lambda run: run.info.start_time, reverse=True)
 
     def _log_params(self, params: Mapping[str, str], known: Mapping[str, str]) -> None:
         """Adds the new ones. MLflow's parameters cannot change: what differs goes into a tag."""
@@ -312,6 +358,16 @@ class MlflowTracker:
         self._storage.mkdir(parents=True, exist_ok=True)
         with FileLock(self._storage / "mlflow.db.lock"):
             yield
+
+
+def _are_one(known: Mapping[str, str], tags: Mapping[str, str]) -> bool:
+    """Whether two records of a name say the same: one fingerprint, one parent."""
+    return bool(tags.get(FINGERPRINT)) and all(known.get(tag) == tags.get(tag) for tag in (FINGERPRINT, PARENT))
+
+
+def in_haste() -> AbstractContextManager[None]:
+    """For the time of the block, a server that does not answer is given up within seconds."""
+    return _patience(QUICK)
 
 
 @contextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,18 @@ import yaml
 
 from hba_ray.errors import HbaError, SpecError
 from hba_ray.evaluation.comparisons import PairScore, pairs_from_json, with_holm
-from hba_ray.evaluation.scores import Scores
+from hba_ray.evaluation.scores import DatasetScore, Scores
 from hba_ray.report.tables import Facts, Report, render_json, render_markdown
-from hba_ray.runtime.provenance import environment
-from hba_ray.runtime.session import check_capacity, local_cpus, ray_session
+from hba_ray.runtime import journal as journals
+from hba_ray.runtime.provenance import changes, environment
+from hba_ray.runtime.session import check_capacity, check_store, local_cpus, ray_session
 from hba_ray.runtime.storage import LOCK_SECONDS, Storage, claimed, done, finish, note, write_text
 from hba_ray.runtime.tracking import MlflowTracker, Status, Tracker, standard_tags
 from hba_ray.specs import ExperimentSpec
+from hba_ray.sweeps.follow import Metrics
 from hba_ray.sweeps.plan import plan, run_fingerprint
 from hba_ray.sweeps.steps import CHECKS, MAKERS, NOTES
-from hba_ray.sweeps.steps.base import STEP_LOG, Context, Step, add_drops
+from hba_ray.sweeps.steps.base import STEP_LOG, Context, Step, add_drops, logged_metrics
 from hba_ray.sweeps.steps.compare import COMPARISON, DIFFERENCES
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS, SCORES
 from hba_ray.sweeps.steps.judge import VERDICTS
@@ -66,27 +70,74 @@ def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: Tr
     check_first(spec, steps)
     name = run_fingerprint(steps)
     folder = storage.run(spec.name, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "resolved.yaml", yaml.safe_dump(spec.identity(), sort_keys=False))
-    write_text(folder / "env.json", json.dumps(environment(), indent=1) + "\n")
-    tracker = tracker or MlflowTracker(spec.tracking, storage.folder)
-    uri = spec.tracking.mlflow or storage.mlflow_uri
-    with _recorded(tracker, spec, name), ExitStack() as stack:
-        folders: dict[str, Path] = {}
-        for step in steps:
-            if step.uses_ray and not step.is_done and spec.compute.workers:
-                stack.enter_context(ray_session(spec.compute, folder / "logs"))
-            _do(step, Context(spec, folders, step.folder, tracker.log_metrics, step.arm, step.part), folder, say)
-            folders[step.name] = step.folder
-            _record_step(step, folder, tracker)
+    with ExitStack() as stack:
+        stack.enter_context(alone_in(folder, say))
+        if spec.compute.address != "local" and needs_ray(spec, steps):
+            check_store(spec.tracking, stack.enter_context(ray_session(spec.compute, folder / "logs")))
+        origin = write_origin(spec, folder)
+        tracker = tracker or stack.enter_context(_through_a_journal(spec, storage, folder, say))
+        stack.enter_context(_recorded(tracker, spec, name))
+        do_steps(spec, steps, folder, tracker.log_metrics, say, partial(_record_step, run_folder=folder, tracker=tracker))
         report = make_report(spec, steps)
         tracker.log_metrics(score_metrics(report), step=0)
         write_text(folder / "report.json", render_json(report))
         write_text(folder / "table.md", render_markdown(report))
-        for file in ("resolved.yaml", "env.json", "table.md", "report.json"):
+        for file in (*origin, "table.md", "report.json"):
             tracker.log_artifact(folder / file)
-    note(folder, event="finished", fingerprint=name)
-    return Finished(folder, report, folder / "table.md", uri)
+        note(folder, event="finished", fingerprint=name)
+    return Finished(folder, report, folder / "table.md", spec.tracking.mlflow or storage.mlflow_uri)
+
+
+def write_origin(spec: ExperimentSpec, folder: Path) -> list[str]:
+    """What a result comes from: the whole spec, the versions and, where the source was changed since its commit, how."""
+    files = {"resolved.yaml": yaml.safe_dump(spec.identity(), sort_keys=False), "env.json": json.dumps(environment(), indent=1) + "\n"}
+    if patch := changes():
+        files["source.diff"] = patch
+    for name, text in files.items():
+        write_text(folder / name, text)
+    return list(files)
+
+
+def needs_ray(spec: ExperimentSpec, steps: list[Step]) -> bool:
+    return spec.compute.workers > 0 and any(step.uses_ray and not step.is_done for step in steps)
+
+
+def do_steps(
+    spec: ExperimentSpec,
+    steps: list[Step],
+    run_folder: Path,
+    log: Callable[[Metrics, int], None],
+    say: Callable[[str], None],
+    after: Callable[[Step], None] = lambda step: None,
+) -> None:
+    """Does those of the steps that are not done, in order; all of them are noted in the run's ledger.
+
+    Args:
+        log: takes metrics as they come.
+        after: called when a step is done, also where it was done before.
+    """
+    folders: dict[str, Path] = {}
+    with ExitStack() as stack:
+        for step in steps:
+            if step.uses_ray and not step.is_done and spec.compute.workers:
+                stack.enter_context(ray_session(spec.compute, run_folder / "logs"))
+            _do(step, Context(spec, folders, step.folder, log, step.arm, step.part), run_folder, say)
+            folders[step.name] = step.folder
+            after(step)
+
+
+def alone_in(folder: Path, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Holds a run's folder; waits for another driver that does, and then finds its work done."""
+    return claimed(folder, wait_seconds=LOCK_SECONDS, on_wait=lambda: say(f"{folder.name}: another process is at it; waiting for its end"))
+
+
+@contextmanager
+def _through_a_journal(spec: ExperimentSpec, storage: Storage, folder: Path, say: Callable[[str], None]) -> Iterator[Tracker]:
+    """MLflow as the spec says; where it goes away, its share waits in the run's folder."""
+    journal = folder / journals.FILE
+    with journals.forwarding(MlflowTracker(spec.tracking, storage.folder), say) as forwarder:
+        forwarder.add(journal)
+        yield journals.JournalTracker(journal)
 
 
 def check_first(spec: ExperimentSpec, steps: list[Step]) -> None:
@@ -95,7 +146,7 @@ def check_first(spec: ExperimentSpec, steps: list[Step]) -> None:
     Raises:
         EnvironmentMissing: a private Ray would lack the CPUs, or a service that a step needs is not there.
     """
-    if spec.compute.address == "local" and any(step.uses_ray and not step.is_done for step in steps):
+    if spec.compute.address == "local" and needs_ray(spec, steps):
         check_capacity(spec.compute, local_cpus(spec.compute), float("inf"))
     for kind in dict.fromkeys(step.kind for step in steps if not step.is_done):
         if kind in CHECKS:
@@ -128,12 +179,16 @@ def _do(step: Step, context: Context, run_folder: Path, say: Callable[[str], Non
             return
         say(f"{step.name} {step.fingerprint}: {step.what}")
         note(run_folder, event="started", step=step.name, fingerprint=step.fingerprint)
-        finish(step.folder, MAKERS[step.kind](context))
+        began = time.monotonic()
+        facts = MAKERS[step.kind](context)
+        finish(step.folder, {**facts, "seconds": round(time.monotonic() - began, 1)})
         note(run_folder, event="done", step=step.name, fingerprint=step.fingerprint)
 
 
 def _record_step(step: Step, run_folder: Path, tracker: Tracker) -> None:
     """What a step leaves for the record and for the run's folder, whether it was done now or before."""
+    for metrics, number in logged_metrics(step):
+        tracker.log_metrics(metrics, number)  # keeps of a metric what it does not have
     if step.kind == "atlas":
         tracker.log_input("atlas", step.fingerprint, str(step.folder))
     if step.arm:
@@ -194,11 +249,19 @@ def _notes(spec: ExperimentSpec, steps: list[Step], facts: Mapping[str, Mapping[
 
 
 def score_metrics(report: Report) -> dict[str, float]:
-    """Scores under the names that MLflow shows: `score/<arm>/<dataset>`, `score/<arm>/task/<task>`; it takes no "+" in them."""
+    """Scores under the names that MLflow shows: `score/<arm>/<dataset>` and `score/<arm>/task/<task>`, with `_ci_lo`, `_ci_hi`
+    and `_n`; MLflow takes no "+" in them."""
     metrics: dict[str, float] = {}
     for arm, scores in ((arm.replace("+", " "), scores) for arm, scores in report.scores.items()):
-        metrics |= {f"score/{arm}/{score.dataset}": score.value for score in scores.datasets if score.value is not None}
-        metrics |= {f"score/{arm}/task/{score.task}": score.value for score in scores.tasks if score.value is not None}
+        for score in (*scores.datasets, *scores.tasks):
+            if score.value is None:
+                continue
+            name = f"score/{arm}/" + (score.dataset if isinstance(score, DatasetScore) else f"task/{score.task}")
+            metrics[name] = score.value
+            if score.interval is not None:
+                metrics[f"{name}_ci_lo"], metrics[f"{name}_ci_hi"] = score.interval
+            if isinstance(score, DatasetScore):
+                metrics[f"{name}_n"] = score.counted
     return metrics
 
 

@@ -95,7 +95,7 @@ def test_a_claim_keeps_others_out_until_its_holder_dies(tmp_path: Path):
     holder.start()
     try:
         assert held.wait(120)
-        with pytest.raises(EnvironmentMissing, match="another process works on this step"), claimed(tmp_path):
+        with pytest.raises(EnvironmentMissing, match="another process works on this"), claimed(tmp_path):
             pytest.fail("two processes hold one claim")
     finally:
         holder.kill()

@@ -25,3 +25,9 @@ def small_experiment(storage: Path, **changes: object) -> ExperimentSpec:
             place = place.setdefault(section, {})
         place[name] = value
     return ExperimentSpec.model_validate(raw)
+
+
+def small_sweep(storage: Path, **changes: object) -> ExperimentSpec:
+    """Two learning rates, each evaluated in two ways: 4 trials that share an atlas, a backbone and two trainings."""
+    axes = {"sft.lr": [1e-3, 2e-3], "evaluate.max_new_tokens": [4, 5]}
+    return small_experiment(storage, **{"sft__epochs": 1, "sweep": {"axes": axes}, **changes})

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hba_ray.runtime.storage import Storage, done
+from hba_ray.runtime.storage import Storage, done, read_lines
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.sweeps.follow import Metrics
 
@@ -136,9 +137,31 @@ def training_resources(spec: ExperimentSpec) -> str:
     return f"{cpus:g} CPUs{gpus} ({workers} worker{'s' if workers > 1 else ''})"
 
 
+def shown_metrics(kind: str, line: Mapping[str, Any]) -> tuple[Metrics, int]:
+    """A line of a step's log under the names that MLflow shows, and its optimiser step.
+
+    >>> shown_metrics("sft", {"step": 3, "loss": 0.5, "improved": True})
+    ({'sft/loss': 0.5}, 3)
+    """
+    numbers = {name: value for name, value in line.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    return {f"{kind}/{name}": float(value) for name, value in numbers.items() if name != "step"}, int(line["step"])
+
+
+def logged_metrics(step: Step) -> Iterator[tuple[Metrics, int]]:
+    """All metrics that a step has logged, whoever ran it; where lines were taken back, the first of a step counts."""
+    for line in read_lines(step.folder / STEP_LOG):
+        yield shown_metrics(step.kind, line)
+
+
 def digest_file(path: Path) -> tuple[int, str]:
     """Size and a digest of a file's two ends: enough to notice a change, cheap enough for 300 GB."""
-    size = path.stat().st_size
+    facts = path.stat()
+    return _digest(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, size: int, changed: int) -> tuple[int, str]:
+    """Remembered for as long as the file is not `changed`: the trials of a sweep ask for the same files."""
     with path.open("rb") as file:
         ends = file.read(_EDGE_BYTES)
         if size > 2 * _EDGE_BYTES:

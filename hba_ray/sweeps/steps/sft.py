@@ -9,7 +9,7 @@ from hba_ray.runtime.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.follow import Metrics, followed
 from hba_ray.sweeps.steps import backbone
-from hba_ray.sweeps.steps.base import STEP_LOG, Context, Draft, Step, count_drops, training_resources
+from hba_ray.sweeps.steps.base import STEP_LOG, Context, Draft, Step, count_drops, shown_metrics, training_resources
 
 
 def plan(draft: Draft) -> Step:
@@ -60,4 +60,4 @@ def _show(metrics: Metrics, bar: Bar, context: Context) -> None:
     if "epochs_done" not in metrics:
         bar.reach(step)
         bar.show(**{name: metrics[name] for name in ("loss", "class_accuracy", "rows_per_second") if name in metrics})
-    context.log({f"sft/{name}": float(value) for name, value in metrics.items() if name not in ("step", "improved")}, step)
+    context.log(*shown_metrics("sft", metrics))

@@ -1,0 +1,77 @@
+"""`hba submit`, `status`, `logs` and `stop`: specs as jobs on a running Ray cluster."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from hba_ray.cli.base import Overrides, SpecFile, console, read, say, show
+
+Address = Annotated[str | None, typer.Option(help="Dashboard of the cluster, http://HOST:8265; default: RAY_API_SERVER_ADDRESS.")]
+Name = Annotated[str, typer.Argument(metavar="JOB", help="As `hba submit` prints it.")]
+
+app = typer.Typer()
+
+
+@app.command()
+def submit(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    address: Address = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show what it says, and end with its exit code.")] = False,
+) -> None:
+    """Send a spec to a running cluster; sent again while it runs, it is found and not doubled."""
+    from hba_ray.runtime.jobs import Jobs
+
+    jobs = Jobs(address)
+    name = jobs.submit(read(spec, overrides), say)
+    show("job", name)
+    if wait:
+        sys.exit(jobs.follow(name, _show_text).exit_code)
+
+
+@app.command()
+def status(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job; all by default.")] = None, address: Address = None
+) -> None:
+    """Show jobs; for one that has ended, end with its exit code."""
+    from rich.table import Table
+
+    from hba_ray.runtime.jobs import Jobs
+
+    jobs = Jobs(address)
+    table = Table("job", "status", "exit code", "message", box=None, pad_edge=False)
+    found = [jobs.get(job)] if job else jobs.list()
+    for one in found:
+        table.add_row(one.name, one.status, "–" if one.exit_code is None else str(one.exit_code), one.message)
+    console.print(table)
+    if job and found[0].exit_code:
+        sys.exit(found[0].exit_code)
+
+
+@app.command()
+def logs(
+    job: Name, address: Address = None, follow: Annotated[bool, typer.Option("--follow", help="Until the job has ended.")] = False
+) -> None:
+    """Print what a job says."""
+    from hba_ray.runtime.jobs import Jobs
+
+    jobs = Jobs(address)
+    if follow:
+        sys.exit(jobs.follow(job, _show_text).exit_code)
+    _show_text(jobs.logs(job))
+
+
+@app.command()
+def stop(job: Name, address: Address = None) -> None:
+    """Stop a job; submitted again, its spec goes on where it was."""
+    from hba_ray.runtime.jobs import Jobs
+
+    console.print(f"{job}: {'is being stopped' if Jobs(address).stop(job) else 'had ended already'}", highlight=False, markup=False)
+
+
+def _show_text(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

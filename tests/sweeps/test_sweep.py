@@ -1,0 +1,185 @@
+"""A sweep in this process: shared steps once, failures kept apart, everything recorded once, nothing done twice."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from hba_ray.errors import DataError, EnvironmentMissing, HbaError, SpecError, TrialsFailed
+from hba_ray.report.tables import read_json
+from hba_ray.runtime.session import Session, check_store
+from hba_ray.runtime.storage import ledger
+from hba_ray.specs.compute import TrackingSpec
+from hba_ray.sweeps import trial
+from hba_ray.sweeps.shared import plan_sweep
+from hba_ray.sweeps.sweep import FinishedSweep, run_sweep
+from tests.sweeps.jobs import small_sweep
+
+NAMES = [f"sft.lr={rate} evaluate.max_new_tokens={tokens}" for rate in ("0.001", "0.002") for tokens in (4, 5)]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FinishedSweep, list[str]]:
+    storage, said = tmp_path_factory.mktemp("runs"), []
+    return storage, run_sweep(small_sweep(storage), said.append), said
+
+
+def events(storage: Path) -> Counter[tuple[str, str]]:
+    """(event, step's fingerprint) in the ledgers of all runs."""
+    return Counter((line["event"], line["fingerprint"]) for run in storage.glob("small-*") for line in ledger(run) if "step" in line)
+
+
+def test_shared_steps_are_done_once_and_first(swept):
+    storage, made, said = swept
+    assert Counter(folder.name.split("-")[0] for folder in (storage / "steps").iterdir()) == {
+        "atlas": 1,
+        "backbone": 1,
+        "sft": 2,
+        "evaluate": 4,
+    }
+    assert {count for (event, _), count in events(storage).items() if event in ("started", "done")} == {1}
+    assert said[0] == "shared by all trials: atlas, backbone"
+    assert [line for line in said if not line.startswith(" ") and line.endswith(": started")] == [
+        f"{name}: started" for name in (f"sft of {NAMES[0]}", f"sft of {NAMES[2]}", *NAMES)
+    ]
+    assert {outcome.status for outcome in made.outcomes.values()} == {"done"}
+
+
+def test_the_report_sets_the_trials_side_by_side(swept):
+    _, made, _ = swept
+    report = read_json((made.folder / "report.json").read_text())
+    assert list(report.scores) == NAMES
+    assert report.scores[NAMES[0]] == made.reports[NAMES[0]].scores["sft"]
+    assert (made.folder / "scores.png").read_bytes().startswith(b"\x89PNG")
+    made.check()
+
+
+def test_a_finished_sweep_does_nothing_again(swept):
+    storage, made, _ = swept
+    before, said = events(storage), []
+    again = run_sweep(small_sweep(storage), said.append)
+    assert events(storage) == before
+    assert said == [f"{name}: done before" for name in NAMES]
+    assert again.report is not None and made.report is not None and again.report.scores == made.report.scores
+
+
+def test_mlflow_shows_a_parent_and_its_trials(swept):
+    _, made, _ = swept
+    client = MlflowClient(made.mlflow)
+    (experiment,) = [known for known in client.search_experiments() if known.name == "hba_ray"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags["hba.role"] == "sweep"]
+    children = {run.info.run_name: run for run in runs if run.data.tags["hba.role"] == "trial"}
+    assert sorted(children) == sorted(NAMES) and len(runs) == 5
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for name, run in children.items():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert set(run.data.params) == {"sft.lr", "evaluate.max_new_tokens"}
+        assert (run.data.tags["hba.seed"], run.data.tags["hba.stage"]) == ("0", "sft")
+        assert run.data.tags["hba.fingerprint"] == next(trial.fingerprint for trial in made.plan.trials if trial.name == name)
+        value, low, high = (run.data.metrics[f"score/sft/toy_tone{end}"] for end in ("", "_ci_lo", "_ci_hi"))
+        assert low <= value <= high and "score/sft/task/EMO" in run.data.metrics
+        assert [data.dataset.name for data in run.inputs.dataset_inputs] == ["atlas"]
+        for metric in run.data.metrics:
+            steps = [point.step for point in client.get_metric_history(run.info.run_id, metric)]
+            assert len(steps) == len(set(steps)), metric
+        assert len(client.get_metric_history(run.info.run_id, "sft/loss")) > 1  # also where another trial did the training
+    assert parent.data.params["sft.epochs"] == "1" and "sft.lr" not in parent.data.params
+    assert not any(key.startswith("sweep") for key in parent.data.params)
+    assert parent.data.metrics["trials/done"] == parent.data.metrics["trials/total"] == 4
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {
+        "table.md",
+        "table.csv",
+        "scores.png",
+        "report.json",
+        "resolved.yaml",
+    }
+    assert "| toy_tone |" in parent.data.tags["mlflow.note.content"]
+    table = Path(client.download_artifacts(parent.info.run_id, "table.csv")).read_text().splitlines()
+    assert table[0].startswith("trial,sft.lr,evaluate.max_new_tokens,arm,dataset,metric,score,low,high") and len(table) == 17
+
+
+def test_a_larger_sweep_takes_over_what_is_done(swept):
+    storage, _, _ = swept
+    before, said = events(storage), []
+    axes = {"sft.lr": [1e-3, 2e-3], "evaluate.max_new_tokens": [4, 6]}
+    made = run_sweep(small_sweep(storage, sweep={"axes": axes}), said.append)
+    new = events(storage) - before
+    assert sorted(event for event, _ in new.elements() if event == "done") == ["done", "done"]  # two evaluations
+    assert len(made.reports) == 4
+
+
+def test_a_failed_trial_ends_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make = trial.MAKERS["evaluate"]
+
+    def break_down(context) -> dict:
+        if context.spec.evaluate.max_new_tokens == 5:
+            raise DataError("row 7", "cannot be read")
+        return make(context)
+
+    spec = small_sweep(tmp_path, sweep={"axes": {"evaluate.max_new_tokens": [4, 5]}})
+    monkeypatch.setitem(trial.MAKERS, "evaluate", break_down)
+    made = run_sweep(spec, lambda line: None)
+    assert [outcome.status for outcome in made.outcomes.values()] == ["done", "failed"]
+    assert made.report is not None and list(made.report.scores) == ["evaluate.max_new_tokens=4"]
+    assert any("no result; failed row 7: cannot be read" in line for line in made.report.notes)
+    with pytest.raises(TrialsFailed, match="1 of 2 trials failed") as failed:
+        made.check()
+    assert failed.value.exit_code == 4
+
+    monkeypatch.setitem(trial.MAKERS, "evaluate", make)
+    run_sweep(spec, lambda line: None).check()
+
+
+def test_a_step_that_all_trials_need_and_that_fails_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def break_down(context) -> dict:
+        raise DataError("atlas", "is broken")
+
+    monkeypatch.setitem(trial.MAKERS, "atlas", break_down)
+    with pytest.raises(HbaError, match="atlas: is broken"):
+        run_sweep(small_sweep(tmp_path), lambda line: None)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (record,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert record.info.status == "FAILED"
+
+
+def test_an_axis_that_changes_nothing_is_refused(tmp_path: Path):
+    axes = {"grpo.lr": [1e-6, 2e-6]}
+    with pytest.raises(SpecError, match=r"come to the same steps\n  with stages \['sft'\]"):
+        plan_sweep(small_sweep(tmp_path, sweep={"axes": axes}))
+
+
+def test_a_sweep_that_no_ray_of_this_machine_could_hold_is_refused_before_anything_starts(tmp_path: Path):
+    with pytest.raises(EnvironmentMissing, match="needs 64 CPUs"):
+        run_sweep(small_sweep(tmp_path, compute__workers=32, compute__cpus=4, compute__micro_batch=1, sft__batch=32), lambda line: None)
+    assert not list(tmp_path.glob("small-*")) and not (tmp_path / "mlflow.db").exists()
+
+
+def test_early_stopping_needs_workers(tmp_path: Path):
+    with pytest.raises(SpecError, match=r"compute\.workers is 0"):
+        run_sweep(small_sweep(tmp_path, sweep={"seeds": [0, 1], "asha": {}}), lambda line: None)
+
+
+@pytest.mark.parametrize("uri", [None, "sqlite:////tmp/x.db"])
+def test_an_sqlite_store_is_refused_for_a_cluster(uri: str | None):
+    check_store(TrackingSpec(mlflow=uri), Session("here:1", 8, 0, nodes=1))
+    check_store(TrackingSpec(mlflow="http://here:5000"), Session("here:1", 8, 0, nodes=2))
+    with pytest.raises(EnvironmentMissing, match=r"an sqlite store is for one machine.*\n  start `mlflow server`"):
+        check_store(TrackingSpec(mlflow=uri), Session("here:1", 8, 0, nodes=2))
+
+
+def test_a_trial_whose_result_was_deleted_is_done_again(swept):
+    storage, made, _ = swept
+    planned = made.plan.trials[0]
+    assert planned.report() is not None
+    mark = planned.steps[-1].folder / "done.json"
+    text = mark.read_text()
+    mark.unlink()
+    assert planned.report() is None
+    mark.write_text(text)
+    (planned.folder / "report.json").write_text(json.dumps({"of": "another version"}))
+    assert planned.report() is None
+    run_sweep(small_sweep(storage), lambda line: None).check()
+    assert planned.report() is not None
