@@ -44,10 +44,14 @@ class Encoder:
         self._using = Lock()
 
     def similarities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The cosine of each pair's embeddings, in -1..1; texts that are new are encoded in one batch."""
-        first_ND, second_ND = self.embed([first for first, _ in pairs]), self.embed([second for _, second in pairs])
-        cosines_N = np.clip(np.einsum("nd,nd->n", first_ND, second_ND), -1, 1)
-        return [round(float(cosine), DECIMALS) for cosine in cosines_N]
+        """The cosine of each pair's embeddings, in -1..1; texts that are new are encoded in one batch.
+
+        Equal texts have 1 and are not encoded.
+        """
+        other = [pair for pair in pairs if pair[0] != pair[1]]
+        first_ND, second_ND = np.split(self.embed([text for pair in zip(*other, strict=True) for text in pair]), 2)
+        cosines = iter(np.clip(np.einsum("nd,nd->n", first_ND, second_ND), -1, 1))
+        return [1.0 if first == second else round(float(next(cosines)), DECIMALS) for first, second in pairs]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of length 1, shape (N, D), float32."""
