@@ -101,6 +101,8 @@ class DescriptorsSpec(Spec):
 
     streams: tuple[Stream, ...] = ()
     """Which descriptors are extracted: any of pose, acoustic, transcripts. `hba describe` takes the first two where none is named."""
+    probe: bool = False
+    """Also score a linear classifier on each stream's vectors alone, as arms `probe pose` and `probe acoustic`."""
     use_released: bool = True
     """Where a row ships `ext_video_feats` or `ext_audio_feats`, pool those instead of extracting."""
     pose: PoseSpec = PoseSpec()

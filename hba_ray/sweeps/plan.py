@@ -11,7 +11,7 @@ from __future__ import annotations
 from hba_ray.errors import SpecError
 from hba_ray.runtime.storage import Storage
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, generation, judge, sft
+from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, generation, judge, probe, sft
 from hba_ray.sweeps.steps.base import Draft, Step
 
 STAGES = {"sft": sft.plan, "bam": bam.plan}
@@ -41,6 +41,7 @@ def plan(spec: ExperimentSpec, storage: Storage) -> list[Step]:
         judge.plan(draft, step)
     for step in predicted:
         compare.plan(draft, step.arm or "")
+    probe.plan(draft)
     return draft.steps
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from hba_ray.data.atlas import AtlasIndex
-from hba_ray.errors import DataError
+from hba_ray.errors import DataError, SpecError
 from hba_ray.runtime.storage import Storage
 from hba_ray.sweeps.plan import plan
-from hba_ray.sweeps.steps import describe
+from hba_ray.sweeps.steps import describe, probe
 from hba_ray.sweeps.steps.base import Context
+from hba_ray.sweeps.trial import read_scores
 from tests.sweeps.jobs import small_experiment
 
 pytest.importorskip("opensmile")
@@ -91,3 +92,24 @@ def _context_of(spec) -> Context:
     folders["atlas"].mkdir(parents=True)
     atlas.make(Context(spec, folders, folders["atlas"], lambda values, step: None))
     return Context(spec, folders, folders["describe"], lambda values, step: None)
+
+
+def test_probes_are_arms_with_scores_of_their_own(made):
+    spec, _, _ = made
+    spec = spec.model_copy(update={"descriptors": spec.descriptors.model_copy(update={"probe": True})})
+    steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage))}
+    step = steps["probe acoustic"]
+    step.folder.mkdir(parents=True)
+    facts = probe.make(
+        Context(spec, {name: one.folder for name, one in steps.items()}, step.folder, lambda values, at: None, step.arm, step.part)
+    )
+    scores = read_scores(step.folder)
+    assert step.arm == "probe acoustic" and {score.dataset for score in scores.datasets} >= {"toy_tone"}
+    assert facts["rows"] == sum(score.rows for score in scores.datasets) and facts["without_a_vector"] < facts["rows"]
+    (note,) = probe.notes(spec, facts)
+    assert "logistic regression" in note
+
+
+def test_a_probe_of_nothing_is_refused(tmp_path: Path):
+    with pytest.raises(SpecError, match=r"descriptors\.probe"):
+        plan(small_experiment(tmp_path, descriptors__probe=True), Storage(tmp_path))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hba_ray.specs import ExperimentSpec
-from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, judge, sft, states
+from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, judge, probe, sft, states
 from hba_ray.sweeps.steps.base import Context
 
 MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
@@ -18,6 +18,7 @@ MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "evaluate": evaluate.make,
     "judge": judge.make,
     "compare": compare.make,
+    "probe": probe.make,
 }
 """Kind of a step -> what does it; returns what `done.json` says of it."""
 
@@ -28,6 +29,7 @@ NOTES: dict[str, Callable[[ExperimentSpec, Mapping[str, Any]], list[str]]] = {
     "bam": bam.notes,
     "evaluate": evaluate.notes,
     "judge": judge.notes,
+    "probe": probe.notes,
 }
 """Kind of a step -> sentences for the report, from the spec and from what `make` returned."""
 

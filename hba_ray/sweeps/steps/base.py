@@ -26,7 +26,7 @@ STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
 VERSIONS = {
     **{"atlas": 1, "describe": 1, "backbone": 1, "sft": 1, "states": 1, "bam": 1},
-    **{"evaluate": 3, "judge": 1, "compare": 1},
+    **{"evaluate": 3, "judge": 1, "compare": 1, "probe": 1},
 }
 """Raised when the code of a step changes what it makes, so that old results are not taken for new ones."""
 _EDGE_BYTES = 1 << 16
@@ -92,7 +92,7 @@ class Draft:
             identity: JSON values that say all that the step's result depends on, earlier steps by their fingerprints.
         """
         digest = fingerprint({"kind": kind, "version": VERSIONS[kind], **identity})
-        name = " ".join(word for word in (kind, arm or part) if word)
+        name = " ".join(word for word in (kind, part or arm) if word)
         step = Step(kind, name, digest, self.storage.step(kind, digest), what, resources, uses_ray, arm, part)
         self.steps.append(step)
         return step
