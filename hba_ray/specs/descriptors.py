@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from hba_ray.specs.base import Spec
 
 Stream = Literal["pose", "acoustic", "transcripts"]
+VectorStream = Literal["pose", "acoustic"]
 Pooling = Literal["mean_std", "quartiles"]
 Normalisation = Literal["none", "l2", "z_score"]
 
@@ -21,7 +22,7 @@ POSE_VALUES = (33 + 478 + 21 + 21) * 3
 FUNCTIONALS, LOW_LEVEL_VALUES = 6373, 65
 """Values of ComParE_2016: of a clip, and of a frame of 10 ms."""
 STREAMS: tuple[Stream, ...] = ("pose", "acoustic", "transcripts")
-USUAL_STREAMS: tuple[Stream, ...] = ("pose", "acoustic")
+USUAL_STREAMS: tuple[VectorStream, ...] = ("pose", "acoustic")
 """Those of the paper's adapters."""
 _PARTS = {"mean_std": 2, "quartiles": 3}
 

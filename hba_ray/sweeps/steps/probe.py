@@ -9,7 +9,7 @@ from hba_ray.errors import SpecError
 from hba_ray.runtime.progress import progress
 from hba_ray.runtime.storage import write_text
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.descriptors import AcousticSpec, PoseSpec, Stream
+from hba_ray.specs.descriptors import USUAL_STREAMS, AcousticSpec, PoseSpec, VectorStream
 from hba_ray.sweeps.steps import describe
 from hba_ray.sweeps.steps.base import Context, Draft
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS, SCORES
@@ -25,7 +25,7 @@ def plan(draft: Draft) -> None:
     spec = draft.spec
     if not spec.descriptors.probe:
         return
-    streams = [stream for stream in ("pose", "acoustic") if stream in describe.settings(spec).streams]
+    streams: list[VectorStream] = [stream for stream in USUAL_STREAMS if stream in describe.settings(spec).streams]
     if not streams:
         raise SpecError("descriptors.probe", "there are no vectors to probe", "name pose or acoustic in descriptors.streams")
     for stream in streams:
@@ -40,7 +40,7 @@ def make(context: Context) -> dict[str, Any]:
     from hba_ray.evaluation.scores import score_predictions
 
     spec, index = context.spec, context.index
-    stream = cast(Stream, context.part)
+    stream = cast(VectorStream, context.part)
     with progress(f"{context.arm}", total=len(index.counts())) as bar:
         table, probed = probe(
             describe.open_descriptors(spec, index),
