@@ -12,7 +12,7 @@ import sys
 import typer
 
 from hba_ray import __version__
-from hba_ray.cli import atlas, describe, export, jobs, judging, runs, specs
+from hba_ray.cli import atlas, describe, doctor, export, jobs, judging, runs, specs
 from hba_ray.cli.base import complaints, console
 from hba_ray.errors import HbaError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 for group in (specs, runs, describe, export, judging, jobs):
     app.add_typer(group.app)
 app.add_typer(atlas.app, name="atlas")
+app.add_typer(doctor.app, name="doctor")
 
 
 def main() -> None:

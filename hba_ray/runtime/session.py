@@ -85,13 +85,18 @@ def check_store(tracking: TrackingSpec, session: Session) -> None:
         )
 
 
-def local_cpus(spec: ComputeSpec) -> int:
-    """Logical CPUs of a private Ray: as stated, or the cores of the machine, at least four."""
-    return spec.cpus or max(4, os.cpu_count() or 1)
+def rollout_cpus(spec: ComputeSpec) -> int:
+    """CPUs that a run of verl holds: three for the workers of each GPU, and its driver, queue, storage, server and rollout worker."""
+    return 3 * max(1, spec.workers) + 7
+
+
+def local_cpus(spec: ComputeSpec, *, rollouts: bool = False) -> int:
+    """Logical CPUs of a private Ray: as stated, or the cores of the machine, at least four; and what verl holds, on top."""
+    return (spec.cpus or max(4, os.cpu_count() or 1)) + (rollout_cpus(spec) if rollouts else 0)
 
 
 @contextmanager
-def ray_session(spec: ComputeSpec, log_folder: Path) -> Iterator[Session]:
+def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: bool = False) -> Iterator[Session]:
     """Ray for the time of the block; shut down and the environment restored after it, also on Ctrl-C.
 
     Inside another session, or where Ray already runs in this process, that one is used and left alone.
@@ -99,6 +104,8 @@ def ray_session(spec: ComputeSpec, log_folder: Path) -> Iterator[Session]:
     Args:
         spec: `address` says which Ray; `cpus` and `object_store_mib` shape a private one.
         log_folder: gets `ray.log` (what Ray says to this process) and the logs of a private Ray's processes.
+        rollouts: verl will run in it. A private Ray without GPUs then has logical ones, one for each worker, since
+            verl counts its places in GPUs on any machine.
 
     Raises:
         EnvironmentMissing: no such cluster, no token for it, or not enough CPUs or GPUs in it.
@@ -113,8 +120,8 @@ def ray_session(spec: ComputeSpec, log_folder: Path) -> Iterator[Session]:
         stack.enter_context(_environ())
         stack.enter_context(_ray_log(log_folder / "ray.log"))
         if spec.address == "local":
-            check_capacity(spec, local_cpus(spec), float("inf"))
-            stack.enter_context(_private(spec, log_folder))
+            check_capacity(spec, local_cpus(spec, rollouts=rollouts), float("inf"))
+            stack.enter_context(_private(spec, log_folder, rollouts))
         else:
             stack.enter_context(_joined(spec))
         session = _describe(spec)
@@ -123,7 +130,7 @@ def ray_session(spec: ComputeSpec, log_folder: Path) -> Iterator[Session]:
 
 
 @contextmanager
-def _private(spec: ComputeSpec, log_folder: Path) -> Iterator[None]:
+def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[None]:
     import ray
 
     port = _free_port()
@@ -134,7 +141,8 @@ def _private(spec: ComputeSpec, log_folder: Path) -> Iterator[None]:
     try:
         ray.init(
             address="local",
-            num_cpus=local_cpus(spec),
+            num_cpus=local_cpus(spec, rollouts=rollouts),
+            num_gpus=max(1, spec.workers) if rollouts and not spec.gpus_per_worker else None,
             object_store_memory=spec.object_store_mib * 2**20,
             include_dashboard=True,
             dashboard_host=LOOPBACK,

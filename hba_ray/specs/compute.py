@@ -29,7 +29,7 @@ class ComputeSpec(Spec):
     address: str = "local"
     """`local` starts a private Ray on this machine, `auto` joins the running one, or an address."""
     cpus: int | None = Field(default=None, ge=1)
-    """Logical CPUs of a local Ray; null is the number of cores, at least four."""
+    """Logical CPUs of a local Ray; null is the number of cores, at least four. Where the stage `grpo` runs, verl's come on top."""
     object_store_mib: int = Field(default=512, ge=80)
     """Shared memory of a local Ray, MiB."""
     storage: str = "runs"

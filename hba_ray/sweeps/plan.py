@@ -11,10 +11,10 @@ from __future__ import annotations
 from hba_ray.errors import SpecError
 from hba_ray.runtime.storage import Storage
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, generation, judge, probe, sft
+from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, generation, grpo, judge, probe, sft
 from hba_ray.sweeps.steps.base import Draft, Step
 
-STAGES = {"sft": sft.plan, "bam": bam.plan}
+STAGES = {"sft": sft.plan, "bam": bam.plan, "grpo": grpo.plan}
 """Stage of a spec -> what adds its steps to a plan."""
 
 

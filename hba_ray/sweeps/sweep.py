@@ -104,7 +104,7 @@ def _runner(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[RunParts]:
         return
     from hba_ray.sweeps.tuning import run_parts, trials_at_once  # imports Ray
 
-    with ray_session(spec.compute, plan.folder / "logs") as session:
+    with ray_session(spec.compute, plan.folder / "logs", rollouts="grpo" in spec.stages) as session:
         check_store(spec.tracking, session)
         sweep = spec.sweep
         at_once = min(trials_at_once(trial.spec, session, sweep.concurrent if sweep else None) for trial in plan.trials)

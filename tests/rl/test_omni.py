@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from hba_ray.data.batches import process
+from hba_ray.models.backbone import load_backbone, load_processor
+from hba_ray.rl.omni import OmniActor, drop_repeats, register_actor, unsampled_ids
+from hba_ray.rl.parity import model_inputs, positions
+from hba_ray.rl.prompts import make_prompt
+from tests.rl.conftest import Toy
+
+SIGNATURES = ("text", "text_audio", "text_video", "text_video_audio")
+
+
+def inputs_of(toy: Toy, omni: Any, signature: str) -> dict[str, torch.Tensor]:
+    _, processor = omni
+    prompt = make_prompt(str(toy.atlas / "train"), toy.line(signature), toy.settings)
+    return model_inputs(processor, prompt)
+
+
+def scores(actor: OmniActor, row: dict[str, torch.Tensor], **given: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return actor(**{**row, "use_cache": False, **given}).logits.log_softmax(-1)
+
+
+def test_weights_have_vllms_names_and_the_backbones_values(toy: Toy, omni: Any):
+    actor, _ = omni
+    backbone = load_backbone(str(toy.tiny), dtype=torch.float32)
+    own = dict(actor.named_parameters())
+    assert own.keys() == {f"thinker.{name}" for name, _ in backbone.named_parameters()}
+    assert all(torch.equal(own[f"thinker.{name}"], weight) for name, weight in backbone.named_parameters())
+
+
+def test_transformers_factory_makes_the_actor(toy: Toy):
+    register_actor()
+    assert isinstance(AutoModelForImageTextToText.from_pretrained(toy.start), OmniActor)
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_a_prompt_is_what_training_makes_of_the_row(toy: Toy, omni: Any, signature: str):
+    prompt = make_prompt(str(toy.atlas / "train"), toy.line(signature), toy.settings)
+    processor = load_processor(str(toy.tiny))
+    text = processor.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
+    videos = [(frames.numpy(), facts["fps"]) for frames, facts in prompt.media.get("videos", [])]
+    expected = process(processor, [text], {"audio": prompt.media.get("audios", []), "video": videos, "image": []})
+    made = inputs_of(toy, omni, signature)
+    assert made["input_ids"][0].tolist() == expected.pop("input_ids")[0]
+    assert {name for name in made if name not in ("input_ids", "attention_mask")} == expected.keys()
+    for name, value in expected.items():
+        assert torch.allclose(made[name].float(), value.float()), name
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_positions_are_those_of_the_thinker(toy: Toy, omni: Any, signature: str):
+    actor, processor = omni
+    row = inputs_of(toy, omni, signature)
+    own = positions(processor, row)
+    expected, _ = actor.thinker.get_rope_index(
+        row["input_ids"],
+        row.get("image_grid_thw"),
+        row.get("video_grid_thw"),
+        row["attention_mask"],
+        False,
+        None if "feature_attention_mask" not in row else row["feature_attention_mask"].sum(-1),
+        row.get("video_second_per_grid"),
+    )
+    assert torch.equal(own[1:], expected)
+    assert torch.equal(own[0, 0], torch.arange(row["input_ids"].shape[1]))
+
+
+def test_rows_packed_behind_each_other_score_as_rows_alone(toy: Toy, omni: Any):
+    actor, processor = omni
+    rows = [inputs_of(toy, omni, signature) for signature in ("text_video_audio", "text", "text_audio")]
+    alone = [scores(actor, row, position_ids=positions(processor, row))[0] for row in rows]
+    packed = {
+        "input_ids": torch.cat([row["input_ids"] for row in rows], dim=1),
+        "attention_mask": None,
+        "position_ids": torch.cat([positions(processor, row) for row in rows], dim=2),
+    }
+    for name in ("input_features", "feature_attention_mask", "pixel_values_videos", "video_grid_thw", "video_second_per_grid"):
+        found = [row[name] for row in rows if name in row]
+        longest = max(value.shape[-1] for value in found)
+        pad = name in ("input_features", "feature_attention_mask")
+        packed[name] = torch.cat([torch.nn.functional.pad(value, (0, longest - value.shape[-1])) if pad else value for value in found])
+    together = scores(actor, {}, **packed)[0]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-4)
+
+
+def test_tokens_that_stand_for_clips_have_no_probability(toy: Toy, omni: Any):
+    actor, processor = omni
+    row = inputs_of(toy, omni, "text_audio")
+    never = scores(actor, row, position_ids=positions(processor, row))[..., unsampled_ids(processor.tokenizer)]
+    assert never.max() < -1e3 and torch.isfinite(never).all()
+    assert len(set(unsampled_ids(processor.tokenizer))) == 8
+
+
+@pytest.mark.parametrize("signature", ("text", "text_audio", "text_video"))
+def test_a_worker_without_clips_runs_the_idle_towers_and_changes_nothing(toy: Toy, omni: Any, signature: str):
+    actor, processor = omni
+    row = inputs_of(toy, omni, signature)
+    logits = actor(**row, position_ids=positions(processor, row), use_cache=False).logits
+    extra = actor._idle_towers(row, logits)
+    extra.backward()
+    assert extra == 0
+    ran = {name.split(".")[1] for name, weight in actor.named_parameters() if weight.grad is not None}
+    actor.zero_grad(set_to_none=True)
+    assert ran == {"text": {"audio_tower", "visual"}, "text_audio": {"visual"}, "text_video": {"audio_tower"}}[signature]
+
+
+def test_expanded_placeholders_shrink_to_one_for_each_clip(toy: Toy, omni: Any):
+    _, processor = omni
+    ids = inputs_of(toy, omni, "text_video_audio")["input_ids"][0].tolist()
+    media = (processor.audio_token_id, processor.video_token_id)
+    short = drop_repeats(ids, media)
+    assert [short.count(token) for token in media] == [1, 1]
+    assert [token for token in ids if token not in media] == [token for token in short if token not in media]

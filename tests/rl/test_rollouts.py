@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hba_ray.data.atlas import AtlasIndex, build_index
+from hba_ray.errors import BadMedia, DataError, TrainingError
+from hba_ray.rl.dataset import AtlasDataset, atlas_index
+from hba_ray.rl.prompts import make_prompt
+from hba_ray.rl.records import note_failure, read_failures
+from tests.rl.conftest import Toy
+
+
+@pytest.fixture
+def atlas(toy: Toy, tmp_path: Path) -> Path:
+    """A copy of the toy atlas that can be damaged."""
+    shutil.copytree(toy.atlas / "rows", tmp_path / "atlas" / "rows")
+    build_index(toy.spec.atlas, tmp_path / "atlas" / "rows", "jsonl").save(tmp_path / "atlas")
+    return tmp_path / "atlas"
+
+
+def test_a_missing_audio_file_is_named_with_its_row(toy: Toy, atlas: Path):
+    line = toy.line("text_audio")
+    for clip in (atlas / "rows").rglob("*.wav"):
+        clip.unlink()
+    with pytest.raises(DataError, match=r"row \d+.*\.wav.*not there") as raised:
+        make_prompt(str(atlas / "train"), line, toy.settings)
+    assert raised.value.reason == "missing file"
+
+
+def test_a_damaged_clip_is_named_with_its_row(toy: Toy, atlas: Path):
+    for clip in (atlas / "rows").rglob("*.wav"):
+        clip.write_bytes(b"RIFF0000")
+    with pytest.raises(BadMedia, match="train row toy_"):
+        make_prompt(str(atlas / "train"), toy.line("text_audio"), toy.settings)
+
+
+def test_clips_are_decoded_to_the_specs_budget_and_vllm_is_told_their_rate(toy: Toy):
+    prompt = make_prompt(str(toy.atlas / "train"), toy.line("text_video_audio"), toy.settings)
+    frames, facts = prompt.media["videos"][0]
+    assert frames.shape == (4, 3, 56, 56)
+    assert prompt.settings == {"do_resize": False, "do_sample_frames": False, "fps": facts["fps"]}
+    assert len(prompt.media["audios"][0]) <= 2 * 16_000
+    kinds = [part["type"] for part in prompt.messages[0]["content"]]
+    assert kinds.count("video") == kinds.count("audio") == 1
+
+
+def test_withheld_modalities_do_not_reach_the_prompt(toy: Toy):
+    prompt = make_prompt(str(toy.atlas / "train"), toy.line("text_video_audio"), replace(toy.settings, modalities=("audio",)))
+    assert prompt.media.keys() == {"audios"}
+
+
+def test_a_row_of_the_dataset_is_small_and_knows_its_truth(toy: Toy):
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.create({"hba": vars(toy.settings) | {"modalities": list(toy.settings.modalities)}})
+    row = AtlasDataset([str(toy.atlas / "train")], None, config)[0]
+    assert len(json.dumps({name: value for name, value in row.items() if name != "dummy_tensor"})) < 4000
+    assert row["data_source"].startswith("toy_") and row["reward_model"]["ground_truth"]
+    assert "<think>" in row["raw_prompt"][0]["content"]
+    assert isinstance(atlas_index(str(toy.atlas / "train")), AtlasIndex)
+
+
+def test_failures_are_read_back_as_they_were_noted(tmp_path: Path):
+    note_failure(tmp_path / "failures.jsonl", DataError("row a", "is bad", reason="prompt too long"))
+    note_failure(tmp_path / "failures.jsonl", TrainingError("grpo", "ended"))
+    rows = read_failures(tmp_path / "failures.jsonl")
+    assert [(row["kind"], row.get("reason")) for row in rows] == [("DataError", "prompt too long"), ("TrainingError", None)]
+    assert read_failures(tmp_path / "none.jsonl") == []
