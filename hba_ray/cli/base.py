@@ -61,7 +61,7 @@ def read(spec: Path, overrides: list[str] | None) -> ExperimentSpec:
     from hba_ray.data.tasks import find_dataset
 
     loaded = (spec_of_atlas if spec.is_dir() else load_spec)(spec, overrides or [])
-    for name in loaded.atlas.datasets or ():
+    for name in (*(loaded.atlas.datasets or ()), *loaded.atlas.held_out):
         try:
             find_dataset(name)
         except HbaError as unknown:

@@ -11,13 +11,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hba_ray.data.rows import MEDIA_COLUMNS, Row, parse_row
@@ -96,6 +97,17 @@ class AtlasIndex:
     def rows_of(self, split: str) -> np.ndarray:
         """Line numbers of the table that belong to a split, in file order."""
         return self._split_rows[split]
+
+    def without(self, datasets: Sequence[str], splits: Sequence[str]) -> AtlasIndex:
+        """The index less the rows of some datasets in some splits."""
+        if not datasets:
+            return self
+        leaves = pc.field("dataset").isin(list(datasets)) & pc.field("split").isin(list(splits))
+        return replace(self, table=self.table.filter(~leaves))
+
+    def only(self, dataset: str) -> AtlasIndex:
+        """The rows of one dataset."""
+        return replace(self, table=self.table.filter(pc.field("dataset") == dataset))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """dataset -> split -> rows."""

@@ -11,6 +11,7 @@ from hba_ray.specs.model import LoraSpec, ModelSpec, TinySpec
 from hba_ray.specs.paper import Contrast, Gate, MeasuredBy, PaperSpec
 from hba_ray.specs.sft import SftSpec
 from hba_ray.specs.sweep import AshaSpec, DrawSpec, SweepSpec
+from hba_ray.specs.transfer import TransferSpec
 from hba_ray.specs.trials import Trial, trials
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "TinySpec",
     "ToySpec",
     "TrackingSpec",
+    "TransferSpec",
     "Trial",
     "fingerprint",
     "load_spec",

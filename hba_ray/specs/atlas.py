@@ -51,6 +51,8 @@ class AtlasSpec(Spec):
     """Layout to read where `root` holds both; `toy` is written in both and read as parquet by default."""
     datasets: tuple[str, ...] | None = None
     """Datasets to use, by id or alias (`hba atlas list`); all by default."""
+    held_out: tuple[str, ...] = ()
+    """Datasets, by id or alias, that no stage trains or validates on, but `transfer`; they are evaluated all the same."""
     modalities: tuple[Modality, ...] = ("text", "audio", "video", "image")
     """Modalities shown to the model. A modality left out is withheld from every row; text stays."""
     on_bad_row: Literal["fail", "drop"] = "fail"

@@ -17,6 +17,7 @@ from hba_ray.specs.model import ModelSpec
 from hba_ray.specs.paper import PaperSpec
 from hba_ray.specs.sft import SftSpec
 from hba_ray.specs.sweep import SweepSpec
+from hba_ray.specs.transfer import TransferSpec
 
 AUTHORS: dict[str, dict[str, Any]] = {
     "model": {"media_to_backbone": False, "lora": {"scope": "all"}},
@@ -36,13 +37,14 @@ class ExperimentSpec(Spec):
     """Seed of initialisation, order and dropout."""
     compat: Literal["paper", "authors"] = "paper"
     """`authors` takes the released code's behaviour wherever it differs from the paper."""
-    stages: tuple[Literal["sft", "bam", "grpo"], ...] = Field(default=("sft",), min_length=1)
+    stages: tuple[Literal["sft", "bam", "transfer", "grpo"], ...] = Field(default=("sft",), min_length=1)
     """What is trained, in this order."""
     atlas: AtlasSpec
     descriptors: DescriptorsSpec = DescriptorsSpec()
     model: ModelSpec = ModelSpec()
     sft: SftSpec = SftSpec()
     bam: BamSpec = BamSpec()
+    transfer: TransferSpec = TransferSpec()
     grpo: GrpoSpec = GrpoSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     sweep: SweepSpec | None = None
@@ -89,6 +91,12 @@ class ExperimentSpec(Spec):
             raise ValueError(
                 f"sft.batch {self.sft.batch} is not a multiple of compute.micro_batch x compute.workers = {rows}: change one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _transfer_has_datasets(self) -> ExperimentSpec:
+        if "transfer" in self.stages and not self.atlas.held_out:
+            raise ValueError("the stage 'transfer' trains on held-out datasets, and atlas.held_out names none: name them")
         return self
 
     @model_validator(mode="after")

@@ -11,10 +11,10 @@ from __future__ import annotations
 from hba_ray.errors import SpecError
 from hba_ray.runtime.storage import Storage
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, generation, grpo, judge, probe, sft
+from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, generation, grpo, judge, probe, sft, transfer
 from hba_ray.sweeps.steps.base import Draft, Step
 
-STAGES = {"sft": sft.plan, "bam": bam.plan, "grpo": grpo.plan}
+STAGES = {"sft": sft.plan, "bam": bam.plan, "transfer": transfer.plan, "grpo": grpo.plan}
 """Stage of a spec -> what adds its steps to a plan."""
 
 
@@ -47,7 +47,8 @@ def plan(spec: ExperimentSpec, storage: Storage) -> list[Step]:
 
 def arms(spec: ExperimentSpec) -> list[str]:
     """The arms that a spec's stages make, as reports name them, those without what `evaluate.robustness` names, and its baselines."""
-    made = [arm for stage in spec.stages for arm in (bam.arms(spec) if stage == "bam" else [stage])]
+    several = {"bam": bam.arms, "transfer": lambda of: [transfer.arm(of)]}
+    made = [arm for stage in spec.stages for arm in (several[stage](spec) if stage in several else [stage])]
     less = [f"{arm}{evaluate.WITHOUT}{name}" for arm in evaluate.seeing(spec, made) for name in spec.evaluate.robustness]
     return [*made, *less, *generation.baselines(spec)]
 

@@ -29,12 +29,14 @@ class SftJob:
     Attributes:
         backbone: folder or hub id.
         log: file of the step log, which rank 0 writes.
+        init: folder of a trained model to start from; by default the backbone with fresh LoRA and heads.
     """
 
     spec: ExperimentSpec
     backbone: str
     index: AtlasIndex
     log: str
+    init: str | None = None
 
     def settings_for(self, split: str) -> BatchSettings:
         """How a split's rows become micro-batches."""
@@ -85,6 +87,10 @@ def train_sft(job: SftJob, make: Make, store: Store, *, rank: int = 0, world: in
     feed = Feed(job.index, job.order(rank, world), make)
     torch.manual_seed(spec.seed)  # the same LoRA and heads on every worker
     model = build_model(spec, job.backbone, bf16=bf16)
+    if job.init:
+        from hba_ray.models.checkpoints import load_model
+
+        load_model(model, Path(job.init))
     join_process_group(gpu=spec.compute.gpus_per_worker > 0)
     engine = start_engine(model, spec, steps=schedule_steps(spec, feed, world), bf16=bf16)
     log = StepLog(Path(job.log))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hba_ray.specs import ExperimentSpec
-from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, grpo, judge, probe, sft, states
+from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, grpo, judge, probe, sft, states, transfer
 from hba_ray.sweeps.steps.base import Context
 
 MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
@@ -15,6 +15,7 @@ MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "sft": sft.make,
     "states": states.make,
     "bam": bam.make,
+    "transfer": transfer.make,
     "grpo": grpo.make,
     "evaluate": evaluate.make,
     "judge": judge.make,
@@ -28,6 +29,7 @@ NOTES: dict[str, Callable[[ExperimentSpec, Mapping[str, Any]], list[str]]] = {
     "describe": describe.notes,
     "sft": sft.notes,
     "bam": bam.notes,
+    "transfer": transfer.notes,
     "grpo": grpo.notes,
     "evaluate": evaluate.notes,
     "judge": judge.notes,

@@ -26,6 +26,8 @@ def _identity(draft: Draft) -> dict[str, Any]:
     """What the rows are: the generator's settings, or the content of the files."""
     atlas = draft.spec.atlas
     chosen = atlas.model_dump(mode="json", include={"source", "format", "datasets", "on_bad_row", "limit", "split_surprise", "split_by"})
+    if atlas.held_out:
+        chosen["held_out"] = list(atlas.held_out)
     if atlas.source == "toy":
         return {**chosen, "toy": atlas.toy.identity()}
     if atlas.source == "released":

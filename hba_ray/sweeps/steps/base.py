@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hba_ray.data.tasks import find_dataset
 from hba_ray.runtime.storage import Storage, done, read_lines
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.sweeps.follow import Metrics
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
 VERSIONS = {
-    **{"atlas": 1, "describe": 1, "backbone": 1, "sft": 1, "states": 1, "bam": 1, "grpo": 1},
+    **{"atlas": 1, "describe": 1, "backbone": 1, "sft": 1, "states": 1, "bam": 1, "transfer": 1, "grpo": 1},
     **{"evaluate": 3, "judge": 1, "compare": 1, "probe": 1},
 }
 """Raised when the code of a step changes what it makes, so that old results are not taken for new ones."""
@@ -118,6 +119,12 @@ class Context:
 
     @property
     def index(self) -> AtlasIndex:
+        """The rows as stages see them: those of held-out datasets are in the test split alone."""
+        return self.whole_index.without([find_dataset(name).id for name in self.spec.atlas.held_out], ("train", "validation"))
+
+    @property
+    def whole_index(self) -> AtlasIndex:
+        """All rows of the atlas."""
         from hba_ray.data.atlas import AtlasIndex
 
         return AtlasIndex.load(self.folders["atlas"])
@@ -137,20 +144,21 @@ def training_resources(spec: ExperimentSpec) -> str:
     return f"{cpus:g} CPUs{gpus} ({workers} worker{'s' if workers > 1 else ''})"
 
 
-def shown_metrics(kind: str, line: Mapping[str, Any]) -> tuple[Metrics, int]:
-    """A line of a step's log under the names that MLflow shows, and its optimiser step.
+def shown_metrics(name: str, line: Mapping[str, Any]) -> tuple[Metrics, int]:
+    """A line of the log of a step with this name, under the names that MLflow shows, and its optimiser step.
 
     >>> shown_metrics("sft", {"step": 3, "loss": 0.5, "improved": True})
     ({'sft/loss': 0.5}, 3)
     """
-    numbers = {name: value for name, value in line.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-    return {f"{kind}/{name}": float(value) for name, value in numbers.items() if name != "step"}, int(line["step"])
+    numbers = {key: value for key, value in line.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    place = name.replace(" ", "/")
+    return {f"{place}/{key}": float(value) for key, value in numbers.items() if key != "step"}, int(line["step"])
 
 
 def logged_metrics(step: Step) -> Iterator[tuple[Metrics, int]]:
     """All metrics that a step has logged, whoever ran it; where lines were taken back, the first of a step counts."""
     for line in read_lines(step.folder / STEP_LOG):
-        yield shown_metrics(step.kind, line)
+        yield shown_metrics(step.name, line)
 
 
 def digest_file(path: Path) -> tuple[int, str]:

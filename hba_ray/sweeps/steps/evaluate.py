@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.runtime.progress import Bar, progress
 from hba_ray.runtime.storage import write_text
 from hba_ray.specs import ExperimentSpec
-from hba_ray.sweeps.steps import bam, generation
+from hba_ray.sweeps.steps import bam, generation, transfer
 from hba_ray.sweeps.steps.base import Context, Draft, Step, count_drops, training_resources
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def plan(draft: Draft, arm: str) -> Step:
     """
     spec = draft.spec
     whole, hidden = whole_and_hidden(arm)
-    if generation.is_generative(spec, arm):
+    if transfer.is_arm(arm):
+        identity = {"models": transfer.models(draft), "evaluate": spec.evaluate.identity()}
+    elif generation.is_generative(spec, arm):
         identity = generation.identity(draft, arm)
     else:
         identity = {"model": draft[whole.split("+")[-1]].fingerprint, "evaluate": spec.evaluate.identity()}
@@ -78,11 +80,15 @@ def make(context: Context) -> dict[str, Any]:
             reference = arm.replace(bam.ARM, "sft") if hidden else bam.reference(spec)
             before = pq.read_table(context.folders[f"evaluate {reference}"] / PREDICTIONS)
             records, drops = bam.predictions(context, before.to_pylist(), bar, hidden), []
+        elif transfer.is_arm(arm):
+            records, drops = transfer.predictions(context, bar)
         else:
             records, drops = _predict(context, hidden, bar)
     table = pa.Table.from_pylist(sorted(records, key=lambda record: (record["dataset"], record["sample_id"])), schema=SCHEMA)
     pq.write_table(table, context.folder / PREDICTIONS)
-    scores = score_predictions(table, index.label_counts("train"), datasets=index.counts(), published_model=published_model(spec, arm))
+    listed = transfer.datasets(spec) if transfer.is_arm(arm) else list(index.counts())
+    counts, published = context.whole_index.label_counts("train"), published_model(spec, arm)
+    scores = score_predictions(table, counts, datasets=listed, published_model=published)
     write_text(context.folder / SCORES, scores.to_json())
     facts = {"arm": arm, **generation.facts_of(records)} if generation.is_generative(spec, arm) else {}
     return {"rows": len(records), "drops": count_drops(drops), **facts}

@@ -77,7 +77,9 @@ def make(context: Context) -> dict[str, Any]:
     pq.write_table(verdict_table(verdicts), context.folder / VERDICTS)
     said = {(verdict.dataset, verdict.sample_id): verdict.correct for verdict in verdicts}
     published = published_model(context.spec, context.arm or "")
-    scores = score_predictions(predictions, index.label_counts("train"), datasets=index.counts(), verdicts=said, published_model=published)
+    scores = score_predictions(
+        predictions, context.whole_index.label_counts("train"), datasets=index.counts(), verdicts=said, published_model=published
+    )
     write_text(context.folder / SCORES, scores.to_json())
     return {"arm": context.arm, **summary(verdicts, judge)}
 

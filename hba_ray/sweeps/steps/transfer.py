@@ -1,0 +1,100 @@
+"""The transfer steps, one for each held-out dataset: the SFT model, or the bare backbone with fresh heads, learns it briefly.
+
+Their arm is evaluated on the held-out datasets alone, each with its own model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import gcd
+from typing import TYPE_CHECKING, Any
+
+from hba_ray.data.tasks import find_dataset
+from hba_ray.runtime.progress import Bar
+from hba_ray.specs import ExperimentSpec
+from hba_ray.sweeps.steps import sft
+from hba_ray.sweeps.steps.base import Context, Draft, Step, training_resources
+
+if TYPE_CHECKING:
+    from hba_ray.data.atlas import Drop
+
+ARM = "transfer"
+
+
+def plan(draft: Draft) -> list[Step]:
+    return [_plan(draft, dataset) for dataset in datasets(draft.spec)]
+
+
+def arm(spec: ExperimentSpec) -> str:
+    """`sft+transfer` where the stage sft comes before, else `transfer`."""
+    return f"sft+{ARM}" if _starts_from_sft(spec) else ARM
+
+
+def is_arm(name: str | None) -> bool:
+    return (name or "").split("+")[-1] == ARM
+
+
+def datasets(spec: ExperimentSpec) -> list[str]:
+    """The held-out datasets, by id."""
+    return [find_dataset(name, where="atlas.held_out").id for name in spec.atlas.held_out]
+
+
+def models(draft: Draft) -> list[str]:
+    """Fingerprints of the models that the arm consists of."""
+    return [draft[f"{ARM} {dataset}"].fingerprint for dataset in datasets(draft.spec)]
+
+
+def spec_for(spec: ExperimentSpec, dataset: str) -> ExperimentSpec:
+    """The spec that trains one dataset's model: fewer workers and smaller micro-batches where its batch is small."""
+    batch = spec.transfer.batch_of(dataset)
+    micro_batch = gcd(spec.compute.micro_batch, batch)
+    workers = gcd(spec.compute.workers, batch // micro_batch) if spec.compute.workers else 0
+    settings = spec.sft.model_copy(
+        update={
+            "epochs": spec.transfer.epochs_of(dataset),
+            "batch": batch,
+            "lr": spec.transfer.lr,
+            "warmup_steps": spec.transfer.warmup_steps,
+        }
+    )
+    compute = spec.compute.model_copy(update={"micro_batch": micro_batch, "workers": workers})
+    return spec.model_copy(update={"sft": settings, "compute": compute})
+
+
+def make(context: Context) -> dict[str, Any]:
+    dataset = str(context.part)
+    spec = spec_for(context.spec, dataset)
+    init = str(context.folders["sft"] / "model") if _starts_from_sft(spec) else None
+    return sft.train(context, spec, context.whole_index.only(dataset), name=f"{ARM} {dataset}", init=init)
+
+
+def predictions(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[Drop]]:
+    """Each held-out dataset by its own model."""
+    from hba_ray.evaluation.predict import PredictJob, predict
+
+    records: list[dict[str, Any]] = []
+    drops: list[Drop] = []
+    for dataset in datasets(context.spec):
+        folder = context.folders[f"{ARM} {dataset}"]
+        job = PredictJob(context.spec, context.backbone, str(folder / "model"), context.whole_index.only(dataset))
+        for made, dropped in predict(job):
+            records += made
+            drops += dropped
+            bar.advance(len(made) + len(dropped))
+    return records, drops
+
+
+def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
+    start = "the SFT model" if _starts_from_sft(spec) else "the backbone with fresh heads"
+    return [f"Transfer from {start}: {facts['optimizer_steps']} optimiser steps, {facts['epochs']} epochs on one held-out dataset."]
+
+
+def _plan(draft: Draft, dataset: str) -> Step:
+    spec = spec_for(draft.spec, dataset)
+    identity = {**sft.identity(draft, spec), "dataset": dataset, "init": draft["sft"].fingerprint if _starts_from_sft(spec) else None}
+    what = f"{spec.sft.epochs} epochs on {dataset}, batch {spec.sft.batch}, from the {'SFT model' if identity['init'] else 'backbone'}"
+    return draft.add(ARM, identity, what, part=dataset, resources=training_resources(spec), uses_ray=True)
+
+
+def _starts_from_sft(spec: ExperimentSpec) -> bool:
+    return "sft" in spec.stages[: spec.stages.index(ARM)]
