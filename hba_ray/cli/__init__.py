@@ -12,14 +12,14 @@ import sys
 import typer
 
 from hba_ray import __version__
-from hba_ray.cli import atlas, describe, doctor, export, jobs, judging, runs, specs
+from hba_ray.cli import atlas, describe, doctor, export, jobs, judging, reproduce, runs, specs
 from hba_ray.cli.base import complaints, console
 from hba_ray.errors import HbaError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Experiments on human behaviour, from one spec."
 )
-for group in (specs, runs, describe, export, judging, jobs):
+for group in (specs, runs, reproduce, describe, export, judging, jobs):
     app.add_typer(group.app)
 app.add_typer(atlas.app, name="atlas")
 app.add_typer(doctor.app, name="doctor")

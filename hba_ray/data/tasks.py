@@ -93,6 +93,11 @@ class Dataset:
     def is_toy(self) -> bool:
         return self.source == "toy"
 
+    @property
+    def is_benchmark(self) -> bool:
+        """One of the sixteen of Table 2. IEMOCAP, which the paper transfers to (Table 9), is none."""
+        return self.source not in ("toy", "iemocap")
+
 
 def _dataset(
     id: str,
@@ -188,6 +193,7 @@ _DATASETS = (
         "mmpsy_anxiety", "MMPsy (ANX)", "ANX", "Path", "T", counts=(893, 191, 191), aliases=("mmpsy_anx", "MMPsy (A)"), source="mmpsy"
     ),
     _dataset("ptsd_in_the_wild", "PTSD-in-the-Wild", "PTSD", "Path", "TAV", counts=(506, 64, 64), aliases=("ptsd_wild", "ptsd")),
+    _dataset("iemocap", "IEMOCAP", "EMO", "Aff", "TAV", (*_SIX, "surprise")),
     _dataset("toy_tone", "toy tone", "EMO", "Aff", "TA", ("anger", "happy", "sad"), source="toy"),
     _dataset("toy_nod", "toy nod", "SEN", "Aff", "TV", ("negative", "neutral", "positive"), source="toy"),
     _dataset("toy_words", "toy words", "SAR", "Soc", "T", source="toy"),

@@ -142,7 +142,8 @@ class Column:
         """The datasets that a row's subject means."""
         if subject in DATASETS:
             return (subject,)
-        return tuple(name for name, dataset in DATASETS.items() if _is_of(name, subject) and dataset.is_toy == self.toy)
+        counts = {name: known.is_toy if self.toy else known.is_benchmark for name, known in DATASETS.items()}
+        return tuple(name for name in DATASETS if _is_of(name, subject) and counts[name])
 
     def estimate(self, row: str) -> Estimate:
         """A row's number with its interval; missing where nothing was predicted or measured of it.
@@ -242,7 +243,9 @@ class Column:
 
 
 def compare(of: Column, over: Column, row: str) -> tuple[Comparison, tuple[str, ...]]:
-    """`of` minus `over` on the rows that both predicted, over the seeds that both have, and the datasets compared.
+    """`of` minus `over` on the rows that both predicted, and the datasets compared.
+
+    Seeds are matched: each with its like, or, where one column has a single one, that with all of the other's.
 
     The p-value exchanges the two arms' predictions of a clip, in all seeds at once: it speaks of these
     trained models on other clips. The interval resamples seeds too, so where several were trained it
@@ -252,14 +255,15 @@ def compare(of: Column, over: Column, row: str) -> tuple[Comparison, tuple[str, 
         DataError: the arms disagree about a row's truth.
     """
     subject, _, measure = row.partition("/")
-    seeds = [seed for seed in of.seeds if seed in over.seeds]
-    pairs = {(seed, name) for seed in seeds for name in of.datasets(subject) if (seed, name) in of._of and (seed, name) in over._of}
-    names = tuple(name for name in of.datasets(subject) if pairs and all((seed, name) in pairs for seed in seeds))
+    seeds = _matched(of.seeds, over.seeds)
+    names = tuple(
+        name for name in of.datasets(subject) if seeds and all((one, name) in of._of and (other, name) in over._of for one, other in seeds)
+    )
     if not names or measure in (*COUNTS, "spearman"):
         return Comparison(_missing(), None, None), ()
     differences, draws_SR, chance_SR, clips = [], [], [], 0
-    for seed in seeds:
-        parts = [_paired(over.lists(seed, name, measure), of.lists(seed, name, measure), name, of.resamples) for name in names]
+    for one, other in seeds:
+        parts = [_paired(over.lists(other, name, measure), of.lists(one, name, measure), name, of.resamples) for name in names]
         differences.append(_mean([part[0] for part in parts]))
         draws_SR.append(np.mean([part[1] for part in parts], axis=0))
         chance_SR.append(np.mean([part[2] for part in parts], axis=0))
@@ -273,6 +277,11 @@ def compare(of: Column, over: Column, row: str) -> tuple[Comparison, tuple[str, 
         None if error is None else minimum_detectable_difference(error),
     )
     return comparison, names
+
+
+def _matched(ones: Sequence[int], others: Sequence[int]) -> list[tuple[int, int]]:
+    shared = [(seed, seed) for seed in ones if seed in others]
+    return shared if min(len(ones), len(others)) != 1 else [(one, other) for one in ones for other in others]
 
 
 def _paired(first: _Lists, second: _Lists, name: str, resamples: int) -> tuple[float | None, np.ndarray, np.ndarray, int]:

@@ -37,17 +37,21 @@ class _Layer:
     """Key path -> line in the file, from 1."""
 
 
-def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
+def load_spec(path: str | Path, overrides: Sequence[str] = (), *, over: Sequence[str | Path] = ()) -> ExperimentSpec:
     """The spec in a file, after its `extends` and the overrides.
 
     Args:
         path: YAML file. `extends` in it names one or several files, relative to it; the nearer wins.
         overrides: `key=value` words; keys are dotted, values are YAML.
+        over: further files whose keys win over the spec's and not over the overrides; their `name` does not.
 
     Raises:
         SpecError: naming the file, the line and the key, with the nearest valid key.
     """
-    return _validated([*_read_chain(Path(path), ()), _read_overrides(overrides)])
+    added = [layer for file in over for layer in _read_chain(Path(file), ())]
+    for layer in added:
+        layer.config.pop("name", None)
+    return _validated([*_read_chain(Path(path), ()), *added, _read_overrides(overrides)])
 
 
 def spec_of_atlas(folder: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:

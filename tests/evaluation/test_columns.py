@@ -131,9 +131,11 @@ def test_a_task_needs_the_same_datasets_of_both_columns_and_uses_those():
     assert datasets == () and nothing.difference.value is None and nothing.p_value is None
 
 
-def test_columns_without_a_common_seed_are_not_compared():
-    comparison, _ = compare(column(("mmsd", 5, 5), seed=1), column(("mmsd", 5, 5), seed=2), "SAR")
-    assert comparison.p_value is None
+def test_seeds_are_matched_and_a_single_one_is_held_against_all():
+    ones, others = (Column([result(rows_of("mmsd", 30, 20), seed=seed) for seed in seeds], resamples=50) for seeds in ((1, 2), (3, 4)))
+    assert compare(ones, others, "SAR")[0].p_value is None
+    single = Column([result(rows_of("mmsd", 30, 20), seed=0)], resamples=50)
+    assert compare(ones, single, "SAR")[0].difference.value == 0
 
 
 def test_arms_on_another_atlas_are_refused():
