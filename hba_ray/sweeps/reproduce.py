@@ -16,9 +16,9 @@ from hba_ray.report.formats import to_csv, to_latex
 from hba_ray.report.published import render_json, render_markdown, sheets
 from hba_ray.report.verdicts import TableVerdict, check_rows, judge_table, toy_row
 from hba_ray.runtime.storage import Storage, done, write_text
-from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, load_spec, trials
+from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, fingerprint, load_spec, trials
 from hba_ray.specs.base import value_at
-from hba_ray.sweeps.plan import plan
+from hba_ray.sweeps.plan import plan, run_fingerprint
 from hba_ray.sweeps.steps.base import Step
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS
 from hba_ray.sweeps.steps.judge import verdicts_in
@@ -123,7 +123,7 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
     planned = planned_arms(spec)
     if not _is_toy(spec):
         check_columns(spec, planned)
-    folder = _run(spec, say)
+    folder = _run(spec, planned, say)
     found = judge_table(paper, measured_columns(paper, planned), is_toy=_is_toy(spec))
     differs = tuple(f"{word} (command line)" for word in overrides)
     return Reproduced(found, differs, tuple(write_table(found, differs, folder)))
@@ -133,7 +133,8 @@ def planned_arms(spec: ExperimentSpec) -> list[PlannedArms]:
     """The trials of a spec, or the one that it is."""
     storage = Storage(spec.compute.storage)
     made = [(trial.name, trial.spec) for trial in trials(spec)] or [(spec.name, spec)]
-    return [PlannedArms(name, one, plan(one, storage)) for name, one in made]
+    plain = [(name, one.model_copy(update={"paper": None})) for name, one in made]  # the table is nothing that a trial depends on
+    return [PlannedArms(name, one, plan(one, storage)) for name, one in plain]
 
 
 def check_columns(spec: ExperimentSpec, planned: Sequence[PlannedArms]) -> None:
@@ -207,17 +208,16 @@ def _seed(spec: ExperimentSpec, arm: str) -> int:
     return spec.seed if own is None else int(own)
 
 
-def _run(spec: ExperimentSpec, say: Callable[[str], None]) -> Path:
-    """Does the trials; gives the folder of the run."""
+def _run(spec: ExperimentSpec, planned: Sequence[PlannedArms], say: Callable[[str], None]) -> Path:
+    """Does the trials, one after the other; gives the folder of the run. Steps that trials share are done once."""
+    from hba_ray.sweeps.trial import run_experiment
+
+    folders = [run_experiment(trial.spec, say).folder for trial in planned]
     if spec.sweep is None:
-        from hba_ray.sweeps.trial import run_experiment
-
-        return run_experiment(spec, say).folder
-    from hba_ray.sweeps.shared import plan_sweep
-    from hba_ray.sweeps.sweep import run_sweep
-
-    run_sweep(spec, say).check()
-    return plan_sweep(spec).folder
+        return folders[0]
+    folder = Storage(spec.compute.storage).run(spec.name, fingerprint([run_fingerprint(list(trial.steps)) for trial in planned]))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _paper(spec: ExperimentSpec) -> PaperSpec:

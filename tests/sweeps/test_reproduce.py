@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hba_ray import cli
 from hba_ray.errors import SpecError
 from hba_ray.report.verdicts import judge_table
 from hba_ray.runtime.storage import finish
 from hba_ray.specs import ExperimentSpec
+from hba_ray.sweeps.plan import STAGES
 from hba_ray.sweeps.reproduce import (
     TOY,
     check_columns,
@@ -110,9 +112,26 @@ def test_a_spec_without_a_table_is_refused():
 def test_every_table_plans_at_both_scales_and_a_trial_measures_each_column(file, tmp_path, toy, monkeypatch):
     monkeypatch.setenv("HBA_ROOT", str(toy.jsonl))
     spec = read_table(file, [f"compute.storage={tmp_path}"])
+    if missing := set(spec.stages) - set(STAGES):
+        pytest.skip(f"no steps for {missing} yet")
     assert spec.paper is not None and spec.paper.table == file.name.partition("_")[0]
     check_columns(spec, planned_arms(spec))
     small = read_table(file, [f"compute.storage={tmp_path}"], toy=SHIPPED / TOY)
     assert small.name == f"{spec.name}-toy" and small.model.backbone == "tiny" and small.compute.gpus_per_worker == 0
     assert len(planned_arms(small)) == len(planned_arms(spec))
     assert all(name.startswith("toy_") for name in small.atlas.held_out) and bool(small.atlas.held_out) == bool(spec.atlas.held_out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["T5"], ["T11"]], ids=" ".join)
+def test_a_table_at_toy_scale_is_printed_without_a_verdict(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ["atlas.limit=6", "atlas.toy.rows=60", "sft.epochs=1", "bam.epochs=1", "model.tiny.hidden=64", "model.tiny.vocabulary=512"]
+    monkeypatch.setattr("sys.argv", ["hba", "reproduce", *words, "--scale", "toy", *small])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().out
+    assert not ended.value.code and "no verdict about the paper is possible" in said and "outcome  no verdict: toy scale" in said
+    facts = json.loads(next(tmp_path.glob(f"runs/*/{words[0]}.json")).read_text())
+    assert {cell["verdict"] for cell in facts["cells"]} <= {"no verdict", "missing", "not judged", "not measured here"}
+    assert any(cell["estimate"]["interval"]["value"] is not None for cell in facts["cells"])
