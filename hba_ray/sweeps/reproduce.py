@@ -16,9 +16,9 @@ from hba_ray.report.formats import to_csv, to_latex
 from hba_ray.report.published import render_json, render_markdown, sheets
 from hba_ray.report.verdicts import TableVerdict, check_rows, judge_table, toy_row
 from hba_ray.runtime.storage import Storage, done, write_text
-from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, fingerprint, load_spec, trials
+from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, load_spec, trials
 from hba_ray.specs.base import value_at
-from hba_ray.sweeps.plan import plan, run_fingerprint
+from hba_ray.sweeps.plan import plan
 from hba_ray.sweeps.steps.base import Step
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS
 from hba_ray.sweeps.steps.judge import verdicts_in
@@ -123,7 +123,7 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
     planned = planned_arms(spec)
     if not _is_toy(spec):
         check_columns(spec, planned)
-    folder = _run(spec, planned, say)
+    folder = _run(spec, say)
     found = judge_table(paper, measured_columns(paper, planned), is_toy=_is_toy(spec))
     differs = tuple(f"{word} (command line)" for word in overrides)
     return Reproduced(found, differs, tuple(write_table(found, differs, folder)))
@@ -208,16 +208,18 @@ def _seed(spec: ExperimentSpec, arm: str) -> int:
     return spec.seed if own is None else int(own)
 
 
-def _run(spec: ExperimentSpec, planned: Sequence[PlannedArms], say: Callable[[str], None]) -> Path:
-    """Does the trials, one after the other; gives the folder of the run. Steps that trials share are done once."""
-    from hba_ray.sweeps.trial import run_experiment
-
-    folders = [run_experiment(trial.spec, say).folder for trial in planned]
+def _run(spec: ExperimentSpec, say: Callable[[str], None]) -> Path:
+    """Does what is not done yet; gives the folder of the run."""
+    plain = spec.model_copy(update={"paper": None})
     if spec.sweep is None:
-        return folders[0]
-    folder = Storage(spec.compute.storage).run(spec.name, fingerprint([run_fingerprint(list(trial.steps)) for trial in planned]))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        from hba_ray.sweeps.trial import run_experiment
+
+        return run_experiment(plain, say).folder
+    from hba_ray.sweeps.sweep import run_sweep
+
+    swept = run_sweep(plain, say)
+    swept.check()
+    return swept.folder
 
 
 def _paper(spec: ExperimentSpec) -> PaperSpec:

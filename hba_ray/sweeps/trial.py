@@ -157,7 +157,7 @@ def check_first(spec: ExperimentSpec, steps: list[Step]) -> None:
 @contextmanager
 def _recorded(tracker: Tracker, spec: ExperimentSpec, fingerprint: str) -> Iterator[None]:
     """The record of the run, closed as what it came to."""
-    tracker.start(spec.name, flat(spec.identity()), standard_tags(fingerprint, spec.seed))
+    tracker.start(spec.name, flat(spec.model_dump(mode="json", exclude={"paper"})), standard_tags(fingerprint, spec.seed))
     status: Status = "FAILED"
     try:
         yield
