@@ -31,6 +31,8 @@ ON_HEAD = {"node:__internal_head__": 0.001}
 MOST_AT_ONCE = 500
 """Drivers that `ON_HEAD` lets onto the head."""
 REPORTS, VALUE = "reports", "value"
+Work = Callable[[Part, Callable[[str], None], str, Callable[[float, int], None] | None], None]
+"""See `do_part`."""
 SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a spec mean the same in a trial
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -62,13 +64,19 @@ def trials_at_once(spec: ExperimentSpec, session: Session, asked: int | None) ->
 
 
 def run_parts(
-    parts: Sequence[Part], at_once: int, folder: Path, note: Callable[[str, Part, Outcome | None], None], asha: AshaSpec | None = None
+    parts: Sequence[Part],
+    at_once: int,
+    folder: Path,
+    note: Callable[[str, Part, Outcome | None], None],
+    asha: AshaSpec | None = None,
+    work: Work = do_part,
 ) -> list[Outcome]:
     """Does all parts, so many at a time.
 
     Args:
         folder: for what Tune writes; emptied.
         note: told of a part that has started, and of its outcome when it has ended.
+        work: does a part, in a process of its own.
 
     Returns:
         Outcomes in the order of the parts.
@@ -77,7 +85,7 @@ def run_parts(
     outcomes: dict[int, Outcome] = {}
     metric = asha.metric if asha else ""
     with _settings():
-        trainable = tune.with_resources(tune.with_parameters(_do, parts=list(parts), metric=metric), ON_HEAD)
+        trainable = tune.with_resources(tune.with_parameters(_do, parts=list(parts), metric=metric, work=work), ON_HEAD)
         tuner = tune.Tuner(
             trainable,
             param_space={"place": tune.grid_search(list(range(len(parts))))},
@@ -100,7 +108,7 @@ def run_parts(
     return [outcomes.get(place, lost[place]) for place in range(len(parts))]
 
 
-def _do(config: dict[str, Any], parts: list[Part], metric: str) -> dict[str, Any]:
+def _do(config: dict[str, Any], parts: list[Part], metric: str, work: Work) -> dict[str, Any]:
     """The trainable. Our own errors are results: tried again, they would only come again; a crash is tried again."""
     part = parts[config["place"]]
 
@@ -108,7 +116,7 @@ def _do(config: dict[str, Any], parts: list[Part], metric: str) -> dict[str, Any
         tune.report({VALUE: value, REPORTS: number})
 
     try:
-        do_part(part, _say, metric, report if metric and part.steps is None else None)
+        work(part, _say, metric, report if metric and part.steps is None else None)
     except HbaError as error:
         return {"failed": str(error)}
     return {"failed": ""}
@@ -131,6 +139,10 @@ class _Watch(tune.Callback):
 
     def __init__(self, parts: Sequence[Part], outcomes: dict[int, Outcome], note: Callable[[str, Part, Outcome | None], None]):
         self.parts, self.outcomes, self.note = parts, outcomes, note
+
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        """Tune writes callbacks down for a restore, which never happens; this one belongs to its driver."""
+        return tune.Callback, ()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self.note("started", self.parts[trial.config["place"]], None)
