@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from hba_ray.data.tasks import find_dataset
-from hba_ray.errors import DataError, EnvironmentMissing, HbaError
+from hba_ray.errors import DataError
 from hba_ray.evaluation.judge_batch import grade_in_batches
 from hba_ray.evaluation.judge_cache import Grade, GradeCache, open_cache
-from hba_ray.evaluation.judge_client import Endpoint, NoReply, Reply
+from hba_ray.evaluation.judge_client import Endpoint, Reply, ask_all
 from hba_ray.evaluation.judge_prompts import Prompts, ReplyFormat, load_prompts, read_verdict
 from hba_ray.runtime.progress import Bar
 from hba_ray.specs.base import fingerprint
@@ -119,7 +119,7 @@ def check_judge(spec: JudgeSpec) -> None:
         EnvironmentMissing: no key, no endpoint, or no such model.
     """
     load_prompts(spec.prompts)
-    _run(_probe(spec))
+    run_coroutine(_probe(spec))
 
 
 def judge_items(items: Sequence[JudgeItem], spec: JudgeSpec, cache: Path, progress: Bar) -> list[Verdict]:
@@ -145,7 +145,7 @@ def judge_items(items: Sequence[JudgeItem], spec: JudgeSpec, cache: Path, progre
     with open_cache(cache, fingerprint(identity), wait_seconds=WAIT_SECONDS, on_wait=waits) as known:
         grading = _Grading(spec, prompts, by_key, known, progress)
         if grading.missing:
-            _run(grading.grade())
+            run_coroutine(grading.grade())
         verdicts = {item: grading.verdict(key, item) for key, copies in by_key.items() for item in copies}
     return [verdicts[item] for item in items]
 
@@ -161,7 +161,6 @@ class _Grading:
         self.spec, self.prompts, self.items, self.known, self.bar = spec, prompts, items, known, bar
         self.missing = {key: copies[0] for key, copies in items.items() if key not in known}
         self._failures: dict[str, str] = {}
-        self._failures_in_a_row = 0
         self._tally: Counter[str] = Counter()
         self._input_tokens = self._output_tokens = 0
         self._count([(key, known[key].correct) for key in items if key in known])
@@ -174,39 +173,17 @@ class _Grading:
             if self.spec.batch:
                 await grade_in_batches(endpoint, turns, fingerprint(_identity(self.spec, self.prompts)), self)
             else:
-                await self._grade_one_by_one(endpoint, turns)
-
-    async def _grade_one_by_one(self, endpoint: Endpoint, turns: Mapping[str, tuple[str, str]]) -> None:
-        waiting = iter(turns.items())
-
-        async def work() -> None:
-            for key, (system, user) in waiting:
-                try:
-                    self.keep(key, await endpoint.ask(system, user))
-                except NoReply as cause:
-                    self.fail(key, cause.what)
-                    if self._failures_in_a_row > self.spec.concurrency:
-                        way_out = "run again later; what is graded is kept"
-                        raise EnvironmentMissing(endpoint.where, f"has stopped answering: {cause.what}", way_out) from None
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.spec.concurrency, len(turns))):
-                    group.create_task(work())
-        except* HbaError as stopped:
-            raise stopped.exceptions[0] from None
+                await ask_all(endpoint, turns, self)
 
     def keep(self, key: str, reply: Reply) -> None:
         grade = _grade(reply)
         self.known.add(key, grade, _content(self.items[key][0]))
-        self._failures_in_a_row = 0
         self._input_tokens += grade.input_tokens
         self._output_tokens += grade.output_tokens
         self._count([(key, grade.correct)])
 
     def fail(self, key: str, what: str) -> None:
         self._failures[key] = what
-        self._failures_in_a_row += 1
         self._count([(key, None)])
 
     def watch(self, state: str) -> None:
@@ -293,7 +270,7 @@ def _checked(items: Sequence[JudgeItem]) -> Sequence[JudgeItem]:
     return items
 
 
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
+def run_coroutine(work: Coroutine[Any, Any, Result]) -> Result:
     """Runs to the end, also where a loop is running already, as in a notebook."""
     try:
         asyncio.get_running_loop()

@@ -10,10 +10,10 @@ import asyncio
 import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.evaluation.judge_client import Endpoint, MalformedReply, NotThere, Reply, read_completion, request_body
+from hba_ray.evaluation.judge_client import Collector, Endpoint, MalformedReply, NotThere, read_completion, request_body
 
 if TYPE_CHECKING:
     from openai.types import Batch
@@ -27,16 +27,6 @@ PATH = "/v1/chat/completions"
 
 Turns = tuple[str, str]
 """The system's and the user's turn."""
-
-
-class Collector(Protocol):
-    """Takes what comes of each key."""
-
-    def keep(self, key: str, reply: Reply) -> None: ...
-
-    def fail(self, key: str, what: str) -> None: ...
-
-    def watch(self, state: str) -> None: ...
 
 
 async def grade_in_batches(endpoint: Endpoint, missing: Mapping[str, Turns], judge: str, collector: Collector) -> None:
@@ -77,7 +67,14 @@ async def _batches_of(endpoint: Endpoint, judge: str) -> list[Batch]:
 
 async def _send(endpoint: Endpoint, part: Mapping[str, Turns], judge: str) -> Batch:
     lines = [
-        json.dumps({"custom_id": key, "method": "POST", "url": PATH, "body": request_body(endpoint.spec, endpoint.dialect, *turns)})
+        json.dumps(
+            {
+                "custom_id": key,
+                "method": "POST",
+                "url": PATH,
+                "body": request_body(endpoint.spec, endpoint.dialect, *turns, endpoint.schema),
+            }
+        )
         for key, turns in part.items()
     ]
     with endpoint.failures():

@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from hba_ray.errors import EnvironmentMissing
+from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.evaluation.judge_prompts import REPLY_IN_WORDS, REPLY_SCHEMA, ReplyFormat
 from hba_ray.specs.judge import JudgeSpec
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+ITEMS_PER_PLACE = 2
+"""Items at work for each request that may be under way: while one waits to be tried again, another is asked."""
 PROBE_RETRIES = 2
 """Repetitions of the first request: a wrong address should be known within seconds."""
 LONGEST_BACK_OFF_SECONDS = 8.0
@@ -91,15 +93,19 @@ def read_key(spec: JudgeSpec) -> str:
     return key
 
 
-def request_body(spec: JudgeSpec, dialect: Dialect, system: str, user: str) -> dict[str, Any]:
-    """The body of a chat-completions request: a fresh conversation of one system and one user turn."""
+def request_body(spec: JudgeSpec, dialect: Dialect, system: str, user: str, schema: Mapping[str, Any] = REPLY_SCHEMA) -> dict[str, Any]:
+    """The body of a chat-completions request: a fresh conversation of one system and one user turn.
+
+    Args:
+        schema: of the reply, where the endpoint takes one.
+    """
     body: dict[str, Any] = {
         "model": spec.model,
         "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
         dialect.token_limit: spec.max_tokens,
     }
     if dialect.reply == "schema":
-        body["response_format"] = {"type": "json_schema", "json_schema": REPLY_SCHEMA}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
     if spec.temperature is not None:
         body["temperature"] = spec.temperature
     if spec.reasoning_effort is not None:
@@ -130,16 +136,27 @@ def read_completion(body: Any) -> Reply:
 
 
 class Endpoint:
-    """An open connection to a judge, once `probe` has found it in order."""
+    """An open connection to a judge, once `probe` has found it in order.
 
-    def __init__(self, spec: JudgeSpec):
-        from openai import AsyncOpenAI
+    Args:
+        schema: of the replies to all that is asked after the probe.
+    """
 
-        self.spec = spec
+    def __init__(self, spec: JudgeSpec, schema: Mapping[str, Any] = REPLY_SCHEMA):
+        from openai import DEFAULT_CONNECTION_LIMITS, AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
+
+        self.spec, self.schema = spec, schema
         self.where = f"judge {spec.model} at {spec.base_url}"
         self._key = read_key(spec)
+        # One connection for each request under way: who waits for a second try holds no place, and who waits for a place does not time out.
+        places = type(DEFAULT_CONNECTION_LIMITS)(max_connections=spec.concurrency, max_keepalive_connections=spec.concurrency)
+        timeout = Timeout(spec.timeout_seconds, pool=None)
         self.client: AsyncOpenAI = AsyncOpenAI(
-            api_key=self._key, base_url=spec.base_url, max_retries=spec.retries, timeout=spec.timeout_seconds
+            api_key=self._key,
+            base_url=spec.base_url,
+            max_retries=spec.retries,
+            timeout=timeout,
+            http_client=DefaultAsyncHttpxClient(limits=places, timeout=timeout),
         )
         self.dialect = DIALECTS[0]
 
@@ -161,7 +178,7 @@ class Endpoint:
             if self.spec.reply_format not in ("auto", self.dialect.reply):
                 continue
             try:
-                await self._post(client, f"This tests the connection. {REPLY_IN_WORDS[self.dialect.reply]}", "Is 1 + 1 = 2?")
+                await self._post(client, REPLY_SCHEMA, f"This tests the connection. {REPLY_IN_WORDS[self.dialect.reply]}", "Is 1 + 1 = 2?")
             except RequestRefused as refused:
                 refusal = refused.what
             except NoReply as cause:
@@ -183,17 +200,18 @@ class Endpoint:
         for attempt in range(self.spec.retries + 1):
             if attempt:
                 await asyncio.sleep(min(0.5 * 2 ** (attempt - 1), LONGEST_BACK_OFF_SECONDS))
-            text = await self._post(self.client, system, user)
+            text = await self._post(self.client, self.schema, system, user)
             try:
                 return read_completion(json.loads(text))
             except ValueError as cause:  # no JSON, or no chat completion
                 defect = str(cause)
         raise NoReply(self.where, f"damaged replies only, the last of them {defect}")
 
-    async def _post(self, client: AsyncOpenAI, system: str, user: str) -> str:
+    async def _post(self, client: AsyncOpenAI, schema: Mapping[str, Any], system: str, user: str) -> str:
         with self.failures():
+            body = request_body(self.spec, self.dialect, system, user, schema)
             # `chat.completions.create` walks through the types of every field, a quarter of a request's CPU time; the reply is checked here
-            return await client.post("/chat/completions", body=request_body(self.spec, self.dialect, system, user), cast_to=str)
+            return await client.post("/chat/completions", body=body, cast_to=str)
 
     async def _models_hint(self) -> str:
         """The names that the endpoint lists, the nearest first."""
@@ -228,3 +246,46 @@ class Endpoint:
         """A server's message in one line, without the key."""
         message = " ".join(str(cause).split())
         return (message.replace(self._key, "[key]") if self.spec.key_env else message)[:300]
+
+
+class Collector(Protocol):
+    """Takes what comes of each key."""
+
+    def keep(self, key: str, reply: Reply) -> None: ...
+
+    def fail(self, key: str, what: str) -> None: ...
+
+    def watch(self, state: str) -> None: ...
+
+
+async def ask_all(endpoint: Endpoint, turns: Mapping[str, tuple[str, str]], collector: Collector) -> None:
+    """Asks for every key, with as many requests under way as the spec allows.
+
+    Args:
+        turns: key -> the system's and the user's turn.
+
+    Raises:
+        EnvironmentMissing: the endpoint has stopped answering; what was collected is kept.
+    """
+    waiting = iter(turns.items())
+    failures_in_a_row = 0
+
+    async def work() -> None:
+        nonlocal failures_in_a_row
+        for key, (system, user) in waiting:
+            try:
+                collector.keep(key, await endpoint.ask(system, user))
+                failures_in_a_row = 0
+            except NoReply as cause:
+                collector.fail(key, cause.what)
+                failures_in_a_row += 1
+                if failures_in_a_row > endpoint.spec.concurrency:
+                    way_out = "run again later; what is graded is kept"
+                    raise EnvironmentMissing(endpoint.where, f"has stopped answering: {cause.what}", way_out) from None
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(ITEMS_PER_PLACE * endpoint.spec.concurrency, len(turns))):
+                group.create_task(work())
+    except* HbaError as stopped:
+        raise stopped.exceptions[0] from None

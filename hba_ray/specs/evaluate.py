@@ -10,7 +10,7 @@ from hba_ray.specs.atlas import Split
 from hba_ray.specs.base import Spec
 from hba_ray.specs.judge import JudgeSpec
 
-AFTERWARDS = frozenset({"baselines", "generation", "judge", "robustness"})
+AFTERWARDS = frozenset({"baselines", "generation", "judge", "retention", "robustness"})
 """Fields that are about other arms, or about what is done with predictions."""
 
 
@@ -46,6 +46,9 @@ class EvaluateSpec(Spec):
     generation: GenerationSpec = GenerationSpec()
     judge: JudgeSpec | None = None
     """Language model that grades open answers (paper appendix A.5); null scores them by exact match, a stricter measure."""
+    retention: bool = False
+    """Measure how open answers are written (Table 17): perplexity under the untrained backbone and, where there is a judge,
+    fluency, coherence and relevance from 1 to 5."""
     robustness: tuple[Literal["audio", "video", "image"], ...] = ()
     """Modalities to withhold from the trained model, one at a time; each makes an arm of its own, "sft without audio"."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from hba_ray.errors import SpecError
 from hba_ray.runtime.storage import Storage
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, generation, grpo, judge, probe, sft, transfer
+from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, generation, grpo, judge, probe, retention, sft, transfer
 from hba_ray.sweeps.steps.base import Draft, Step
 
 STAGES = {"sft": sft.plan, "bam": bam.plan, "transfer": transfer.plan, "grpo": grpo.plan}
@@ -42,6 +42,8 @@ def plan(spec: ExperimentSpec, storage: Storage) -> list[Step]:
     for step in predicted:
         compare.plan(draft, step.arm or "")
     probe.plan(draft)
+    for step in predicted:
+        retention.plan(draft, step)
     return draft.steps
 
 

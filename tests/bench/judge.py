@@ -24,7 +24,7 @@ from hba_ray.runtime.progress import progress
 from hba_ray.specs.judge import JudgeSpec
 from tests.evaluation.stub_judge import KEY, KEY_ENV, StubJudge
 
-ITEMS, CONCURRENCY, ROUNDS = 500, 50, 3
+ITEMS, CONCURRENCY, ROUNDS = 1000, 50, 3
 LATENCY_SECONDS, FAILING_SHARE, PAUSE_SECONDS = 0.2, 0.05, 0.5
 
 

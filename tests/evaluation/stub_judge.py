@@ -228,6 +228,9 @@ def completion(body: dict[str, Any], right: str = "right") -> dict[str, Any]:
     correct = right in user
     if "mumble" in user:
         text = "Well, it depends: true in part, false in part."
+    elif "fluency" in body["messages"][0]["content"]:
+        ratings = {"fluency": 4, "coherence": 5, "relevance": 5 if correct else 2}
+        text = json.dumps(ratings) if "response_format" in body else "\n".join(f"{name}: {rating}" for name, rating in ratings.items())
     elif "response_format" in body:
         text = json.dumps({"explanation": "By the rule.", "correct": correct})
     else:

@@ -39,6 +39,7 @@ SHAPE = {
     "atlas__limit": ROWS,
     "atlas__datasets": ["toy_tone", "toy_answers"],
     "evaluate__robustness": ["audio"],
+    "evaluate__retention": True,
     "sft__epochs": 1,
 }
 
@@ -88,6 +89,17 @@ def test_an_open_task_is_generated_judged_and_reported_with_its_interval(finishe
 
 def _step(spec: ExperimentSpec, name: str) -> str:
     return next(step.fingerprint for step in plan(spec, Storage(spec.compute.storage)) if step.name == name)
+
+
+def test_how_answers_are_written_is_measured_and_rated(finished):
+    spec, made = finished
+    step = next(step for step in plan(spec, Storage(spec.compute.storage)) if step.name == "retention sft")
+    facts = done(step.folder)
+    assert facts is not None and facts["rows"] == ROWS and facts["unreadable"] == 0
+    assert (facts["fluency"], facts["coherence"]) == (4, 5) and facts["perplexity"] > 1
+    rows = pq.read_table(step.folder / "retention.parquet").to_pylist()
+    assert all(row["tokens"] > 0 and row["log_loss"] > 0 for row in rows)
+    assert f"Retention: {ROWS} open answers of sft have perplexity {facts['perplexity']:.1f} under" in " ".join(made.report.notes)
 
 
 def test_a_withheld_modality_is_an_arm_of_its_own_held_against_the_whole(finished):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hba_ray.specs import ExperimentSpec
-from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, grpo, judge, probe, sft, states, transfer
+from hba_ray.sweeps.steps import atlas, backbone, bam, compare, describe, evaluate, grpo, judge, probe, retention, sft, states, transfer
 from hba_ray.sweeps.steps.base import Context
 
 MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
@@ -21,6 +21,7 @@ MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "judge": judge.make,
     "compare": compare.make,
     "probe": probe.make,
+    "retention": retention.make,
 }
 """Kind of a step -> what does it; returns what `done.json` says of it."""
 
@@ -34,8 +35,9 @@ NOTES: dict[str, Callable[[ExperimentSpec, Mapping[str, Any]], list[str]]] = {
     "evaluate": evaluate.notes,
     "judge": judge.notes,
     "probe": probe.notes,
+    "retention": retention.notes,
 }
 """Kind of a step -> sentences for the report, from the spec and from what `make` returned."""
 
-CHECKS: dict[str, Callable[[ExperimentSpec], None]] = {"judge": judge.check}
+CHECKS: dict[str, Callable[[ExperimentSpec], None]] = {"judge": judge.check, "retention": judge.check}
 """Kind of a step -> what makes sure, before the first step of a run, that it can be done when its turn comes."""

@@ -1,0 +1,86 @@
+"""The retention step, one for each arm where there may be open answers: how well they are written (Table 17)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hba_ray.runtime.progress import Bar, progress
+from hba_ray.runtime.storage import Storage
+from hba_ray.specs import ExperimentSpec
+from hba_ray.sweeps.steps import backbone
+from hba_ray.sweeps.steps.base import Context, Draft, Step, training_resources
+from hba_ray.sweeps.steps.evaluate import PREDICTIONS, predictions_of
+from hba_ray.sweeps.steps.judge import has_open_answers, open_items
+
+WRITTEN = "retention.parquet"
+
+
+def plan(draft: Draft, predicted: Step) -> Step | None:
+    """None where the spec does not ask for it, or its datasets have no open answers."""
+    spec = draft.spec
+    if not spec.evaluate.retention or not has_open_answers(spec.atlas):
+        return None
+    judge = {**spec.evaluate.judge.identity(), "prompts": None} if spec.evaluate.judge else None  # ratings have a prompt of their own
+    identity = {"predictions": predicted.fingerprint, "backbone": backbone.identity(draft), "judge": judge}
+    what = "perplexity of open answers" + (", and their ratings" if judge else "")
+    return draft.add("retention", identity, what, arm=predicted.arm, resources=training_resources(spec), uses_ray=True)
+
+
+def make(context: Context) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from hba_ray.evaluation.retention import DIMENSIONS, Written, perplexity, rate_answers
+
+    spec, judge = context.spec, context.spec.evaluate.judge
+    items = open_items(pq.read_table(predictions_of(context.folders, context.arm) / PREDICTIONS).to_pylist())
+    with progress(f"perplexity {context.arm}", total=len(items)) as bar:
+        losses = _losses(context, [item.answer for item in items], bar) if items else []
+    with progress(f"ratings {context.arm}", total=len(items)) as bar:
+        ratings = rate_answers(items, judge, Storage(spec.compute.storage).judge_cache, bar) if judge and items else [None] * len(items)
+    rows = [
+        Written(item.sample_id, item.dataset, loss, tokens, **(rated or {}))
+        for item, (loss, tokens), rated in zip(items, losses, ratings, strict=True)
+    ]
+    table = [{name: getattr(row, name) for name in Written.__dataclass_fields__} for row in rows]
+    kinds = [("sample_id", pa.string()), ("dataset", pa.string()), ("log_loss", pa.float64()), ("tokens", pa.int64())]
+    pq.write_table(pa.Table.from_pylist(table, pa.schema([*kinds, *((name, pa.int64()) for name in DIMENSIONS)])), context.folder / WRITTEN)
+    means = {name: _mean([value for row in rows if (value := getattr(row, name)) is not None]) for name in DIMENSIONS}
+    unreadable = sum(rated is None for rated in ratings) if judge else 0
+    return {"arm": context.arm, "rows": len(rows), "perplexity": perplexity(rows), **means, "unreadable": unreadable}
+
+
+def _losses(context: Context, texts: list[str], bar: Bar) -> list[tuple[float, int]]:
+    """In this process, or on a worker of its size, where a GPU may be."""
+    from hba_ray.evaluation.retention import backbone_log_losses
+
+    compute = context.spec.compute
+    if not compute.workers:
+        return backbone_log_losses(texts, context.backbone, gpu=False, bar=bar)
+    import ray
+
+    sized = ray.remote(num_cpus=compute.cpus_per_worker, num_gpus=compute.gpus_per_worker or None)(_losses_there)
+    found = ray.get(sized.remote(texts, context.backbone, compute.gpus_per_worker > 0))
+    bar.advance(len(texts))
+    return found
+
+
+def _losses_there(texts: list[str], backbone: str, gpu: bool) -> list[tuple[float, int]]:
+    from hba_ray.evaluation.retention import backbone_log_losses
+
+    with progress("perplexity", total=len(texts)) as bar:
+        return backbone_log_losses(texts, backbone, gpu=gpu, bar=bar)
+
+
+def _mean(values: list[int]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
+    if not facts["rows"]:
+        return []
+    rated = [f"{name} {facts[name]:.3f}" for name in ("fluency", "coherence", "relevance") if facts[name] is not None]
+    ratings = f", rated {', '.join(rated)} of 5 ({facts['unreadable']} unreadable)" if rated else ""
+    confusion = "–" if facts["perplexity"] is None else f"{facts['perplexity']:.1f}"
+    return [f"Retention: {facts['rows']} open answers of {facts['arm']} have perplexity {confusion} under the untrained backbone{ratings}."]
