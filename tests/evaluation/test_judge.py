@@ -122,6 +122,13 @@ def test_rate_limits_errors_lost_connections_and_damaged_replies_lose_nothing(tm
         assert {0, -200, 429, 500, 503} <= {entry["status"] for entry in stub.log()}
 
 
+def test_no_more_requests_are_under_way_than_the_spec_allows(tmp_path: Path):
+    with StubJudge(latency=0.1) as stub:
+        grade(items(24), stub.spec(concurrency=3), tmp_path)
+        times = [entry["time"] for entry in stub.log()]
+    assert max(sum(0 <= later - time < 0.09 for later in times) for time in times) == 3
+
+
 def test_retry_after_is_waited_for(tmp_path: Path):
     with StubJudge(failures=1.0, failure_kinds=[429], retry_after=0.7) as stub:
         with pytest.raises(EnvironmentMissing, match="no reply"):
