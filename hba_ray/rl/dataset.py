@@ -143,10 +143,10 @@ def batches(groups: tuple[Any, ...], size: int, seed: int, epoch: int) -> list[l
     True
     """
     generator = np.random.default_rng([seed, epoch])
-    kinds = np.array([sorted(set(groups)).index(group) for group in groups])
+    names, kinds = np.unique(np.array(groups), return_inverse=True)
     whole: list[list[int]] = []
     left: list[int] = []
-    for kind in range(len(set(groups))):
+    for kind in range(len(names)):
         items = generator.permutation(np.flatnonzero(kinds == kind)).tolist()
         cut = len(items) - len(items) % size
         whole += [items[start : start + size] for start in range(0, cut, size)]

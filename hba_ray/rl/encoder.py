@@ -24,7 +24,8 @@ LONGEST_TEXT = 8192
 DECIMALS = 6
 """Of a similarity. Embeddings differ in the seventh with the texts that they are batched with, and responses
 that say the same must earn the same."""
-_BATCH = 64
+_BATCH = 16
+"""Texts of about one length that are encoded together; in larger batches short ones wait for long ones."""
 
 _loading = Lock()
 

@@ -44,6 +44,16 @@ def test_what_only_says_how_the_machine_does_it_changes_no_fingerprint(tmp_path:
     assert steps_of(tmp_path, seed=1)["grpo"].fingerprint != first
 
 
+def test_prompts_count_by_what_they_say_and_not_by_their_files_name(tmp_path: Path):
+    here, there = tmp_path / "here.yaml", tmp_path / "there.yaml"
+
+    def fingerprint(file: Path, wording: str) -> str:
+        file.write_text(f"template: '{{problem}} {wording} <think> </think> \\boxed{{}}'\n")
+        return steps_of(tmp_path, grpo={"prompts": str(file)})["grpo"].fingerprint
+
+    assert fingerprint(here, "Why?") == fingerprint(there, "Why?") != fingerprint(there, "How so?")
+
+
 def test_a_run_from_the_sft_model_depends_on_it_and_one_from_the_backbone_does_not(tmp_path: Path):
     def fingerprint(init: str, lr: float) -> str:
         sft = {"batch": 8, "lr": lr}

@@ -30,6 +30,12 @@ _MUST_BE_FINITE = (REWARD, "actor/pg_loss", "actor/grad_norm")
 
 
 def plan(draft: Draft) -> Step:
+    """
+    Raises:
+        SpecError: the file of the prompts' wording is not there or not in order.
+    """
+    from hba_ray.data.reasoning import load_reasoning
+
     spec = draft.spec
     grpo = spec.grpo
     start: dict[str, Any] = {"sft": draft["sft"].fingerprint} if grpo.init == "sft" else {"backbone": backbone.identity(draft)}
@@ -40,7 +46,7 @@ def plan(draft: Draft) -> Step:
         "modalities": sorted(spec.atlas.modalities),
         "precision": spec.model.precision,
         "seed": spec.seed,
-        "grpo": grpo.identity(),
+        "grpo": grpo.identity() | {"prompts": load_reasoning(grpo.prompts).identity()},  # by what they say, not by their file's name
     }
     length = f"{grpo.steps} steps" if grpo.steps else f"{grpo.epochs} epochs"
     what = f"{grpo.algorithm} from the {grpo.init}, {length} of {grpo.batch} prompts, {grpo.rollouts} rollouts each, lr {grpo.lr:g}"
