@@ -36,6 +36,7 @@ Work = Callable[[Part, Callable[[str], None], str, Callable[[float, int], None] 
 SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a spec mean the same in a trial
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's last word is whether it failed
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a KeyboardInterrupt, as everywhere
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # its state is not read again
@@ -130,7 +131,13 @@ def _scheduler(asha: AshaSpec | None) -> TrialScheduler:
     if asha is None:
         return FIFOScheduler()
     return ASHAScheduler(
-        time_attr=REPORTS, metric=VALUE, mode=asha.mode, max_t=asha.most, grace_period=asha.grace, reduction_factor=asha.reduction
+        time_attr=REPORTS,
+        metric=VALUE,
+        mode=asha.mode,
+        max_t=asha.most,
+        grace_period=asha.grace,
+        reduction_factor=asha.reduction,
+        stop_last_trials=False,
     )
 
 
