@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hba_ray import cli
 from hba_ray.errors import SpecError
+from hba_ray.evaluation.scores import score_predictions
 from hba_ray.report.verdicts import judge_table
 from hba_ray.runtime.storage import finish
 from hba_ray.specs import ExperimentSpec
@@ -25,9 +25,10 @@ from hba_ray.sweeps.reproduce import (
     measured_columns,
     planned_arms,
     read_table,
+    reproduce,
     write_table,
 )
-from hba_ray.sweeps.steps.evaluate import PREDICTIONS
+from hba_ray.sweeps.steps.evaluate import PREDICTIONS, SCORES
 from tests.evaluation.hand_made import rows_of
 
 SHIPPED = experiments_folder()
@@ -123,15 +124,28 @@ def test_every_table_plans_at_both_scales_and_a_trial_measures_each_column(file,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["T5"], ["T11"]], ids=" ".join)
-def test_a_table_at_toy_scale_is_printed_without_a_verdict(words, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    small = ["atlas.limit=6", "atlas.toy.rows=60", "sft.epochs=1", "bam.epochs=1", "model.tiny.hidden=64", "model.tiny.vocabulary=512"]
-    monkeypatch.setattr("sys.argv", ["hba", "reproduce", *words, "--scale", "toy", *small])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr().out
-    assert not ended.value.code and "no verdict about the paper is possible" in said and "outcome  no verdict: toy scale" in said
-    facts = json.loads(next(tmp_path.glob(f"runs/*/{words[0]}.json")).read_text())
-    assert {cell["verdict"] for cell in facts["cells"]} <= {"no verdict", "missing", "not judged", "not measured here"}
-    assert any(cell["estimate"]["interval"]["value"] is not None for cell in facts["cells"])
+def test_a_sweep_whose_models_are_trained_is_read_reported_and_judged(tmp_path):
+    """Everything but training and prediction is real: the sweep, its report, the columns, the files."""
+    small = [f"compute.storage={tmp_path}", "atlas.limit=2", "atlas.toy.rows=40", "model.tiny.hidden=64", "model.tiny.vocabulary=512"]
+    spec = read_table(find_table("T5", SHIPPED), small, toy=SHIPPED / TOY)
+    right = {"sft": 10, "sft+transfer": 18, "transfer": 12}
+    for trial in planned_arms(spec):
+        for step in trial.steps:
+            if step.kind in ("sft", "transfer") and not step.is_done:
+                step.folder.mkdir(parents=True)
+                finish(step.folder, {"optimizer_steps": 1, "epochs": 1, "best_epoch": 0, "best_validation_loss": None, "drops": {}})
+            elif step.kind == "evaluate" and not step.is_done:
+                rows = [
+                    {**row, "clip_id": row["sample_id"]} for row in rows_of("toy_words", right[step.arm or ""], 20 - right[step.arm or ""])
+                ]
+                predictions = pa.Table.from_pylist(rows)
+                step.folder.mkdir(parents=True)
+                pq.write_table(predictions, step.folder / PREDICTIONS)
+                (step.folder / SCORES).write_text(score_predictions(predictions, {}).to_json())
+                finish(step.folder, {"rows": 20, "drops": {}})
+    made = reproduce(spec, lambda line: None, ["sft.epochs=1"])
+    cells = {(cell.row, cell.column): cell.estimate.value for cell in made.verdict.cells}
+    assert cells["toy_words", "OmniSapiens-7B SFT"] == pytest.approx(0.9, abs=0.01)
+    assert cells["toy_words", "Qwen2.5-Omni-7B SFT"] == pytest.approx(0.6, abs=0.01)
+    assert made.verdict.is_toy and made.verdict.is_met and made.differs == ("sft.epochs=1 (command line)",)
+    assert all(file.is_file() for file in made.files) and (made.files[0].parent / "table.md").is_file()
