@@ -141,3 +141,30 @@ def test_what_would_wait_for_ever_is_refused_with_exit_code_5(experiment: Experi
     assert driver.wait(PATIENCE_SECONDS) == 5, experiment.said
     assert f"the experiment needs {needed}" in experiment.said and "Traceback" not in experiment.said
     assert not experiment.processes()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_a_run_killed_between_two_datasets_leaves_finished_adapters_alone(experiment: Experiment):
+    pytest.importorskip("opensmile")
+    words = ["stages=[sft,bam]", "atlas.limit=8", "sft.epochs=1", "bam.streams=[acoustic]", "bam.epochs=1000", "bam.batch=8"]
+
+    def adapters(dataset: str) -> dict[str, tuple[int, int]]:
+        files = experiment.folder.glob(f"runs/steps/bam-*/adapters/{dataset}/*")
+        return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+    driver = experiment.start(*words)
+    wait_until(lambda: bool(adapters("toy_tone")), driver, lambda: experiment.said)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    wait_until(lambda: not experiment.processes())
+    finished = adapters("toy_tone")
+    assert not adapters("toy_answers") and ("done", "bam") not in experiment.ledger()
+
+    driver = experiment.start(*words)
+    assert driver.wait(PATIENCE_SECONDS) == 0, experiment.said
+    assert adapters("toy_tone") == finished and adapters("toy_answers")
+    events = experiment.ledger()
+    assert [events.count(("started", name)) for name in ("sft", "states train", "bam", "evaluate sft+bam")] == [1, 1, 2, 1]

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from hba_ray import __version__
-from hba_ray.cli import atlas, describe, doctor, export, jobs, judging, reproduce, runs, specs
+from hba_ray.cli import atlas, bench, describe, doctor, export, jobs, judging, reproduce, runs, specs
 from hba_ray.cli.base import complaints, console
 from hba_ray.errors import HbaError
 
@@ -23,6 +23,7 @@ for group in (specs, runs, reproduce, describe, export, judging, jobs):
     app.add_typer(group.app)
 app.add_typer(atlas.app, name="atlas")
 app.add_typer(doctor.app, name="doctor")
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

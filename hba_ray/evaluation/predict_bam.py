@@ -18,7 +18,7 @@ from hba_ray.data.batches import MicroBatch
 from hba_ray.data.tasks import DATASETS
 from hba_ray.data.windows import Window
 from hba_ray.evaluation.predict import WINDOW_ROWS, PredictJob, Predictor
-from hba_ray.models.bam import Bam, attached
+from hba_ray.models.bam import Bam, Descriptors, attached
 from hba_ray.models.checkpoints import load_adapters
 from hba_ray.training.bam import BamJob, Describe, Supply, class_probabilities, describe_source
 from hba_ray.training.sources import ClassSource
@@ -68,10 +68,22 @@ class BamPredictor(Predictor):
     def __init__(self, job: BamPredictJob):
         super().__init__(job)
         self.job = job
-        self.bams = {dataset: job.load(dataset, self.model.hidden).to(self.device) for dataset in job.datasets}
-        self.labels = {
-            dataset: [label for task, label in self.model.classes if task == DATASETS[dataset].task.id] for dataset in job.datasets
-        }
+        self.bams: dict[str, Bam] = {}
+        self.labels: dict[str, list[str]] = {}
+        self.load(job.datasets)
+
+    def load(self, datasets: Sequence[str]) -> None:
+        """
+        Raises:
+            CheckpointError: adapters are missing, damaged, or of another SFT model.
+        """
+        for dataset in datasets:
+            self.bams[dataset] = self.job.load(dataset, self.model.hidden).to(self.device)
+            self.labels[dataset] = [label for task, label in self.model.classes if task == DATASETS[dataset].task.id]
+
+    def describe(self, batch: MicroBatch) -> dict[str, Descriptors]:
+        """The streams of a micro-batch's rows."""
+        return dict(self.job.describe(self.job.split, [str(row["sample_id"]) for row in batch.rows]))
 
     @torch.no_grad()
     def predict(self, batch: MicroBatch) -> list[dict[str, Any]]:
@@ -79,8 +91,7 @@ class BamPredictor(Predictor):
             return []
         dataset = str(batch.rows[0]["dataset"])
         bam = self.bams[dataset]
-        given = self.job.describe(self.job.split, [str(row["sample_id"]) for row in batch.rows])
-        delta_BH = bam({stream: one.to(self.device) for stream, one in given.items()})
+        delta_BH = bam({stream: one.to(self.device) for stream, one in self.describe(batch).items()})
         inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
         if DATASETS[dataset].task.is_open:
             with attached(self.model, delta_BH, bam.head, at=self.job.job.bam.decoder_injection):

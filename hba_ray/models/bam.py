@@ -114,7 +114,8 @@ class Adapter(nn.Module):
         if self.training and self.stream_dropout:
             f_BD = f_BD * (torch.rand_like(f_BD[:, :1]) >= self.stream_dropout)
         x_BD = self.dropout(self.ln_feats(f_BD))  # (1)
-        z_BH = self.mlp(x_BD)  # (2)
+        weights = cast(nn.Linear, self.mlp[0]).weight
+        z_BH = self.mlp(x_BD.to(weights.dtype)).float()  # (2)
         return torch.where(present_B1, self.alpha * z_BH, 0.0)  # (3)
 
 
@@ -139,6 +140,12 @@ class Bam(nn.Module):
             norm = adapter.ln_feats
             if isinstance(norm, ZScore):
                 norm.fit(descriptors[stream].vectors_BD[descriptors[stream].present_B])
+
+    def with_weights_in(self, dtype: torch.dtype) -> Bam:
+        """For inference: both layers' weights in bf16 or fp16. Reading them is most of what a single row costs on a CPU."""
+        for adapter in self.adapters.values():
+            cast(Adapter, adapter).mlp.to(dtype)
+        return self
 
     def forward(self, descriptors: Mapping[str, Descriptors]) -> Tensor:
         """delta_BH, the sum over the streams.

@@ -16,6 +16,7 @@ PUBLISHED_NOTE = (
     "Open answers are judged there."
 )
 _Cell = float | None
+_FAMILY = "OmniSapiens-7B "
 
 
 def difference_sheets(report: Report) -> tuple[Sheet, ...]:
@@ -38,7 +39,7 @@ def _sheet(first: str, second: str, report: Report) -> Sheet:
     before, after = report.scores[first], report.scores[second]
     models = (before.published_model, after.published_model)
     rows = tuple(_rows(before, after, models))
-    header = ("Task", "Dataset", first, second, "Change", "Per cent", *(f"Published {model}" for model in models))
+    header = ("Task", "Dataset", first, second, "Change", "Per cent", *(f"Published {model.removeprefix(_FAMILY)}" for model in models))
     notes = (NOTE, PUBLISHED_NOTE) if models[0] != models[1] else (NOTE,)
     return Sheet(f"From {first} to {second}", (*header, "Published change", "Published per cent"), rows, 2, notes)
 

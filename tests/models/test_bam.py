@@ -304,3 +304,14 @@ def test_the_released_settings_are_valid_and_differ_from_the_paper_s():
         BamSpec.model_validate({"backbone_mode": "train"})
     with pytest.raises(ValueError, match="named twice"):
         BamSpec.model_validate({"streams": ["pose", "pose"]})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_weights_give_nearly_the_same_delta_in_fp32(dtype):
+    torch.manual_seed(0)
+    bam = Bam(BamSpec(), {"pose": 300, "acoustic": 500}, 64, None).eval()
+    given = {stream: Descriptors(torch.randn(4, width), torch.tensor([True, True, True, False])) for stream, width in bam.widths.items()}
+    with torch.no_grad():
+        exact, near = bam(given), bam.with_weights_in(dtype)(given)
+    assert near.dtype == torch.float32 and torch.equal(near[3], torch.zeros(64))
+    assert float((near - exact).norm() / exact.norm()) < 1e-2

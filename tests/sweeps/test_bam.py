@@ -16,8 +16,11 @@ from hba_ray.report.tables import render_markdown
 from hba_ray.runtime.storage import Storage
 from hba_ray.runtime.tracking import MemoryTracker
 from hba_ray.specs import ExperimentSpec
+from hba_ray.sweeps import trial
+from hba_ray.sweeps.cost import measure_cost
 from hba_ray.sweeps.plan import arms, plan
 from hba_ray.sweeps.steps import bam as step
+from hba_ray.sweeps.steps import describe
 from hba_ray.sweeps.trial import Finished, run_experiment
 from hba_ray.training import states
 from tests.sweeps.described import use_made_up
@@ -26,6 +29,8 @@ from tests.sweeps.jobs import small_experiment
 ATLAS = {"source": "toy", "toy": {"rows": 80}, "limit": 6, "media": {"audio_seconds": 1, "video_frames": 2, "video_pixels": 3136}}
 BAM = {"hidden": 16, "epochs": 2, "batch": 4, "cache_precision": "fp32"}
 TEXT_ONLY = "toy_words"
+EXTRACT, OPEN = trial.MAKERS["describe"], describe.open_descriptors
+"""As they are where nothing is made up."""
 
 
 def experiment(storage: Path, **changes: object) -> ExperimentSpec:
@@ -43,7 +48,8 @@ def events(made: Finished) -> list[tuple[str, str | None]]:
 
 
 def done(made: Finished) -> list[str | None]:
-    return [name for event, name in events(made) if event == "done"]
+    """Steps that were done, without those that compare arms."""
+    return [name for event, name in events(made) if event == "done" and not str(name).startswith("compare")]
 
 
 def folder(spec: ExperimentSpec, name: str) -> Path:
@@ -119,7 +125,7 @@ def test_every_trial_of_bam_shares_the_states(finished, change):
     names = {one.name: one.fingerprint for one in plan(experiment(storage), Storage(storage))}
     others = {one.name: one.fingerprint for one in plan(experiment(storage, **change), Storage(storage))}
     redone = {name for name in names if names[name] != others[name]}
-    assert redone - {"describe"} == {"bam", "evaluate sft+bam"}
+    assert redone - {"describe"} == {"bam", "evaluate sft+bam", "compare sft+bam"}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +142,7 @@ def test_states_are_named_by_all_that_they_depend_on(finished, change, redone):
     storage, _, _ = finished
     names = {one.name: one.fingerprint for one in plan(experiment(storage), Storage(storage))}
     others = {one.name: one.fingerprint for one in plan(experiment(storage, **change), Storage(storage))}
-    changed = {name.split()[0] for name in names if names[name] != others[name] and not name.startswith(("bam", "evaluate"))}
+    changed = {name.split()[0] for name in names if names[name] != others[name] and not name.startswith(("bam", "evaluate", "compare"))}
     assert changed == redone
 
 
@@ -264,3 +270,46 @@ def test_an_interrupted_bam_step_leaves_finished_adapters_alone(finished, monkey
     made = run(spec)
     assert {path: path.stat().st_ino for path in (adapters / "toy_tone").iterdir()} == before
     assert (adapters / "toy_nod").is_dir() and done(made) == ["bam", "evaluate sft+bam"]
+
+
+def test_what_adapters_cost_is_measured_on_a_finished_run(finished):
+    storage, made, _ = finished
+    rows: list[int] = []
+    found, where = measure_cost(experiment(storage), 4, 1, lambda: rows.append(1))
+    assert where == made.folder and (found.rows, found.warm_up, len(rows)) == (4, 1, 5)
+    assert found.without.mean > 0 and found.with_bam.mean > 0 and found.with_bam.peak > 100
+    with pytest.raises(SpecError, match="the step 'bam' is not done yet"):
+        measure_cost(experiment(storage, bam__lr=0.5), 4, 1, lambda: None)
+    with pytest.raises(SpecError, match="stages: has no 'bam'"):
+        measure_cost(experiment(storage, stages=["sft"]), 4, 1, lambda: None)
+
+
+def gains(storage: Path, **changes: object) -> dict[str, tuple[float, float]]:
+    """Dataset -> score of the SFT model without media, and with adapters; on voices, whose words say nothing, and on remarks."""
+    atlas = ATLAS | {"toy": {"rows": 480}, "limit": None, "datasets": ["toy_tone", TEXT_ONLY]}
+    fields = {"bam__raw_media": False, "bam__epochs": 8, "bam__batch": 8, "bam__lr": 2e-3, "bam__norm": "zscore", "model__train": "heads"}
+    scores = run(experiment(storage, atlas=atlas, **fields | changes)).report.scores
+    both = zip(scores["sft without media"].datasets, scores["sft+bam"].datasets, strict=True)
+    return {before.dataset: (before.value or 0.0, after.value or 0.0) for before, after in both}
+
+
+def assert_gain_is_what_descriptors_say(storage: Path) -> None:
+    told, shuffled = (gains(storage, bam__streams=["acoustic"], bam__shuffle_descriptors=kind) for kind in (False, True))
+    for words_before, words_after in (told[TEXT_ONLY], shuffled[TEXT_ONLY]):
+        assert words_before == words_after, "no adapter there"
+    before, after = told["toy_tone"]
+    assert after > before + 0.2 and after > 0.8
+    assert shuffled["toy_tone"][1] < 0.65 and shuffled["toy_tone"][1] < after - 0.2
+
+
+@pytest.mark.slow
+def test_descriptors_that_say_the_label_lift_their_task_and_shuffled_ones_do_not(tmp_path: Path):
+    assert_gain_is_what_descriptors_say(tmp_path)
+
+
+@pytest.mark.slow
+def test_so_do_those_that_opensmile_extracts_from_the_toy_s_voices(tmp_path: Path, monkeypatch):
+    pytest.importorskip("opensmile")
+    monkeypatch.setitem(trial.MAKERS, "describe", EXTRACT)
+    monkeypatch.setattr(describe, "open_descriptors", OPEN)
+    assert_gain_is_what_descriptors_say(tmp_path)

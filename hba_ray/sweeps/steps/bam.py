@@ -16,6 +16,7 @@ from hba_ray.sweeps.steps import describe, states
 from hba_ray.sweeps.steps.base import Context, Draft, Step
 
 if TYPE_CHECKING:
+    from hba_ray.evaluation.predict_bam import BamPredictJob
     from hba_ray.training.bam import BamJob, TrainedBam
     from hba_ray.training.described import Described
 
@@ -88,20 +89,9 @@ def predictions(context: Context, before: list[dict[str, Any]], bar: Bar, hidden
         CheckpointError: adapters are missing, damaged, or of another SFT model.
     """
     from hba_ray.evaluation.predict import predict
-    from hba_ray.evaluation.predict_bam import BamPredictJob, stored_classes
+    from hba_ray.evaluation.predict_bam import stored_classes
 
-    spec, bam_job, facts = context.spec, job_of(context), done(context.folders["bam"]) or {}
-    job = BamPredictJob(
-        spec,
-        context.backbone,
-        bam_job.model,
-        context.index,
-        hidden if spec.bam.raw_media else HIDDEN,
-        job=bam_job,
-        describe=described_by(context),
-        adapters=context.folders["bam"] / ADAPTERS,
-        datasets=list(facts["datasets"]),
-    )
+    spec, job = context.spec, predict_job(context, hidden)
     stored = [dataset for dataset in job.datasets if spec.bam.cache and not hidden and not DATASETS[dataset].task.is_open]
     live = [dataset for dataset in job.datasets if dataset not in stored]
     made = dict(stored_classes(replace(job, datasets=stored)))
@@ -113,6 +103,28 @@ def predictions(context: Context, before: list[dict[str, Any]], bar: Bar, hidden
         what = f"{len(lost)} rows that the SFT model predicted have no prediction with adapters, first: {lost[0]['sample_id']}"
         raise DataError(f"evaluate {ARM}", what, "delete the folder of the step 'states' and run again", reason="missing prediction")
     return [record | made.get((record["dataset"], record["sample_id"]), {}) for record in before]
+
+
+def predict_job(context: Context, hidden: tuple[str, ...] = ()) -> BamPredictJob:
+    """Prediction with the adapters that the step has trained.
+
+    Args:
+        hidden: modalities that the model is not shown.
+    """
+    from hba_ray.evaluation.predict_bam import BamPredictJob
+
+    spec, job, folder = context.spec, job_of(context), context.folders["bam"]
+    return BamPredictJob(
+        spec,
+        context.backbone,
+        job.model,
+        context.index,
+        hidden if spec.bam.raw_media else HIDDEN,
+        job=job,
+        describe=described_by(context),
+        adapters=folder / ADAPTERS,
+        datasets=list((done(folder) or {})["datasets"]),
+    )
 
 
 def job_of(context: Context) -> BamJob:

@@ -1,0 +1,166 @@
+"""What adapters cost at inference: time of a row and peak of memory, with them and without (paper Table 13, appendix D.6)."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hba_ray.data.batches import BatchMaker, MicroBatch
+from hba_ray.data.stream import make_here
+from hba_ray.data.tasks import DATASETS
+from hba_ray.data.windows import Window
+from hba_ray.errors import DataError, EnvironmentMissing
+from hba_ray.evaluation.predict_bam import BamPredictJob, BamPredictor
+from hba_ray.models.backbone import load_processor
+from hba_ray.models.bam import Descriptors, attached
+
+MEMORY_ROWS = 16
+"""Rows whose peak of memory is looked at."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one row at batch 1: decoded and on the device beforehand, one forward pass to the logits.
+
+    Attributes:
+        mean, deviation: seconds over the rows, the deviation that of the population.
+        peak: MiB; of the GPU where the model is on one, else of this process.
+    """
+
+    mean: float
+    deviation: float
+    peak: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Both configurations on the same rows.
+
+    Attributes:
+        device: as torch names it.
+        precision: of the model's weights.
+        rows: measured, without those of the warm-up.
+    """
+
+    without: Cost
+    with_bam: Cost
+    device: str
+    precision: str
+    rows: int
+    warm_up: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_latency(job: BamPredictJob, rows: int = 500, warm_up: int = 1, on_row: Callable[[], None] = lambda: None) -> Latency:
+    """Peak of memory first without adapters, then with them; then the time of each row, both ways, taking turns at the start.
+
+    Args:
+        rows: of the job's split, spread evenly over it; fewer where it has fewer.
+        warm_up: rows before them, not counted.
+
+    Raises:
+        DataError: no dataset with adapters has a row in the split.
+    """
+    lines = np.concatenate([np.array(window.lines, int) for window in job.windows()] or [np.zeros(0, int)])
+    if len(lines) <= warm_up:
+        raise DataError(f"split {job.split}", f"has {len(lines)} rows with adapters, too few to measure", "measure on another split")
+    batches = list(_single(job, lines[np.unique(np.linspace(0, len(lines) - 1, rows + warm_up).astype(int))]))
+    predictor = BamPredictor(replace(job, datasets=()))
+    given = [predictor.describe(batch) for batch in batches]
+    run = _Forward(predictor)
+    run.plain(batches[0])  # what a first pass allocates for good belongs to neither
+    plain_peak = run.peak(lambda: [run.plain(batch) for batch in batches[:MEMORY_ROWS]])
+    predictor.load(job.datasets)
+    adapted_peak = run.peak(lambda: [run.adapted(batch, one) for batch, one in zip(batches[:MEMORY_ROWS], given, strict=False)])
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for number, (batch, one) in enumerate(zip(batches, given, strict=True)):
+        batch.inputs = run.moved(batch)
+        calls = {False: partial(run.plain, batch), True: partial(run.adapted, batch, one)}
+        for adapted in (False, True) if number % 2 else (True, False):
+            taken = run.seconds(calls[adapted])
+            if number >= warm_up:
+                seconds[adapted].append(taken)
+        batch.inputs = {}
+        on_row()
+    peaks = {False: plain_peak, True: adapted_peak}
+    without, adapted = (Cost(statistics.fmean(seconds[kind]), statistics.pstdev(seconds[kind]), peaks[kind]) for kind in (False, True))
+    device = torch.cuda.get_device_name() if run.gpu else "CPU, one thread"
+    return Latency(without, adapted, device, "bf16" if job.spec.uses_bf16 else "fp32", len(seconds[True]), warm_up)
+
+
+def _single(job: BamPredictJob, lines: np.ndarray) -> Iterator[MicroBatch]:
+    """Batches of one row."""
+    maker = BatchMaker(job.index, replace(job.settings, micro_batch=1), load_processor(job.backbone), job.split)
+    windows = [Window(epoch=0, number=number, lines=(int(line),), micro_batches=1, seed=0) for number, line in enumerate(lines)]
+    return (batch for batch in make_here(maker, windows) if batch.rows)
+
+
+class _Forward:
+    """Passes of one row from its inputs to its logits, and what they cost."""
+
+    def __init__(self, predictor: BamPredictor):
+        self.predictor, self.model = predictor, predictor.model
+        self.gpu = predictor.device == "cuda"
+
+    def moved(self, batch: MicroBatch) -> dict[str, Tensor]:
+        return {name: tensor.to(self.predictor.device) for name, tensor in batch.inputs.items()}
+
+    @torch.inference_mode()
+    def plain(self, batch: MicroBatch) -> Tensor:
+        """The SFT model: class logits from the pooled state; for open answers the decoder runs to the logits of a token."""
+        h_BH = self.model.pooled(self.moved(batch))
+        slot = int(batch.task_slot[0])
+        if slot < 0:
+            return h_BH
+        head = cast(torch.nn.Linear, self.model.heads[slot])
+        return head(h_BH.to(head.weight.dtype))
+
+    @torch.inference_mode()
+    def adapted(self, batch: MicroBatch, given: Mapping[str, Descriptors]) -> Tensor:
+        dataset = str(batch.rows[0]["dataset"])
+        bam = self.predictor.bams[dataset]
+        delta_BH = bam({stream: one.to(self.predictor.device) for stream, one in given.items()})
+        if DATASETS[dataset].task.is_open:
+            with attached(self.model, delta_BH, bam.head, at=self.predictor.job.job.bam.decoder_injection):
+                return self.model.pooled(self.moved(batch))
+        return bam.class_logits(self.model.pooled(self.moved(batch)), delta_BH)
+
+    def seconds(self, call: Callable[[], Any]) -> float:
+        self._wait()
+        start = time.perf_counter()
+        call()
+        self._wait()
+        return time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.gpu:
+            torch.cuda.synchronize()
+
+    def peak(self, call: Callable[[], Any]) -> float:
+        """MiB at the peak of the call.
+
+        Raises:
+            EnvironmentMissing: on a CPU, the system does not say.
+        """
+        if self.gpu:
+            torch.cuda.reset_peak_memory_stats()
+            call()
+            return torch.cuda.max_memory_allocated() / 2**20
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # starts the peak again (proc(5))
+            call()
+            status = Path("/proc/self/status").read_text()
+        except OSError as cause:
+            raise EnvironmentMissing("memory", f"the peak cannot be read: {cause}", "measure on Linux, or on a GPU") from None
+        return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
