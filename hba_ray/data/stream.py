@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.windows import Window
-from hba_ray.errors import DataError
+from hba_ray.errors import DataError, HbaError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,11 +86,11 @@ def micro_batch_dataset(
 
 
 def unpacked(dataset: ray.data.Dataset, column: str, prefetch: int = 1) -> Iterator[Any]:
-    """What loaders or model actors made, row by row; a DataError among it is raised here."""
+    """What loaders or model actors made, row by row; an HbaError among it is raised here."""
     batch: Any
     for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=prefetch):
         made = pickle.loads(batch.column(column)[0].as_py())
-        if isinstance(made, DataError):
+        if isinstance(made, HbaError):
             raise made
         yield made
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from hba_ray.data.atlas import AtlasIndex, Drop, build_index
 from hba_ray.data.reasoning import load_reasoning
 from hba_ray.data.rows import Row
+from hba_ray.data.stream import unpacked
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import CheckpointError, DataError
 from hba_ray.evaluation.generative import GenerateJob, ask_plainly, generate_rows, read_label
+from hba_ray.evaluation.predict import SCHEMA
 from hba_ray.evaluation.scores import score_predictions
 from hba_ray.specs import AtlasSpec
 from tests.sweeps.jobs import small_experiment
@@ -86,10 +90,6 @@ def test_every_row_is_answered_and_scored(index, greedy):
         assert record["predicted"] is None or record["predicted"] in dataset.labels
         assert isinstance(record["response"], str) and record["answer"] == record["response"].strip()
         assert record["question"] and record["prompt_hash"]
-    import pyarrow as pa
-
-    from hba_ray.evaluation.predict import SCHEMA
-
     scores = score_predictions(pa.Table.from_pylist(list(greedy.values()), schema=SCHEMA), index.label_counts("train"))
     assert {score.dataset for score in scores.datasets} == {"toy_tone", "toy_nod", "toy_words", "toy_answers"}
 
@@ -137,3 +137,13 @@ def test_a_response_ends_where_the_context_does(index, tiny_backbone, greedy):
 def test_a_model_that_is_not_there_is_refused(index, tmp_path: Path):
     with pytest.raises(CheckpointError, match="no such folder"):
         run(job(index, tmp_path / "nowhere"))
+
+
+def test_an_error_that_an_actor_hands_on_is_raised_by_the_driver():
+    made = [([{"row": 1}], []), CheckpointError("model", "has no chat template")]
+    batches = [pa.table({"answers": [pickle.dumps(one)]}) for one in made]
+    dataset: Any = SimpleNamespace(iter_batches=lambda **_: iter(batches))
+    rows = unpacked(dataset, "answers")
+    assert next(rows) == ([{"row": 1}], [])
+    with pytest.raises(CheckpointError, match="has no chat template"):
+        next(rows)

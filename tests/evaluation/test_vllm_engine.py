@@ -105,10 +105,14 @@ def test_rows_that_cannot_be_asked_stop_the_run_or_are_dropped_and_counted(engin
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_actor_of_ray_serves_the_tiny_model_as_a_baseline(index, tiny_backbone, tmp_path: Path):
-    served = job(index, tiny_backbone, compute__workers=1, compute__cpus=4, compute__object_store_mib=200)
+    compute = {"compute__workers": 1, "compute__cpus": 4, "compute__object_store_mib": 200}
+    served = job(index, tiny_backbone, **compute)
     with ray_session(served.spec.compute, tmp_path / "logs"):
         made = run(served)
-    ours = run(job(index, tiny_backbone, "transformers"))
+        ours = run(job(index, tiny_backbone, "transformers", **compute))
+        with pytest.raises(CheckpointError, match="no such folder"):
+            run(job(index, tmp_path / "nowhere", **compute))
+    assert ours == run(job(index, tiny_backbone, "transformers"))
     assert {name: record["response"] for name, record in made.items()} == {name: record["response"] for name, record in ours.items()}
 
 
