@@ -210,12 +210,17 @@ class VllmEngine:
         """
         drops: list[Drop] = []
         asked: list[Question] = []
-        for question in self._questions(window, drops):
-            try:
-                self._enqueue(question)
-                asked.append(question)
-            except DataError as bad:
-                drops.append(self._drop(bad, question.row.dataset.id))
+        under_way: list[str] = []
+        try:
+            for question in self._questions(window, drops):
+                try:
+                    under_way += self._enqueue(question)
+                    asked.append(question)
+                except DataError as bad:
+                    drops.append(self._drop(bad, question.row.dataset.id))
+        except DataError:  # the spec says to fail; the next window must not get these answers
+            self.llm.llm_engine.abort_request(under_way, internal=True)
+            raise
         records = []
         for question, output in zip(asked, self._answers(), strict=True):
             facts = row_facts(question.row, output.prompt or "")
@@ -227,17 +232,19 @@ class VllmEngine:
 
     def _questions(self, window: Window, drops: list[Drop]) -> Iterator[Question]:
         """The rows of a window, decoded ahead by threads, in their order."""
-        futures: list[Future[Question]] = []
+        futures: list[tuple[Row, Future[Question]]] = []
         for row in read_rows(self.job.index, window.lines):
             if isinstance(row, DataError):
                 drops.append(self._drop(row, "unknown"))
             else:
-                futures.append(self._pool.submit(self._question, withhold(row, self.job.spec.atlas.modalities)))
-        for future in futures:
+                futures.append((row, self._pool.submit(self._question, withhold(row, self.job.spec.atlas.modalities))))
+        for row, future in futures:
             try:
-                yield future.result()
+                question = future.result()
             except DataError as bad:
-                drops.append(self._drop(bad, "unknown"))
+                drops.append(self._drop(bad, row.dataset.id))
+            else:
+                yield question
 
     def _question(self, row: Row) -> Question:
         shown = withhold(row, self._shown(row))
@@ -258,7 +265,8 @@ class VllmEngine:
     def _takes(self, modality: str) -> bool:
         return modality in self.takes and self.takes[modality] != 0
 
-    def _enqueue(self, question: Question) -> None:
+    def _enqueue(self, question: Question) -> list[str]:
+        """vLLM's ids of the request that asks it."""
         from vllm.exceptions import VLLMValidationError
 
         options: dict[str, Any] = {}
@@ -269,7 +277,7 @@ class VllmEngine:
         with handed_over(question.clips) as urls:
             message: Any = {"role": "user", "content": content_of(question.content, urls)}
             try:
-                self.llm.enqueue_chat([message], self.sampling, use_tqdm=False, mm_processor_kwargs=options or None)
+                return self.llm.enqueue_chat([message], self.sampling, use_tqdm=False, mm_processor_kwargs=options or None)
             except (VLLMValidationError, ValueError, TypeError) as cause:
                 is_long = any(words in str(cause) for words in _OUT_OF_CONTEXT)
                 what = f"vLLM does not take the prompt: {_first_line(cause)}"

@@ -32,15 +32,29 @@ PATIENCE_SECONDS = 600
 
 @pytest.fixture(scope="module")
 def base_url(tiny_backbone, tmp_path_factory) -> Iterator[str]:
-    """`vllm serve` on this machine's loopback, ended with all that it started."""
+    """vLLM's server on this machine's loopback, ended with all that it started.
+
+    Started as a module: the command `vllm serve` asks for a distribution of that name, and the build for CPUs has another.
+    """
     folder = tmp_path_factory.mktemp("served")
     export_thinker(load_backbone(str(tiny_backbone), dtype=torch.float32), load_processor(str(tiny_backbone)), folder / "model")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = str(Path(sys.executable).with_name("vllm"))
     settings = "--dtype float32 --enforce-eager --max-model-len 4096 --max-num-seqs 8 --skip-mm-profiling --no-enable-log-requests"
-    command = [program, "serve", str(folder / "model"), "--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(folder / "model"),
+        "--served-model-name",
+        NAME,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with (folder / "said").open("w") as said:
         server = subprocess.Popen(
             [*command, *settings.split()],

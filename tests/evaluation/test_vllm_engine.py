@@ -88,12 +88,12 @@ def test_rows_that_cannot_be_asked_stop_the_run_or_are_dropped_and_counted(engin
     with_audio = next(row for row in rows if "audio" in row.media)
     long = replace(rows[0], sample_id="long", problem=rows[0].problem + " and on" * 2 * CONTEXT)
     damaged = replace(with_audio, sample_id="damaged", media={**with_audio.media, "audio": (b"RIFF", *with_audio.media["audio"][1:])})
-    write_jsonl([long, damaged, rows[1]], tmp_path, "test")
+    write_jsonl([rows[1], long, damaged], tmp_path, "test")
     bad = build_index(AtlasSpec(root=str(tmp_path)), tmp_path)
     monkeypatch.setattr(engine, "job", job(bad, engine.job.model, atlas__on_bad_row="drop"))
     made, drops = engine.window(window_of(bad))
     assert [record["sample_id"] for record in made] == [rows[1].sample_id]
-    assert sorted(drop.reason for drop in drops) == ["corrupt audio", "prompt too long"]
+    assert sorted(drop.reason for drop in drops) == ["prompt too long", "truncated audio"]
     monkeypatch.setattr(engine, "job", job(bad, engine.job.model))
     with pytest.raises(DataError, match=r"test row (long|damaged)"):
         engine.window(window_of(bad))
