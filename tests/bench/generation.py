@@ -14,7 +14,7 @@ from hba_ray.models.decoding import Decoding, decode
 from hba_ray.models.tiny import build_tiny
 from hba_ray.specs.model import TinySpec
 
-TOKENS, ROWS = 512, 4
+TOKENS, ROWS = 512, 2
 MODEL = TinySpec(hidden=256, layers=4, heads=4, vocabulary=512)
 PROMPTS = ("Which emotion does the speaker convey?", "What does the person in the video do, and why?", "Is it meant?", "Who waves?")
 
