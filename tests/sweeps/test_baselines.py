@@ -25,7 +25,8 @@ def with_baselines(storage: Path, *names: str, **generation: object) -> Experime
 
 
 def names(spec: ExperimentSpec, storage: Path) -> dict[str, str]:
-    return {step.name: step.fingerprint for step in plan(spec, Storage(storage))}
+    """Step -> fingerprint, but for the steps that hold arms against each other."""
+    return {step.name: step.fingerprint for step in plan(spec, Storage(storage)) if step.kind != "compare"}
 
 
 def test_arms_are_named_after_their_models(tmp_path: Path):
@@ -67,7 +68,8 @@ def test_the_tiny_model_is_predicted_with_before_training_and_reported_beside_th
     tracker = MemoryTracker()
     finished = run_experiment(with_baselines(tmp_path, "tiny"), lambda line: None, tracker)
     assert list(finished.report.scores) == ["sft", "zero-shot tiny"]
-    (step,) = [step for step in plan(with_baselines(tmp_path, "tiny"), Storage(tmp_path)) if step.arm == "zero-shot tiny"]
+    steps = plan(with_baselines(tmp_path, "tiny"), Storage(tmp_path))
+    (step,) = [step for step in steps if step.name == "evaluate zero-shot tiny"]
     predictions = pq.read_table(step.folder / "predictions.parquet").to_pylist()
     trained = finished.report.scores["sft"].datasets
     assert len(predictions) == sum(score.rows for score in trained)
