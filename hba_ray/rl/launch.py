@@ -32,8 +32,6 @@ NAMESPACE, RUNNER = "hba_ray", "grpo"
 PLUGIN = "hba_ray.rl.plugin"
 TURN_SECONDS = 5.0
 """Between two looks for the turn and for GPUs."""
-WATCH_SECONDS, PATIENCE = 10.0, 3
-"""Between two looks at vLLM, and looks in a row at a dead engine before the run is given up."""
 CLEAN_SECONDS = 60.0
 """How long actors and placement groups of an ended run may take to go."""
 VERL_VARIABLES = {
@@ -145,11 +143,12 @@ def run_grpo(job: GrpoJob, say: Say) -> None:
     runner = _take_turn(_variables(job), say)
     try:
         wait_for_room(job.spec, say)
-        _wait(runner.run.remote(config))
+        ray.get(runner.run.remote(config))
     except RayError as cause:
         raise _located(job, cause) from cause
     finally:
         ray.kill(runner)
+        _free_places()
         _wait_until_gone(before)
         _release(job.spec)
 
@@ -166,35 +165,6 @@ class _Runner:
 
         validate_config(config=config, use_reference_policy=config.actor_rollout_ref.actor.use_kl_loss, use_critic=False)
         TaskRunnerV1.__ray_metadata__.modified_class().run(config)  # type: ignore[attr-defined]
-
-
-def _wait(run: Any) -> None:
-    """Until the run ends; looks after vLLM meanwhile, since verl waits for ever where an engine dies while it takes new weights.
-
-    Raises:
-        TrainingError: an engine is dead, and verl did not say so.
-        RayError: as verl ended.
-    """
-    dead = 0
-    while not ray.wait([run], timeout=WATCH_SECONDS)[0]:
-        dead = dead + 1 if _engine_is_dead() else 0
-        if dead == PATIENCE:
-            raise TrainingError(
-                "grpo", "vLLM's engine ended in the middle of the run", "run the same command to go on from the last checkpoint"
-            )
-    ray.get(run)
-
-
-def _engine_is_dead() -> bool:
-    names = [name for name in ray.util.list_named_actors() if name.startswith("vllm_server_")]
-    try:
-        return any(ray.get([ray.get_actor(name).__ray_call__.remote(_errored) for name in names], timeout=WATCH_SECONDS))
-    except (RayError, ValueError):  # busy, or just gone: verl will say
-        return False
-
-
-def _errored(server: Any) -> bool:
-    return bool(getattr(getattr(server, "engine", None), "errored", False))
 
 
 def _variables(job: GrpoJob) -> dict[str, str]:
@@ -265,10 +235,21 @@ def _held() -> tuple[set[str], set[str]]:
     return actors, groups
 
 
+def _free_places() -> None:
+    """Removes verl's placement groups, which outlive the actor that made them until its whole job ends."""
+    from ray import PlacementGroupID
+    from ray.util import placement_group_table, remove_placement_group
+    from ray.util.placement_group import PlacementGroup
+
+    for name, facts in placement_group_table().items():
+        if "verl_group_" in facts["name"] and facts["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+
+
 def _wait_until_gone(before: tuple[set[str], set[str]]) -> None:
     """Until only those of `before` are left, or time is up.
 
-    Actors belong to the runner and end with it, and so do placement groups; both take a moment.
+    Actors belong to the runner and end with it, which takes a moment.
     """
     deadline = time.monotonic() + CLEAN_SECONDS
     while any(now - then for now, then in zip(_held(), before, strict=True)) and time.monotonic() < deadline:

@@ -27,7 +27,7 @@ from hba_ray.runtime.session import ray_session
 from hba_ray.specs import ExperimentSpec
 from tests.rl.conftest import SPEC, Toy
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(1500)]
 
 STEPS, KILLED_AFTER = 6, 3
 GRPO = {
