@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from hba_ray.data.prompts import with_transcript
 from hba_ray.data.rows import MEDIA_COLUMNS, Row, parse_row
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import DataError
@@ -81,6 +82,7 @@ class AtlasIndex:
         root: folder of the shards, and of jsonl's media.
         table: INDEX_SCHEMA, in file order.
         drops: rows left out when the index was made.
+        transcripts: line of the table -> what is said in the row's clip, which `read_rows` puts into its prompt.
     """
 
     root: str
@@ -88,6 +90,7 @@ class AtlasIndex:
     table: pa.Table
     drops: tuple[Drop, ...] = ()
     split_surprise: bool = False
+    transcripts: Mapping[int, str] = field(default_factory=dict)
 
     @cached_property
     def _split_rows(self) -> dict[str, np.ndarray]:
@@ -103,11 +106,11 @@ class AtlasIndex:
         if not datasets:
             return self
         leaves = pc.field("dataset").isin(list(datasets)) & pc.field("split").isin(list(splits))
-        return replace(self, table=self.table.filter(~leaves))
+        return replace(self, table=self.table.filter(~leaves), transcripts={})
 
     def only(self, dataset: str) -> AtlasIndex:
         """The rows of one dataset."""
-        return replace(self, table=self.table.filter(pc.field("dataset") == dataset))
+        return replace(self, table=self.table.filter(pc.field("dataset") == dataset), transcripts={})
 
     def counts(self) -> dict[str, dict[str, int]]:
         """dataset -> split -> rows."""
@@ -119,7 +122,8 @@ class AtlasIndex:
         return _count(rows.filter(rows.column("label").is_valid()), "label")
 
     def texts(self, split: str) -> Iterator[str]:
-        """Prompts and answers of a split, without touching media."""
+        """Prompts, transcripts and answers of a split, without touching media."""
+        yield from (self.transcripts[line] for line in self.rows_of(split).tolist() if line in self.transcripts)
         for shard in self.shards:
             if shard.split == split:
                 for _, _, record in _records(shard, self.root):
@@ -305,10 +309,15 @@ def read_rows(index: AtlasIndex, lines: Sequence[int]) -> Iterator[Row | DataErr
 
     A row that turns out bad now (media columns are read only here) comes as its DataError.
     """
-    table = index.table.take(pa.array(sorted(int(line) for line in lines))).to_pydict()
+    ordered = sorted(int(line) for line in lines)
+    table = index.table.take(pa.array(ordered)).to_pydict()
     by_group: dict[tuple[int, int], list[int]] = {}
-    for shard, group, position in zip(table["shard"], table["group"], table["position"], strict=True):
+    said: dict[tuple[int, int, int], str] = {}
+    for line, *place in zip(ordered, table["shard"], table["group"], table["position"], strict=True):
+        shard, group, position = place
         by_group.setdefault((shard, group), []).append(position)
+        if line in index.transcripts:
+            said[shard, group, position] = index.transcripts[line]
     for (number, group), positions in by_group.items():
         shard = index.shards[number]
         records = _parquet_rows(shard, group, positions) if shard.is_parquet else _jsonl_rows(shard, group, positions)
@@ -319,7 +328,8 @@ def read_rows(index: AtlasIndex, lines: Sequence[int]) -> Iterator[Row | DataErr
             try:
                 if isinstance(record, DataError):
                     raise record
-                yield parse_row(record, where=where, root=root, split_surprise=index.split_surprise)
+                row = parse_row(record, where=where, root=root, split_surprise=index.split_surprise)
+                yield with_transcript(row, said.get((number, group, position), ""))
             except DataError as bad:
                 yield bad
 

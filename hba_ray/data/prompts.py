@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,19 @@ def withhold(row: Row, modalities: Collection[str]) -> Row:
     for name in hidden:
         problem = problem.replace(f"<{name}>\n", "").replace(f"<{name}>", "")
     return replace(row, problem=problem, media={name: clips for name, clips in row.media.items() if name not in hidden})
+
+
+def with_transcript(row: Row, words: str) -> Row:
+    """The row with what is said in its clip as a line of the prompt, behind the marks that it starts with.
+
+    Marks that the words may hold are taken out; they stand for no clip.
+    """
+    line = " ".join(TAG.sub(" ", words).split())
+    if not line:
+        return row
+    marks = re.match(rf"(?:{TAG.pattern}\s*)*", row.problem)
+    end = marks.end() if marks else 0
+    return replace(row, problem=f"{row.problem[:end]}{line}\n{row.problem[end:]}")
 
 
 def chat_message(row: Row) -> list[dict[str, Any]]:

@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hba_ray.data.atlas import AtlasIndex
+from hba_ray.data.atlas import AtlasIndex, read_rows
+from hba_ray.data.rows import TAG, Row
+from hba_ray.data.tasks import SPLITS
 from hba_ray.errors import DataError, SpecError
 from hba_ray.runtime.storage import Storage
 from hba_ray.sweeps.plan import plan
 from hba_ray.sweeps.steps import describe, probe
 from hba_ray.sweeps.steps.base import Context
 from hba_ray.sweeps.trial import read_scores
+from tests.descriptors.whisper import checkpoint
 from tests.sweeps.jobs import small_experiment
 
 pytest.importorskip("opensmile")
@@ -76,6 +79,39 @@ def test_later_steps_find_vectors_by_sample(made):
     descriptors.places["test"]["twice"] = None
     with pytest.raises(DataError, match="several rows"):
         descriptors.lines_of("test", ["twice"])
+
+
+def test_transcripts_are_part_of_every_prompt_that_is_trained_on(tmp_path: Path):
+    def named(**changes: object) -> dict[str, str]:
+        return {step.name: step.fingerprint for step in plan(small_experiment(tmp_path, **changes), Storage(tmp_path))}
+
+    without, acoustic = named(), named(descriptors__streams=["acoustic"])
+    spoken = named(descriptors__streams=["transcripts"])
+    other = named(descriptors__streams=["transcripts"], descriptors__transcripts={"model": "base"})
+    for name in ("backbone", "sft", "evaluate sft"):
+        assert without[name] == acoustic[name] and len({without[name], spoken[name], other[name]}) == 3
+
+
+@pytest.mark.slow
+def test_what_whisper_hears_reaches_the_rows_of_later_steps(tmp_path: Path):
+    pytest.importorskip("whisper")
+    whisper = {"model": str(checkpoint(tmp_path / "tiny.pt")), "rows": "all"}
+    spec = small_experiment(
+        tmp_path, atlas__datasets=["toy_tone"], descriptors__streams=["transcripts"], descriptors__transcripts=whisper, atlas__limit=1
+    )
+    context = _context_of(spec)
+    context.folder.mkdir(parents=True)
+    facts = describe.make(context)
+    assert facts["streams"]["transcripts"]["described"] == 3 and not context.index.transcripts
+    index = Context(spec, context.folders, tmp_path, lambda values, at: None).index
+    assert index.transcripts
+    rows = {line: next(iter(read_rows(index, [line]))) for line in index.transcripts}
+    assert all(
+        isinstance(row, Row) and TAG.sub("", text).split()[0] in row.problem
+        for (line, text) in index.transcripts.items()
+        for row in [rows[line]]
+    )
+    assert set(index.transcripts.values()) <= {text for split in SPLITS for text in index.texts(split)}
 
 
 def test_a_second_atlas_of_the_same_clips_extracts_nothing(made):

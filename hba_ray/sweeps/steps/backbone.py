@@ -8,6 +8,7 @@ from typing import Any
 from hba_ray.errors import CheckpointError
 from hba_ray.runtime.progress import progress
 from hba_ray.specs import fingerprint
+from hba_ray.sweeps.steps import describe
 from hba_ray.sweeps.steps.base import Context, Draft, Step, digest_file
 
 
@@ -44,7 +45,12 @@ def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
     model = draft.spec.model
     if name == "tiny":
         seconds = draft.spec.atlas.media.audio_seconds
-        return {"tiny": model.tiny.identity(), "atlas": draft["atlas"].fingerprint, "audio_seconds": seconds}
+        return {
+            "tiny": model.tiny.identity(),
+            "atlas": draft["atlas"].fingerprint,
+            "audio_seconds": seconds,
+            **describe.prompt_identity(draft.spec),
+        }
     folder = Path(name).expanduser()
     if folder.is_dir():
         return {"folder": [[path.name, *digest_file(path)] for path in sorted(folder.iterdir()) if path.is_file()]}

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from hba_ray.sweeps.follow import Metrics
 if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex, Drop
 
+TRANSCRIPTS = "transcripts.parquet"
+"""In the folder of the describe step: line of the index, and what is said in the row's clip."""
 STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
 VERSIONS = {
@@ -119,8 +121,16 @@ class Context:
 
     @property
     def index(self) -> AtlasIndex:
-        """The rows as stages see them: those of held-out datasets are in the test split alone."""
-        return self.whole_index.without([find_dataset(name).id for name in self.spec.atlas.held_out], ("train", "validation"))
+        """The rows as stages see them: those of held-out datasets are in the test split alone; once the describe
+        step has made them, with the transcripts of those that have no text of their own."""
+        import pyarrow.parquet as pq
+
+        index = self.whole_index.without([find_dataset(name).id for name in self.spec.atlas.held_out], ("train", "validation"))
+        file = self.folders.get("describe", self.folder) / TRANSCRIPTS
+        if self.folder == file.parent or not file.exists():
+            return index
+        said = pq.read_table(file).to_pydict()
+        return replace(index, transcripts=dict(zip(said["line"], said["text"], strict=True)))
 
     @property
     def whole_index(self) -> AtlasIndex:

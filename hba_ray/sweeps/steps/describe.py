@@ -13,7 +13,7 @@ from hba_ray.runtime.progress import phases
 from hba_ray.runtime.storage import LOCK_SECONDS, Storage
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.descriptors import STREAMS, DescriptorsSpec, Stream
-from hba_ray.sweeps.steps.base import Context, Draft, Step
+from hba_ray.sweeps.steps.base import TRANSCRIPTS, Context, Draft, Step
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex
@@ -58,6 +58,15 @@ def vector_identity(spec: ExperimentSpec, stream: Literal["pose", "acoustic"]) -
     }
 
 
+def prompt_identity(spec: ExperimentSpec) -> dict[str, Any]:
+    """What the steps that read prompts depend on besides the atlas: nothing, or the transcripts in them."""
+    from hba_ray.descriptors.tables import identity_of
+
+    if "transcripts" not in spec.descriptors.streams:
+        return {}
+    return {"transcripts": [identity_of(spec.descriptors, "transcripts"), spec.descriptors.transcripts.rows]}
+
+
 def make(context: Context, start_ray: Callable[[], object] = lambda: None) -> dict[str, Any]:
     from hba_ray.data.tasks import SPLITS
     from hba_ray.descriptors.extract import extract
@@ -75,7 +84,22 @@ def make(context: Context, start_ray: Callable[[], object] = lambda: None) -> di
             wait_seconds=LOCK_SECONDS,
             start_ray=start_ray,
         )
+    if "transcripts" in settings(spec).streams:
+        _write_transcripts(context)
     return summary.to_json()
+
+
+def _write_transcripts(context: Context) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    descriptors = open_descriptors(context.spec, context.index)
+    lines = sorted(descriptors.names)
+    said = {line: text for line, text in zip(lines, descriptors.transcripts(lines), strict=True) if text}
+    table = pa.table({"line": pa.array(said, pa.int64()), "text": pa.array(said.values(), pa.string())})
+    draft = context.folder / f".{TRANSCRIPTS}.draft"
+    pq.write_table(table, draft)
+    draft.replace(context.folder / TRANSCRIPTS)
 
 
 def open_descriptors(spec: ExperimentSpec, index: AtlasIndex) -> Descriptors:

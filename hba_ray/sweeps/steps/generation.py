@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.tasks import DATASETS
 from hba_ray.specs import ExperimentSpec
-from hba_ray.sweeps.steps import backbone
+from hba_ray.sweeps.steps import backbone, describe
 from hba_ray.sweeps.steps.base import Context, Draft
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def identity(draft: Draft, arm: str) -> dict[str, Any]:
         made: dict[str, Any] = {"model": draft[arm.split("+")[-1]].fingerprint}
     else:
         of_rows = {"atlas": draft["atlas"].fingerprint, "modalities": sorted(spec.atlas.modalities), "media": spec.atlas.media.identity()}
+        of_rows |= describe.prompt_identity(spec)
         made = {"baseline": backbone.identity_of(draft, model, "evaluate.baselines"), **of_rows}
     return {**made, "generation": spec.evaluate.generation.identity(), "split": spec.evaluate.split, "prompts": _prompts(spec, arm)}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.runtime.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.follow import Metrics, followed
-from hba_ray.sweeps.steps import backbone
+from hba_ray.sweeps.steps import backbone, describe
 from hba_ray.sweeps.steps.base import STEP_LOG, Context, Draft, Step, count_drops, shown_metrics, training_resources
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def identity(draft: Draft, spec: ExperimentSpec) -> dict[str, Any]:
         "model": spec.model.model_dump(mode="json", exclude={"backbone", "tiny"}),
         "seed": spec.seed,
         "sft": spec.sft.identity(),
+        **describe.prompt_identity(spec),
     }
 
 
