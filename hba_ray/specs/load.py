@@ -5,15 +5,18 @@ OmegaConf reads (`extends`, interpolation, overrides); pydantic validates.
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
@@ -23,6 +26,8 @@ from hba_ray.specs.problems import problem
 from hba_ray.specs.trials import trials
 
 MAX_SPEC_BYTES = 1 << 20
+MAX_SPEC_NODES = 100_000
+"""Keys and values, aliases written out: a few lines of YAML can stand for billions."""
 COMMAND_LINE = "command line"
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=")
 
@@ -76,32 +81,52 @@ def _validated(layers: Sequence[_Layer]) -> ExperimentSpec:
 
 def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[_Layer]:
     """The layers of a file, farthest ancestor first."""
+    layer = _read_file(path)
     if path.resolve() in seen:
         raise SpecError(str(path), f"extends itself, by way of {' -> '.join(str(s) for s in seen)}")
-    layer = _read_file(path)
-    parents = layer.config.pop("extends", None)
-    names = [parents] if isinstance(parents, str) else list(parents or [])
     layers: list[_Layer] = []
-    for name in names:
-        if not isinstance(name, str):
-            raise SpecError(_at(layer, ("extends",)), f"extends holds {name!r}, which is not a file name")
-        layers += _read_chain(path.parent / name, (*seen, path.resolve()))
+    for name in _parents(layer):
+        parent = path.parent / name
+        if not os.path.exists(parent):  # says no, too, to a name that no file can have
+            raise SpecError(_at(layer, ("extends",)), f"extends {parent}: no such file", _nearby(parent))
+        layers += _read_chain(parent, (*seen, path.resolve()))
     return [*layers, layer]
+
+
+def _parents(layer: _Layer) -> list[str]:
+    """The file names under `extends`, which is taken out of the layer."""
+    place = _at(layer, ("extends",))
+    try:
+        stated = layer.config.pop("extends", None)
+        names = [stated] if isinstance(stated, str) else list(stated) if isinstance(stated, ListConfig) else stated
+    except OmegaConfBaseException as cause:
+        raise SpecError(place, f"extends cannot be resolved: {str(cause).splitlines()[0]}") from None
+    for name in [] if names is None else names if isinstance(names, list) else [names]:
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise SpecError(place, f"extends holds {str(name)[:80]!r}, which is not a file name", "it names a file, or a list of files")
+    return names or []
 
 
 def _read_file(path: Path) -> _Layer:
     try:
-        if path.stat().st_size > MAX_SPEC_BYTES:
+        found = path.stat()
+        if not S_ISREG(found.st_mode):  # a device has no end, and a pipe perhaps no writer
+            raise SpecError(str(path), "is a folder" if path.is_dir() else "is not a file", "name a YAML file")
+        if found.st_size > MAX_SPEC_BYTES:
             raise SpecError(str(path), "is larger than 1 MiB, so it is no spec")
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None and not isinstance(node, yaml.MappingNode):
             raise SpecError(str(path), "a spec is a mapping of keys to values")
+        if node is not None and _size(node, {}) > MAX_SPEC_NODES:
+            raise SpecError(str(path), f"stands for more than {MAX_SPEC_NODES} values", "it has too many aliases, or one that holds itself")
         config = OmegaConf.create(text) if node is not None else OmegaConf.create({})
     except FileNotFoundError:
         raise SpecError(str(path), "no such file", _nearby(path)) from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise SpecError(str(path), f"cannot be read: {cause}") from None
+    except UnicodeDecodeError:
+        raise SpecError(str(path), "is not a text file in UTF-8") from None
+    except OSError as cause:
+        raise SpecError(str(path), f"cannot be read: {cause.strerror}") from None
     except yaml.YAMLError as cause:
         mark = getattr(cause, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -121,13 +146,23 @@ def _nearby(path: Path) -> str:
     return f"did you mean {folder / near[0]}?" if near else "shipped specs are in experiments/"
 
 
+def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """Nodes below this one with every alias written out; infinite where one holds itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf  # met again below itself
+        inner = [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in inner)
+    return sizes[id(node)]
+
+
 def _note_lines(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             child = (*path, str(key.value))
-            if len(child) < 12:  # an alias may contain itself; no spec is that deep
-                lines[child] = key.start_mark.line + 1
-                _note_lines(value, child, lines)
+            lines[child] = key.start_mark.line + 1
+            _note_lines(value, child, lines)
 
 
 def _read_overrides(words: Sequence[str]) -> _Layer:

@@ -1,5 +1,7 @@
 """Specs are read, merged and refused with the file, the line, the key and the nearest valid key."""
 
+import itertools
+import os
 import string
 import subprocess
 import sys
@@ -174,3 +176,33 @@ def test_refusing_a_spec_takes_under_two_seconds_and_imports_nothing_heavy(write
     assert done.stdout.strip() == "2 []"
     assert "did you mean 'sft.lr'" in done.stderr
     assert time.monotonic() - started < 20  # the goal is two seconds on an idle machine; `make bench` measures it
+
+
+@pytest.mark.parametrize("stated", ["3", "true", '""', '"a\\0b"', "{a: b}", "[3]", "nope.yaml", "a" * 300])
+def test_an_extends_that_names_no_file_is_refused_where_it_is_written(write, stated):
+    path = write(f"{MINIMAL}extends: {stated}\n")
+    with pytest.raises(SpecError, match="extends") as refused:
+        load_spec(path)
+    assert refused.value.where == f"{path}:4"
+
+
+@pytest.mark.parametrize("aliases", ["[*{0}, *{0}, *{0}, *{0}]", "{{p: *{0}, q: *{0}, r: *{0}, s: *{0}}}"])
+def test_aliases_that_stand_for_billions_of_values_are_refused_at_once(write, aliases):
+    levels = "abcdefghijklmnop"
+    bomb = "a: &a [x]\n" + "".join(f"{own}: &{own} {aliases.format(before)}\n" for before, own in itertools.pairwise(levels))
+    started = time.perf_counter()
+    for text in (bomb, "name: &a [*a]\n", "sft: &a {b: *a}\n"):
+        with pytest.raises(SpecError, match="stands for more than 100000 values"):
+            load_spec(write(text))
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_what_is_no_file_is_not_read_as_a_spec(tmp_path, kind):
+    path = Path("/dev/zero") if kind == "device" else tmp_path / kind
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(SpecError, match=r"is a folder|is not a file"):
+        load_spec(path)
