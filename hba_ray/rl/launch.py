@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 from ray.exceptions import RayError, TaskCancelledError
 
 from hba_ray.data.atlas import AtlasIndex
@@ -92,11 +92,7 @@ class GrpoJob:
             checkpoints=str(self.checkpoints),
             rollouts=str(self.rollouts) if spec.grpo.log_rollouts else None,
         )
-        config = verl_config(spec, paths, train_rows=len(self.index.rows_of("train")))
-        with open_dict(config):
-            for key, value in self._ours().items():
-                OmegaConf.update(config, key, value, merge=False, force_add=True)
-        return config
+        return verl_config(spec, paths, train_rows=len(self.index.rows_of("train")), more=self._ours())
 
     def _ours(self) -> dict[str, Any]:
         spec, engine = self.spec, "actor_rollout_ref.rollout.engine_kwargs.vllm"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -52,11 +53,12 @@ class RlPaths:
     rollouts: str | None = None
 
 
-def verl_config(spec: ExperimentSpec, paths: RlPaths, *, train_rows: int) -> DictConfig:
+def verl_config(spec: ExperimentSpec, paths: RlPaths, *, train_rows: int, more: Mapping[str, Any] = MappingProxyType({})) -> DictConfig:
     """verl's whole configuration for the stage `grpo`.
 
     Args:
         train_rows: rows of the training split, of which each epoch makes `train_rows // grpo.batch` steps.
+        more: further settings of ours, by dotted key.
 
     Raises:
         SpecError: `grpo.verl` names a key that verl does not have, or a value that cannot stand there.
@@ -68,7 +70,7 @@ def verl_config(spec: ExperimentSpec, paths: RlPaths, *, train_rows: int) -> Dic
     theirs = _checked(config, spec.grpo.verl)
     ours = {**_data(spec, paths), **_training(spec, paths, steps), **_actor(spec, paths), **_rollout(spec), **_reward(spec)}
     ours |= _cpu(spec) if not uses_gpu(spec) else {}
-    for key, value in {**ours, **theirs}.items():
+    for key, value in {**ours, **more, **theirs}.items():
         try:
             OmegaConf.update(config, key, value, merge=False, force_add=True)
         except (OmegaConfBaseException, ValueError) as cause:

@@ -13,8 +13,9 @@ from hba_ray.specs import ExperimentSpec
 from tests.rl.conftest import SPEC, Toy
 
 
-def job_of(toy: Toy, folder: Path, **atlas: str) -> GrpoJob:
-    spec = ExperimentSpec.model_validate(SPEC | {"atlas": {**SPEC["atlas"], **atlas}, "grpo": {"batch": 4, "mini_batch": 4}})
+def job_of(toy: Toy, folder: Path, verl: dict[str, object] | None = None, **atlas: str) -> GrpoJob:
+    grpo = {"batch": 4, "mini_batch": 4, "verl": verl or {}}
+    spec = ExperimentSpec.model_validate(SPEC | {"atlas": {**SPEC["atlas"], **atlas}, "grpo": grpo})
     return GrpoJob(spec, toy.start, toy.atlas, toy.index, folder)
 
 
@@ -31,6 +32,11 @@ def test_verl_is_told_where_our_rows_are_and_how_to_read_them(toy: Toy, tmp_path
     assert "{problem}" in config.data.hba.template
     assert config.reward.num_workers == 0
     assert config.trainer.rollout_data_dir == str(tmp_path / "rollouts")
+
+
+def test_what_the_spec_says_of_verl_wins(toy: Toy, tmp_path: Path):
+    config = job_of(toy, tmp_path, {"data.dataloader_num_workers": 1, "reward": {"num_workers": 2}}).config()
+    assert (config.data.dataloader_num_workers, config.reward.num_workers) == (1, 2)
 
 
 def test_a_row_that_failed_is_the_error_that_people_see(toy: Toy, tmp_path: Path):
