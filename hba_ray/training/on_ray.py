@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -64,6 +65,9 @@ def train_on_ray(job: SftJob, folder: Path) -> Path:
         reason = str(cause).strip().splitlines()[-1]
         logs = "the workers' logs are in the run's logs folder; run the same command to go on from the last checkpoint"
         raise EnvironmentMissing(str(folder), f"training was given up after {compute.max_failures} failures: {reason}", logs) from cause
+    except ray.exceptions.RayError as cause:  # not a worker but the controller is gone: memory, or the node
+        reason, way_out = str(cause).strip().splitlines()[0], "free some memory or use a larger node; the same command goes on from here"
+        raise EnvironmentMissing(str(folder), f"Ray lost the process that leads training: {reason}", way_out) from cause
     except KeyboardInterrupt:
         if trainer.controller is not None:
             ray.kill(trainer.controller)
