@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS, CLASSES, DATASETS, TASKS, TOTAL_ROWS, Dataset, find_dataset
 from hba_ray.errors import DataError
 
-RELEASED = [dataset for dataset in DATASETS.values() if not dataset.is_toy]
+RELEASED = [dataset for dataset in DATASETS.values() if dataset.is_benchmark]
 
 HEADS = {
     "SEN": ["highly negative", "negative", "weakly negative", "neutral", "weakly positive", "positive", "highly positive"],
