@@ -112,7 +112,7 @@ def backbone_log_losses(texts: Sequence[str], backbone: str, *, gpu: bool, bar: 
     from hba_ray.models.backbone import load_backbone, load_processor
 
     thinker = load_backbone(backbone, dtype=torch.bfloat16 if gpu else torch.float32)
-    return log_losses(texts, thinker.to("cuda") if gpu else thinker, load_processor(backbone).tokenizer, bar)
+    return log_losses(texts, cast(Any, thinker).to("cuda") if gpu else thinker, load_processor(backbone).tokenizer, bar)
 
 
 def perplexity(rows: Sequence[Written]) -> float | None:

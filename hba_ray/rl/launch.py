@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from omegaconf import DictConfig
@@ -226,7 +226,8 @@ def _held() -> tuple[set[str], set[str]]:
     """Ids of the actors and placement groups that are there now."""
     from ray.util import placement_group_table, state
 
-    actors = {actor.actor_id for actor in state.list_actors(limit=10_000) if actor.state != "DEAD"}
+    listed = cast(list[Any], state.list_actors(limit=10_000))  # Ray's schema hides its fields from type checkers
+    actors = {actor.actor_id for actor in listed if actor.state != "DEAD"}
     groups = {name for name, facts in placement_group_table().items() if facts["state"] != "REMOVED"}
     return actors, groups
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -83,20 +83,21 @@ class OmniActor(Qwen2_5OmniForConditionalGeneration):
 
         Workers gather a tower's weights together. One that skipped it would leave the others waiting.
         """
+        thinker = cast(Any, self.thinker)  # transformers declares neither its sub-configurations nor return_dict
         zero = logits_BSV.new_zeros(())
         if inputs.get("input_features") is None:
-            mels = self.config.thinker_config.audio_config.num_mel_bins
+            mels = cast(Any, self.config.thinker_config).audio_config.num_mel_bins
             silence = torch.zeros(1, mels, _SHORTEST_AUDIO, device=logits_BSV.device, dtype=logits_BSV.dtype)
             mask = torch.ones(1, _SHORTEST_AUDIO, device=logits_BSV.device, dtype=torch.long)
-            heard = self.thinker.get_audio_features(silence, feature_attention_mask=mask, return_dict=True).last_hidden_state
+            heard = thinker.get_audio_features(silence, feature_attention_mask=mask, return_dict=True).last_hidden_state
             zero = zero + 0.0 * heard.sum()
         if inputs.get("pixel_values") is None and inputs.get("pixel_values_videos") is None:
-            vision = self.config.thinker_config.vision_config
+            vision = cast(Any, self.config.thinker_config).vision_config
             side = vision.spatial_merge_size
             values = 3 * vision.temporal_patch_size * vision.patch_size**2
             black = torch.zeros(side * side, values, device=logits_BSV.device, dtype=logits_BSV.dtype)
             grid = torch.tensor([[1, side, side]], device=logits_BSV.device)
-            seen = self.thinker.get_video_features(black, grid, return_dict=True).pooler_output
+            seen = thinker.get_video_features(black, grid, return_dict=True).pooler_output
             zero = zero + 0.0 * (torch.cat(list(seen)) if isinstance(seen, (list, tuple)) else seen).sum()
         return zero
 
@@ -173,7 +174,7 @@ def rope_index(config: Qwen2_5OmniConfig, tokenizer: Any) -> Any:
 
     Positions that are made before rows are packed are right for packed and for padded rows alike.
     """
-    thinker = config.thinker_config
+    thinker = cast(Any, config.thinker_config)  # declared as a dict or None; the constructor makes it a configuration
     convert = tokenizer.convert_tokens_to_ids
     ids = {
         "image_token_id": convert("<|IMAGE|>"),

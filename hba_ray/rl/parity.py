@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -110,12 +110,12 @@ def log_probabilities(actor: Any, processor: Any, row: Mapping[str, torch.Tensor
 
 
 def load_actor(model: str) -> tuple[Any, Any]:
-    from transformers import AutoConfig, Qwen2_5OmniProcessor
+    from transformers import AutoConfig, Qwen2_5OmniConfig, Qwen2_5OmniProcessor
 
     from hba_ray.rl.omni import OmniActor, prepare_processor, register_actor
 
     register_actor()
-    config = AutoConfig.from_pretrained(model)
+    config = cast(Qwen2_5OmniConfig, AutoConfig.from_pretrained(model))
     actor = OmniActor.from_pretrained(model, config=config, attn_implementation="eager").eval()
     return actor, prepare_processor(Qwen2_5OmniProcessor.from_pretrained(model), config)
 

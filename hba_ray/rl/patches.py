@@ -12,7 +12,7 @@ import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from wrapt import register_post_import_hook
 
@@ -64,7 +64,7 @@ def _replace(holder: Any, name: str, make: Callable[[Any], Any]) -> None:
     original = getattr(holder, name)
     if hasattr(original, "hba_original"):
         return
-    replacement = functools.wraps(original)(make(original))
+    replacement = cast(Any, functools.wraps(original)(make(original)))
     replacement.hba_original = original
     setattr(holder, name, replacement)
 
@@ -94,14 +94,14 @@ def processor(module: Any) -> None:
 
     def make(original: Any) -> Any:
         def hf_processor(name_or_path: str, **kwargs: Any) -> Any:
-            from transformers import AutoConfig, Qwen2_5OmniProcessor
+            from transformers import AutoConfig, Qwen2_5OmniConfig, Qwen2_5OmniProcessor
 
             config = AutoConfig.from_pretrained(name_or_path, **kwargs)
             if config.model_type != "qwen2_5_omni":
                 return original(name_or_path, **kwargs)
             from hba_ray.rl.omni import prepare_processor
 
-            return prepare_processor(Qwen2_5OmniProcessor.from_pretrained(name_or_path), config)
+            return prepare_processor(Qwen2_5OmniProcessor.from_pretrained(name_or_path), cast(Qwen2_5OmniConfig, config))
 
         return hf_processor
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ray.exceptions import RayError
@@ -51,6 +51,8 @@ _PROMPTS = _Prompts()
 class ClipLoop(SingleTurnAgentLoop):
     """verl's single turn, on rows of an atlas. One instance for each response."""
 
+    prompt_length: int  # verl's single turn sets it, behind a decorator that hides the class's type
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.settings = RowSettings.of(self.data_config)
@@ -64,8 +66,10 @@ class ClipLoop(SingleTurnAgentLoop):
         """
         try:
             file, line = str(row["split_file"]), int(row["index"])
-            self.prompt = await self.loop.run_in_executor(None, _PROMPTS.get, file, line, self.settings)
-            output = await super().run(sampling_params, priority, **{**row, "raw_prompt": self.prompt.messages})
+            prompt: Prompt = await self.loop.run_in_executor(None, _PROMPTS.get, file, line, self.settings)
+            self.prompt = prompt
+            turn = cast(Any, super().run)  # verl's decorator hides its parameters from type checkers
+            output = await turn(sampling_params, priority, **{**row, "raw_prompt": prompt.messages})
             return await self.loop.run_in_executor(None, self._score, output, row)
         except RayError as cause:
             reason = str(cause).strip().splitlines()[-1]
@@ -101,7 +105,7 @@ class ClipLoop(SingleTurnAgentLoop):
         return tokens
 
     def _score(self, output: AgentLoopOutput, row: dict[str, Any]) -> AgentLoopOutput:
-        text = self.tokenizer.decode(output.response_ids, skip_special_tokens=True)
+        text = cast(Any, self.tokenizer).decode(output.response_ids, skip_special_tokens=True)
         result = reward_function(self.config)(
             data_source=row["data_source"],
             solution_str=text,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ from verl.utils.dataset.rl_dataset import collate_fn
 
 from hba_ray.errors import TrainingError
 from hba_ray.rl import advantages
-from hba_ray.rl.dataset import RowSettings
+from hba_ray.rl.dataset import AtlasDataset, RowSettings
 from hba_ray.rl.records import read_failures, reward_means
 from hba_ray.rl.settings import TRAINER
 
@@ -57,7 +57,7 @@ class HbaTrainer(PPOTrainerSync):
 
     def _fetch_one_gen_batch(self) -> Any:
         size = self.config.data.get("gen_batch_size", None) or self.config.data.train_batch_size
-        items = self.train_dataset.batch(self.global_steps - 1, size)
+        items = cast(AtlasDataset, self.train_dataset).batch(self.global_steps - 1, size)
         batch = collate_fn([self.train_dataset[item] for item in items])
         batch["uid"] = np.array([str(uuid.uuid4()) for _ in items], dtype=object)
         return tensordict_utils.get_tensordict(batch)
@@ -144,7 +144,7 @@ class HbaTrainer(PPOTrainerSync):
         """What verl's queue holds of each response, fillers left out."""
         kept = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
         data = tq.kv_batch_get(keys=kept, partition_id=batch.partition_id, select_fields=["extra_fields", "extra_info", *fields])
-        columns = {name: _values(data[name]) for name in data.keys()}  # noqa: SIM118 - no mapping
+        columns = {name: _values(data[name]) for name in cast(list[str], data.keys())}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [{**row, "key": key, "parts": row["extra_fields"].get("reward_extra_info", {})} for key, row in zip(kept, rows, strict=True)]
 

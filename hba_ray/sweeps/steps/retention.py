@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from hba_ray.runtime.progress import Bar, progress
 from hba_ray.runtime.storage import Storage
@@ -60,7 +60,8 @@ def _losses(context: Context, texts: list[str], bar: Bar) -> list[tuple[float, i
         return backbone_log_losses(texts, context.backbone, gpu=False, bar=bar)
     import ray
 
-    sized = ray.remote(num_cpus=compute.cpus_per_worker, num_gpus=compute.gpus_per_worker or None)(_losses_there)
+    gpus = cast(Any, compute.gpus_per_worker or None)  # Ray takes None, though its stub does not say so
+    sized = ray.remote(num_cpus=compute.cpus_per_worker, num_gpus=gpus)(_losses_there)
     found = ray.get(sized.remote(texts, context.backbone, compute.gpus_per_worker > 0))
     bar.advance(len(texts))
     return found
