@@ -131,9 +131,9 @@ def test_the_exit_codes_are_those_of_the_errors():
 def test_the_sample_table_is_the_toy_atlas_and_says_where_it_comes_from():
     before, _, sample = README.partition("<!-- measured: ")[2].partition("-->\n```text\n")
     assert "make quickstart" in before
-    rows = [line.split() for line in sample.partition("```")[0].splitlines() if line.strip().startswith("toy_")]
-    assert [row[0] for row in rows] == [name for name, dataset in DATASETS.items() if dataset.is_toy]
-    assert all(0 <= float(row[6]) <= 1 for row in rows)
+    rows = [line.split() for line in sample.partition("```")[0].splitlines() if "toy_" in line]
+    assert sorted(row[2] for row in rows) == sorted(name for name, dataset in DATASETS.items() if dataset.is_toy)
+    assert all(0 <= float(row[4]) <= 1 for row in rows)
 
 
 def test_a_tiny_model_is_said_to_give_no_verdict():
