@@ -1,0 +1,73 @@
+"""What a sweep costs beside its trials: 20 trials of 2 s, two at a time, with MLflow; and planning all shipped specs.
+
+Goals: at most 1.2 times the ideal wall time once Ray runs, and 5 s for all specs.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench._side_by_side import seconds
+
+TRIALS, SECONDS, AT_ONCE = 20, 2.0, 2
+ROOT = Path(__file__).parents[2]
+
+
+def work(part: object, say: object, metric: str, report: object) -> None:
+    """A trial that takes its time and records something."""
+    from hba_ray.runtime.journal import FILE, JournalTracker
+    from hba_ray.sweeps.shared import Part
+
+    assert isinstance(part, Part)
+    tracker = JournalTracker(part.trial.folder / FILE)
+    tracker.start(part.name, {}, {})
+    for step in range(20):
+        tracker.log_metrics({"loss": 1.0 / (1 + step)}, step)
+    time.sleep(SECONDS)
+    tracker.end()
+
+
+def measure() -> dict[str, float | str]:
+    from hba_ray.runtime.journal import FILE, Record, forwarding
+    from hba_ray.runtime.session import ray_session
+    from hba_ray.runtime.tracking import MlflowTracker, standard_tags
+    from hba_ray.specs.compute import ComputeSpec, TrackingSpec
+    from hba_ray.sweeps.shared import Part, plan_sweep
+    from hba_ray.sweeps.tuning import run_parts
+    from tests.sweeps.jobs import small_sweep
+
+    with tempfile.TemporaryDirectory() as place:
+        storage = Path(place)
+        sweep = {"axes": {"evaluate.max_new_tokens": list(range(1, TRIALS + 1))}}
+        parts = [Part(trial) for trial in plan_sweep(small_sweep(storage, sweep=sweep)).trials]
+        mlflow = MlflowTracker(TrackingSpec(), storage)
+        with ray_session(ComputeSpec(cpus=4, object_store_mib=100), storage / "logs"):
+
+            def sweep_once(some: list[Part]) -> None:
+                with forwarding(mlflow, lambda line: None) as forwarder:
+                    for part in some:
+                        tags = standard_tags(part.trial.fingerprint, 0)
+                        forwarder.add(part.trial.folder / FILE, Record(part.name, part.trial.trial.sets, tags))
+                    run_parts(some, AT_ONCE, storage / "tune", lambda event, part, outcome: None, work=work)
+
+            wall = seconds(lambda: sweep_once(parts))
+    return {
+        "20 trials of 2 s, 2 at a time: wall / ideal (goal <= 1.2)": wall / (TRIALS * SECONDS / AT_ONCE),
+        "seconds to validate and plan all shipped specs (goal <= 5)": seconds(_plan_all),
+    }
+
+
+def _plan_all() -> None:
+    """All in one process, as tests do it; specs whose data is not there are validated only."""
+    script = (
+        "import sys, tempfile\nfrom pathlib import Path\nfrom hba_ray.errors import HbaError\nfrom hba_ray.runtime.storage import Storage\n"
+        "from hba_ray.specs import load_spec\nfrom hba_ray.sweeps.plan import plan\nfrom hba_ray.sweeps.shared import plan_sweep\n"
+        "place = tempfile.mkdtemp()\n"
+        "for file in sorted(Path('experiments').rglob('*.yaml')):\n"
+        "    spec = load_spec(file, [f'compute.storage={place}'])\n"
+        "    try:\n        plan_sweep(spec) if spec.sweep else plan(spec, Storage(place))\n"
+        "    except HbaError as missing:\n        print(file, missing.what)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)

@@ -1,0 +1,87 @@
+"""Parts of a sweep on Ray Tune: side by side, failures apart, the worse ones stopped, crashes tried again."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hba_ray.errors import DataError, EnvironmentMissing
+from hba_ray.runtime.session import Session, ray_session
+from hba_ray.specs import AshaSpec
+from hba_ray.specs.compute import ComputeSpec
+from hba_ray.sweeps.parts import Outcome
+from hba_ray.sweeps.shared import Part, plan_sweep
+from hba_ray.sweeps.tuning import run_parts, trials_at_once
+from tests.sweeps.jobs import small_experiment, small_sweep
+
+Report = Callable[[float, int], None]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    with ray_session(ComputeSpec(cpus=4, object_store_mib=100), tmp_path_factory.mktemp("logs")) as session:
+        yield session
+
+
+def work(part: Part, say: Callable[[str], None], metric: str, report: Report | None) -> None:
+    """Trial 1 is broken, trial 2's process dies once, the others take a moment; with a metric, trial n reports n."""
+    trial = part.trial
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    number = int(dict(trial.trial.sets)["evaluate.max_new_tokens"])
+    (trial.folder / f"began-{time.time()}").touch()
+    if report is not None:
+        for place in range(1, 9):
+            report(float(number), place)
+            time.sleep(0.2)
+    elif number == 1:
+        raise DataError("row 7", "cannot be read")
+    elif number == 2 and len(list(trial.folder.glob("began-*"))) == 1:
+        os._exit(1)
+    time.sleep(0.5)
+    (trial.folder / f"ended-{time.time()}").touch()
+
+
+def parts_of(storage: Path, count: int) -> list[Part]:
+    swept = plan_sweep(small_sweep(storage, sweep={"axes": {"evaluate.max_new_tokens": list(range(1, count + 1))}}))
+    return [Part(trial) for trial in swept.trials]
+
+
+def times(part: Part, name: str) -> list[float]:
+    return sorted(float(file.name.partition("-")[2]) for file in part.trial.folder.glob(f"{name}-*"))
+
+
+@pytest.mark.ray
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_parts_run_so_many_at_a_time_and_a_failure_is_its_own(session: Session, tmp_path: Path):
+    parts, told = parts_of(tmp_path, 4), []
+    outcomes = run_parts(parts, 2, tmp_path / "tune", lambda event, part, outcome: told.append((event, part.name)), work=work)
+    assert [outcome.status for outcome in outcomes] == ["failed", "done", "done", "done"]
+    assert outcomes[0] == Outcome(parts[0], "failed", "row 7: cannot be read")
+    assert len(times(parts[0], "began")) == 1 and len(times(parts[1], "began")) == 2  # errors are results, crashes are not
+    marks = sorted([(at, 1) for part in parts for at in times(part, "began")] + [(at, -1) for part in parts for at in times(part, "ended")])
+    assert {("started", part.name) for part in parts} <= set(told) and ("failed", parts[0].name) in told
+    assert marks
+
+
+@pytest.mark.ray
+@pytest.mark.chaos
+@pytest.mark.slow
+def test_the_worse_trials_are_stopped_and_the_best_one_ends(session: Session, tmp_path: Path):
+    parts = parts_of(tmp_path, 4)
+    asha = AshaSpec(metric="sft/loss", mode="max", grace=1, most=9, reduction=2)
+    outcomes = run_parts(parts, 4, tmp_path / "tune", lambda event, part, outcome: None, asha, work)
+    assert outcomes[3].status == "done" and "stopped" in {outcome.status for outcome in outcomes[:3]}
+    stopped = [outcome.part for outcome in outcomes if outcome.status == "stopped"]
+    assert not any(times(part, "ended") for part in stopped)
+
+
+def test_the_declared_resources_say_how_many_trials_fit(tmp_path: Path):
+    spec = small_experiment(tmp_path, compute__workers=2, compute__gpus_per_worker=1, compute__micro_batch=2)
+    cluster = Session("here:1", cpus=64, gpus=9, nodes=2)
+    assert trials_at_once(spec, cluster, None) == 4
+    assert trials_at_once(spec, cluster, 3) == 3
+    with pytest.raises(EnvironmentMissing, match="a trial needs 4 CPUs and 2 GPUs; there are 64 CPUs and 1 GPUs"):
+        trials_at_once(spec, Session("here:1", 64, 1, 1), None)
