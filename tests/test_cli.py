@@ -81,7 +81,7 @@ def test_plan_shows_the_steps_and_what_is_done(hba):
     assert code == 0
     _, *steps = [line for line in out.splitlines() if not line.startswith(" ")]
     kinds = list(dict.fromkeys(line.split()[0] for line in steps))
-    assert kinds == ["atlas", "describe", "backbone", "sft", "states", "bam", "evaluate", "compare", "probe"]
+    assert kinds == ["atlas", "describe", "backbone", "sft", "states", "bam", "grpo", "evaluate", "compare", "probe"]
     assert all("  no  " in line for line in steps)
 
 
