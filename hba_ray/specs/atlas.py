@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Seed, Spec
 
 Modality = Literal["text", "audio", "video", "image"]
 Split = Literal["train", "validation", "test"]
@@ -35,7 +35,7 @@ class ToySpec(Spec):
 
     rows: int = Field(default=480, ge=40, le=100_000)
     """Rows over all datasets and splits."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of the generator; another seed, another atlas."""
 
 

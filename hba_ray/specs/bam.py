@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Seed, Spec
 
 Stream = Literal["pose", "acoustic"]
 Injection = Literal["penultimate", "post_norm"]
@@ -79,7 +79,7 @@ class BamSpec(Spec):
     """Compute the backbone's states once and keep them; false runs the backbone in every step."""
     cache_precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the kept states: 2 or 4 bytes a value."""
-    seed: int | None = Field(default=None, ge=0)
+    seed: Seed | None = None
     """Seed of adapters, order and dropout; null is the experiment's. Trials that differ in this one share the SFT model."""
     shuffle_descriptors: bool = False
     """Give each row the descriptors of another row of its dataset and split: the control that tells what descriptors

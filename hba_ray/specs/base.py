@@ -6,9 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+LARGEST = 2**63 - 1
+"""The largest whole number that libraries take."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""NumPy's and transformers' own seeds have 32 bits."""
 
 
 class Spec(BaseModel):
@@ -16,9 +21,29 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _means_what_it_says(cls, value: Any, field: ValidationInfo) -> Any:
+        """Refuses what a later step would silently take for something else, or choke on."""
+        if isinstance(value, bool) and not {bool, Any} & _leaves(cls.model_fields[field.field_name or ""].annotation):
+            raise ValueError(
+                f"is {str(value).lower()}, a yes or no; YAML reads on, off, yes and no so, too: give it in quotes, or a number"
+            )
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError("is no number of 64 bits")
+        if isinstance(value, str) and ("\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
+            raise ValueError("holds a zero byte, or half a character")
+        return value
+
     def identity(self) -> dict[str, Any]:
         """The section as plain JSON values: what enters a fingerprint."""
         return self.model_dump(mode="json")
+
+
+def _leaves(kind: Any) -> set[Any]:
+    """The types that an annotation is made of."""
+    inner = [part for part in get_args(kind) if part is not Ellipsis]
+    return set().union(*map(_leaves, inner)) if inner and get_origin(kind) is not Literal else {type(value) for value in inner} or {kind}
 
 
 def section_at(kind: Any, path: Sequence[str]) -> type[BaseModel] | None:

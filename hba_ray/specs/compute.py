@@ -26,13 +26,13 @@ class PythonsSpec(Spec):
 class ComputeSpec(Spec):
     """The cluster, the workers and how the data reaches them."""
 
-    address: str = "local"
+    address: str = Field(default="local", min_length=1)
     """`local` starts a private Ray on this machine, `auto` joins the running one, or an address."""
     cpus: int | None = Field(default=None, ge=1)
     """Logical CPUs of a local Ray; null is the number of cores, at least four. Where the stage `grpo` runs, verl's come on top."""
     object_store_mib: int = Field(default=512, ge=80)
     """Shared memory of a local Ray, MiB."""
-    storage: str = "runs"
+    storage: str = Field(default="runs", min_length=1)
     """Folder of runs, steps and the MLflow store; on a cluster a folder that all nodes see."""
     workers: int = Field(default=1, ge=0)
     """Training processes. 0 runs the loop in this process, without Ray."""
@@ -63,5 +63,5 @@ class TrackingSpec(Spec):
 
     mlflow: str | None = None
     """MLflow tracking URI; null is an sqlite store in `compute.storage`."""
-    experiment: str = "hba_ray"
+    experiment: str = Field(default="hba_ray", min_length=1)
     """MLflow experiment."""

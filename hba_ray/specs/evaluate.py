@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from hba_ray.specs.atlas import Split
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Seed, Spec
 from hba_ray.specs.judge import JudgeSpec
 
 AFTERWARDS = frozenset({"baselines", "generation", "judge", "retention", "robustness"})
@@ -31,7 +31,7 @@ class GenerationSpec(Spec):
     """Sampling temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Share of the probability that sampling draws from."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of the sampling."""
 
 

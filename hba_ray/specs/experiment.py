@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from hba_ray.specs.atlas import AtlasSpec
 from hba_ray.specs.bam import AUTHORS_BAM, BamSpec
-from hba_ray.specs.base import Spec, has_key
+from hba_ray.specs.base import Seed, Spec, has_key
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 from hba_ray.specs.descriptors import DescriptorsSpec
 from hba_ray.specs.evaluate import EvaluateSpec
@@ -33,7 +33,7 @@ class ExperimentSpec(Spec):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
     """Name of the run folder: letters, digits, dots, dashes, underscores."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of initialisation, order and dropout."""
     compat: Literal["paper", "authors"] = "paper"
     """`authors` takes the released code's behaviour wherever it differs from the paper."""

@@ -6,17 +6,16 @@ OmegaConf reads (`extends`, interpolation, overrides); pydantic validates.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
@@ -28,8 +27,14 @@ from hba_ray.specs.trials import trials
 MAX_SPEC_BYTES = 1 << 20
 MAX_SPEC_NODES = 100_000
 """Keys and values, aliases written out: a few lines of YAML can stand for billions."""
+MAX_SPEC_FILES = 64
+"""Files that one spec comes from, each counted as often as it is extended: a few files can stand for billions, too."""
 COMMAND_LINE = "command line"
+WHAT_EXTENDS_NAMES = "it names a file, or a list of files"
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=")
+OF_A_LIST = re.compile(r"[A-Za-z_][\w.]*(\[\d+\]|\.\d+)[\w.\[\]]*=")
+DEEPEST = 20
+"""Dots in a key of the command line; a spec's own have a few."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,10 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), *, over: Sequence
     Raises:
         SpecError: naming the file, the line and the key, with the nearest valid key.
     """
-    added = [layer for file in over for layer in _read_chain(Path(file), ())]
+    added = [layer for file in over for layer in _read_chain(Path(file))]
     for layer in added:
         layer.config.pop("name", None)
-    return _validated([*_read_chain(Path(path), ()), *added, _read_overrides(overrides)])
+    return _validated([*_read_chain(Path(path)), *added, _read_overrides(overrides)])
 
 
 def spec_of_atlas(folder: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
@@ -79,54 +84,57 @@ def _validated(layers: Sequence[_Layer]) -> ExperimentSpec:
     return spec
 
 
-def _read_chain(path: Path, seen: tuple[Path, ...]) -> list[_Layer]:
+def _read_chain(path: Path) -> list[_Layer]:
     """The layers of a file, farthest ancestor first."""
-    layer = _read_file(path)
-    if path.resolve() in seen:
-        raise SpecError(str(path), f"extends itself, by way of {' -> '.join(str(s) for s in seen)}")
     layers: list[_Layer] = []
-    for name in _parents(layer):
-        parent = path.parent / name
-        if not os.path.exists(parent):  # says no, too, to a name that no file can have
-            raise SpecError(_at(layer, ("extends",)), f"extends {parent}: no such file", _nearby(parent))
-        layers += _read_chain(parent, (*seen, path.resolve()))
-    return [*layers, layer]
+    read = 0
+
+    def visit(file: Path, stated: str, seen: tuple[Path, ...]) -> None:
+        nonlocal read
+        read += 1
+        if read > MAX_SPEC_FILES:
+            raise SpecError(stated, f"{path} comes from more than {MAX_SPEC_FILES} files", "extend fewer, and each of them once")
+        layer = _read_file(file, stated)
+        if file.resolve() in seen:
+            raise SpecError(str(file), f"extends itself, by way of {' -> '.join(str(s) for s in seen)}")
+        for name, line in _parents(layer):
+            visit(file.parent / name, line, (*seen, file.resolve()))
+        layers.append(layer)
+
+    visit(path, str(path), ())
+    return layers
 
 
-def _parents(layer: _Layer) -> list[str]:
-    """The file names under `extends`, which is taken out of the layer."""
+def _parents(layer: _Layer) -> list[tuple[str, str]]:
+    """The file names under `extends`, which is taken out of the layer, and where they are stated."""
     place = _at(layer, ("extends",))
+    if "extends" not in layer.config and not OmegaConf.is_missing(layer.config, "extends"):
+        return []
     try:
-        stated = layer.config.pop("extends", None)
+        stated = layer.config.extends
         names = [stated] if isinstance(stated, str) else list(stated) if isinstance(stated, ListConfig) else stated
     except OmegaConfBaseException as cause:
-        raise SpecError(place, f"extends cannot be resolved: {str(cause).splitlines()[0]}") from None
+        raise SpecError(place, f"extends cannot be resolved: {str(cause).splitlines()[0]}", WHAT_EXTENDS_NAMES) from None
     for name in [] if names is None else names if isinstance(names, list) else [names]:
         if not isinstance(name, str) or not name or not name.isprintable():
-            raise SpecError(place, f"extends holds {str(name)[:80]!r}, which is not a file name", "it names a file, or a list of files")
-    return names or []
+            raise SpecError(place, f"extends holds {str(name)[:80]!r}, which is not a file name", WHAT_EXTENDS_NAMES)
+    del layer.config["extends"]
+    return [(name, place) for name in names or []]
 
 
-def _read_file(path: Path) -> _Layer:
+def _read_file(path: Path, stated: str) -> _Layer:
+    """
+    Args:
+        stated: where the file is named: itself, or the line that extends it.
+    """
+    text = _read_text(path, stated)
     try:
-        found = path.stat()
-        if not S_ISREG(found.st_mode):  # a device has no end, and a pipe perhaps no writer
-            raise SpecError(str(path), "is a folder" if path.is_dir() else "is not a file", "name a YAML file")
-        if found.st_size > MAX_SPEC_BYTES:
-            raise SpecError(str(path), "is larger than 1 MiB, so it is no spec")
-        text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None and not isinstance(node, yaml.MappingNode):
             raise SpecError(str(path), "a spec is a mapping of keys to values")
         if node is not None and _size(node, {}) > MAX_SPEC_NODES:
             raise SpecError(str(path), f"stands for more than {MAX_SPEC_NODES} values", "it has too many aliases, or one that holds itself")
         config = OmegaConf.create(text) if node is not None else OmegaConf.create({})
-    except FileNotFoundError:
-        raise SpecError(str(path), "no such file", _nearby(path)) from None
-    except UnicodeDecodeError:
-        raise SpecError(str(path), "is not a text file in UTF-8") from None
-    except OSError as cause:
-        raise SpecError(str(path), f"cannot be read: {cause.strerror}") from None
     except yaml.YAMLError as cause:
         mark = getattr(cause, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -138,6 +146,31 @@ def _read_file(path: Path) -> _Layer:
     if node is not None:
         _note_lines(node, (), lines)
     return _Layer(str(path), config, lines)
+
+
+def _read_text(path: Path, stated: str) -> str:
+    """The text of a regular file, without waiting for what only looks like one."""
+
+    def refused(what: str, way_out: str = "") -> SpecError:
+        return SpecError(stated, what if stated == str(path) else f"extends {path}: {what}", way_out)
+
+    try:
+        found = path.stat()
+        if not S_ISREG(found.st_mode):  # a device has no end, and a pipe perhaps no writer
+            raise refused("is a folder" if S_ISDIR(found.st_mode) else "is not a file", "name a YAML file")
+        if not found.st_size:  # so do files of /proc seem, and reading the kernel's log waits for its next line
+            raise refused("is empty", "name a YAML file")
+        if found.st_size > MAX_SPEC_BYTES:
+            raise refused("is larger than 1 MiB, so it is no spec")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise refused("no such file", _nearby(path)) from None
+    except UnicodeDecodeError:
+        raise refused("is not a text file in UTF-8") from None
+    except OSError as cause:
+        raise refused(f"cannot be read: {cause.strerror}") from None
+    except ValueError as cause:  # a zero byte, or half a character, in its name
+        raise refused(f"cannot be read: {cause}") from None
 
 
 def _nearby(path: Path) -> str:
@@ -166,14 +199,28 @@ def _note_lines(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, .
 
 
 def _read_overrides(words: Sequence[str]) -> _Layer:
+    config = OmegaConf.create({})
     for word in words:
+        if OF_A_LIST.match(word):
+            raise SpecError(COMMAND_LINE, f"'{word}' sets a part of a list", "give the whole list, for example stages=[sft,bam]")
         if not OVERRIDE.match(word):
-            raise SpecError(COMMAND_LINE, f"'{word}' is not of the form key=value", "for example sft.lr=1e-4")
-    try:
-        config = OmegaConf.from_dotlist(list(words))
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as cause:
-        raise SpecError(COMMAND_LINE, f"{' '.join(words)}: {str(cause).splitlines()[0]}") from None
+            raise SpecError(COMMAND_LINE, f"'{_short(word)}' is not of the form key=value", "for example sft.lr=1e-4")
+        if word.partition("=")[0].count(".") > DEEPEST:
+            raise SpecError(COMMAND_LINE, f"unknown key '{_short(word)}'", "no key of a spec is as deep")
+        try:
+            config.merge_with_dotlist([word])
+        except yaml.YAMLError as cause:
+            raise SpecError(COMMAND_LINE, f"{_short(word)}: is not YAML: {getattr(cause, 'problem', None) or cause}") from None
+        except (OmegaConfBaseException, ValueError, RecursionError) as cause:
+            raise SpecError(COMMAND_LINE, f"{_short(word)}: {str(cause).splitlines()[0]}") from None
+    for word in words:
+        if word.partition("=")[2].strip() == MISSING:  # OmegaConf would keep what a file says
+            raise SpecError(COMMAND_LINE, f"{word}: {MISSING} stands for a value that is still to come", "give the value")
     return _Layer(COMMAND_LINE, config, {})
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= 200 else f"{word[:200]}…"
 
 
 def _resolve(layers: Sequence[_Layer]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Seed, Spec
 
 
 class TinySpec(Spec):
@@ -20,7 +20,7 @@ class TinySpec(Spec):
     """Attention heads; `hidden / heads` must be 32 or 64, the widths vLLM's CPU attention knows."""
     vocabulary: int = Field(default=1024, ge=512)
     """Tokens, byte-pair merges of the atlas's own training text included."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of the weights."""
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Seed, Spec
 
 RANGES = ("uniform", "loguniform", "choice")
 
@@ -69,7 +69,7 @@ class SweepSpec(Spec):
     """Key -> range to draw from, `samples` times; reproducible, and a larger `samples` keeps the points of a smaller one."""
     samples: int | None = Field(default=None, ge=1)
     """Points drawn from `search`; equal ones count once."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Seeds of each variant; none: the spec's own."""
     concurrent: int | None = Field(default=None, ge=1)
     """Trials at once at most; null is as many as the cluster's declared resources hold. Trials with `grpo` go one by one."""

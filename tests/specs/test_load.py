@@ -67,6 +67,16 @@ def test_values_can_refer_to_others(write):
         ("name: a/b\natlas:\n  source: toy\n", 1, "should match pattern"),
         ("name: x\natlas:\n  source: toy\nstages: [sft, sft]\n", 4, "named twice"),
         ("name: x\natlas:\n  source: toy\nstages: [bam]\n", 4, "'sft'"),
+        ("name: x\natlas:\n  source: toy\nstages: sft\n", 4, "it takes a list"),
+        ("name: x\natlas:\n  source: toy\nsft: [1]\n", 4, "it takes keys"),
+        ("name: x\natlas:\n  source: toy\nsft.lr: 1\n", 4, "in a file keys are nested: sft: {lr: ...}"),
+        ("name: ../x\natlas:\n  source: toy\n", 1, "letters, digits, dots, dashes, underscores"),
+        ("name: x\natlas:\n  source: toy\nseed: yes\n", 4, "seed: is true, a yes or no"),
+        ("name: x\natlas:\n  source: toy\nseed: 4294967296\n", 4, "less than 4294967296"),
+        ("name: x\natlas:\n  source: toy\nsft: {epochs: 9223372036854775808}\n", 4, "no number of 64 bits"),
+        ('name: x\natlas:\n  source: released\n  root: "a\\0b"\n', 4, "a zero byte"),
+        ('name: x\natlas:\n  source: toy\ncompute: {storage: "\\ud800"}\n', 4, "half a character"),
+        ("name: x\natlas:\n  source: toy\ncompute: {storage: ''}\n", 4, "at least 1 character"),
     ],
 )
 def test_a_bad_key_or_value_is_named_with_its_line(write, text, line, says):
@@ -91,6 +101,39 @@ def test_an_error_in_an_extended_file_names_that_file(write):
 def test_an_override_of_another_form_is_refused(write, word):
     with pytest.raises(SpecError, match="key=value"):
         load_spec(write(MINIMAL), [word])
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("stages[0]=bam", "give the whole list"),
+        ("atlas.datasets.0=toy_nod", "give the whole list"),
+        ("name=???", "a value that is still to come"),
+        ("sft.lr=[1", r"is not YAML: expected ',' or '\]'"),
+        ("x" + ".y" * 3000 + "=1", "no key of a spec is as deep"),
+        ("seed=" + "{a: " * 300 + "1" + "}" * 300, "recursion"),
+        ("seed=" + "9" * 6000, "digits"),
+    ],
+)
+def test_an_override_that_means_nothing_is_refused_and_never_ignored(write, word, says):
+    with pytest.raises(SpecError, match=says) as refused:
+        load_spec(write(MINIMAL), [word])
+    assert refused.value.where == "command line" and len(str(refused.value)) < 500
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["seed", "sft.lr", "name", "sft", "atlas", "sweep.axes.sft.lr"]), st.text(max_size=20)), max_size=3)
+)
+@example([("seed", "&a [*a]")])
+@example([("sft", "3"), ("sft.lr", "1")])
+def test_any_overrides_give_a_spec_or_one_located_error(tmp_path_factory, pairs):
+    path = tmp_path_factory.getbasetemp() / "minimal.yaml"
+    path.write_text(MINIMAL)
+    try:
+        assert isinstance(load_spec(path, [f"{key}={value}" for key, value in pairs]), ExperimentSpec)
+    except SpecError as refused:
+        assert refused.where and refused.what
 
 
 def test_an_unknown_override_is_blamed_on_the_command_line(write):
@@ -178,7 +221,9 @@ def test_refusing_a_spec_takes_under_two_seconds_and_imports_nothing_heavy(write
     assert time.monotonic() - started < 20  # the goal is two seconds on an idle machine; `make bench` measures it
 
 
-@pytest.mark.parametrize("stated", ["3", "true", '""', '"a\\0b"', "{a: b}", "[3]", "nope.yaml", "a" * 300])
+@pytest.mark.parametrize(
+    "stated", ["3", "true", '""', '"a\\0b"', "{a: b}", "[3]", "nope.yaml", "a" * 300, "???", "['???']", ".", "/dev/zero"]
+)
 def test_an_extends_that_names_no_file_is_refused_where_it_is_written(write, stated):
     path = write(f"{MINIMAL}extends: {stated}\n")
     with pytest.raises(SpecError, match="extends") as refused:
@@ -197,12 +242,51 @@ def test_aliases_that_stand_for_billions_of_values_are_refused_at_once(write, al
     assert time.perf_counter() - started < 2
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "kernel log"])
 def test_what_is_no_file_is_not_read_as_a_spec(tmp_path, kind):
-    path = Path("/dev/zero") if kind == "device" else tmp_path / kind
+    path = {"device": Path("/dev/zero"), "kernel log": Path("/proc/kmsg")}.get(kind, tmp_path / kind)
+    if kind == "kernel log" and not os.access(path, os.R_OK):
+        pytest.skip("the kernel's log is not for this user")
     if kind == "folder":
         path.mkdir()
     elif kind == "pipe":
         os.mkfifo(path)
-    with pytest.raises(SpecError, match=r"is a folder|is not a file"):
+    with pytest.raises(SpecError, match=r"is a folder|is not a file|is empty"):
         load_spec(path)
+
+
+def test_a_file_whose_end_never_comes_is_not_waited_for(write):
+    """Of what /proc calls regular files: a read from the kernel's log waits for its next line."""
+    if not os.access("/proc/kmsg", os.R_OK):
+        pytest.skip("the kernel's log is not for this user")
+    path = write(f"{MINIMAL}extends: /proc/kmsg\n")
+    started = time.perf_counter()
+    with pytest.raises(SpecError, match="extends /proc/kmsg: is empty") as refused:
+        load_spec(path)
+    assert refused.value.where == f"{path}:4" and time.perf_counter() - started < 2
+
+
+def test_files_that_extend_each_other_billions_of_times_are_refused_at_once(write):
+    for level in range(40):
+        write(f"extends: [{level + 1}.yaml, {level + 1}.yaml]\n", f"{level}.yaml")
+    write(MINIMAL, "40.yaml")
+    started = time.perf_counter()
+    with pytest.raises(SpecError, match="comes from more than 64 files"):
+        load_spec(write("extends: 0.yaml\n"))
+    assert time.perf_counter() - started < 5
+
+
+def test_a_file_is_extended_by_two_others_of_one_spec(write):
+    write(MINIMAL, "base.yaml")
+    write("extends: base.yaml\nseed: 1\n", "left.yaml")
+    write("extends: base.yaml\nsft: {epochs: 2}\n", "right.yaml")
+    spec = load_spec(write("extends: [left.yaml, right.yaml]\n"))
+    assert (spec.seed, spec.sft.epochs) == (1, 2)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_no_number_or_name_is_a_yes_or_no(value):
+    for key in ("seed", "name"):
+        with pytest.raises(ValueError, match="a yes or no"):
+            ExperimentSpec.model_validate({"name": "x", "atlas": {"source": "toy"}, key: value})
+    assert ExperimentSpec.model_validate({"name": "x", "atlas": {"source": "toy", "split_surprise": value}}).atlas.split_surprise is value
