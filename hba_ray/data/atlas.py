@@ -105,12 +105,21 @@ class AtlasIndex:
         """The index less the rows of some datasets in some splits."""
         if not datasets:
             return self
-        leaves = pc.field("dataset").isin(list(datasets)) & pc.field("split").isin(list(splits))
-        return replace(self, table=self.table.filter(~leaves), transcripts={})
+        leaves = pc.and_(pc.is_in(self.table["dataset"], pa.array(datasets)), pc.is_in(self.table["split"], pa.array(splits)))
+        return self.take(np.flatnonzero(~leaves.to_numpy()))
 
     def only(self, dataset: str) -> AtlasIndex:
         """The rows of one dataset."""
-        return replace(self, table=self.table.filter(pc.field("dataset") == dataset), transcripts={})
+        return self.take(np.flatnonzero(self.table["dataset"].to_numpy(zero_copy_only=False) == dataset))
+
+    def of_kind(self, *, open_answers: bool) -> AtlasIndex:
+        """The rows with open answers, or those with classes."""
+        return self.take(np.flatnonzero(self.table["label"].is_null().to_numpy() == open_answers))
+
+    def take(self, lines: np.ndarray) -> AtlasIndex:
+        """These lines alone, in the order given, with their transcripts."""
+        said = {place: self.transcripts[line] for place, line in enumerate(lines.tolist()) if line in self.transcripts}
+        return replace(self, table=self.table.take(pa.array(lines, pa.int64())), transcripts=said)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """dataset -> split -> rows."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -83,9 +83,7 @@ class StatesJob:
     @property
     def rows(self) -> AtlasIndex:
         """The index with this split's rows of this kind only."""
-        table = self.index.table.take(pa.array(self.index.rows_of(self.split)))
-        label = table.column("label")
-        return replace(self.index, table=table.filter(label.is_valid() if self.kind == "pooled" else label.is_null()))
+        return self.index.take(self.index.rows_of(self.split)).of_kind(open_answers=self.kind != "pooled")
 
     @property
     def settings(self) -> BatchSettings:
@@ -113,7 +111,7 @@ class StatesJob:
             "stored": self.bam.cache_precision,
             "kind": self.kind,
             "split": self.split,
-            "rows": fingerprint(rows.table.to_pydict()),
+            "rows": fingerprint([rows.table.to_pydict(), sorted(rows.transcripts.items())]),
             "files": sorted([Path(shard.path).name, file_digest(Path(shard.path), whole=not shard.is_parquet)] for shard in shards),
             "media": settings.media.identity(),
             "modalities": sorted(settings.modalities),
@@ -174,13 +172,13 @@ def compute_states(job: StatesJob, folder: Path, on_rows: Callable[[int], None] 
         path = folder / f"part-{number:05d}.parquet"
         if not path.exists():
             make = make or maker(job)
-            _write_part(path, make(part), job.kind, on_rows)
+            write_part(path, make(part), job.kind, on_rows)
         drops += _drops_of(path)
     write_text(folder / _MANIFEST, json.dumps({"identity": identity, "complete": True, "parts": len(parts)}, indent=1) + "\n")
     return drops
 
 
-def _write_part(path: Path, made: Iterator[tuple[pa.Table, list[Drop]]], kind: Kind, on_rows: Callable[[int], None]) -> None:
+def write_part(path: Path, made: Iterator[tuple[pa.Table, list[Drop]]], kind: Kind, on_rows: Callable[[int], None]) -> None:
     """The whole part or none of it."""
     draft = path.with_suffix(".draft")
     drops: list[Drop] = []

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -76,6 +77,25 @@ def test_an_index_survives_its_file(toy, tmp_path):
 def test_datasets_and_limit_choose_rows(toy):
     index = build_index(spec(toy.jsonl, datasets=("toy_nod", "toy_words"), limit=2), toy.jsonl)
     assert index.counts() == {dataset: dict.fromkeys(sorted(SPLITS), 2) for dataset in ("toy_nod", "toy_words")}
+
+
+def test_parts_of_an_index_keep_each_row_s_transcript(toy):
+    whole = build_index(AtlasSpec(root=str(toy.jsonl), limit=3), toy.jsonl)
+    said = replace(whole, transcripts={line: f"said by {number}" for number, line in enumerate(range(len(whole.table)))})
+    spoken = {row.sample_id: row.problem for row in read_rows(said, range(len(said.table)))}
+    assert len(set(spoken.values())) == len(spoken) == len(whole.table)
+    parts = [
+        said.of_kind(open_answers=True),
+        said.of_kind(open_answers=False),
+        said.only("toy_nod"),
+        said.without(["toy_tone"], ["train", "test"]),
+        said.take(said.rows_of("test")[::-1]),
+    ]
+    for part in parts:
+        rows = list(read_rows(part, range(len(part.table))))
+        assert 0 < len(rows) < len(spoken) and all(row.problem == spoken[row.sample_id] for row in rows)
+    assert {row.dataset.id for row in read_rows(parts[0], range(len(parts[0].table)))} == {"toy_answers"}
+    assert len(parts[3].table) == len(whole.table) - 6
 
 
 def test_texts_are_those_of_the_split(tmp_path):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hba_ray.data.atlas import AtlasIndex
+from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.errors import DataError
 from hba_ray.models.bam import DecoderTail
 from hba_ray.runtime.session import ray_session
@@ -101,7 +101,7 @@ def test_a_bf16_row_takes_at_most_8_kb_at_the_released_width(tmp_path):
     }
     records = [record | {"sample_id": f"meld_emotion-{i:016x}"} for i in range(rows)]
     tables = (pa.Table.from_pylist(records[i : i + 4], schema=SCHEMA) for i in range(0, rows, 4))
-    states._write_part(tmp_path / "part.parquet", ((table, []) for table in tables), "pooled", lambda rows: None)
+    states.write_part(tmp_path / "part.parquet", ((table, []) for table in tables), "pooled", lambda rows: None)
     assert (tmp_path / "part.parquet").stat().st_size / rows < 8000
     assert pq.read_metadata(tmp_path / "part.parquet").num_rows == rows
 
@@ -170,6 +170,17 @@ def test_states_of_something_else_are_refused_with_what_differs(made, change, na
         with pytest.raises(DataError, match=named) as refused:
             use(other, states_of(job))
         assert refused.value.reason == "stale states"
+
+
+def test_each_row_s_states_are_those_of_its_own_transcript(made):
+    _, job = made
+    spoken = replace(job, index=replace(job.index, transcripts={line: f"words of {line}" for line in range(len(job.index.table))}))
+    said = {row.sample_id: row.problem for row in read_rows(spoken.index, range(len(job.index.table)))}
+    for kind in (False, True):
+        rows = spoken.states_job("validation", open_answers=kind).rows
+        assert all(row.problem == said[row.sample_id] for row in read_rows(rows, range(len(rows.table))))
+    with pytest.raises(DataError, match="rows was"):
+        Store.open(pooled_job(spoken), states_of(job))
 
 
 def test_a_changed_prompt_is_noticed(made, tmp_path, monkeypatch):
