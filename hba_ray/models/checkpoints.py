@@ -2,7 +2,7 @@
 
 A checkpoint is a folder of `model.safetensors` (trained tensors by name) and `model.json` (what they
 belong to). BAM's is `adapters.safetensors`, `head.safetensors` and `adapters.json`: it holds nothing of
-the SFT model, but names the one that it was trained on. The released checkpoints' state dicts are read too.
+the SFT model, but names the one that it was trained on. `released` reads those of the released code.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import errno
 import hashlib
 import json
 import os
-import pickle
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,25 +36,7 @@ FORMAT = 1
 """Version of the layout; a reader refuses any other."""
 _TENSORS, _MANIFEST = "model.safetensors", "model.json"
 _ADAPTERS, _HEAD, _ADAPTER_MANIFEST = "adapters.safetensors", "head.safetensors", "adapters.json"
-_RELEASED_STREAMS = {"video": "pose", "audio": "acoustic"}
 _EDGE_BYTES = 1 << 16
-_WRAPPERS = {"module", "_fsdp_wrapped_module"}
-"""Name parts that distributed wrappers put into the released state dicts."""
-
-
-@dataclass(frozen=True)
-class ReleasedReport:
-    """What became of a released state dict.
-
-    Attributes:
-        loaded: number of tensors copied.
-        unused: names the model has no place for, such as a descriptor adapter's.
-        kept: backbone weights that the state dict lacks; the model keeps its own.
-    """
-
-    loaded: int
-    unused: tuple[str, ...]
-    kept: tuple[str, ...]
 
 
 @contextmanager
@@ -98,9 +78,9 @@ def save_model(model: OmniSapiens, folder: Path, meta: Mapping[str, Any], *, ten
     Raises:
         CheckpointError: a tensor is sharded, or `tensors` are not those that are trained.
     """
-    own = _trained(model)
+    own = trained_tensors(model)
     tensors = {name: weight.detach() for name, weight in own.items()} if tensors is None else tensors
-    _refuse_names(str(folder), own, tensors)
+    refuse_names(str(folder), own, tensors)
     empty = [name for name, tensor in tensors.items() if not tensor.numel()]
     if empty:
         raise CheckpointError(str(folder), f"{len(empty)} tensors are sharded, first: {empty[0]}", "gather them and pass tensors=")
@@ -121,7 +101,7 @@ def load_model(model: OmniSapiens, folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, damaged, or of another model; names what differs.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     expected = {"format": FORMAT, **_description(model)}
     differing = [f"{key} is {manifest.get(key)!r}, the model's {value!r}" for key, value in expected.items() if manifest.get(key) != value]
     if differing:
@@ -130,35 +110,10 @@ def load_model(model: OmniSapiens, folder: Path) -> dict[str, Any]:
         tensors = load_file(folder / _TENSORS)
     except (OSError, SafetensorError) as cause:
         raise CheckpointError(str(folder / _TENSORS), f"is missing or damaged: {cause}", "use another checkpoint") from cause
-    own = _trained(model)
-    _refuse_names(str(folder), own, tensors)
-    _copy(str(folder), own, tensors)
+    own = trained_tensors(model)
+    refuse_names(str(folder), own, tensors)
+    copy_tensors(str(folder), own, tensors)
     return manifest
-
-
-def load_released(model: OmniSapiens, state_dict: Mapping[str, Tensor]) -> ReleasedReport:
-    """Copy a released OmniSapiens state dict into `model`, which has LoRA with scope "all".
-
-    The released names are `backbone.base_model.model...` and `heads.{i}.*`, with or without the parts
-    `module` and `_fsdp_wrapped_module` (derived from the released training code). They do not tell
-    LoRA's alpha: build the model with the released 64.
-
-    Raises:
-        CheckpointError: heads or LoRA tensors are missing, of another shape, or have no place in the model.
-    """
-    where = "released state dict"
-    given = _plain_names(state_dict)
-    own = dict(model.state_dict(keep_vars=True))
-    unused = sorted(given.keys() - own.keys())
-    kept = sorted(own.keys() - given.keys())
-    astray = [f"no place for {name}" for name in unused if _is_trained_name(name)]
-    astray += [f"{name} is missing" for name in kept if _is_trained_name(name)]
-    if astray or not isinstance(model.backbone, PeftModel):
-        what = f"{len(astray)} LoRA or head tensors do not fit, first: {astray[0]}" if astray else "the model has no LoRA"
-        raise CheckpointError(where, what, "build the model with model.train=lora, model.lora.scope=all and the released rank")
-    used = {name: tensor for name, tensor in given.items() if name in own}
-    _copy(where, own, used)
-    return ReleasedReport(loaded=len(used), unused=tuple(unused), kept=tuple(kept))
 
 
 def model_identity(backbone: str, folder: Path) -> str:
@@ -169,7 +124,7 @@ def model_identity(backbone: str, folder: Path) -> str:
     Raises:
         CheckpointError: `folder` is no checkpoint.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     tensors = folder / _TENSORS
     if not tensors.is_file():
         raise CheckpointError(str(tensors), "is missing", "use another checkpoint")
@@ -201,7 +156,7 @@ def load_class_heads(folder: Path) -> tuple[Tensor, Tensor, tuple[tuple[str, str
     Raises:
         CheckpointError: missing, damaged, or of another set of classes.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     parts: dict[str, list[Tensor]] = {}
     try:
         with safe_open(folder / _TENSORS, "pt") as file:
@@ -248,7 +203,7 @@ def load_adapters(folder: Path, *, base: str, hidden: int) -> tuple[Bam, dict[st
     Raises:
         CheckpointError: missing, damaged, or trained on another SFT model.
     """
-    manifest = _read_manifest(folder, _ADAPTER_MANIFEST)
+    manifest = read_manifest(folder, _ADAPTER_MANIFEST)
     expected = {"format": FORMAT, "hidden": hidden, "base": base}
     differing = [f"{key} is {manifest.get(key)!r}, the model's {value!r}" for key, value in expected.items() if manifest.get(key) != value]
     if differing:
@@ -262,58 +217,14 @@ def load_adapters(folder: Path, *, base: str, hidden: int) -> tuple[Bam, dict[st
     except (OSError, SafetensorError, KeyError, TypeError, ValidationError) as cause:
         raise CheckpointError(str(folder), f"is damaged: {str(cause).splitlines()[0]}", "train these adapters again") from cause
     own = bam.state_dict(keep_vars=True)
-    _refuse_names(str(folder), own, tensors)
-    _copy(str(folder), own, tensors)
+    refuse_names(str(folder), own, tensors)
+    copy_tensors(str(folder), own, tensors)
     return bam.eval(), manifest
 
 
-def load_released_adapters(bam: Bam, folder: Path) -> None:
-    """Copy released BAM adapters into `bam`; all of its streams, or nothing.
-
-    They lie in files of their own, numbered as `model_order` of `meta.json` says, or inside the first
-    file under `video_adapter` and `audio_adapter` (derived from the released training code).
-
-    Raises:
-        CheckpointError: no adapters, one too many or too few, or of another shape.
-    """
-    order = _read_manifest(folder, "meta.json").get("model_order", [])
-    given: dict[str, Tensor] = {}
-    for number, kind in enumerate(order):
-        if kind in _RELEASED_STREAMS:
-            tensors = _plain_names(_released_file(folder, number))
-            given |= {f"adapters.{_RELEASED_STREAMS[kind]}.{name}": tensor for name, tensor in tensors.items()}
-    if not given:
-        for name, tensor in _plain_names(_released_file(folder, 0)).items():
-            for kind, stream in _RELEASED_STREAMS.items():
-                if f".{kind}_adapter." in f".{name}":
-                    given[f"adapters.{stream}.{name.rpartition(f'{kind}_adapter.')[2]}"] = tensor
-    own = {name: tensor for name, tensor in bam.state_dict(keep_vars=True).items() if name.startswith("adapters.")}
-    _refuse_names(str(folder), own, given)
-    _copy(str(folder), own, given)
-
-
-def _released_file(folder: Path, number: int) -> dict[str, Tensor]:
-    suffix = f"_{number}" if number else ""
-    tensors, pickled = folder / f"model{suffix}.safetensors", folder / f"pytorch_model_fsdp{suffix}.bin"
-    try:
-        return load_file(tensors) if tensors.is_file() else torch.load(pickled, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as cause:
-        name = f"{tensors.name} or {pickled.name}"
-        raise CheckpointError(
-            str(folder), f"{name} is missing or damaged: {str(cause).splitlines()[0]}", "give the folder of a released checkpoint"
-        ) from cause
-
-
-def _plain_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor for name, tensor in state_dict.items()}
-
-
-def _trained(model: OmniSapiens) -> dict[str, Tensor]:
+def trained_tensors(model: OmniSapiens) -> dict[str, Tensor]:
+    """What a checkpoint of the model holds, by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-
-
-def _is_trained_name(name: str) -> bool:
-    return name.startswith("heads.") or ".lora_" in name
 
 
 def _description(model: OmniSapiens) -> dict[str, Any]:
@@ -328,17 +239,23 @@ def _description(model: OmniSapiens) -> dict[str, Any]:
             "alpha": config.lora_alpha,
             "layers": layers if isinstance(layers, str) else sorted(layers or ()),
         }
-    everything = any(weight.requires_grad for weight in model.backbone.parameters())
+    lm_head = cast(nn.Linear, model.thinker.lm_head).weight
+    everything = any(weight.requires_grad and weight is not lm_head for weight in model.backbone.parameters())
+    train = "lora" if lora else "all" if everything else "heads"
     return {
         "hidden": model.hidden,
         "layers": len(cast(nn.ModuleList, model.thinker.model.layers)),
-        "train": "lora" if lora else "all" if everything else "heads",
+        "train": f"{train} and lm_head" if train != "all" and lm_head.requires_grad else train,
         "lora": lora,
         "classes": fingerprint(model.classes),
     }
 
 
-def _read_manifest(folder: Path, name: str = _MANIFEST) -> dict[str, Any]:
+def read_manifest(folder: Path, name: str = _MANIFEST) -> dict[str, Any]:
+    """
+    Raises:
+        CheckpointError: missing, or no JSON object.
+    """
     path = folder / name
     try:
         manifest = json.loads(path.read_bytes())
@@ -351,7 +268,11 @@ def _read_manifest(folder: Path, name: str = _MANIFEST) -> dict[str, Any]:
     return manifest
 
 
-def _refuse_names(where: str, own: Iterable[str], given: Iterable[str]) -> None:
+def refuse_names(where: str, own: Iterable[str], given: Iterable[str]) -> None:
+    """
+    Raises:
+        CheckpointError: the names are not the same.
+    """
     missing, unexpected = sorted(set(own) - set(given)), sorted(set(given) - set(own))
     if missing or unexpected:
         first = f"missing {missing[0]}" if missing else f"unexpected {unexpected[0]}"
@@ -359,8 +280,12 @@ def _refuse_names(where: str, own: Iterable[str], given: Iterable[str]) -> None:
         raise CheckpointError(where, what, "build the model from the spec that the checkpoint was trained with")
 
 
-def _copy(where: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Copy all of `given`, or nothing where a shape differs."""
+def copy_tensors(where: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Copy all of `given`, or nothing.
+
+    Raises:
+        CheckpointError: a shape differs.
+    """
     for name, tensor in given.items():
         if tensor.shape != own[name].shape:
             raise CheckpointError(where, f"{name} is {tuple(tensor.shape)}, the model's {tuple(own[name].shape)}", "it is of another model")

@@ -42,6 +42,9 @@ class BamSpec(Spec):
     """Descriptor streams. A dataset has an adapter for those of them that belong to its modalities (paper Table 2)."""
     datasets: tuple[str, ...] | None = None
     """Datasets that get adapters, by id or alias; all by default. On the others the SFT model stands as it is."""
+    checkpoints: dict[str, str] = Field(default_factory=dict)
+    """Dataset -> folder of a released BAM checkpoint whose adapters take the place of training there; `sft.checkpoint`
+    is then the model that they were trained on."""
     raw_media: bool = True
     """Show audio and video to the backbone as well. False is the ablation of Table 10."""
     hidden: int = Field(default=256, ge=1)
@@ -97,6 +100,10 @@ class BamSpec(Spec):
         if self.cache and self.backbone_mode == "train":
             raise ValueError("backbone_mode 'train' gives other states at every step, so there is nothing to keep: set cache: false")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """Without the folders of checkpoints, which count by their content."""
+        return self.model_dump(mode="json", exclude={"checkpoints"})
 
     def batch_of(self, dataset: str) -> int:
         """Rows of one optimiser step on a dataset (its id)."""

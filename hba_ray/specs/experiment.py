@@ -21,7 +21,7 @@ from hba_ray.specs.transfer import TransferSpec
 
 AUTHORS: dict[str, dict[str, Any]] = {
     "model": {"media_to_backbone": False, "lora": {"scope": "all"}},
-    "sft": {"scheduler_horizon": "micro_batches", "answer_case": "lower", "epochs": 10},
+    "sft": {"mode": "staged", "scheduler_horizon": "micro_batches", "answer_case": "lower", "epochs": 10},
     "bam": AUTHORS_BAM,
     "grpo": AUTHORS_GRPO,
 }
@@ -91,6 +91,12 @@ class ExperimentSpec(Spec):
             raise ValueError(
                 f"sft.batch {self.sft.batch} is not a multiple of compute.micro_batch x compute.workers = {rows}: change one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _released_adapters_have_their_model(self) -> ExperimentSpec:
+        if "bam" in self.stages and self.bam.checkpoints and self.sft.checkpoint is None:
+            raise ValueError("bam.checkpoints were trained on a model that this spec does not name: give its folder as sft.checkpoint")
         return self
 
     @model_validator(mode="after")

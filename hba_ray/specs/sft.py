@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -10,8 +10,18 @@ from hba_ray.specs.base import Spec
 
 
 class SftSpec(Spec):
-    """Joint training of the classifier heads and the decoder: L = L_cls + L_qa."""
+    """Training of the classifier heads and the decoder."""
 
+    checkpoint: str | None = None
+    """Folder of a model that takes the place of training: a released checkpoint (`pytorch_model_fsdp.bin` or
+    `model.safetensors`), or the `model` folder of a run's SFT step."""
+    mode: Literal["joint", "staged"] = "joint"
+    """`joint`: L = L_cls + L_qa on all rows (paper appendix B.1). `staged`: first the rows with classes, then lm_head
+    alone on the open answers, as the released code does."""
+    answer_epochs: int = Field(default=5, ge=1)
+    """Epochs of the second part of `staged`; `epochs` are those of the first."""
+    answer_batch: int = Field(default=16, ge=1)
+    """Rows of an optimiser step in the second part of `staged`."""
     epochs: int = Field(default=5, ge=1)
     batch: int = Field(default=512, ge=1)
     """Rows of one optimiser step, over all workers and accumulation steps."""
@@ -34,3 +44,7 @@ class SftSpec(Spec):
     """Stop after this many epochs without a lower validation loss; null never stops early."""
     shuffle_window: int = Field(default=256, ge=1)
     """Rows that are shuffled and sorted into length buckets together, per worker."""
+
+    def identity(self) -> dict[str, Any]:
+        """Without the folder of a checkpoint, which counts by its content."""
+        return self.model_dump(mode="json", exclude={"checkpoint"})

@@ -1,25 +1,31 @@
 """Supervised fine-tuning in one worker: model, engine, hooks, loop (paper section 3.5, appendix B.1).
 
-L = L_cls + L_qa, jointly. No Ray here; `launch` calls it in a Ray worker or in this process.
+L = L_cls + L_qa, jointly, or the released code's two parts: classes first, then lm_head on the open answers.
+No Ray here; `launch` calls it in a Ray worker or in this process.
 """
 
 from __future__ import annotations
 
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.batches import BatchSettings
 from hba_ray.data.windows import Order
+from hba_ray.errors import CheckpointError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.training.deepspeed import join_process_group, start_engine
 from hba_ray.training.feed import Feed, Make
 from hba_ray.training.hooks import Checkpoints, StepLog, StopWhenFlat, Store
 from hba_ray.training.loop import Hook, Run, State, fit
+
+Part = Literal["all", "classes", "answers"]
+"""What of the model is trained: all that the spec says, that without lm_head, or lm_head alone."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class SftJob:
         backbone: folder or hub id.
         log: file of the step log, which rank 0 writes.
         init: folder of a trained model to start from; by default the backbone with fresh LoRA and heads.
+        part: of a staged recipe.
     """
 
     spec: ExperimentSpec
@@ -37,6 +44,7 @@ class SftJob:
     index: AtlasIndex
     log: str
     init: str | None = None
+    part: Part = "all"
 
     def settings_for(self, split: str) -> BatchSettings:
         """How a split's rows become micro-batches."""
@@ -91,12 +99,13 @@ def train_sft(job: SftJob, make: Make, store: Store, *, rank: int = 0, world: in
         from hba_ray.models.checkpoints import load_model
 
         load_model(model, Path(job.init))
+    kept = freeze_other_parts(model, job.part)
     join_process_group(gpu=spec.compute.gpus_per_worker > 0)
     engine = start_engine(model, spec, steps=schedule_steps(spec, feed, world), bf16=bf16)
     log = StepLog(Path(job.log))
     scratch = tempfile.TemporaryDirectory(prefix="hba-best-")
     layout = {"workers": world, "zero": spec.compute.zero, "micro_batch": spec.compute.micro_batch}
-    checkpoints = Checkpoints(store, partial(_save_best, model, spec), Path(scratch.name), layout, spec.compute.checkpoint_every)
+    checkpoints = Checkpoints(store, partial(_save_best, model, kept, spec), Path(scratch.name), layout, spec.compute.checkpoint_every)
     hooks: list[Hook] = [log, *([StopWhenFlat(spec.sft.patience)] if spec.sft.patience else []), checkpoints]
     run = Run(
         engine=engine,
@@ -133,7 +142,29 @@ def build_model(spec: ExperimentSpec, backbone: str, *, bf16: bool) -> Any:
     thinker = load_backbone(backbone, dtype=torch.bfloat16 if bf16 else torch.float32)
     hidden = int(getattr(thinker.config.text_config, "hidden_size"))  # noqa: B009 - its type is that of any config
     trained = apply_training(thinker, spec.model, gradient_checkpointing=spec.compute.gradient_checkpointing)
-    return OmniSapiens(trained, hidden, media_to_backbone=spec.model.media_to_backbone, split_surprise=spec.atlas.split_surprise)
+    model = OmniSapiens(trained, hidden, media_to_backbone=spec.model.media_to_backbone, split_surprise=spec.atlas.split_surprise)
+    if spec.sft.mode == "staged":
+        model.thinker.lm_head.weight.requires_grad_(True)
+    return model
+
+
+def freeze_other_parts(model: Any, part: Part) -> list[Any]:
+    """Leaves gradients to one part of what `build_model` made trainable.
+
+    Returns:
+        all of that, which a checkpoint of any part holds.
+
+    Raises:
+        CheckpointError: lm_head is to be trained for itself, and the backbone's embeddings are the same tensor.
+    """
+    kept = [weight for weight in model.parameters() if weight.requires_grad]
+    lm_head = model.thinker.lm_head.weight
+    if part != "all" and model.thinker.get_input_embeddings().weight is lm_head:
+        what = "its lm_head is tied to its embeddings, so it cannot be trained for itself"
+        raise CheckpointError("model.backbone", what, "set sft.mode=joint")
+    for weight in kept:
+        weight.requires_grad_(part == "all" or (weight is lm_head) == (part == "answers"))
+    return kept
 
 
 def schedule_steps(spec: ExperimentSpec, feed: Feed, world: int) -> int:
@@ -144,18 +175,29 @@ def schedule_steps(spec: ExperimentSpec, feed: Feed, world: int) -> int:
     return spec.sft.epochs * -(-per_epoch // spec.accumulation)
 
 
-def _save_best(model: Any, spec: ExperimentSpec, folder: Path, state: State) -> None:
-    """Rank 0 writes the trained tensors; under ZeRO-3 all ranks first bring them together."""
+def _save_best(model: Any, kept: list[Any], spec: ExperimentSpec, folder: Path, state: State) -> None:
+    """Rank 0 writes the trained tensors, those of other parts too; under ZeRO-3 all ranks first bring them together."""
     import deepspeed
 
     from hba_ray.models.checkpoints import save_model
 
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gathered = deepspeed.zero.GatheredParameters(trained, modifier_rank=None) if spec.compute.zero == 3 else nullcontext()
-    with gathered:
-        if not _is_rank_zero():
-            return
-        save_model(model, folder, {"epoch": state.best_epoch, "validation_loss": state.best_loss, "step": state.step})
+    gathered = deepspeed.zero.GatheredParameters(kept, modifier_rank=None) if spec.compute.zero == 3 else nullcontext()
+    with gathered, _trainable(kept):
+        if _is_rank_zero():
+            save_model(model, folder, {"epoch": state.best_epoch, "validation_loss": state.best_loss, "step": state.step})
+
+
+@contextmanager
+def _trainable(weights: list[Any]) -> Iterator[None]:
+    """What is trainable is what a checkpoint holds; frozen parts are so again afterwards."""
+    before = [weight.requires_grad for weight in weights]
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight, trained in zip(weights, before, strict=True):
+            weight.requires_grad_(trained)
 
 
 def _is_rank_zero() -> bool:

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from hba_ray.errors import CheckpointError, DataError
 from hba_ray.models.bam import Adapter, Bam, DecoderTail, Descriptors, Head, attached, lm_head_copy, task_head
-from hba_ray.models.checkpoints import load_adapters, load_class_heads, load_released_adapters, model_identity, save_adapters, save_model
+from hba_ray.models.checkpoints import load_adapters, load_class_heads, model_identity, save_adapters, save_model
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs.bam import AUTHORS_BAM, BamSpec
 
@@ -253,46 +252,6 @@ def test_class_heads_are_read_without_the_model(make_model: MakeModel, tmp_path:
     weight, bias, classes = load_class_heads(tmp_path / "one")
     assert torch.equal(weight, torch.cat([head.weight for head in model.heads]))
     assert torch.equal(bias, torch.cat([head.bias for head in model.heads])) and classes == model.classes
-
-
-RELEASED = {"video": "pose", "audio": "acoustic"}
-
-
-def released_tensors(bam: Bam, stream: str) -> dict[str, torch.Tensor]:
-    return {f"module._fsdp_wrapped_module.{name}": tensor.clone() for name, tensor in bam.adapters[stream].state_dict().items()}
-
-
-@pytest.mark.parametrize("layout", ["fsdp", "safetensors", "inside"])
-def test_released_adapters_load_from_each_of_their_layouts(tmp_path: Path, layout: str):
-    released, bam = make_bam(seed=1, outer_activation=False), make_bam(seed=2, outer_activation=False)
-    if layout == "inside":
-        tensors = {
-            f"backbone.{kind}_adapter.{name}": t for kind, s in RELEASED.items() for name, t in released.adapters[s].state_dict().items()
-        }
-        torch.save(tensors | {"backbone.lm_head.weight": torch.zeros(2)}, tmp_path / "pytorch_model_fsdp.bin")
-    for number, stream in enumerate(RELEASED.values(), start=1):
-        if layout == "fsdp":
-            torch.save(released_tensors(released, stream), tmp_path / f"pytorch_model_fsdp_{number}.bin")
-        elif layout == "safetensors":
-            save_file(released_tensors(released, stream), tmp_path / f"model_{number}.safetensors")
-    order = ["base"] if layout == "inside" else ["base", *RELEASED]
-    (tmp_path / "meta.json").write_text(json.dumps({"model_order": order}))
-    given = descriptors(3)
-    assert not torch.equal(bam(given), released(given))
-    load_released_adapters(bam, tmp_path)
-    assert torch.equal(bam(given), released(given))
-
-
-def test_a_released_adapter_that_does_not_fit_changes_nothing(tmp_path: Path):
-    (tmp_path / "meta.json").write_text(json.dumps({"model_order": ["base", "video"]}))
-    bam = make_bam()
-    before = {name: tensor.clone() for name, tensor in bam.state_dict().items()}
-    with pytest.raises(CheckpointError, match="is missing or damaged"):
-        load_released_adapters(bam, tmp_path)
-    torch.save(released_tensors(bam, "pose"), tmp_path / "pytorch_model_fsdp_1.bin")
-    with pytest.raises(CheckpointError, match="tensors are missing"):
-        load_released_adapters(bam, tmp_path)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in bam.state_dict().items())
 
 
 def test_the_released_settings_are_valid_and_differ_from_the_paper_s():

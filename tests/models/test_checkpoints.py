@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hba_ray.errors import CheckpointError
-from hba_ray.models.checkpoints import load_model, load_released, new_folder, save_model
+from hba_ray.models.checkpoints import load_model, new_folder, save_model
 from hba_ray.models.omni import OmniSapiens
 
 MakeModel = Callable[..., OmniSapiens]
@@ -142,42 +142,3 @@ def test_a_truncated_or_missing_file_is_refused(make_model: MakeModel, tmp_path:
     path.unlink()
     with pytest.raises(CheckpointError):
         load_model(model, tmp_path / "heads")
-
-
-def released(model: OmniSapiens, prefix: str = "") -> dict[str, torch.Tensor]:
-    """The model's state as the released training code writes it: wrapped, with an adapter beside it."""
-    state = {prefix + name.replace(".layers.0.", ".layers.0._fsdp_wrapped_module."): tensor for name, tensor in weights(model).items()}
-    return {**state, "video_adapter.alpha": torch.ones(1)}
-
-
-@pytest.mark.parametrize("prefix", ["", "module.", "_fsdp_wrapped_module."])
-def test_the_released_layout_is_read(make_model: MakeModel, tiny, prefix: str):
-    model, other = make_model(scope="all", seed=1), make_model(scope="all", seed=2)
-    assert "backbone.base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight" in model.state_dict()
-    report = load_released(other, released(model, prefix))
-    assert torch.equal(logits(model, tiny), logits(other, tiny))
-    assert report.unused == ("video_adapter.alpha",) and report.kept == ()
-    assert report.loaded == len(model.state_dict())
-
-
-def test_a_released_state_without_base_weights_keeps_the_models_own(make_model: MakeModel, tiny):
-    model, other = make_model(scope="all", seed=1), make_model(scope="all", seed=2)
-    trained = {name: tensor for name, tensor in weights(model).items() if ".lora_" in name or name.startswith("heads.")}
-    report = load_released(other, trained)
-    assert torch.equal(logits(model, tiny), logits(other, tiny))
-    assert report.loaded == len(trained) and len(report.kept) == len(model.state_dict()) - len(trained)
-
-
-def test_a_released_state_that_does_not_fit_is_refused_and_nothing_is_copied(make_model: MakeModel):
-    state = released(make_model(scope="all", seed=1))
-    narrow, full = make_model(scope="llm", seed=2), make_model(scope="all", seed=2)
-    before = weights(full)
-    with pytest.raises(CheckpointError, match=r"no place for backbone\.base_model\.model\.audio_tower"):
-        load_released(narrow, state)
-    with pytest.raises(CheckpointError, match=r"heads\.0\.bias is missing"):
-        load_released(full, {name: tensor for name, tensor in state.items() if name != "heads.0.bias"})
-    with pytest.raises(CheckpointError, match=r"heads\.1\.bias is \(9,\)"):
-        load_released(full, {**state, "heads.1.bias": torch.zeros(9)})
-    with pytest.raises(CheckpointError, match="no place for"):
-        load_released(make_model("all"), state)
-    assert unchanged(full, before)

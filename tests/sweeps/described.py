@@ -49,6 +49,9 @@ class MadeUp:
         made = [noise(self.rows[int(line)].sample_id, width) + 2 * noise(self.rows[int(line)].answer, width) for line in lines]
         return np.stack(made), self.columns[stream].clips[np.asarray(lines)] != b""
 
+    def width(self, stream: str) -> int:
+        return self.widths[stream]
+
     def narrower(self) -> MadeUp:
         return replace(self, widths={stream: width - 1 for stream, width in self.widths.items()})
 

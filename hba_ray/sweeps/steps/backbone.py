@@ -9,7 +9,7 @@ from hba_ray.errors import CheckpointError
 from hba_ray.runtime.progress import progress
 from hba_ray.specs import fingerprint
 from hba_ray.sweeps.steps import describe
-from hba_ray.sweeps.steps.base import Context, Draft, Step, digest_file
+from hba_ray.sweeps.steps.base import Context, Draft, Step, digest_folder
 
 
 def plan(draft: Draft) -> Step | None:
@@ -53,7 +53,7 @@ def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
         }
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return {"folder": [[path.name, *digest_file(path)] for path in sorted(folder.iterdir()) if path.is_file()]}
+        return {"folder": digest_folder(folder)}
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise CheckpointError(where, f"no such folder: {name}", "give a folder, a hub id such as owner/name, or tiny")
     return {"hub": name}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hba_ray.data.tasks import DATASETS
-from hba_ray.errors import DataError
+from hba_ray.data.tasks import DATASETS, find_dataset
+from hba_ray.errors import DataError, SpecError
 from hba_ray.runtime.progress import Bar, progress
 from hba_ray.runtime.storage import done
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps import describe, states
-from hba_ray.sweeps.steps.base import Context, Draft, Step
+from hba_ray.sweeps.steps.base import Context, Draft, Step, digest_checkpoint
 
 if TYPE_CHECKING:
     from hba_ray.evaluation.predict_bam import BamPredictJob
@@ -29,6 +30,10 @@ ADAPTERS = "adapters"
 
 
 def plan(draft: Draft) -> Step:
+    """
+    Raises:
+        CheckpointError: adapters that are to be taken are not there.
+    """
     spec, bam = draft.spec, draft.spec.bam
     for split in dict.fromkeys(("train", "validation", spec.evaluate.split) if bam.cache else ()):
         states.plan(draft, split)
@@ -36,6 +41,7 @@ def plan(draft: Draft) -> Step:
         "sft": draft["sft"].fingerprint,
         "descriptors": {stream: describe.vector_identity(spec, stream) for stream in bam.streams},
         "bam": {**bam.identity(), "seed": seed(spec)},
+        "taken": {find_dataset(name).id: digest_checkpoint(given, f"bam.checkpoints.{name}") for name, given in bam.checkpoints.items()},
     }
     what = f"{bam.epochs} epochs of {' and '.join(bam.streams)} adapters per dataset, hidden {bam.hidden}, lr {bam.lr:g}"
     cpus = f"{spec.compute.cpus_per_worker:g} CPUs per dataset" if spec.compute.workers else "1 CPU"
@@ -61,6 +67,8 @@ def make(context: Context) -> dict[str, Any]:
 
     job = job_of(context)
     datasets, described = adapted_datasets(context.spec.bam, context.index), described_by(context)
+    taken = _take(context, job, described)
+    datasets = [dataset for dataset in datasets if dataset not in taken]
     train = train_bam_on_ray if context.spec.compute.workers else train_bam
     with progress("bam", total=len(datasets)) as bar:
 
@@ -73,9 +81,29 @@ def make(context: Context) -> dict[str, Any]:
         _log(one, context.spec.bam.epochs, context)
     losses = {one.dataset: one.validation[one.best_epoch] if one.validation else None for one in trained}
     return {
-        "datasets": {one.dataset: {"best_epoch": one.best_epoch, "validation_loss": losses[one.dataset]} for one in trained},
+        "datasets": {
+            **{one.dataset: {"best_epoch": one.best_epoch, "validation_loss": losses[one.dataset]} for one in trained},
+            **{dataset: {"taken_from": name} for dataset, name in taken.items()},
+        },
         "left_out": [dataset for dataset in datasets if dataset not in losses],
     }
+
+
+def _take(context: Context, job: BamJob, described: Described) -> dict[str, str]:
+    """Takes the released adapters that the spec names; dataset -> name of their folder."""
+    from hba_ray.training.described import adapted_datasets, streams_of
+    from hba_ray.training.released import take_adapters
+
+    spec, taken = context.spec, {}
+    given = {find_dataset(name).id: Path(folder).expanduser() for name, folder in spec.bam.checkpoints.items()}
+    if astray := given.keys() - set(adapted_datasets(spec.bam, context.index)):
+        what = "names a dataset that has no adapters in this atlas"
+        raise SpecError(f"bam.checkpoints.{min(astray)}", what, "leave it out, or change atlas.datasets, bam.datasets or bam.streams")
+    for dataset, folder in given.items():
+        widths = {stream: described.extracted.width(stream) for stream in streams_of(spec.bam, dataset)}
+        take_adapters(job, dataset, widths, folder, context.folder / ADAPTERS / dataset)
+        taken[dataset] = folder.name
+    return taken
 
 
 def predictions(context: Context, before: list[dict[str, Any]], bar: Bar, hidden: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -143,8 +171,12 @@ def described_by(context: Context) -> Described:
 
 
 def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
-    kept = ", ".join(f"{dataset} {found['best_epoch'] + 1}" for dataset, found in facts["datasets"].items())
-    said = [f"BAM: adapters for {len(facts['datasets'])} datasets; epoch kept of {spec.bam.epochs}: {kept or 'none'}."]
+    taken = {dataset: found["taken_from"] for dataset, found in facts["datasets"].items() if "taken_from" in found}
+    epochs = {dataset: found["best_epoch"] + 1 for dataset, found in facts["datasets"].items() if dataset not in taken}
+    kept = ", ".join(f"{dataset} {epoch}" for dataset, epoch in epochs.items())
+    said = [f"BAM: adapters for {len(epochs)} datasets; epoch kept of {spec.bam.epochs}: {kept}."] if epochs or not taken else []
+    if taken:
+        said.append(f"BAM: adapters that were not trained here: {', '.join(f'{dataset} from {name}' for dataset, name in taken.items())}.")
     if facts["left_out"]:
         said.append(f"BAM: no training row of {', '.join(facts['left_out'])} has a descriptor, so the SFT model stands there.")
     if not spec.bam.raw_media:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.tasks import find_dataset
+from hba_ray.errors import CheckpointError
 from hba_ray.runtime.storage import Storage, done, read_lines
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.sweeps.follow import Metrics
@@ -28,7 +29,7 @@ TRANSCRIPTS = "transcripts.parquet"
 STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
 VERSIONS = {
-    **{"atlas": 1, "describe": 1, "backbone": 1, "sft": 1, "states": 1, "bam": 1, "transfer": 1, "grpo": 1},
+    **{"atlas": 1, "describe": 1, "backbone": 1, "sft": 1, "states": 2, "bam": 1, "transfer": 1, "grpo": 1},
     **{"evaluate": 3, "judge": 1, "compare": 1, "retention": 1, "probe": 1},
 }
 """Raised when the code of a step changes what it makes, so that old results are not taken for new ones."""
@@ -175,6 +176,23 @@ def digest_file(path: Path) -> tuple[int, str]:
     """Size and a digest of a file's two ends: enough to notice a change, cheap enough for 300 GB."""
     facts = path.stat()
     return _digest(path, facts.st_size, facts.st_mtime_ns)
+
+
+def digest_folder(folder: Path) -> list[list[Any]]:
+    """Name, size and digest of each of a folder's files."""
+    return [[path.name, *digest_file(path)] for path in sorted(folder.iterdir()) if path.is_file()]
+
+
+def digest_checkpoint(name: str, key: str) -> list[list[Any]]:
+    """The same of a checkpoint that a key of the spec names.
+
+    Raises:
+        CheckpointError: it is no folder.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise CheckpointError(key, f"no such folder: {name}", "give the folder of a checkpoint")
+    return digest_folder(folder)
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,6 @@ Their arm is evaluated on the held-out datasets alone, each with its own model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.tasks import find_dataset
@@ -46,19 +45,8 @@ def models(draft: Draft) -> list[str]:
 
 def spec_for(spec: ExperimentSpec, dataset: str) -> ExperimentSpec:
     """The spec that trains one dataset's model: fewer workers and smaller micro-batches where its batch is small."""
-    batch = spec.transfer.batch_of(dataset)
-    micro_batch = gcd(spec.compute.micro_batch, batch)
-    workers = gcd(spec.compute.workers, batch // micro_batch) if spec.compute.workers else 0
-    settings = spec.sft.model_copy(
-        update={
-            "epochs": spec.transfer.epochs_of(dataset),
-            "batch": batch,
-            "lr": spec.transfer.lr,
-            "warmup_steps": spec.transfer.warmup_steps,
-        }
-    )
-    compute = spec.compute.model_copy(update={"micro_batch": micro_batch, "workers": workers})
-    return spec.model_copy(update={"sft": settings, "compute": compute})
+    settings = {"epochs": spec.transfer.epochs_of(dataset), "lr": spec.transfer.lr, "warmup_steps": spec.transfer.warmup_steps}
+    return sft.fitted(spec, spec.transfer.batch_of(dataset), **settings)
 
 
 def make(context: Context) -> dict[str, Any]:
