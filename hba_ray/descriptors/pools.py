@@ -28,6 +28,8 @@ TRIES = 3
 """Times that a clip is begun in one run. Ray begins it again where its actor was lost; one that takes
 its actor with it every time would never let the run end."""
 PATIENCE_SECONDS = 600
+ACTORS_PER_READER = 8
+"""A clip takes an actor far longer than a reader, and each reader is a process that first imports Ray Data and a decoder."""
 
 
 class Extractor(Protocol):
@@ -85,6 +87,7 @@ def describe_on_ray(work: Work, *, actors: int, gpus: float = 0.0, runtime_env: 
             fn_kwargs={"job": ray.put((work.index, pieces))},
             batch_size=1,
             batch_format="pyarrow",
+            compute=ray.data.TaskPoolStrategy(size=-(-actors // ACTORS_PER_READER)),
             num_cpus=0.5,
         )
         described = clips.map_batches(

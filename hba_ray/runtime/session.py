@@ -11,11 +11,13 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
@@ -119,6 +121,7 @@ def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: bool = False) 
     with ExitStack() as stack:
         stack.enter_context(_environ())
         stack.enter_context(_ray_log(log_folder / "ray.log"))
+        stack.enter_context(_native_log(log_folder / "native.log"))
         if spec.address == "local":
             check_capacity(spec, local_cpus(spec, rollouts=rollouts), float("inf"))
             stack.enter_context(_private(spec, log_folder, rollouts))
@@ -298,3 +301,27 @@ def _ray_log(file: Path) -> Iterator[None]:
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
         handler.close()
+
+
+@contextmanager
+def _native_log(file: Path) -> Iterator[None]:
+    """Sends what is written to descriptor 2 past Python, as by Ray's core, to `file`; Python's own standard error stays where it is."""
+    sys.stderr.flush()
+    python, terminal = sys.stderr, os.dup(2)
+    with file.open("ab") as log, os.fdopen(terminal, "w", buffering=1, encoding="utf-8", errors="backslashreplace") as kept:
+        os.dup2(log.fileno(), 2)
+        if _descriptor(python) == 2:
+            sys.stderr = kept
+        try:
+            yield
+        finally:
+            kept.flush()
+            os.dup2(terminal, 2)
+            sys.stderr = python
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """What a stream writes to; none where it is an object in memory, as in notebooks."""
+    with suppress(OSError, ValueError, AttributeError):
+        return stream.fileno()
+    return None

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,3 +134,19 @@ def test_a_private_ray_computes_and_leaves_nothing_behind(
     said = [file for file in logs.glob("session_*/worker-*.out") if "said by a worker" in file.read_text()]
     assert said
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_native_code_writes_to_standard_error_goes_to_a_file_and_what_python_writes_does_not(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+from hba_ray.runtime.session import _native_log
+with _native_log(Path(sys.argv[1])):
+    os.write(2, b"core_worker.cc:1: a line of Ray's core\\n")
+    print("a line of Python's", file=sys.stderr)
+os.write(2, b"the last line\\n")
+print("and Python's", file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "native.log")], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["a line of Python's", "the last line", "and Python's"]
+    assert (tmp_path / "native.log").read_text() == "core_worker.cc:1: a line of Ray's core\n"

@@ -1,5 +1,8 @@
 """Descriptors as a step: extracted once into the storage's own store, said in the report, opened by later steps."""
 
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,12 @@ import pytest
 from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.rows import TAG, Row
 from hba_ray.data.tasks import SPLITS
+from hba_ray.descriptors.pose import PARTS
+from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import DataError, SpecError
 from hba_ray.runtime.storage import Storage
+from hba_ray.specs.descriptors import STREAMS
+from hba_ray.sweeps.describing import describe_atlas, index_of
 from hba_ray.sweeps.plan import plan
 from hba_ray.sweeps.steps import describe, probe
 from hba_ray.sweeps.steps.base import Context
@@ -112,6 +119,36 @@ def test_what_whisper_hears_reaches_the_rows_of_later_steps(tmp_path: Path):
         for row in [rows[line]]
     )
     assert set(index.transcripts.values()) <= {text for split in SPLITS for text in index.texts(split)}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_run_fills_all_three_tables_through_the_real_extractors(tmp_path: Path):
+    pytest.importorskip("whisper")
+    if shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])) is None:
+        pytest.skip("there is no uv, which builds MediaPipe's environment")
+    whisper = {"model": str(checkpoint(tmp_path / "tiny.pt")), "rows": "all"}
+    spec = small_experiment(
+        tmp_path / "runs", atlas__limit=1, descriptors__streams=list(STREAMS), descriptors__transcripts=whisper, compute__workers=1
+    )
+    found = describe_atlas(spec, lambda line: None)["streams"]
+    descriptors = describe.open_descriptors(spec, index := index_of(spec))
+    lines = range(len(index.table))
+    for stream in STREAMS:
+        assert found[stream]["described"] == found[stream]["extracted"] == found[stream]["clips"] > 0 and not found[stream]["bad"]
+        assert found[stream]["described"] + found[stream]["absent"] == found[stream]["rows"] == len(lines)
+    signatures = index.table.column("modality_signature").to_pylist()
+    pose_BD, seen_B = descriptors.vectors("pose", lines)
+    acoustic_BD, heard_B = descriptors.vectors("acoustic", lines)
+    assert (pose_BD.shape, acoustic_BD.shape) == ((len(lines), 3318), (len(lines), 6373))
+    assert seen_B.tolist() == ["video" in signature for signature in signatures] and pose_BD[seen_B].any(axis=1).all()
+    assert heard_B.tolist() == ["audio" in signature for signature in signatures] and acoustic_BD[heard_B].any(axis=1).all()
+    assert [text is not None for text in descriptors.transcripts(lines)] == heard_B.tolist()
+    table = table_of(Storage(spec.compute.storage).descriptors, describe.settings(spec), "pose")
+    detected_T4 = np.array(table.columns(["detected"]).column("detected").to_pylist())
+    assert (detected_T4[:, : list(PARTS).index("face") + 1].min(axis=1) >= 0.95).all(), "33 + 478 points in 95 % of the frames of each clip"
+    again = describe_atlas(spec, lambda line: None)["streams"]
+    assert all(one["extracted"] == 0 for one in again.values())
 
 
 def test_a_second_atlas_of_the_same_clips_extracts_nothing(made):
