@@ -135,7 +135,7 @@ def test_one_run_fills_all_three_tables_through_the_real_extractors(tmp_path: Pa
     descriptors = describe.open_descriptors(spec, index := index_of(spec))
     lines = range(len(index.table))
     for stream in STREAMS:
-        assert found[stream]["described"] == found[stream]["extracted"] == found[stream]["clips"] > 0 and not found[stream]["bad"]
+        assert found[stream]["extracted"] == found[stream]["clips"] >= found[stream]["described"] > 0 and not found[stream]["bad"]
         assert found[stream]["described"] + found[stream]["absent"] == found[stream]["rows"] == len(lines)
     signatures = index.table.column("modality_signature").to_pylist()
     pose_BD, seen_B = descriptors.vectors("pose", lines)
