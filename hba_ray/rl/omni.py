@@ -212,13 +212,5 @@ def drop_repeats(prompt_ids: Sequence[int], media_ids: Sequence[int]) -> list[in
 
 
 def register_actor() -> None:
-    """Makes transformers' factory return `OmniActor` for Qwen2.5-Omni configs, and completes their class.
-
-    verl reads both names off the top of any config; Qwen2.5-Omni keeps them one floor below.
-    """
-    config: Any = Qwen2_5OmniConfig
-    if not hasattr(config, "tie_word_embeddings"):
-        config.tie_word_embeddings = False
-    if not hasattr(config, "max_position_embeddings"):
-        config.max_position_embeddings = property(lambda own: own.thinker_config.text_config.max_position_embeddings)
+    """Makes transformers' factory return `OmniActor` for Qwen2.5-Omni configs."""
     AutoModelForImageTextToText.register(Qwen2_5OmniConfig, OmniActor, exist_ok=True)

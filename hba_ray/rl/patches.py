@@ -11,7 +11,6 @@ import functools
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, cast
 
 from wrapt import register_post_import_hook
@@ -75,10 +74,35 @@ def agent_loop(module: Any) -> None:
 
 
 @_patch("verl", "0.9.1", "verl.utils.model", "get_hf_auto_model_class", "its factory of models does not know Qwen2.5-Omni")
-def actor_class(_: ModuleType) -> None:
-    from hba_ray.rl.omni import register_actor
+def actor_class(module: Any) -> None:
+    """Registers the actor when a model is asked for: most of verl's processes build none, and its import takes seconds."""
 
-    register_actor()
+    def make(original: Any) -> Any:
+        def get_hf_auto_model_class(hf_config: Any) -> Any:
+            if hf_config.model_type == "qwen2_5_omni":
+                from hba_ray.rl.omni import register_actor
+
+                register_actor()
+            return original(hf_config)
+
+        return get_hf_auto_model_class
+
+    _replace(module, "get_hf_auto_model_class", make)
+
+
+@_patch(
+    "transformers",
+    "5.9.0",
+    "transformers.models.qwen2_5_omni.configuration_qwen2_5_omni",
+    "Qwen2_5OmniConfig",
+    "verl reads two names off the top of any config; Qwen2.5-Omni keeps them one floor below",
+)
+def config_names(module: Any) -> None:
+    config = module.Qwen2_5OmniConfig
+    if not hasattr(config, "tie_word_embeddings"):
+        config.tie_word_embeddings = False
+    if not hasattr(config, "max_position_embeddings"):
+        config.max_position_embeddings = property(lambda own: own.thinker_config.text_config.max_position_embeddings)
 
 
 @_patch(

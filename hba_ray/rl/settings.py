@@ -114,6 +114,7 @@ def environment(spec: ExperimentSpec, metrics: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "TORCHDYNAMO_DISABLE": "1",  # vLLM's warm-up compiles small helpers, for up to a minute, even where compilation is off
     }
 
 

