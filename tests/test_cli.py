@@ -1,6 +1,8 @@
 """The commands say what they should, and end with the exit code that the README states."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,51 @@ def test_what_cannot_be_done_is_said_with_its_exit_code(hba, words, code, says):
     assert ended == code
     assert says in " ".join((out + err).split())
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "says"),
+    [
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 5, "torch: is not installed, and this command needs it"),
+        (OSError(28, "No space left on device", "/full/x"), 5, "/full/x: cannot be used: No space left on device"),
+        (OSError(28, "No space left on device"), 5, "output: cannot be used"),
+        (KeyboardInterrupt(), 130, "the same command goes on"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_error(hba, monkeypatch, cause, code, says):
+    def fail() -> None:
+        raise cause
+
+    monkeypatch.setattr(cli, "app", fail)
+    ended, out, err = hba("anything")
+    assert ended == code and says in err and "Traceback" not in out + err
+
+
+def test_a_mistake_in_our_own_code_is_not_taken_for_a_missing_package(hba, monkeypatch):
+    def fail() -> None:
+        raise ModuleNotFoundError("No module named 'hba_ray.nope'", name="hba_ray.nope")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(ModuleNotFoundError):
+        hba("anything")
+
+
+@pytest.mark.parametrize("shell", ["{hba} validate {spec} >/dev/full", "{hba} validate {spec} >&-", "{hba} schema | head -c 1 >/dev/null"])
+def test_an_output_that_takes_nothing_is_no_crash(shell):
+    command = shell.format(hba=f"{sys.executable} -m hba_ray", spec=QUICKSTART)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    assert done.returncode == (5 if "full" in shell else 0)
+    assert "Traceback" not in done.stderr and ("error: output: cannot be used" in done.stderr) == ("full" in shell)
+
+
+def test_doctor_looks_at_the_machine_unless_it_is_told_another_check(hba):
+    code, out, _ = hba("doctor")
+    assert code == 0 and {"Python", "disk", "MLflow"} <= {line.split("  ")[0] for line in out.splitlines()}
+    code, out, _ = hba("doctor", QUICKSTART, "compute.storage=/proc/nowhere")
+    assert code == 5 and "compute.storage=FOLDER" in out
+    assert hba("doctor", "nowhere.yaml")[0] == 2
+    code, out, err = hba("doctor", "rollout")
+    assert code == 2 and "doctor rollout" in out + err
 
 
 def test_render_prints_a_spec_that_means_the_same(hba, tmp_path):

@@ -6,15 +6,18 @@ One module for each group of commands. Exit codes: 0 ok, 1 run failed, 2 bad spe
 
 from __future__ import annotations
 
+import errno
+import io
 import signal
 import sys
+from typing import NoReturn
 
 import typer
 
 from hba_ray import __version__
 from hba_ray.cli import atlas, bench, describe, doctor, export, jobs, judging, reproduce, runs, specs
 from hba_ray.cli.base import complaints, console
-from hba_ray.errors import HbaError
+from hba_ray.errors import EnvironmentMissing, HbaError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Experiments on human behaviour, from one spec."
@@ -26,17 +29,37 @@ app.add_typer(doctor.app, name="doctor")
 app.add_typer(bench.app, name="bench")
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
+"""What the system says where the machine, and not the code, is in the way."""
+
+
 def main() -> None:
     """Entry point of `hba`: turns an HbaError into its message and its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a preempted node is an interruption
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for is still a name
     try:
         app()
     except HbaError as error:
-        complaints.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        _fail(error)
+    except ImportError as cause:
+        if cause.name is None or cause.name.partition(".")[0] == "hba_ray":
+            raise
+        from hba_ray.runtime.extras import lacking
+
+        _fail(lacking(cause))
+    except OSError as cause:
+        if cause.errno not in NO_ROOM:
+            raise
+        _fail(EnvironmentMissing(str(cause.filename or "output"), f"cannot be used: {cause.strerror}", "make room, or name another place"))
     except KeyboardInterrupt:
         complaints.print("interrupted; the same command goes on from here", markup=False)
         sys.exit(130)
+
+
+def _fail(error: HbaError) -> NoReturn:
+    complaints.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(error.exit_code)
 
 
 @app.command()

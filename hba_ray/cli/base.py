@@ -24,6 +24,9 @@ QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
 """What libraries would otherwise say between our own lines, set before they are imported."""
 WIDTH = 120
 """Characters of a line where the output is no terminal."""
+for _name in ("stdout", "stderr"):
+    if getattr(sys, _name) is None:  # closed by who started us
+        setattr(sys, _name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives
 console = Console(width=None if sys.stdout.isatty() else WIDTH)
 complaints = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
 

@@ -1,19 +1,51 @@
-"""`hba doctor`: checks of an installation that cost minutes, before runs that cost days."""
+"""`hba doctor`: whether a spec can be run here, and checks of an installation that cost minutes, before runs that cost days."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from hba_ray.cli.base import Overrides, SpecFile, console, quiet, read, say
 
-app = typer.Typer(no_args_is_help=True, help="Check an installation.")
+OF_A_MACHINE = "machine"
+"""The check that is meant where none is named."""
 
 
-@app.callback()
-def doctor() -> None:
-    """Check an installation."""
+class _Checks(TyperGroup):
+    """`hba doctor SPEC` is `hba doctor machine SPEC`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = [OF_A_MACHINE, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_Checks, help="Check an installation: `hba doctor [SPEC]` what this machine has of what a spec needs.")
+
+
+@app.command(OF_A_MACHINE)
+def machine(
+    spec: Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="Says what is needed; without it all is shown.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Show what this machine has: packages, processors, disk, services; exit code 5 where it lacks what the spec needs."""
+    from rich.table import Table
+
+    from hba_ray.specs import AtlasSpec, ExperimentSpec
+    from hba_ray.sweeps.machine import check_machine
+
+    loaded = read(spec, overrides) if spec else ExperimentSpec(name="doctor", atlas=AtlasSpec(source="toy"))
+    checks = check_machine(loaded, stated=spec is not None)
+    table = Table("", "state", "found", box=None, pad_edge=False)
+    for check in checks:
+        table.add_row(check.what, check.state, check.found)
+        if check.way_out:
+            table.add_row("", "", f"→ {check.way_out}")
+    console.print(table, markup=False, highlight=False)
+    raise typer.Exit(5 if any(check.state == "missing" for check in checks) else 0)
 
 
 @app.command()

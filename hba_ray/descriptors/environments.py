@@ -110,6 +110,17 @@ def default_folder(address: str, store: Path) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hba_ray" / "environments"
 
 
+def built_python(stream: str, folder: Path) -> Path:
+    """Where the Python of a stream's own environment is, or will be."""
+    wanted = {"python": sys.version, "base": sys.base_prefix, "packages": ENVIRONMENTS[stream].requirements}
+    return folder / f"{stream}-{fingerprint(wanted)}" / "bin" / "python"
+
+
+def find_uv() -> str | None:
+    """The program that builds environments: beside this Python, or on the path."""
+    return shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
 def build(stream: str, folder: Path) -> Path:
     """The Python of a stream's own environment; built at the first call, in a draft folder that is renamed when it is whole.
 
@@ -117,12 +128,11 @@ def build(stream: str, folder: Path) -> Path:
         EnvironmentMissing: there is no uv, or a package cannot be installed or imported.
     """
     environment = ENVIRONMENTS[stream]
-    wanted = {"python": sys.version, "base": sys.base_prefix, "packages": environment.requirements}
-    home = folder / f"{stream}-{fingerprint(wanted)}"
-    python = home / "bin" / "python"
+    python = built_python(stream, folder)
+    home = python.parents[1]
     if python.exists():
         return python
-    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    uv = find_uv()
     if uv is None:
         raise EnvironmentMissing(
             f"descriptors.{stream}",

@@ -168,7 +168,7 @@ def _joined(spec: ComputeSpec) -> Iterator[None]:
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray.exceptions import AuthenticationError
 
-    _check_reachable(spec.address)
+    check_reachable(spec.address)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray start` does, but `ray.init` does not
     missing = {name: value for name, value in _shared_defaults(spec).items() if name not in os.environ}
     os.environ.update(missing)
@@ -186,8 +186,12 @@ def _joined(spec: ComputeSpec) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_reachable(address: str) -> None:
-    """Ray itself would try for a minute, and then end the process."""
+def check_reachable(address: str) -> None:
+    """Refuses an address at which nothing listens: Ray itself would try for a minute, and then end the process.
+
+    Raises:
+        EnvironmentMissing: no such cluster, or no address of one.
+    """
     if address.startswith("ray://"):
         way_out = "start it on the cluster, with compute.address=auto, through `ray job submit`"
         raise EnvironmentMissing("compute.address", f"'{address}' is Ray Client, through which training cannot be driven", way_out)
