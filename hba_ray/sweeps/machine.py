@@ -26,7 +26,7 @@ PYTHONS = ((3, 11), (3, 12))
 """Those that the libraries have wheels for."""
 SHARED = Path("/dev/shm")
 LEAST_DISK_GIB = 2.0
-"""Less does not hold the checkpoints of the tiny model, its Ray's logs and an atlas."""
+"""A rule of thumb, not measured: below it a run is expected to fill the disk."""
 CODECS = ("h264", "hevc", "vp9", "aac", "mp3", "opus")
 
 
