@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import field
+from collections.abc import Callable, Sequence
+from dataclasses import field, replace
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -76,6 +76,16 @@ class Sheet:
     rows: tuple[tuple[str, ...], ...]
     numbers_from: int
     notes: tuple[str, ...] = ()
+
+
+def columns(sheet: Sheet, kept: Sequence[int]) -> Sheet:
+    """The sheet with these columns alone, by their places."""
+    return replace(
+        sheet,
+        header=tuple(sheet.header[place] for place in kept),
+        rows=tuple(tuple(row[place] for place in kept) for row in sheet.rows),
+        numbers_from=sum(place < sheet.numbers_from for place in kept),
+    )
 
 
 def dataset_place(row: tuple[str, ...]) -> int:

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from hba_ray.data.tasks import DATASETS, TASKS
 from hba_ray.evaluation.published import COLUMNS, PublishedModel, published_score
-from hba_ray.evaluation.scores import Scores
+from hba_ray.evaluation.scores import Scores, TaskScore
 from hba_ray.report.base import MISSING, Report, Sheet, number, signed
 
 NOTE = "Change: absolute, and in per cent of the first arm's score. A task's score is the mean over its datasets."
@@ -50,7 +50,7 @@ def _rows(before: Scores, after: Scores, models: tuple[PublishedModel, Published
     means = {score.task: score.value for score in before.tasks}
     for task in after.tasks:
         if task.task in means:
-            published = [_published_mean(model, task.task) for model in models]
+            published = [_published_mean(model, task) for model in models]
             yield task.task, "all", *_cells(means[task.task], task.value), *_cells(*published)
         for one in after.datasets:
             if one.task == task.task and one.dataset in held:
@@ -58,8 +58,11 @@ def _rows(before: Scores, after: Scores, models: tuple[PublishedModel, Published
                 yield task.task, one.dataset, *_cells(held[one.dataset], one.value), *_cells(*published)
 
 
-def _published_mean(model: PublishedModel, task: str) -> _Cell:
-    known = [published_score(model, dataset) for dataset in COLUMNS if DATASETS[dataset].task is TASKS[task]]
+def _published_mean(model: PublishedModel, task: TaskScore) -> _Cell:
+    """None for a task of which no dataset is the paper's."""
+    if not set(task.datasets) & set(COLUMNS):
+        return None
+    known = [published_score(model, dataset) for dataset in COLUMNS if DATASETS[dataset].task is TASKS[task.task]]
     values = [value for value in known if value is not None]
     return fmean(values) if values else None
 

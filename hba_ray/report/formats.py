@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Iterable
+from dataclasses import replace
 from html import escape
 
 from rich import box
@@ -12,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hba_ray.report.base import Sheet
+from hba_ray.report.base import MISSING, Sheet, columns
 
 _LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -37,18 +39,46 @@ def markdown_table(sheet: Sheet) -> str:
 
 
 def terminal(title: str, sheets: Iterable[Sheet]) -> RenderableType:
-    """The sheets under a title, for a rich console; notes that several share are said once."""
-    sheets = tuple(sheets)
+    """The sheets under a title, for a rich console; notes that several share are said once.
+
+    A screen is narrow: columns that say nothing are left out, headings take several lines, and where a table is
+    still too wide, words wrap and numbers do not.
+    """
+    sheets = tuple(map(narrowed, sheets))
     shown: list[RenderableType] = [Text(title, style="bold")]
     for sheet in sheets:
-        table = Table(title=Text(sheet.title), title_justify="left", box=box.SIMPLE)
+        table = Table(title=Text(sheet.title), title_justify="left", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
         for place, name in enumerate(sheet.header):
-            table.add_column(Text(name), justify="right" if place >= sheet.numbers_from else "left")
+            is_number = place >= sheet.numbers_from
+            widest = max([len(row[place]) for row in sheet.rows], default=len(name))
+            table.add_column(_heading(name, widest), justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
         for row in sheet.rows:
             table.add_row(*map(Text, row))
         shown.append(table)
     notes = dict.fromkeys(note for sheet in sheets for note in sheet.notes)
     return Group(*shown, *(Text(note, style="dim") for note in notes))
+
+
+def narrowed(sheet: Sheet) -> Sheet:
+    """The sheet without columns of numbers in which every number is missing, or that repeat the column before them, and
+    without the notes on them.
+
+    >>> narrowed(Sheet("s", ("Row", "Rows", "Counted", "Published"), (("a", "5", "5", "–"), ("b", "7", "7", "–")), 1)).header
+    ('Row', 'Rows')
+    """
+    cells = list(zip(*sheet.rows, strict=True))
+    numbers = range(sheet.numbers_from, len(cells))
+    empty = {place for place in numbers if set(cells[place]) == {MISSING}}
+    repeated = {place for place in numbers[1:] if cells[place] == cells[place - 1]}
+    kept = [place for place in range(len(sheet.header)) if place not in empty | repeated]
+    subjects = {name.split(" ")[0] for name in sheet.header} - {sheet.header[place].split(" ")[0] for place in kept}
+    return replace(columns(sheet, kept), notes=tuple(note for note in sheet.notes if note.partition(":")[0] not in subjects))
+
+
+def _heading(name: str, widest: int) -> Text:
+    """A heading on several lines where it is wider than its column."""
+    longest = max(map(len, name.split()), default=1)
+    return Text("\n".join(textwrap.wrap(name, max(widest, longest), break_long_words=False)))
 
 
 def to_csv(sheet: Sheet) -> str:

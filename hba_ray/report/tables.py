@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from hba_ray.data.tasks import SPLITS, TASKS
 from hba_ray.errors import DataError
 from hba_ray.evaluation.scores import DatasetScore, TaskScore, first_error
-from hba_ray.report.base import MISSING, TINY_TITLE, Facts, Report, Sheet, between, dataset_place, number, signed
+from hba_ray.report.base import MISSING, TINY_TITLE, Facts, Report, Sheet, between, columns, dataset_place, number, signed
 from hba_ray.report.differences import difference_sheets
 from hba_ray.report.formats import line, markdown, terminal
 from hba_ray.report.measures import measure_sheets
@@ -61,8 +61,10 @@ def render_markdown(report: Report) -> str:
 
 
 def terminal_table(report: Report) -> RenderableType:
-    """The scores per task and per dataset, for a rich console."""
-    return terminal(report.title, (_task_sheet(report), _dataset_sheet(report), *difference_sheets(report)))
+    """The scores per task, with their metric, and per dataset, for a rich console."""
+    datasets = _dataset_sheet(report)
+    narrow = [place for place, name in enumerate(datasets.header) if name != "Metric"]
+    return terminal(report.title, (_task_sheet(report), columns(datasets, narrow), *difference_sheets(report)))
 
 
 def sheets(report: Report) -> tuple[Sheet, ...]:

@@ -118,11 +118,25 @@ def test_arms_beside_different_published_models_are_told_apart():
     assert "Published" in table(markdown, "Scores per task")[0]
 
 
-def test_the_terminal_shows_what_the_markdown_shows():
-    shown = terminal(REPORT)
-    for title in ("Scores per task", "Scores per dataset"):
+def test_the_terminal_shows_what_the_markdown_shows_but_for_what_says_nothing():
+    shown = [re.split(r"\s{2,}", line.strip()) for line in terminal(REPORT).splitlines()]
+    empty = {"95% interval"}
+    unsaid = {"Scores per task": empty, "Scores per dataset": {*empty, "Metric", "Counted"}}  # all rows count; tasks name their metric
+    for title, names in unsaid.items():
         for row in table(render_markdown(REPORT), title):
-            assert any(re.split(r"\s{2,}", line.strip()) == list(row.values()) for line in shown.splitlines()), row
+            assert [cell for name, cell in row.items() if name not in names] in shown, row
+    assert "Counted:" not in terminal(REPORT)
+
+
+def test_numbers_are_never_broken_over_lines_on_a_screen_of_a_hundred_characters():
+    scores = {}
+    for number, (name, arm) in enumerate(REPORT.scores.items()):
+        datasets = tuple(dataclasses.replace(score, interval=(0.125, 0.875), counted=score.rows - 1) for score in arm.datasets)
+        tasks = tuple(dataclasses.replace(score, interval=(0.25, 0.75)) for score in arm.tasks)
+        scores[f"{name}: bam.streams=[pose, acoustic] seed={number}"] = Scores(datasets, tasks)
+    shown = terminal(dataclasses.replace(REPORT, scores=scores), width=100)
+    assert shown.count("0.125 to 0.875") == shown.count("0.250 to 0.750") == 4
+    assert max(map(len, shown.splitlines())) <= 100 and "…" not in shown
 
 
 def test_text_of_others_cannot_break_a_table_or_become_markup():
