@@ -108,6 +108,18 @@ def test_doctor_looks_at_the_machine_unless_it_is_told_another_check(hba):
     assert code == 2 and "doctor rollout" in out + err
 
 
+@pytest.mark.parametrize(
+    "words", [["report", "nowhere"], ["judge", "nowhere"], ["reproduce", "T7"], ["reproduce", "T11", "--experiments", "no"]]
+)
+def test_a_path_that_is_wrong_is_refused_before_anything_heavy_is_imported(words, tmp_path):
+    code = f"import sys; sys.argv = ['hba', *{words}]; from hba_ray import cli; import atexit; " + (
+        "atexit.register(lambda: print('heavy:', *sorted({'numpy', 'pyarrow', 'scipy', 'torch'} & set(sys.modules)))); cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (2, "heavy:"), done.stderr
+    assert "error: " in done.stderr and "Traceback" not in done.stderr
+
+
 def test_render_prints_a_spec_that_means_the_same(hba, tmp_path):
     _, out, _ = hba("render", QUICKSTART, "seed=3")
     (tmp_path / "again.yaml").write_text(out)

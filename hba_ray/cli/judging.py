@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hba_ray.cli.base import console, say, show
+from hba_ray.cli.base import check_run, console, say, show
 
 app = typer.Typer()
 
@@ -23,6 +23,7 @@ def judge(
     ] = None,
 ) -> None:
     """Grade a run's open answers with another judge or other prompts, without generating them again."""
+    check_run(run, "resolved.yaml")
     from hba_ray.report.formats import terminal
     from hba_ray.sweeps.judging import TITLE, judge_run, write_label_sheet
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from hba_ray.cli.base import Overrides, console, quiet, say, show
+from hba_ray.specs.shipped import TOY, experiments_folder, find_table
 
 app = typer.Typer()
 
@@ -21,10 +22,11 @@ Folder = Annotated[Path | None, typer.Option("--experiments", help="Folder of th
 @app.command()
 def reproduce(table: Table, overrides: Overrides = None, scale: Scale = "full", experiments: Folder = None) -> None:
     """Run or read the trials of a table of the paper, and judge them; exit code 3 where a claim is not met."""
-    from hba_ray.sweeps.reproduce import TOY, experiments_folder, find_table, read_table
-
     folder = experiments_folder(experiments)
-    spec = read_table(find_table(table, folder), overrides or [], toy=folder / TOY if scale == "toy" else None)
+    file = find_table(table, folder)
+    from hba_ray.sweeps.reproduce import read_table
+
+    spec = read_table(file, overrides or [], toy=folder / TOY if scale == "toy" else None)
     quiet(spec)
     from hba_ray.report.formats import terminal
     from hba_ray.report.published import outcome, sheets, title

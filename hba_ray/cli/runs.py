@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hba_ray.cli.base import Overrides, SpecFile, console, quiet, read, say, show
-from hba_ray.errors import SpecError
+from hba_ray.cli.base import Overrides, SpecFile, check_run, console, quiet, read, say, show
 
 app = typer.Typer()
 
@@ -39,10 +38,9 @@ def run(spec: SpecFile, overrides: Overrides = None) -> None:
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]) -> None:
     """Print the table of a finished run."""
+    check_run(folder, "report.json")
     from hba_ray.report.tables import read_json, terminal_table
 
     file = folder / "report.json"
-    if not file.is_file():
-        raise SpecError(str(folder), "is no finished run: it holds no report.json", "give a run folder, as `hba run` prints it")
     console.print(terminal_table(read_json(file.read_text(), where=str(file))))
     show("report", folder / "table.md")

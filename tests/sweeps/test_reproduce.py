@@ -16,12 +16,10 @@ from hba_ray.evaluation.scores import score_predictions
 from hba_ray.report.verdicts import judge_table
 from hba_ray.runtime.storage import finish
 from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.shipped import TOY, experiments_folder, find_table
 from hba_ray.sweeps.plan import STAGES
 from hba_ray.sweeps.reproduce import (
-    TOY,
     check_columns,
-    experiments_folder,
-    find_table,
     measured_columns,
     planned_arms,
     read_table,
@@ -86,22 +84,6 @@ def test_a_column_that_no_trial_measures_is_refused_with_the_arms_that_there_are
     with pytest.raises(SpecError, match=says) as refused:
         check_columns(spec, planned_arms(spec))
     assert "arms here: sft" in refused.value.way_out
-
-
-@pytest.mark.parametrize("word", ["T11", "t11", "11", "Table 11"])
-def test_a_table_is_found_by_its_number(word):
-    assert find_table(word, SHIPPED).name == "T11_bam_width.yaml"
-
-
-def test_an_unknown_table_names_those_that_are_there():
-    with pytest.raises(SpecError, match="no spec for a table 'T7'") as refused:
-        find_table("T7", SHIPPED)
-    assert "T4, T5, T6, T8" in refused.value.way_out and refused.value.exit_code == 2
-
-
-def test_a_folder_without_the_papers_specs_is_refused(tmp_path):
-    with pytest.raises(SpecError, match="--experiments FOLDER"):
-        experiments_folder(tmp_path)
 
 
 def test_a_spec_without_a_table_is_refused():
