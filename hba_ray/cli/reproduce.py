@@ -36,6 +36,7 @@ def reproduce(table: Table, overrides: Overrides = None, scale: Scale = "full", 
     console.print(terminal(title(made.verdict), sheets(made.verdict, made.differs)))
     for file in made.files:
         show("table", file)
+    show("report", made.page)
     show("outcome", outcome(made.verdict))
     if not made.verdict.is_met:
         raise typer.Exit(3)

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +24,7 @@ from hba_ray.evaluation.judge import WAIT_SECONDS, JudgeItem, run_coroutine
 from hba_ray.evaluation.judge_cache import Grade, GradeCache, open_cache
 from hba_ray.evaluation.judge_client import Endpoint, Reply, ask_all
 from hba_ray.evaluation.judge_prompts import ReplyFormat
+from hba_ray.evaluation.statistics import Interval, ratio_interval
 from hba_ray.runtime.progress import Bar
 from hba_ray.specs.base import fingerprint
 from hba_ray.specs.judge import JudgeSpec
@@ -61,6 +63,7 @@ class Written:
     """How one open answer is written.
 
     Attributes:
+        clip_id: the recording that it is about; a row without one is its own.
         log_loss: negative log-likelihood of its tokens under the backbone, summed, in nats.
         tokens: what that is a sum over; 0 for an empty answer.
         fluency, coherence, relevance: 1 to 5; None where no judge was asked or its reply is unreadable.
@@ -68,6 +71,7 @@ class Written:
 
     sample_id: str
     dataset: str
+    clip_id: str
     log_loss: float
     tokens: int
     fluency: int | None = None
@@ -115,10 +119,22 @@ def backbone_log_losses(texts: Sequence[str], backbone: str, *, gpu: bool, bar: 
     return log_losses(texts, cast(Any, thinker).to("cuda") if gpu else thinker, load_processor(backbone).tokenizer, bar)
 
 
-def perplexity(rows: Sequence[Written]) -> float | None:
-    """exp of the mean loss a token, over all answers; None without tokens."""
-    tokens = sum(row.tokens for row in rows)
-    return math.exp(sum(row.log_loss for row in rows) / tokens) if tokens else None
+def perplexity(rows: Sequence[Written]) -> Interval:
+    """exp of the mean loss a token, over all answers, with its interval from resampling whole clips; all None without tokens."""
+    loss = ratio_interval([row.log_loss for row in rows], [row.tokens for row in rows], [row.clip_id for row in rows])
+    value, low, high = (None if one is None else math.exp(one) for one in (loss.value, loss.low, loss.high))
+    error = None if value is None or loss.standard_error is None else value * loss.standard_error  # of exp, to first order
+    return replace(loss, value=value, low=low, high=high, standard_error=error)
+
+
+def mean_rating(rows: Sequence[Written], dimension: str) -> Interval:
+    """The mean of the readable ratings, 1 to 5, with its interval from resampling whole clips; all None where there are none.
+
+    Args:
+        dimension: one of `DIMENSIONS`.
+    """
+    rated = [(getattr(row, dimension), row.clip_id) for row in rows if getattr(row, dimension) is not None]
+    return ratio_interval([rating for rating, _ in rated], [1] * len(rated), [clip for _, clip in rated])
 
 
 def rate_answers(items: Sequence[JudgeItem], spec: JudgeSpec, cache: Path, bar: Bar) -> list[dict[str, int] | None]:

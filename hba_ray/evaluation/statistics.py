@@ -106,6 +106,36 @@ def bootstrap_interval(
     return interval(value, draws, len(set(clips)), level=level)
 
 
+def ratio_interval(
+    parts: Sequence[float], wholes: Sequence[float], clips: Sequence[str], *, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Sum of the parts over the sum of the wholes, with its percentile interval by cluster bootstrap over clips.
+
+    With losses and tokens it is the loss a token, with ratings and ones their mean.
+
+    >>> ratio_interval([2.0, 4.0], [1, 1], ["a", "a"]).value
+    3.0
+
+    Args:
+        parts, wholes, clips: one a row.
+
+    Returns:
+        All None where the wholes sum to 0; resamples in which they do are left out.
+
+    Raises:
+        DataError: the lists differ in length.
+    """
+    if not len(parts) == len(wholes) == len(clips):
+        raise DataError("statistics", f"{len(parts)} parts, {len(wholes)} wholes, {len(clips)} clips", reason="lengths differ")
+    place = {clip: index for index, clip in enumerate(dict.fromkeys(clips))}
+    sums_C2 = np.zeros((len(place), 2))
+    np.add.at(sums_C2, [place[clip] for clip in clips], np.column_stack([parts, wholes]) if clips else np.empty((0, 2)))
+    drawn_R2 = np.concatenate([weights_RC @ sums_C2 for weights_RC in _resampled(len(place), resamples, seed)] or [np.empty((0, 2))])
+    part, whole = sums_C2.sum(0)
+    draws_R = np.divide(drawn_R2[:, 0], drawn_R2[:, 1], out=np.full(len(drawn_R2), np.nan), where=drawn_R2[:, 1] > 0)
+    return interval(float(part / whole) if whole > 0 else None, draws_R, len(place), level=level)
+
+
 def interval(value: float | None, draws: np.ndarray, clips: int, *, level: float = 0.95) -> Interval:
     """The interval of a value from its draws, those that are NaN left out."""
     known = draws[~np.isnan(draws)]

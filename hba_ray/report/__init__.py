@@ -1,1 +1,1 @@
-"""Scores as tables: Markdown and JSON files, and a table for the terminal."""
+"""Scores as tables and figures: an HTML page, files in other forms, and a table for the terminal."""

@@ -82,7 +82,7 @@ def _task_sheet(report: Report) -> Sheet:
         for score in scores.tasks
     ]
     rows.sort(key=lambda row: list(TASKS).index(row[0]))
-    return Sheet("Scores per task", header + _measured_header(report), tuple(rows), 4, (TASK_NOTE, *_score_notes(report)))
+    return Sheet("Scores per task", header + _measured_header(report), tuple(rows), 4, (TASK_NOTE, *score_notes(report)))
 
 
 def _dataset_sheet(report: Report) -> Sheet:
@@ -93,7 +93,7 @@ def _dataset_sheet(report: Report) -> Sheet:
         for score in scores.datasets
     ]
     rows.sort(key=dataset_place)
-    return Sheet("Scores per dataset", header + _measured_header(report), tuple(rows), 4, (COUNTED_NOTE, *_score_notes(report)))
+    return Sheet("Scores per dataset", header + _measured_header(report), tuple(rows), 4, (COUNTED_NOTE, *score_notes(report)))
 
 
 def _class_sheet(report: Report) -> Sheet:
@@ -137,7 +137,7 @@ def _measured(score: DatasetScore | TaskScore, report: Report) -> tuple[str, ...
     return cells if report.is_tiny else (*cells, _difference(score))
 
 
-def _score_notes(report: Report) -> Iterator[str]:
+def score_notes(report: Report) -> Iterator[str]:
     yield INTERVAL_NOTE
     yield MAJORITY_NOTE
     arms: dict[str, list[str]] = {}

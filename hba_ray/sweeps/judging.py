@@ -21,6 +21,7 @@ from hba_ray.report.base import MISSING, Sheet, between, number
 from hba_ray.report.formats import markdown
 from hba_ray.runtime.storage import LOCK_SECONDS, Storage, claimed, done, finish, note, reopen, write_text
 from hba_ray.specs import ExperimentSpec, load_spec
+from hba_ray.sweeps.runs import ledger_steps
 from hba_ray.sweeps.steps import judge
 from hba_ray.sweeps.steps.base import Context, Draft, Step
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS
@@ -148,19 +149,9 @@ def _spec_of(run: Path, overrides: Sequence[str]) -> ExperimentSpec:
 
 def _steps_of(run: Path) -> list[Step]:
     """The finished steps that the run's ledger names, in its order; judge steps of all judges."""
-    ledger = run / "ledger.jsonl"
-    if not ledger.is_file():
-        raise SpecError(str(run), "is no run: it holds no ledger.jsonl", "give a run folder, as `hba run` prints it")
-    storage, found = Storage(run.absolute().parent), {}
-    for line in ledger.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        if "step" in entry:
-            kind, _, arm = entry["step"].partition(" ")
-            folder = storage.step(kind, entry["fingerprint"])
-            found[folder] = Step(kind, entry["step"], entry["fingerprint"], folder, "", arm=arm or None)
-    newest = {step.name: step for step in found.values() if step.kind != "judge"}
-    judges = [step for step in found.values() if step.kind == "judge"]
-    return [step for step in [*newest.values(), *judges] if step.is_done]
+    found = ledger_steps(run)
+    newest = {step.name: step for step in found if step.kind != "judge"}
+    return [step for step in [*newest.values(), *(step for step in found if step.kind == "judge")] if step.is_done]
 
 
 def _grade(run: Path, spec: ExperimentSpec, steps: Sequence[Step], arms: Sequence[Step], say: Callable[[str], None]) -> None:

@@ -12,12 +12,15 @@ import pyarrow.parquet as pq
 from hba_ray.errors import SpecError
 from hba_ray.evaluation.columns import ArmResult, Column
 from hba_ray.report.formats import to_csv, to_latex
+from hba_ray.report.html.page import Judged
 from hba_ray.report.published import render_json, render_markdown, sheets
 from hba_ray.report.verdicts import TableVerdict, check_rows, judge_table, toy_row
 from hba_ray.runtime.storage import Storage, done, write_text
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, load_spec, trials
 from hba_ray.specs.base import value_at
+from hba_ray.sweeps.evidence import write_verdict
 from hba_ray.sweeps.plan import plan
+from hba_ray.sweeps.runs import rebuild_page
 from hba_ray.sweeps.steps.base import Step
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS
 from hba_ray.sweeps.steps.judge import verdicts_in
@@ -50,11 +53,13 @@ class Reproduced:
     Attributes:
         differs: what this run did otherwise than the shipped spec.
         files: the table as Markdown, CSV, LaTeX and JSON.
+        page: the run's report, the table in it.
     """
 
     verdict: TableVerdict
     differs: tuple[str, ...]
     files: tuple[Path, ...]
+    page: Path
 
 
 def read_table(file: Path, overrides: Sequence[str], *, toy: Path | None = None) -> ExperimentSpec:
@@ -94,7 +99,9 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
     folder = _run(spec, say)
     found = judge_table(paper, measured_columns(paper, planned), is_toy=_is_toy(spec))
     differs = tuple(f"{word} (command line)" for word in overrides)
-    return Reproduced(found, differs, tuple(write_table(found, differs, folder)))
+    files = tuple(write_table(found, differs, folder))
+    write_verdict(folder, Judged(found, differs))
+    return Reproduced(found, differs, files, rebuild_page(folder))
 
 
 def planned_arms(spec: ExperimentSpec) -> list[PlannedArms]:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hba_ray.errors import HbaError, SpecError
-from hba_ray.runtime.storage import Storage
+from hba_ray.report.tables import Report, read_json
+from hba_ray.runtime.storage import Storage, ledger
 from hba_ray.specs import ExperimentSpec, load_spec
+from hba_ray.sweeps.evidence import Trained, labels, write_page
 from hba_ray.sweeps.plan import plan, run_fingerprint
 from hba_ray.sweeps.steps.base import Step
 
@@ -52,3 +54,62 @@ def open_run(folder: Path) -> OpenedRun:
         what = "what its spec names now comes to another result: files have changed, or it was made by another version"
         raise HbaError(str(folder), what, "run the spec again")
     return OpenedRun(folder, spec, steps)
+
+
+def ledger_steps(run: Path, *, own: bool = False) -> list[Step]:
+    """The steps that a run's ledger names, in its order, each once; without a look at the files that its spec names.
+
+    Args:
+        own: leaves out what `hba judge` has added since.
+
+    Raises:
+        SpecError: the folder is no run.
+    """
+    if not (run / "ledger.jsonl").is_file():
+        raise SpecError(str(run), "is no run: it holds no ledger.jsonl", "give a run folder, as `hba run` prints it")
+    storage, found = Storage(run.absolute().parent), {}
+    for entry in ledger(run):
+        if "step" in entry and not (own and entry["event"] == "judged"):
+            kind, _, rest = entry["step"].partition(" ")
+            arm = entry["step"] if kind == "probe" else rest
+            folder = storage.step(kind, entry["fingerprint"])
+            found[folder] = Step(kind, entry["step"], entry["fingerprint"], folder, "", arm=arm or None)
+    return list(found.values())
+
+
+def rebuild_page(run: Path) -> Path:
+    """Writes the page of a finished run or sweep again, from what its steps left.
+
+    Raises:
+        SpecError: the folder is no run.
+        HbaError: a sweep's trials are not known.
+        DataError: what the page shows is damaged.
+    """
+    report = _report_of(run)
+    spec = load_spec(run / "resolved.yaml", [])
+    if spec.sweep is None:
+        experiments = [Trained("", _newest(run), {arm: arm for arm in report.scores})]
+    else:
+        experiments = [Trained(name, _newest(folder), labels(name, _report_of(folder))) for name, folder in _trials(run).items()]
+    return write_page(run, report, experiments, spec.evaluate.split)
+
+
+def _report_of(run: Path) -> Report:
+    file = run / "report.json"
+    if not file.is_file():
+        raise SpecError(str(run), "is no finished run: it holds no report.json", "give a run folder, as `hba run` prints it")
+    return read_json(file.read_text(encoding="utf-8"), where=str(file))
+
+
+def _newest(run: Path) -> list[Step]:
+    return [step for step in {step.name: step for step in ledger_steps(run, own=True)}.values() if step.is_done]
+
+
+def _trials(run: Path) -> dict[str, Path]:
+    """Name of a finished trial -> its folder, as the sweep's last end says."""
+    ends = [line["trials"] for line in ledger(run) if line.get("event") == "finished" and "trials" in line]
+    if not ends:
+        raise HbaError(str(run / "ledger.jsonl"), "does not say which trials the sweep has", "run the spec again, which does nothing twice")
+    return {
+        name: run.absolute().parent / f"{run.absolute().name.rpartition('-')[0]}-{fingerprint}" for name, fingerprint in ends[-1].items()
+    }

@@ -23,6 +23,7 @@ from hba_ray.runtime.session import check_store, ray_session
 from hba_ray.runtime.storage import Storage, ledger, note, write_text
 from hba_ray.runtime.tracking import PARENT, MlflowTracker, Status, standard_tags
 from hba_ray.specs import ExperimentSpec
+from hba_ray.sweeps.evidence import PAGE, Trained, labels, write_page
 from hba_ray.sweeps.parts import Outcome, do_part
 from hba_ray.sweeps.shared import Part, PlannedTrial, SweepPlan, plan_sweep
 from hba_ray.sweeps.trial import alone_in, check_first, flat, needs_ray, write_origin
@@ -52,6 +53,10 @@ class FinishedSweep:
     @property
     def table(self) -> Path:
         return self.folder / "table.md"
+
+    @property
+    def page(self) -> Path:
+        return self.folder / PAGE
 
     def check(self) -> None:
         """
@@ -87,7 +92,7 @@ def run_sweep(spec: ExperimentSpec, say: Callable[[str], None]) -> FinishedSweep
             outcomes = driver.run()
             reports = {trial.name: report for trial in plan.trials if (report := trial.report())}
             report = combined(plan, reports, outcomes) if reports else None
-            driver.record(report, outcomes, origin)
+            driver.record(report, reports, outcomes, origin)
     return FinishedSweep(plan.folder, plan, reports, outcomes, report, mlflow.uri)
 
 
@@ -192,7 +197,7 @@ class _Driver:
         tags |= {PARENT: parent, ROLE: "trial", SWEEP: self.plan.fingerprint, STAGE: "+".join(trial.spec.stages)}
         return Record(trial.name, trial.trial.sets, tags)
 
-    def record(self, report: Report | None, outcomes: dict[str, Outcome], files: list[str]) -> None:
+    def record(self, report: Report | None, reports: dict[str, Report], outcomes: dict[str, Outcome], files: list[str]) -> None:
         """Writes the report and adds it to the sweep's record."""
         folder = self.plan.folder
         counts = {f"trials/{status}": sum(outcome.status == status for outcome in outcomes.values()) for status in STATUS}
@@ -203,10 +208,17 @@ class _Driver:
             save_score_figure(report, folder / "scores.png")
             self.tracker.log_table(list(_rows(self.plan, report)), "table.csv")
             self.tracker.describe(render_markdown(report))
-            files = [*files, "table.md", "report.json", "scores.png"]
+            finished = [
+                Trained(trial.name, trial.steps, labels(trial.name, reports[trial.name]))
+                for trial in self.plan.trials
+                if trial.name in reports
+            ]
+            page = write_page(folder, report, finished, self.plan.spec.evaluate.split)
+            files = [*files, "table.md", "report.json", "scores.png", page.name]
         for file in files:
             self.tracker.log_artifact(folder / file)
-        note(folder, event="finished", fingerprint=self.plan.fingerprint)
+        trials = {trial.name: trial.fingerprint for trial in self.plan.trials if trial.name in reports}
+        note(folder, event="finished", fingerprint=self.plan.fingerprint, trials=trials)
 
 
 _UNSAID = ("sweep", "paper")
@@ -216,7 +228,7 @@ _UNSAID = ("sweep", "paper")
 def combined(plan: SweepPlan, reports: dict[str, Report], outcomes: dict[str, Outcome]) -> Report:
     """The finished trials as the arms of one report."""
     first = next(iter(reports.values()))
-    scores = {label: report.scores[arm] for name, report in reports.items() for label, arm in _labels(name, report)}
+    scores = {label: report.scores[arm] for name, report in reports.items() for arm, label in labels(name, report).items()}
     said = [(name, line) for name, report in reports.items() for line in report.notes]
     for_all = {line for _, line in said if sum(other == line for _, other in said) == len(reports)}
     notes = [line if line in for_all else f"{name}: {line}" for name, line in said]
@@ -232,11 +244,6 @@ def combined(plan: SweepPlan, reports: dict[str, Report], outcomes: dict[str, Ou
         rows_dropped=first.facts.rows_dropped,
     )
     return Report(title=plan.spec.name, scores=scores, facts=facts, notes=tuple(dict.fromkeys(notes)))
-
-
-def _labels(name: str, report: Report) -> list[tuple[str, str]]:
-    """(arm of the sweep's report, arm of the trial's)."""
-    return [(name if len(report.scores) == 1 else f"{name}: {arm}", arm) for arm in report.scores]
 
 
 def _rows(plan: SweepPlan, report: Report) -> Iterator[dict[str, Any]]:

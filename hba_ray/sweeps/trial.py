@@ -25,6 +25,7 @@ from hba_ray.runtime.session import check_capacity, check_store, local_cpus, ray
 from hba_ray.runtime.storage import LOCK_SECONDS, Storage, claimed, done, finish, note, write_text
 from hba_ray.runtime.tracking import MlflowTracker, Status, Tracker, standard_tags
 from hba_ray.specs import ExperimentSpec
+from hba_ray.sweeps.evidence import Trained, write_page
 from hba_ray.sweeps.follow import Metrics
 from hba_ray.sweeps.plan import plan, run_fingerprint
 from hba_ray.sweeps.steps import CHECKS, MAKERS, NOTES
@@ -44,12 +45,14 @@ class Finished:
     Attributes:
         folder: of the run.
         table: Markdown report; `report.json` beside it says the same to programs.
+        page: the report to look at, one HTML file.
         mlflow: tracking URI.
     """
 
     folder: Path
     report: Report
     table: Path
+    page: Path
     mlflow: str
 
 
@@ -82,10 +85,11 @@ def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: Tr
         tracker.log_metrics(score_metrics(report), step=0)
         write_text(folder / "report.json", render_json(report))
         write_text(folder / "table.md", render_markdown(report))
-        for file in (*origin, "table.md", "report.json"):
+        page = write_page(folder, report, [Trained("", steps, {arm: arm for arm in report.scores})], spec.evaluate.split)
+        for file in (*origin, "table.md", "report.json", page.name):
             tracker.log_artifact(folder / file)
         note(folder, event="finished", fingerprint=name)
-    return Finished(folder, report, folder / "table.md", spec.tracking.mlflow or storage.mlflow_uri)
+    return Finished(folder, report, folder / "table.md", page, spec.tracking.mlflow or storage.mlflow_uri)
 
 
 def write_origin(spec: ExperimentSpec, folder: Path) -> list[str]:

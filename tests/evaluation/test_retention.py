@@ -7,13 +7,14 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from hba_ray.errors import DataError
 from hba_ray.evaluation.judge import JudgeItem
-from hba_ray.evaluation.retention import Written, backbone_log_losses, log_losses, perplexity, rate_answers, read_ratings
+from hba_ray.evaluation.retention import Written, backbone_log_losses, log_losses, mean_rating, perplexity, rate_answers, read_ratings
 from hba_ray.runtime.progress import Bar
 from tests.evaluation.stub_judge import KEY, KEY_ENV, StubJudge
 
@@ -41,18 +42,41 @@ class Letters:
 
 
 def written(losses: list[tuple[float, int]]) -> list[Written]:
-    return [Written(str(place), "mimeqa", loss, tokens) for place, (loss, tokens) in enumerate(losses)]
+    return [Written(str(place), "mimeqa", f"clip-{place}", loss, tokens) for place, (loss, tokens) in enumerate(losses)]
 
 
 def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary():
     losses = log_losses(["abc", "", "de"], Uniform(50), Letters(), bar())
     assert [tokens for _, tokens in losses] == [3, 0, 2]
-    assert perplexity(written(losses)) == pytest.approx(50)
+    found = perplexity(written(losses))
+    assert [found.value, found.low, found.high] == pytest.approx([50] * 3)
 
 
 def test_answers_are_pooled_by_token_and_nothing_has_no_perplexity():
-    assert perplexity(written([(3.0, 1), (1.0, 3)])) == pytest.approx(math.e)
-    assert perplexity(written([(0.0, 0)])) is None and perplexity([]) is None
+    assert perplexity(written([(3.0, 1), (1.0, 3)])).value == pytest.approx(math.e)
+    assert perplexity(written([(0.0, 0)])).value is None and perplexity([]).value is None
+
+
+def test_the_interval_resamples_clips_and_not_answers():
+    rng = np.random.default_rng(0)
+    losses = [(float(loss) * 10, 10) for loss in rng.normal(2, 0.5, size=60)]
+    apart = [Written(str(place), "mimeqa", str(place), *one, fluency=1 + place % 5) for place, one in enumerate(losses)]
+    together = [
+        Written(f"{place}-{copy}", "mimeqa", str(place), *one, fluency=1 + place % 5) for place, one in enumerate(losses) for copy in "abc"
+    ]
+    for of in (perplexity, lambda rows: mean_rating(rows, "fluency")):
+        one, three = of(apart), of(together)
+        assert one.low < one.value < one.high and three.clips == 60
+        assert (three.value, three.low, three.high) == pytest.approx((one.value, one.low, one.high)), (
+            "copies of a clip's rows tell nothing new"
+        )
+    spread = np.std([loss / 10 for loss, _ in losses], ddof=1) / 60**0.5
+    found = perplexity(apart)
+    assert math.log(found.high / found.low) == pytest.approx(2 * 1.96 * spread, rel=0.1), "the textbook's interval of a mean"
+
+
+def test_answers_that_no_judge_rated_have_no_mean_rating():
+    assert mean_rating(written([(1.0, 2)]), "fluency").value is None
 
 
 def test_the_loss_is_that_of_transformers(tiny_backbone: Path):

@@ -99,7 +99,10 @@ def test_how_answers_are_written_is_measured_and_rated(finished):
     assert (facts["fluency"], facts["coherence"]) == (4, 5) and facts["perplexity"] > 1
     rows = pq.read_table(step.folder / "retention.parquet").to_pylist()
     assert all(row["tokens"] > 0 and row["log_loss"] > 0 for row in rows)
-    assert f"Retention: {ROWS} open answers of sft have perplexity {facts['perplexity']:.1f} under" in " ".join(made.report.notes)
+    low, high = facts["intervals"]["perplexity"]
+    assert low <= facts["perplexity"] <= high and facts["intervals"]["fluency"] == [4, 4]
+    said = f"Retention: {ROWS} open answers of sft have perplexity {facts['perplexity']:.1f} ({low:.1f} to {high:.1f}) under"
+    assert said in " ".join(made.report.notes)
 
 
 def test_a_withheld_modality_is_an_arm_of_its_own_held_against_the_whole(finished):

@@ -131,3 +131,4 @@ def test_a_sweep_whose_models_are_trained_is_read_reported_and_judged(tmp_path):
     assert cells["toy_words", "Qwen2.5-Omni-7B SFT"] == pytest.approx(0.6, abs=0.01)
     assert made.verdict.is_toy and made.verdict.is_met and made.differs == ("sft.epochs=1 (command line)",)
     assert all(file.is_file() for file in made.files) and (made.files[0].parent / "table.md").is_file()
+    assert made.page.name == "report.html" and "Table 5, at toy scale" in made.page.read_text()

@@ -13,6 +13,7 @@ from hba_ray.runtime.session import Session, check_store
 from hba_ray.runtime.storage import ledger
 from hba_ray.specs.compute import TrackingSpec
 from hba_ray.sweeps import trial
+from hba_ray.sweeps.runs import rebuild_page
 from hba_ray.sweeps.shared import plan_sweep
 from hba_ray.sweeps.sweep import FinishedSweep, run_sweep
 from tests.sweeps.jobs import small_sweep
@@ -54,6 +55,11 @@ def test_the_report_sets_the_trials_side_by_side(swept):
     assert report.scores[NAMES[0]] == made.reports[NAMES[0]].scores["sft"]
     assert (made.folder / "scores.png").read_bytes().startswith(b"\x89PNG")
     made.check()
+    page = made.page.read_text()
+    assert all(name in page for name in NAMES) and page.count("<h3>sft of sft.lr=") == 2, "a training that two trials share is shown once"
+    made.page.unlink()
+    rebuild_page(made.folder)
+    assert made.page.read_text() == page
 
 
 def test_a_finished_sweep_does_nothing_again(swept):
@@ -94,6 +100,7 @@ def test_mlflow_shows_a_parent_and_its_trials(swept):
         "table.csv",
         "scores.png",
         "report.json",
+        "report.html",
         "resolved.yaml",
     }
     assert "| toy_tone |" in parent.data.tags["mlflow.note.content"]

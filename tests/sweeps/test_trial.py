@@ -14,6 +14,7 @@ from hba_ray.runtime.tracking import MemoryTracker
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps import trial
 from hba_ray.sweeps.plan import plan
+from hba_ray.sweeps.runs import rebuild_page
 from hba_ray.sweeps.steps.base import Context
 from hba_ray.sweeps.trial import Finished, run_experiment
 from tests.sweeps.jobs import small_experiment
@@ -45,7 +46,14 @@ def finished(tmp_path_factory) -> tuple[Path, Finished, MemoryTracker]:
 
 def test_a_run_leaves_its_table_its_spec_and_its_ledger(finished):
     _, made, tracker = finished
-    assert {file.name for file in made.folder.iterdir()} >= {"resolved.yaml", "env.json", "ledger.jsonl", "table.md", "report.json"}
+    assert {file.name for file in made.folder.iterdir()} >= {
+        "resolved.yaml",
+        "env.json",
+        "ledger.jsonl",
+        "table.md",
+        "report.json",
+        "report.html",
+    }
     assert ledger(made.folder)[:8] == [(event, kind) for kind in NAMES for event in ("started", "done")]
     assert ledger(made.folder)[8] == ("finished", None)
     report = read_json((made.folder / "report.json").read_text(), where="report.json")
@@ -54,6 +62,27 @@ def test_a_run_leaves_its_table_its_spec_and_its_ledger(finished):
     (log,) = made.folder.parent.glob("steps/sft-*/metrics.jsonl")
     assert sorted(tracker.metrics["sft/loss"]) == sorted({line["step"] for line in map(json.loads, log.read_text().splitlines())})
     assert len(tracker.metrics["sft/validation_loss"]) == 2
+
+
+def test_its_page_shows_its_curves_its_rows_and_their_clips_and_is_made_again_alike(finished):
+    _, made, _ = finished
+    page = made.page.read_text()
+    assert page.count("<title>") == 1 and "a tiny random model" in page.partition("</title>")[0]
+    assert "loss per row" in page and 'class="confusion"' in page
+    assert page.count('class="row"') == 8 and '"video/mp4"' in page and '"audio/wav"' in page
+    made.page.unlink()
+    assert rebuild_page(made.folder) == made.page.absolute() and made.page.read_text() == page
+
+
+def test_a_page_whose_atlas_is_gone_says_so(finished):
+    storage, made, _ = finished
+    (shard,) = storage.glob("steps/atlas-*/rows/test-*.parquet")
+    shard.rename(shard.with_suffix(".away"))
+    try:
+        page = rebuild_page(made.folder).read_text()
+        assert "No clips: the atlas cannot be read any more" in page and page.count('class="row"') == 8
+    finally:
+        shard.with_suffix(".away").rename(shard)
 
 
 def test_started_again_it_does_nothing_twice(finished):
@@ -159,7 +188,15 @@ def test_mlflow_holds_one_finished_run_with_everything_once(tmp_path: Path):
     assert scores and all(len(client.get_metric_history(record.info.run_id, name)) == 1 for name in scores)
     assert [data.dataset.name for data in record.inputs.dataset_inputs] == ["atlas"]
     artifacts = {file.path for folder in ("", "evaluate/sft", "sft") for file in client.list_artifacts(record.info.run_id, folder)}
-    assert artifacts >= {"table.md", "report.json", "resolved.yaml", "env.json", "evaluate/sft/predictions.parquet", "sft/metrics.jsonl"}
+    assert artifacts >= {
+        "table.md",
+        "report.json",
+        "report.html",
+        "resolved.yaml",
+        "env.json",
+        "evaluate/sft/predictions.parquet",
+        "sft/metrics.jsonl",
+    }
 
 
 def test_a_storage_folder_that_is_a_file_is_refused_before_anything_runs(tmp_path: Path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import DataError, SpecError
 from hba_ray.runtime.progress import Bar, progress
-from hba_ray.runtime.storage import done
+from hba_ray.runtime.storage import done, write_text
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps import describe, states
-from hba_ray.sweeps.steps.base import Context, Draft, Step, digest_checkpoint
+from hba_ray.sweeps.steps.base import STEP_LOG, Context, Draft, Step, digest_checkpoint
 
 if TYPE_CHECKING:
     from hba_ray.evaluation.predict_bam import BamPredictJob
@@ -77,8 +78,7 @@ def make(context: Context) -> dict[str, Any]:
             bar.show(dataset=dataset)
 
         trained = train(job, datasets, described, context.folder / ADAPTERS, on_done)
-    for one in trained:
-        _log(one, context.spec.bam.epochs, context)
+    _write_log(trained, context.spec.bam.epochs, context.folder / STEP_LOG)
     losses = {one.dataset: one.validation[one.best_epoch] if one.validation else None for one in trained}
     return {
         "datasets": {
@@ -186,11 +186,13 @@ def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _log(trained: TrainedBam, epochs: int, context: Context) -> None:
-    """An epoch a point: its mean training loss, and its validation loss where there is a validation split."""
-    steps = len(trained.losses) // epochs
-    for epoch in range(epochs):
-        losses = {"loss": fmean(trained.losses[epoch * steps : (epoch + 1) * steps])}
-        if trained.validation:
-            losses["validation_loss"] = trained.validation[epoch]
-        context.log({f"bam/{trained.dataset}/{name}": loss for name, loss in losses.items()}, epoch + 1)
+def _write_log(trained: Sequence[TrainedBam], epochs: int, file: Path) -> None:
+    """A line an epoch: each dataset's mean training loss, and its validation loss where there is a validation split."""
+    lines: list[dict[str, float]] = [{"step": epoch + 1} for epoch in range(epochs)]
+    for one in trained:
+        steps = len(one.losses) // epochs
+        for epoch, line in enumerate(lines):
+            line[f"{one.dataset}/loss"] = fmean(one.losses[epoch * steps : (epoch + 1) * steps])
+            if one.validation:
+                line[f"{one.dataset}/validation_loss"] = one.validation[epoch]
+    write_text(file, "".join(json.dumps(line) + "\n" for line in lines))

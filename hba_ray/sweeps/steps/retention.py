@@ -31,24 +31,30 @@ def make(context: Context) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from hba_ray.evaluation.retention import DIMENSIONS, Written, perplexity, rate_answers
+    from hba_ray.evaluation.retention import DIMENSIONS, Written, mean_rating, perplexity, rate_answers
+    from hba_ray.evaluation.scores import clips_of
 
     spec, judge = context.spec, context.spec.evaluate.judge
-    items = open_items(pq.read_table(predictions_of(context.folders, context.arm) / PREDICTIONS).to_pylist())
+    records = pq.read_table(predictions_of(context.folders, context.arm) / PREDICTIONS).to_pylist()
+    items = open_items(records)
+    clips = {(record["dataset"], record["sample_id"]): clip for record, clip in zip(records, clips_of(records), strict=True)}
     with progress(f"perplexity {context.arm}", total=len(items)) as bar:
         losses = _losses(context, [item.answer for item in items], bar) if items else []
     with progress(f"ratings {context.arm}", total=len(items)) as bar:
         ratings = rate_answers(items, judge, Storage(spec.compute.storage).judge_cache, bar) if judge and items else [None] * len(items)
     rows = [
-        Written(item.sample_id, item.dataset, loss, tokens, **(rated or {}))
+        Written(item.sample_id, item.dataset, clips[item.dataset, item.sample_id], loss, tokens, **(rated or {}))
         for item, (loss, tokens), rated in zip(items, losses, ratings, strict=True)
     ]
     table = [{name: getattr(row, name) for name in Written.__dataclass_fields__} for row in rows]
-    kinds = [("sample_id", pa.string()), ("dataset", pa.string()), ("log_loss", pa.float64()), ("tokens", pa.int64())]
+    kinds = [*((name, pa.string()) for name in ("sample_id", "dataset", "clip_id")), ("log_loss", pa.float64()), ("tokens", pa.int64())]
     pq.write_table(pa.Table.from_pylist(table, pa.schema([*kinds, *((name, pa.int64()) for name in DIMENSIONS)])), context.folder / WRITTEN)
-    means = {name: _mean([value for row in rows if (value := getattr(row, name)) is not None]) for name in DIMENSIONS}
+    found = {"perplexity": perplexity(rows), **{name: mean_rating(rows, name) for name in DIMENSIONS}}
     unreadable = sum(rated is None for rated in ratings) if judge else 0
-    return {"arm": context.arm, "rows": len(rows), "perplexity": perplexity(rows), **means, "unreadable": unreadable}
+    values = {name: one.value for name, one in found.items()}
+    intervals = {name: None if one.low is None else [one.low, one.high] for name, one in found.items()}
+    clip_count = found["perplexity"].clips
+    return {"arm": context.arm, "rows": len(rows), "clips": clip_count, **values, "intervals": intervals, "unreadable": unreadable}
 
 
 def _losses(context: Context, texts: list[str], bar: Bar) -> list[tuple[float, int]]:
@@ -74,14 +80,20 @@ def _losses_there(texts: list[str], backbone: str, gpu: bool) -> list[tuple[floa
         return backbone_log_losses(texts, backbone, gpu=gpu, bar=bar)
 
 
-def _mean(values: list[int]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
 def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
     if not facts["rows"]:
         return []
-    rated = [f"{name} {facts[name]:.3f}" for name in ("fluency", "coherence", "relevance") if facts[name] is not None]
+    rated = [_shown(facts, name, 3) for name in ("fluency", "coherence", "relevance") if facts[name] is not None]
     ratings = f", rated {', '.join(rated)} of 5 ({facts['unreadable']} unreadable)" if rated else ""
-    confusion = "–" if facts["perplexity"] is None else f"{facts['perplexity']:.1f}"
-    return [f"Retention: {facts['rows']} open answers of {facts['arm']} have perplexity {confusion} under the untrained backbone{ratings}."]
+    confusion = "perplexity –" if facts["perplexity"] is None else _shown(facts, "perplexity", 1)
+    return [
+        f"Retention: {facts['rows']} open answers of {facts['arm']} have {confusion} under the untrained backbone{ratings}. "
+        "In brackets the 95% interval: percentiles of 2000 resamples of whole clips."
+    ]
+
+
+def _shown(facts: Mapping[str, Any], name: str, digits: int) -> str:
+    """A mean under its name, with its interval in brackets."""
+    between = facts["intervals"][name]
+    interval = "" if between is None else f" ({between[0]:.{digits}f} to {between[1]:.{digits}f})"
+    return f"{name} {facts[name]:.{digits}f}{interval}"

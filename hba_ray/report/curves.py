@@ -1,0 +1,100 @@
+"""Learning curves of a step, from the lines of its log: which metrics belong on one chart, and in what order."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hba_ray.data.tasks import DATASETS
+
+MOST_POINTS = 200
+"""Points of a line; more are averaged in groups of equal size."""
+
+_CHARTS = (
+    ("loss per row", r"(?P<name>(?:validation_)?loss)"),
+    ("class accuracy", r"(?P<name>(?:validation_)?class_accuracy)"),
+    ("answer loss per token", r"(?P<name>(?:validation_)?answer_loss_per_token)"),
+    ("reward and its parts", r"reward/(?P<name>[^/]+)"),
+    ("response length, tokens", r"response_length/(?P<name>mean)"),
+    ("entropy", r"actor/(?P<name>entropy)"),
+    ("policy loss", r"actor/(?P<name>pg_loss)"),
+    ("gradient norm", r"(?:actor/)?(?P<name>grad(?:ient)?_norm)"),
+    ("learning rate", r"(?:actor/)?(?P<name>lr)"),
+)
+"""Chart -> the metrics on it, in the order in which charts are shown; the log has many more."""
+_PLACES = {name: place for place, (name, _) in enumerate(_CHARTS)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric.
+
+    Attributes:
+        points: (step, value), by step.
+        averaged: values behind each point.
+    """
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    averaged: int = 1
+
+
+@dataclass(frozen=True)
+class Chart:
+    title: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The charts of one step.
+
+    Attributes:
+        step: its name, for people.
+        unit: what is counted along the charts.
+    """
+
+    step: str
+    unit: str
+    charts: tuple[Chart, ...]
+
+
+def curves(step: str, log: Iterable[Mapping[str, Any]], *, unit: str = "optimiser step") -> Curves:
+    """The charts of a step's log.
+
+    Args:
+        log: objects with `step` and metrics; a metric may be led by a dataset (`toy_tone/loss`).
+    """
+    values: dict[tuple[str, str], dict[float, float]] = {}
+    for facts in log:
+        for key, value in facts.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and (place := _place(key)):
+                values.setdefault(place, {}).setdefault(float(facts["step"]), float(value))
+    charts: dict[str, list[Line]] = {}
+    for (title, name), points in values.items():
+        charts.setdefault(title, []).append(_line(name, sorted(points.items())))
+    ordered = sorted(charts.items(), key=lambda chart: _PLACES[chart[0].rpartition(": ")[2]])
+    return Curves(step, unit, tuple(Chart(title, tuple(lines)) for title, lines in ordered))
+
+
+def _place(key: str) -> tuple[str, str] | None:
+    """(chart, line) of a metric; None where it is on no chart.
+
+    >>> _place("validation_loss"), _place("toy_tone/loss"), _place("actor/loss")
+    (('loss per row', 'validation loss'), ('toy_tone: loss per row', 'loss'), None)
+    """
+    for title, pattern in _CHARTS:
+        part = key.partition("/")[0] if key.partition("/")[0] in DATASETS else ""
+        if found := re.fullmatch(pattern, key.removeprefix(f"{part}/") if part else key):
+            return (f"{part}: {title}" if part else title), found["name"].replace("_", " ")
+    return None
+
+
+def _line(name: str, points: list[tuple[float, float]]) -> Line:
+    size = -(-len(points) // MOST_POINTS)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    means = tuple((sum(step for step, _ in group) / len(group), sum(value for _, value in group) / len(group)) for group in groups)
+    return Line(name, means, size)

@@ -1,0 +1,100 @@
+"""Learning curves as SVG: a pure function from points to markup."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from hba_ray.report.curves import Chart, Curves, Line
+from hba_ray.report.html.markup import Html, element, join
+
+WIDTH, HEIGHT = 360.0, 200.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 34.0
+STYLES = 8
+"""Colours and dashes that differ; more lines than these are told apart by their legend's order alone."""
+
+
+def curve_figures(curves: Curves) -> Html:
+    """All charts of a step, side by side as far as the page is wide."""
+    return element("div", [_figure(chart, curves.unit) for chart in curves.charts], class_="charts")
+
+
+def _figure(chart: Chart, unit: str) -> Html:
+    averaged = max(line.averaged for line in chart.lines)
+    said = f"each point is the mean of {averaged}" if averaged > 1 else None
+    entries = [element("li", _swatch(place), " ", describe(line)) for place, line in enumerate(chart.lines)]
+    caption = element("figcaption", element("strong", chart.title), element("ul", entries), said and element("small", said))
+    return element("figure", caption, chart_svg(chart, unit), class_="chart")
+
+
+def describe(line: Line) -> str:
+    """Where a line begins and ends, in words.
+
+    >>> describe(Line("loss", ((1, 2.0), (2, 0.5))))
+    'loss: 2 → 0.5'
+    """
+    first, last = line.points[0][1], line.points[-1][1]
+    return f"{line.name}: {short(first)}" + (f" → {short(last)}" if len(line.points) > 1 else "")
+
+
+def chart_svg(chart: Chart, unit: str) -> Html:
+    """One chart; its label says what the lines say."""
+    steps = [step for line in chart.lines for step, _ in line.points]
+    values = [value for line in chart.lines for _, value in line.points]
+    along, up = ticks(min(steps), max(steps), 5, whole=True), ticks(min(values), max(values), 4)
+    low, high = min(up[0], min(values)), max(up[-1], max(values))
+    first, last = min(steps), max(max(steps), min(steps) + 1)
+
+    def x(step: float) -> float:
+        return _LEFT + (WIDTH - _LEFT - _RIGHT) * (step - first) / (last - first)
+
+    def y(value: float) -> float:
+        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * (value - low) / (high - low)
+
+    drawn = [element("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y(value), y2=y(value), class_="grid") for value in up]
+    drawn += [element("text", short(value), x=_LEFT - 6, y=y(value) + 4, class_="up") for value in up]
+    drawn += [element("text", short(step), x=x(step), y=HEIGHT - _BOTTOM + 16, class_="along") for step in along if step <= last]
+    drawn.append(element("text", unit, x=(WIDTH + _LEFT - _RIGHT) / 2, y=HEIGHT - 4, class_="along"))
+    for place, line in enumerate(chart.lines):
+        points = [(x(step), y(value)) for step, value in line.points]
+        drawn.append(_path(points, place))
+    label = f"{chart.title} by {unit}. " + "; ".join(map(describe, chart.lines))
+    return element("svg", drawn, viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}", role="img", aria_label=label)
+
+
+def _path(points: Sequence[tuple[float, float]], place: int) -> Html:
+    """A line; few points are also dots, so that a single one is seen."""
+    drawn = element("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points), class_=f"line s{place % STYLES}")
+    dots = [element("circle", cx=x, cy=y, r=2.5, class_=f"point s{place % STYLES}") for x, y in points] if len(points) <= 12 else []
+    return join(drawn, dots)
+
+
+def _swatch(place: int) -> Html:
+    return element("svg", element("path", d="M0 5H24", class_=f"line s{place % STYLES}"), width=24, height=10, aria_hidden="true")
+
+
+def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:
+    """Round values that span a range, at most `most + 2` of them.
+
+    >>> ticks(0.03, 0.97, 4), ticks(1, 3, 5, whole=True)
+    ([0.0, 0.5, 1.0], [1.0, 2.0, 3.0])
+    """
+    span = (high - low) or abs(high) or 1.0
+    raw = span / most
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw * (1 - 1e-9))
+    step = max(1.0, step) if whole else step
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
+    return [round(number * step, 12) for number in range(first, last + 1) if not whole or number * step >= low]
+
+
+def short(value: float) -> str:
+    """
+    >>> short(0.00031), short(1234.5), short(0.25), short(-0.0), short(20000.0)
+    ('3.1e-4', '1234', '0.25', '0', '20000')
+    """
+    if value and abs(value) < 1e-3:
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value + 0.0:.0f}" if abs(value) >= 1000 else f"{value + 0.0:.3g}"

@@ -1,0 +1,195 @@
+"""Tables of a page: sheets as they are, scores and differences with their forest plots, confusion matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hba_ray.data.tasks import DATASETS
+from hba_ray.evaluation.scores import DatasetScore
+from hba_ray.report.base import MISSING, Report, Sheet, between, dataset_place, number, signed
+from hba_ray.report.confusions import Confusion
+from hba_ray.report.html.forest import SHARES, Mark, Scale, around_zero, axis, legend, strip
+from hba_ray.report.html.markup import Child, Html, element, join
+from hba_ray.report.published import shown
+from hba_ray.report.tables import JUDGED
+from hba_ray.report.verdicts import CellVerdict, ContrastVerdict, TableVerdict
+
+VERDICT_SIGNS = {"agrees": "✓", "as published": "✓", "none, as published": "✓", "higher": "▲", "lower": "▼", "opposite": "✗"}
+"""Beside the word, so that it is found at a glance; other verdicts are none."""
+
+
+def sheet_table(sheet: Sheet) -> Html:
+    """A sheet under its own notes; it scrolls by itself where the screen is narrow."""
+    head = element("tr", [element("th", name, scope="col", class_=_side(place, sheet)) for place, name in enumerate(sheet.header)])
+    rows = [
+        element("tr", [element("th" if not place else "td", cell, scope=None if place else "row", class_=_side(place, sheet))
+                       for place, cell in enumerate(row)])
+        for row in sheet.rows
+    ]  # fmt: skip
+    table = element("table", element("caption", sheet.title, class_="unseen"), element("thead", head), element("tbody", rows))
+    notes = [element("p", note, class_="note") for note in sheet.notes]
+    return join(scrolling(table, sheet.title) if sheet.rows else element("p", "None."), notes)
+
+
+def _side(place: int, sheet: Sheet) -> str | None:
+    return "num" if place >= sheet.numbers_from else None
+
+
+def scrolling(table: Html, label: str) -> Html:
+    """A table in a box that scrolls, also by the keyboard."""
+    return element("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
+
+
+def glance(report: Report) -> Html | None:
+    """Arms by datasets, the best of each dataset marked; None with a single arm."""
+    if len(report.scores) < 2:
+        return None
+    values = {(arm, score.dataset): score.value for arm, scores in report.scores.items() for score in scores.datasets}
+    datasets = [name for name in DATASETS if any(dataset == name for _, dataset in values)]
+    best = {name: max((value for (_, dataset), value in values.items() if dataset == name and value is not None), default=None)
+            for name in datasets}  # fmt: skip
+    head = [element("th", "Arm", scope="col"), *(element("th", name, scope="col", class_="num") for name in datasets)]
+    rows = []
+    for arm in report.scores:
+        cells = [element("th", arm, scope="row")]
+        for name in datasets:
+            value = values.get((arm, name))
+            is_best = value is not None and number(value) == number(best[name])
+            bar = None if value is None else f"--v:{value:.3f}"
+            words = [number(value), element("span", "best", class_="unseen") if is_best else None]
+            cells.append(element("td", words, class_="num bar best" if is_best else "num bar", style=bar))
+        rows.append(element("tr", cells))
+    table = element("table", element("caption", "Score of every arm on every dataset", class_="unseen"),
+                    element("thead", element("tr", head)), element("tbody", rows), class_="glance")  # fmt: skip
+    return join(
+        scrolling(table, "Scores at a glance"),
+        element("p", "Bold: the best of a dataset, before any test of the difference.", class_="note"),
+    )
+
+
+def score_forest(report: Report) -> Html:
+    """Every dataset's arms one below the other: plot, score, interval, majority and, where there is any, published."""
+    scored = [(arm, score) for arm, scores in report.scores.items() for score in scores.datasets]
+    scored.sort(key=lambda one: dataset_place((one[1].dataset,)))
+    has_published = any(score.published is not None for _, score in scored)
+    marks: list[Mark] = []
+    bodies: list[Html] = []
+    for dataset in dict.fromkeys(score.dataset for _, score in scored):
+        found = [(arm, score) for arm, score in scored if score.dataset == dataset]
+        rows = []
+        for arm, score in found:
+            mark = Mark(score.value, *(score.interval or (None, None)), baseline=score.majority, published=score.published)
+            marks.append(mark)
+            rows.append(_forest_row(arm, strip(mark, SHARES), list(_score_cells(score))[: 4 if has_published else 3]))
+        metric, most = found[0][1].metric.replace("_", " "), max(score.rows for _, score in found)
+        bodies.append(_group(dataset, f"{metric}, {most} rows", rows))
+    names = ("Score", "95% interval", "Majority", "Published")[: 4 if has_published else 3]
+    return join(legend(marks), _forest("Scores per dataset", "Arm", SHARES, names, bodies, kind="scores"))
+
+
+def _score_cells(score: DatasetScore) -> Iterator[str]:
+    yield from (number(score.value), between(score.interval), number(score.majority))
+    yield number(score.published) + (f" {JUDGED}" if score.published is not None and not score.is_comparable else "")
+
+
+def difference_forest(report: Report) -> Html | None:
+    """Every comparison of arms around zero; None where there is none."""
+    if not report.comparisons:
+        return None
+    marks = [Mark(pair.difference, *(pair.interval or (None, None))) for pair in report.comparisons]
+    scale = around_zero(marks)
+    rows: dict[str, list[Html]] = {}
+    for pair, mark in zip(report.comparisons, marks, strict=True):
+        numbers = [signed(pair.difference), between(pair.interval, signed), number(pair.p_adjusted)]
+        rows.setdefault(f"{pair.second} minus {pair.first}", []).append(_forest_row(pair.dataset, strip(mark, scale), numbers))
+    bodies = [_group(name, None, several) for name, several in rows.items()]
+    return _forest("Differences between arms", "Dataset", scale, ("Difference", "95% interval", "p (Holm)"), bodies)
+
+
+def verdict_forest(found: TableVerdict) -> Html:
+    """A table of the paper: measured, its interval, published, verdict; cells that are no shares have numbers only."""
+    bodies, marks = [], []
+    names = ("Measured", "95% interval") if found.is_toy else ("Measured", "95% interval", "Published", "Verdict")
+    for column in dict.fromkeys(cell.column for cell in found.cells):
+        cells = [cell for cell in found.cells if cell.column == column]
+        made = [Mark(cell.estimate.value, cell.estimate.interval.low, cell.estimate.interval.high, None, cell.published) for cell in cells]
+        marks += made
+        bodies.append(
+            _group(column, None, [_forest_row(cell.row, _share(mark), _cells(cell, found)) for cell, mark in zip(cells, made, strict=True)])
+        )
+    return join(legend(marks), _forest(f"Table {found.paper.table.removeprefix('T')}", "Row", SHARES, names, bodies))
+
+
+def contrast_forest(found: TableVerdict) -> Html | None:
+    if not found.contrasts:
+        return None
+    marks = [Mark(one.comparison.difference.value, one.comparison.difference.low, one.comparison.difference.high, None, one.published)
+             for one in found.contrasts]  # fmt: skip
+    scale, rows = around_zero(marks), {}
+    for one, mark in zip(found.contrasts, marks, strict=True):
+        rows.setdefault(f"{one.of} minus {one.over}", []).append(_forest_row(one.row, strip(mark, scale), _contrast(one, found.is_toy)))
+    names = (
+        ("Difference", "95% interval", "p (Holm)") if found.is_toy else ("Difference", "95% interval", "p (Holm)", "Published", "Verdict")
+    )
+    return _forest("Differences of columns", "Row", scale, names, [_group(name, None, several) for name, several in rows.items()])
+
+
+def _share(mark: Mark) -> Html | None:
+    return strip(mark, SHARES) if all(0 <= one <= 1 for one in mark.numbers()) else None
+
+
+def _cells(cell: CellVerdict, found: TableVerdict) -> list[Child]:
+    low, high = cell.estimate.interval.low, cell.estimate.interval.high
+    interval = MISSING if low is None or high is None else f"{shown(cell.row, low)} to {shown(cell.row, high)}"
+    measured: list[Child] = [shown(cell.row, cell.estimate.value), interval]
+    return measured if found.is_toy else [*measured, shown(cell.row, cell.published, found.paper.digits), verdict_words(cell.verdict)]
+
+
+def _contrast(one: ContrastVerdict, is_toy: bool) -> list[Child]:
+    of = one.comparison.difference
+    interval = None if of.low is None or of.high is None else (of.low, of.high)
+    measured: list[Child] = [signed(of.value), between(interval, signed), number(one.p_adjusted)]
+    return measured if is_toy else [*measured, signed(one.published), verdict_words(one.verdict)]
+
+
+def verdict_words(verdict: str) -> Html:
+    sign = VERDICT_SIGNS.get(verdict)
+    kind = {"✓": "good", None: "none"}.get(sign, "bad")
+    return element("span", sign and f"{sign} ", verdict, class_=f"verdict {kind}")
+
+
+def _forest(title: str, first: str, scale: Scale, names: Sequence[str], bodies: Sequence[Html], kind: str | None = None) -> Html:
+    head = [
+        element("th", first, scope="col"),
+        element("th", element("span", "Plot", class_="unseen"), axis(scale), scope="col", class_="plot"),
+    ]
+    head += [element("th", name, scope="col", class_="num") for name in names]
+    caption = element("caption", title, class_="unseen")
+    return scrolling(element("table", caption, element("thead", element("tr", head)), bodies, class_=f"forest {kind or ''}".strip()), title)
+
+
+def _group(name: str, more: str | None, rows: Sequence[Html]) -> Html:
+    heading = element("th", name, element("small", more) if more else None, scope="rowgroup", colspan="9")
+    return element("tbody", element("tr", heading, class_="group"), rows)
+
+
+def _forest_row(name: str, plot: Html | None, numbers: Sequence[Child]) -> Html:
+    cells = [element("td", one, class_="num") for one in numbers]
+    return element("tr", element("th", name, scope="row"), element("td", plot, class_="plot"), cells)
+
+
+def confusion_table(confusion: Confusion) -> Html:
+    """Truth by prediction: rows, and shaded the share of the truth's rows."""
+    has_other = any(row[-1] for row in confusion.counts)
+    names = (*confusion.labels, *(("no class",) if has_other else ()))
+    head = [element("th", "truth \\ said", scope="col"), *(element("th", name, scope="col", class_="num") for name in names)]
+    rows = []
+    for label, counts in zip(confusion.labels, confusion.counts, strict=True):
+        total, kept = sum(counts), counts if has_other else counts[:-1]
+        cells = [
+            element("td", str(count), class_="hit num" if name == label else "num", style=f"--v:{count / total:.2f}" if count else None)
+            for name, count in zip(names, kept, strict=True)
+        ]
+        rows.append(element("tr", element("th", label, scope="row"), cells))
+    caption = element("caption", confusion.arm)
+    return element("table", caption, element("thead", element("tr", head)), element("tbody", rows), class_="confusion")
