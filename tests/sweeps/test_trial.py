@@ -37,6 +37,10 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
 
 
+def rows_scored(made: Finished) -> int:
+    return sum(score.rows for score in made.report.scores["sft"].datasets)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, Finished, MemoryTracker]:
     """A storage folder with a finished run in it."""
@@ -69,7 +73,7 @@ def test_its_page_shows_its_curves_its_rows_and_their_clips_and_is_made_again_al
     page = made.page.read_text()
     assert page.count("<title>") == 1 and "a tiny random model" in page.partition("</title>")[0]
     assert "loss per row" in page and 'class="confusion"' in page
-    assert page.count('class="row"') == 8 and '"video/mp4"' in page and '"audio/wav"' in page
+    assert page.count('class="row"') == rows_scored(made) > 4 and '"video/mp4"' in page and '"audio/wav"' in page
     made.page.unlink()
     assert rebuild_page(made.folder) == made.page.absolute() and made.page.read_text() == page
 
@@ -80,7 +84,7 @@ def test_a_page_whose_atlas_is_gone_says_so(finished):
     shard.rename(shard.with_suffix(".away"))
     try:
         page = rebuild_page(made.folder).read_text()
-        assert "No clips: the atlas cannot be read any more" in page and page.count('class="row"') == 8
+        assert "No clips: the atlas cannot be read any more" in page and page.count('class="row"') == rows_scored(made)
     finally:
         shard.with_suffix(".away").rename(shard)
 
