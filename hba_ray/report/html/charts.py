@@ -10,6 +10,8 @@ from hba_ray.report.html.markup import Html, element, join
 
 WIDTH, HEIGHT = 360.0, 200.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 34.0
+_LEAST = 1e-10
+"""Values closer than this are drawn as one."""
 STYLES = 8
 """Colours and dashes that differ; more lines than these are told apart by their legend's order alone."""
 
@@ -79,7 +81,9 @@ def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[fl
     >>> ticks(0.03, 0.97, 4), ticks(1, 3, 5, whole=True)
     ([0.0, 0.5, 1.0], [1.0, 2.0, 3.0])
     """
-    span = (high - low) or abs(high) or 1.0
+    span = high - low
+    if span <= max(_LEAST, 1e-9 * abs(high)):  # one value, as far as a screen tells
+        span = abs(high) if abs(high) > _LEAST else 1.0
     raw = span / most
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw * (1 - 1e-9))

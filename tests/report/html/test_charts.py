@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hba_ray.report.curves import Chart, Line
@@ -14,6 +14,7 @@ from hba_ray.report.html.charts import HEIGHT, WIDTH, chart_svg, ticks
 VALUES = st.floats(-1e6, 1e6, allow_nan=False) | st.floats(0, 1e-4)
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=30), st.integers(0, 10**6))
 def test_every_point_is_inside_the_frame_and_the_svg_is_well_formed(values, start):
     line = Line("loss", tuple((float(start + place), value) for place, value in enumerate(values)))

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hba_ray.report.html.markup import Html, element, join, text
@@ -26,6 +26,7 @@ class Reader(HTMLParser):
 PLAIN = st.text(st.characters(exclude_categories=["Cs"], min_codepoint=32, exclude_characters="\x7f"))
 
 
+@settings(deadline=None)
 @given(PLAIN, PLAIN)
 def test_any_text_comes_back_as_text_and_as_an_attribute(words: str, value: str):
     reader = Reader()
