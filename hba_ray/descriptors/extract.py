@@ -21,6 +21,7 @@ from hba_ray.descriptors.environments import check_here, default_folder, runtime
 from hba_ray.descriptors.pools import Done, Work, describe_here, describe_on_ray, place_of
 from hba_ray.descriptors.tables import maker, note_identity, released_maker, table_of
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
+from hba_ray.runtime.session import ANYWHERE
 from hba_ray.runtime.storage import claimed
 from hba_ray.specs import ComputeSpec
 from hba_ray.specs.descriptors import DescriptorsSpec, Stream
@@ -159,7 +160,7 @@ def _make_keys(
     import ray
 
     place.start_ray()
-    held, make = ray.put(index), ray.remote(num_cpus=1)(KeyStore.make)
+    held, make = ray.put(index), ray.remote(num_cpus=1, **ANYWHERE)(KeyStore.make)
     running = {make.remote(keys, held, chunk): chunk for chunk in chunks}
     while running:
         (ready,), _ = ray.wait(list(running), num_returns=1)

@@ -24,7 +24,7 @@ from hba_ray.data.reasoning import load_reasoning
 from hba_ray.errors import EnvironmentMissing, TrainingError
 from hba_ray.rl.records import read_failures
 from hba_ray.rl.settings import RlPaths, environment, uses_gpu, verl_config
-from hba_ray.runtime.session import rollout_cpus
+from hba_ray.runtime.session import ANYWHERE, rollout_cpus
 from hba_ray.specs import ExperimentSpec
 
 NAMESPACE, RUNNER = "hba_ray", "grpo"
@@ -174,7 +174,7 @@ def _take_turn(variables: dict[str, str], say: Say) -> Any:
     waiting = False
     while True:
         try:
-            return _Runner.options(name=RUNNER, namespace=NAMESPACE, runtime_env={"env_vars": variables}).remote()  # type: ignore[attr-defined]
+            return _Runner.options(name=RUNNER, namespace=NAMESPACE, runtime_env={"env_vars": variables}, **ANYWHERE).remote()  # type: ignore[attr-defined]
         except ValueError as taken:
             if "already" not in str(taken):
                 raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from hba_ray.errors import EnvironmentMissing, HbaError
+from hba_ray.runtime.final import MISTAKES, as_final
 from hba_ray.runtime.session import Session
 from hba_ray.specs import AshaSpec, ExperimentSpec
 from hba_ray.sweeps.parts import Outcome, do_part
@@ -110,7 +112,7 @@ def run_parts(
 
 
 def _do(config: dict[str, Any], parts: list[Part], metric: str, work: Work) -> dict[str, Any]:
-    """The trainable. Our own errors are results: tried again, they would only come again; a crash is tried again."""
+    """The trainable. Our own errors and mistakes in the code are results: they would only come again; a crash is tried again."""
     part = parts[config["place"]]
 
     def report(value: float, number: int) -> None:
@@ -118,8 +120,9 @@ def _do(config: dict[str, Any], parts: list[Part], metric: str, work: Work) -> d
 
     try:
         work(part, _say, metric, report if metric and part.steps is None else None)
-    except HbaError as error:
-        return {"failed": str(error)}
+    except (HbaError, *MISTAKES) as error:
+        traceback.print_exc()  # into the process's own log
+        return {"failed": str(as_final(error, part.name))}
     return {"failed": ""}
 
 
@@ -163,8 +166,9 @@ class _Watch(tune.Callback):
             self._end(trial, Outcome(part, "failed" if failed else "done", failed))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        cause = trial.get_pickled_error() or trial.get_error() or "its process was lost"
-        message = str(cause).strip().splitlines()[-1]
+        file = Path(trial.error_file or "")  # of this machine; Tune's own getters look into the storage, where it comes later
+        lines = file.read_text(encoding="utf-8").strip().splitlines() if file.is_file() else []
+        message = lines[-1].strip() if lines else "its process was lost"
         self._end(trial, Outcome(self.parts[trial.config["place"]], "failed", f"{message} (see the logs folder of the sweep)"))
 
     def _end(self, trial: TuneTrial, outcome: Outcome) -> None:

@@ -184,9 +184,11 @@ def train_bam_on_ray(
     import ray
     from ray.exceptions import RayError, RayTaskError
 
+    from hba_ray.runtime.session import ANYWHERE
+
     compute = job.spec.compute
     resources = {"num_cpus": compute.cpus_per_worker, "num_gpus": compute.gpus_per_worker, "max_retries": compute.max_failures}
-    task: Any = ray.remote(**resources)(_train_one)
+    task: Any = ray.remote(**resources, **ANYWHERE)(_train_one)
     shared = ray.put((job, describe))
     tasks = {task.remote(shared, dataset, folder): dataset for dataset in datasets}
     made: dict[str, list[TrainedBam]] = {}

@@ -22,12 +22,11 @@ from hba_ray.data.batches import MicroBatch
 from hba_ray.data.stream import make_on_ray
 from hba_ray.data.windows import Window
 from hba_ray.errors import EnvironmentMissing, HbaError, TrainingError
+from hba_ray.runtime.final import as_final
 from hba_ray.training.sft import SftJob, train_sft
 
 _START_ATTEMPTS = 10
 """Times that workers may fail to start, or wait a minute for their place; Ray would try for ever."""
-_MISTAKES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
-"""What a lost worker or a broken connection never raises: those are OSErrors and RuntimeErrors."""
 _RAY_RUN = "train"
 """A driver that is started again finds the checkpoints of its predecessor under this name in the step's folder."""
 
@@ -94,17 +93,6 @@ class _NoRetry(ray.train.UserCallback):
             final = as_final(error, f"worker {worker}")
             if final is not None:
                 raise final
-
-
-def as_final(error: Exception, where: str) -> HbaError | None:
-    """The error that ends training, or None where a fresh worker may do better."""
-    if isinstance(error, HbaError):
-        return error
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which torch alone could name
-        return TrainingError(where, str(error).splitlines()[0], "lower compute.micro_batch, or set compute.gradient_checkpointing=true")
-    if isinstance(error, _MISTAKES):
-        return TrainingError(where, f"{type(error).__name__}: {error}", "the traceback is in the run's logs folder")
-    return None
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -1,8 +1,11 @@
-"""An experiment small enough to run whole, in seconds and in this process."""
+"""An experiment and a sweep small enough to run whole, in seconds and in this process."""
 
 from pathlib import Path
 
 from hba_ray.specs import ExperimentSpec
+
+NAMES = [f"sft.lr={rate} evaluate.max_new_tokens={tokens}" for rate in ("0.001", "0.002") for tokens in (4, 5)]
+"""Of the trials of `small_sweep`."""
 
 SMALL = {
     "name": "small",

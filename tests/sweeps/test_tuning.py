@@ -3,12 +3,14 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
+import ray
 
 from hba_ray.errors import DataError, EnvironmentMissing
-from hba_ray.runtime.session import Session, ray_session
+from hba_ray.runtime.session import ANYWHERE, Session, ray_session
 from hba_ray.specs import AshaSpec
 from hba_ray.specs.compute import ComputeSpec
 from hba_ray.sweeps.parts import Outcome
@@ -25,8 +27,13 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         yield session
 
 
+def seven() -> int:
+    return 7
+
+
 def work(part: Part, say: Callable[[str], None], metric: str, report: Report | None) -> None:
-    """Trial 1 is broken, trial 2's process dies once, the others take a moment; with a metric, trial n reports n."""
+    """Trial 1 is broken, trial 2's process dies once, trial 5 has a mistake in it, trial 6's process dies always; 3 and 4 have a
+    task done elsewhere and take a moment. With a metric, trial n reports n."""
     trial = part.trial
     trial.folder.mkdir(parents=True, exist_ok=True)
     number = int(dict(trial.trial.sets)["evaluate.max_new_tokens"])
@@ -35,16 +42,23 @@ def work(part: Part, say: Callable[[str], None], metric: str, report: Report | N
         for place in range(1, 9):
             report(float(number), place)
             time.sleep(0.2)
-    elif number == 1:
-        raise DataError("row 7", "cannot be read")
-    elif number == 2 and len(list(trial.folder.glob("began-*"))) == 1:
-        os._exit(1)
-    time.sleep(0.5)
+        number = 0
+    time.sleep(3 if number in (3, 4) else 0.5)  # long enough to meet, however slowly processes start
+    if number in (3, 4):
+        assert ray.get(ray.remote(num_cpus=1, **ANYWHERE)(seven).remote()) == 7
+    is_lost = number == 6 or (number == 2 and len(list(trial.folder.glob("began-*"))) == 1)
     (trial.folder / f"ended-{time.time()}").touch()
+    if number == 1:
+        raise DataError("row 7", "cannot be read")
+    if number == 5:
+        raise KeyError("input_ids")
+    if is_lost:
+        os._exit(1)
 
 
 def parts_of(storage: Path, count: int) -> list[Part]:
-    swept = plan_sweep(small_sweep(storage, sweep={"axes": {"evaluate.max_new_tokens": list(range(1, count + 1))}}))
+    axes = {"evaluate.max_new_tokens": list(range(1, count + 1))}
+    swept = plan_sweep(small_sweep(storage, sweep={"axes": axes}, compute__max_failures=1))
     return [Part(trial) for trial in swept.trials]
 
 
@@ -52,18 +66,25 @@ def times(part: Part, name: str) -> list[float]:
     return sorted(float(file.name.partition("-")[2]) for file in part.trial.folder.glob(f"{name}-*"))
 
 
+def most_at_once(parts: list[Part]) -> int:
+    """Of all attempts at the parts, how many were at work at the same moment."""
+    began, ended = ([at for part in parts for at in times(part, name)] for name in ("began", "ended"))
+    assert len(began) == len(ended)
+    return max(accumulate(change for _, change in sorted([(at, 1) for at in began] + [(at, -1) for at in ended])))
+
+
 @pytest.mark.ray
 @pytest.mark.chaos
 @pytest.mark.slow
 def test_parts_run_so_many_at_a_time_and_a_failure_is_its_own(session: Session, tmp_path: Path):
-    parts, told = parts_of(tmp_path, 4), []
+    parts, told = parts_of(tmp_path, 6), []
     outcomes = run_parts(parts, 2, tmp_path / "tune", lambda event, part, outcome: told.append((event, part.name)), work=work)
-    assert [outcome.status for outcome in outcomes] == ["failed", "done", "done", "done"]
+    assert [outcome.status for outcome in outcomes] == ["failed", "done", "done", "done", "failed", "failed"]
     assert outcomes[0] == Outcome(parts[0], "failed", "row 7: cannot be read")
-    assert len(times(parts[0], "began")) == 1 and len(times(parts[1], "began")) == 2  # errors are results, crashes are not
-    marks = sorted([(at, 1) for part in parts for at in times(part, "began")] + [(at, -1) for part in parts for at in times(part, "ended")])
+    assert "KeyError: 'input_ids'" in outcomes[4].message and "logs folder" in outcomes[5].message
+    assert [len(times(part, "began")) for part in parts] == [1, 2, 1, 1, 1, 2]  # errors are results, crashes are tried again
     assert {("started", part.name) for part in parts} <= set(told) and ("failed", parts[0].name) in told
-    assert marks
+    assert most_at_once(parts) == 2
 
 
 @pytest.mark.ray

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from hba_ray.runtime.progress import Bar, progress
+from hba_ray.runtime.session import ANYWHERE
 from hba_ray.runtime.storage import Storage
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps import backbone
@@ -67,7 +68,7 @@ def _losses(context: Context, texts: list[str], bar: Bar) -> list[tuple[float, i
     import ray
 
     gpus = cast(Any, compute.gpus_per_worker or None)  # Ray takes None, though its stub does not say so
-    sized = ray.remote(num_cpus=compute.cpus_per_worker, num_gpus=gpus)(_losses_there)
+    sized = ray.remote(num_cpus=compute.cpus_per_worker, num_gpus=gpus, **ANYWHERE)(_losses_there)
     found = ray.get(sized.remote(texts, context.backbone, compute.gpus_per_worker > 0))
     bar.advance(len(texts))
     return found

@@ -4,7 +4,7 @@ import torch
 from ray.exceptions import ActorDiedError
 
 from hba_ray.errors import BadMedia
-from hba_ray.training.on_ray import as_final
+from hba_ray.runtime.final import as_final
 
 
 def test_a_mistake_in_the_code_or_a_full_gpu_is_final_and_a_broken_connection_is_not():

@@ -1,0 +1,50 @@
+"""What has to be on record of a finished sweep: in the ledgers of its trials, and in MLflow."""
+
+from collections import Counter
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from hba_ray.runtime.storage import ledger
+from hba_ray.sweeps.sweep import FinishedSweep
+
+
+def events(storage: Path) -> Counter[tuple[str, str]]:
+    """(event, step's fingerprint) in the ledgers of all runs."""
+    return Counter((line["event"], line["fingerprint"]) for run in storage.glob("small-*") for line in ledger(run) if "step" in line)
+
+
+def assert_recorded(made: FinishedSweep, names: list[str]) -> None:
+    """MLflow shows a parent with its table and a child for each trial, with what was swept, each metric once, and intervals."""
+    client = MlflowClient(made.mlflow)
+    (experiment,) = [known for known in client.search_experiments() if known.name == "hba_ray"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags["hba.role"] == "sweep"]
+    children = {run.info.run_name: run for run in runs if run.data.tags["hba.role"] == "trial"}
+    assert sorted(children) == sorted(names) and len(runs) == 5
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for name, run in children.items():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert set(run.data.params) == {"sft.lr", "evaluate.max_new_tokens"}
+        assert (run.data.tags["hba.seed"], run.data.tags["hba.stage"]) == ("0", "sft")
+        assert run.data.tags["hba.fingerprint"] == next(trial.fingerprint for trial in made.plan.trials if trial.name == name)
+        value, low, high = (run.data.metrics[f"score/sft/toy_tone{end}"] for end in ("", "_ci_lo", "_ci_hi"))
+        assert low <= value <= high and "score/sft/task/EMO" in run.data.metrics
+        assert [data.dataset.name for data in run.inputs.dataset_inputs] == ["atlas"]
+        for metric in run.data.metrics:
+            steps = [point.step for point in client.get_metric_history(run.info.run_id, metric)]
+            assert len(steps) == len(set(steps)), metric
+        assert len(client.get_metric_history(run.info.run_id, "sft/loss")) > 1  # also where another trial did the training
+    assert parent.data.params["sft.epochs"] == "1" and "sft.lr" not in parent.data.params
+    assert not any(key.startswith("sweep") for key in parent.data.params)
+    assert parent.data.metrics["trials/done"] == parent.data.metrics["trials/total"] == 4
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {
+        "table.md",
+        "table.csv",
+        "scores.png",
+        "report.json",
+        "resolved.yaml",
+    }
+    assert "| toy_tone |" in parent.data.tags["mlflow.note.content"]
+    table = Path(client.download_artifacts(parent.info.run_id, "table.csv")).read_text().splitlines()
+    assert table[0].startswith("trial,sft.lr,evaluate.max_new_tokens,arm,dataset,metric,score,low,high") and len(table) == 17

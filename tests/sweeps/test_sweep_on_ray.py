@@ -1,0 +1,27 @@
+"""A sweep whose trials are drivers of Ray Train workers, on Ray Tune: shared steps once, two trials at a time, all of it on record."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hba_ray.sweeps.sweep import run_sweep
+from tests.sweeps.jobs import NAMES, small_sweep
+from tests.sweeps.recorded import assert_recorded, events
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_on_ray_does_shared_steps_once_and_is_recorded_whole(tmp_path: Path):
+    said: list[str] = []
+    spec = small_sweep(tmp_path, compute__workers=1, compute__cpus=4, compute__object_store_mib=100)
+    made = run_sweep(spec, said.append)
+    made.check()
+    assert "4 trials, 2 at a time" in said
+    assert list(made.reports) == NAMES and made.report is not None
+    kinds = Counter(folder.name.split("-")[0] for folder in (tmp_path / "steps").iterdir())
+    assert kinds == {"atlas": 1, "backbone": 1, "sft": 2, "evaluate": 4}
+    assert {count for (event, _), count in events(tmp_path).items() if event in ("started", "done")} == {1}
+    assert_recorded(made, NAMES)
+    assert not list(made.folder.glob("tune/**/checkpoint_*"))  # what Tune keeps is no result
