@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import typer
+from rich.text import Text
 
 from hba_ray.cli.base import Overrides, SpecFile, console, read
 from hba_ray.specs import ExperimentSpec
@@ -54,30 +55,41 @@ def plan(spec: SpecFile, overrides: Overrides = None) -> None:
     console.print(_steps(make_plan(loaded, Storage(loaded.compute.storage))))
 
 
-def _steps(steps: list[Step], users: Mapping[str, int] | None = None) -> Table:
+def _steps(steps: list[Step], trials: Callable[[Step], str] | None = None) -> Table:
+    """
+    Args:
+        trials: which trials need a step, in words.
+    """
     from rich.table import Table
 
-    table = Table("step", "fingerprint", *(["trials"] if users else []), "done", "what", "needs", box=None, pad_edge=False)
+    table = Table("step", "fingerprint", *(["trials"] if trials else []), "done", "what", "needs", box=None, pad_edge=False)
     for step in steps:
-        used = [str(users[step.fingerprint])] if users else []
+        used = [trials(step)] if trials else []
         table.add_row(step.name, step.fingerprint, *used, "yes" if step.is_done else "no", step.what, step.resources)
     return table
 
 
 def _show_sweep(spec: ExperimentSpec) -> None:
+    """What it comes to, then the trials, then the steps that they share."""
     from rich.table import Table
 
+    from hba_ray.specs.trials import in_words
     from hba_ray.sweeps.estimate import estimate
     from hba_ray.sweeps.shared import plan_sweep
 
     swept = plan_sweep(spec)
-    table = Table("trial", "fingerprint", "done", "steps left", box=None, pad_edge=False)
+    facts = Table(box=None, pad_edge=False, show_header=False)
+    for word, line in estimate(swept):
+        facts.add_row(word, Text(line))
+    shared = swept.shared()
+    known = {step.fingerprint for step in shared}
+    arms = ["sets"] if spec.sweep and spec.sweep.arms else []  # their names need not say it
+    table = Table("trial", *arms, "fingerprint", "done", "steps of its own, to do", box=None, pad_edge=False)
     for trial in swept.trials:
-        left = [step.name for step in trial.steps if not step.is_done]
-        table.add_row(trial.name, trial.fingerprint, "yes" if trial.report() else "no", ", ".join(left) or "–")
-    console.print(table)
-    console.print()
-    console.print(_steps(swept.shared(), swept.users) if swept.shared() else "no step is shared", highlight=False)
-    console.print()
-    for line in estimate(swept):
-        console.print(line, highlight=False, markup=False)
+        own = [step.name for step in trial.steps if not step.is_done and step.fingerprint not in known]
+        sets = [Text(", ".join(f"{key}={in_words(value)}" for key, value in trial.trial.sets.items()) or "–")] if arms else []
+        table.add_row(Text(trial.name), *sets, trial.fingerprint, "yes" if trial.report() else "no", ", ".join(own) or "–")
+    console.print(Text(spec.name, style="bold"), facts, "", table, "", sep="\n", highlight=False)
+    console.print("shared steps, done first" if shared else "no step is shared", highlight=False)
+    if shared:
+        console.print(_steps(shared, swept.users_of), highlight=False)

@@ -116,7 +116,7 @@ def _combinations(sweep: SweepSpec, seed: int) -> Iterator[tuple[str, dict[str, 
     for name, sets in (sweep.arms or {"": {}}).items():
         for *chosen, point in itertools.product(*axes, points):
             varied = [*chosen, *point]
-            yield " ".join([*([name] if name else []), *(f"{key}={_word(value)}" for key, value in varied)]), {**sets, **dict(varied)}
+            yield " ".join([*([name] if name else []), *(f"{key}={in_words(value)}" for key, value in varied)]), {**sets, **dict(varied)}
 
 
 def _drawn(draw: DrawSpec, place: str) -> Any:
@@ -134,14 +134,14 @@ def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _word(value: Any) -> str:
+def in_words(value: Any) -> str:
     """A value in a trial's name, readable and without quotes.
 
-    >>> _word(["pose", "acoustic"]), _word(0.0001), _word(None)
+    >>> in_words(["pose", "acoustic"]), in_words(0.0001), in_words(None)
     ('pose+acoustic', '0.0001', 'null')
     """
     if isinstance(value, list | tuple):
-        return "+".join(map(_word, value)) or "none"
+        return "+".join(map(in_words, value)) or "none"
     if isinstance(value, str):
         return "".join(letter if letter.isalnum() or letter in "+-_.,/" else "_" for letter in value)
     return f"{value:g}" if isinstance(value, float) else json.dumps(value, sort_keys=True).replace('"', "").replace("'", "")

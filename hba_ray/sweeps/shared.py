@@ -17,6 +17,7 @@ from hba_ray.errors import DataError, SpecError
 from hba_ray.report.tables import Report, read_json
 from hba_ray.runtime.storage import Storage, ledger
 from hba_ray.specs import ExperimentSpec, Trial, fingerprint, trials
+from hba_ray.specs.trials import in_words
 from hba_ray.sweeps.plan import plan, run_fingerprint
 from hba_ray.sweeps.steps.base import Step
 
@@ -101,6 +102,16 @@ class SweepPlan:
     def distinct(self) -> list[Step]:
         """All steps, each once, in the order in which trials first need them."""
         return list({step.fingerprint: step for trial in self.trials for step in trial.steps}.values())
+
+    def users_of(self, step: Step) -> str:
+        """Which trials need a step, in words: how many, and what those and no others have set."""
+        needing = [trial for trial in self.trials if any(one.fingerprint == step.fingerprint for one in trial.steps)]
+        if len(needing) == len(self.trials):
+            return "all"
+        sets = [dict(trial.trial.sets) for trial in needing]
+        alike = {key: value for key, value in sets[0].items() if all(other.get(key) == value for other in sets)}
+        settings = " ".join(f"{key}={in_words(value)}" for key, value in alike.items())
+        return f"{len(needing)} with {settings}" if settings else str(len(needing))
 
     def for_all(self) -> Part | None:
         """The first steps, as far as all trials share them; None where they are done."""

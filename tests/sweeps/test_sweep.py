@@ -10,26 +10,21 @@ from mlflow import MlflowClient
 from hba_ray.errors import DataError, EnvironmentMissing, HbaError, SpecError, TrialsFailed
 from hba_ray.report.tables import read_json
 from hba_ray.runtime.session import Session, check_store
-from hba_ray.runtime.storage import ledger
+from hba_ray.runtime.storage import finish
 from hba_ray.specs.compute import TrackingSpec
 from hba_ray.sweeps import trial
+from hba_ray.sweeps.estimate import estimate
 from hba_ray.sweeps.runs import rebuild_page
 from hba_ray.sweeps.shared import plan_sweep
 from hba_ray.sweeps.sweep import FinishedSweep, run_sweep
-from tests.sweeps.jobs import small_sweep
-
-NAMES = [f"sft.lr={rate} evaluate.max_new_tokens={tokens}" for rate in ("0.001", "0.002") for tokens in (4, 5)]
+from tests.sweeps.jobs import NAMES, small_sweep
+from tests.sweeps.recorded import assert_recorded, events
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FinishedSweep, list[str]]:
     storage, said = tmp_path_factory.mktemp("runs"), []
     return storage, run_sweep(small_sweep(storage), said.append), said
-
-
-def events(storage: Path) -> Counter[tuple[str, str]]:
-    """(event, step's fingerprint) in the ledgers of all runs."""
-    return Counter((line["event"], line["fingerprint"]) for run in storage.glob("small-*") for line in ledger(run) if "step" in line)
 
 
 def test_shared_steps_are_done_once_and_first(swept):
@@ -73,39 +68,7 @@ def test_a_finished_sweep_does_nothing_again(swept):
 
 def test_mlflow_shows_a_parent_and_its_trials(swept):
     _, made, _ = swept
-    client = MlflowClient(made.mlflow)
-    (experiment,) = [known for known in client.search_experiments() if known.name == "hba_ray"]
-    runs = client.search_runs([experiment.experiment_id])
-    (parent,) = [run for run in runs if run.data.tags["hba.role"] == "sweep"]
-    children = {run.info.run_name: run for run in runs if run.data.tags["hba.role"] == "trial"}
-    assert sorted(children) == sorted(NAMES) and len(runs) == 5
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    for name, run in children.items():
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert set(run.data.params) == {"sft.lr", "evaluate.max_new_tokens"}
-        assert (run.data.tags["hba.seed"], run.data.tags["hba.stage"]) == ("0", "sft")
-        assert run.data.tags["hba.fingerprint"] == next(trial.fingerprint for trial in made.plan.trials if trial.name == name)
-        value, low, high = (run.data.metrics[f"score/sft/toy_tone{end}"] for end in ("", "_ci_lo", "_ci_hi"))
-        assert low <= value <= high and "score/sft/task/EMO" in run.data.metrics
-        assert [data.dataset.name for data in run.inputs.dataset_inputs] == ["atlas"]
-        for metric in run.data.metrics:
-            steps = [point.step for point in client.get_metric_history(run.info.run_id, metric)]
-            assert len(steps) == len(set(steps)), metric
-        assert len(client.get_metric_history(run.info.run_id, "sft/loss")) > 1  # also where another trial did the training
-    assert parent.data.params["sft.epochs"] == "1" and "sft.lr" not in parent.data.params
-    assert not any(key.startswith("sweep") for key in parent.data.params)
-    assert parent.data.metrics["trials/done"] == parent.data.metrics["trials/total"] == 4
-    assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {
-        "table.md",
-        "table.csv",
-        "scores.png",
-        "report.json",
-        "report.html",
-        "resolved.yaml",
-    }
-    assert "| toy_tone |" in parent.data.tags["mlflow.note.content"]
-    table = Path(client.download_artifacts(parent.info.run_id, "table.csv")).read_text().splitlines()
-    assert table[0].startswith("trial,sft.lr,evaluate.max_new_tokens,arm,dataset,metric,score,low,high") and len(table) == 17
+    assert_recorded(made, NAMES)
 
 
 def test_a_larger_sweep_takes_over_what_is_done(swept):
@@ -150,6 +113,29 @@ def test_a_step_that_all_trials_need_and_that_fails_ends_the_sweep(tmp_path: Pat
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (record,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert record.info.status == "FAILED"
+
+
+def test_a_plan_says_what_the_trials_are_who_shares_what_and_what_it_costs(tmp_path: Path):
+    swept = plan_sweep(small_sweep(tmp_path))
+    said = dict(estimate(swept))
+    assert said["trials"] == "4 = sft.lr (2) x evaluate.max_new_tokens (2); done: 0"
+    assert said["steps"] == "8 in place of 16, since trials share them; to do: 8"
+    assert said["needs"].endswith("trials at a time: 1, as compute.workers is 0")
+    assert said["cost"].startswith("unknown until")
+    assert [(step.kind, swept.users_of(step)) for step in swept.shared()] == [
+        ("atlas", "all"),
+        ("backbone", "all"),
+        ("sft", "2 with sft.lr=0.001"),
+        ("sft", "2 with sft.lr=0.002"),
+    ]
+    for step, seconds in zip(swept.distinct()[:3], (60, 30, 3600), strict=True):
+        step.folder.mkdir(parents=True)
+        finish(step.folder, {"seconds": seconds})
+    said = dict(estimate(plan_sweep(small_sweep(tmp_path))))
+    assert (
+        said["cost"] == "about 60 min one after the other, as long as such steps took here; not counted, as none is done here yet: evaluate"
+    )
+    assert "to do: 5" in said["steps"]
 
 
 def test_an_axis_that_changes_nothing_is_refused(tmp_path: Path):
