@@ -4,7 +4,7 @@ EXTRAS ?= train,descriptors,rl-cpu,dev
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test test-fast test-chaos check format bench constraints clean
+.PHONY: help quickstart test test-fast test-chaos nightly check format bench constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,9 @@ test-chaos: $(INSTALLED)  ## tests that kill drivers and workers in the middle o
 
 test-fast: $(INSTALLED)  ## tests that take seconds and start no processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile -m "not ray and not slow and not gpu and not chaos"
+
+nightly: $(INSTALLED)  ## every shipped spec to its table, the paper's at toy scale: hours, and on a CPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/nightly.py --durations=0
 
 check: $(INSTALLED)  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -45,6 +45,7 @@ class Faults:
         batch_polls: looks at a batch before it has ended.
         batch_loses: share of a batch's requests that fail.
         right: the word that the verdict TRUE hangs on.
+        others: names of models that it answers to, beside MODEL.
     """
 
     latency: float = 0.0
@@ -60,6 +61,7 @@ class Faults:
     batch_polls: int = 1
     batch_loses: float = 0.0
     right: str = "right"
+    others: tuple[str, ...] = ()
     seed: int = 0
 
 
@@ -153,7 +155,7 @@ class _Server:
         faults, draw = self.faults, self.chance.random()
         if faults.dead_after is not None and len(self.entries) > faults.dead_after:
             return 503
-        if body["model"] != MODEL:
+        if body["model"] not in (MODEL, *faults.others):
             return 404
         unknown = ("response_format" in body and not faults.schema) or ("max_completion_tokens" in body and not faults.new_token_field)
         if unknown or (faults.refuses and faults.refuses in json.dumps(body)):

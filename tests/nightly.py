@@ -1,0 +1,58 @@
+"""Every shipped spec, run from its first step to its table: those of the paper's tables at toy scale, the others as they stand.
+
+Hours on two cores, so this is no part of `make test`: `make nightly` runs it. All share one storage, as a user's do, so what tables
+have in common is done once. HBA_NIGHTLY names the storage; one that is there goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.curation.conftest import write_meld
+from tests.evaluation.stub_judge import KEY, StubJudge
+
+ROOT = Path(__file__).parents[1]
+SPECS = sorted((ROOT / "experiments").rglob("*.yaml"))
+PATIENCE_SECONDS = 3600
+NEEDS_WEIGHTS = ROOT / "experiments" / "base" / "omnisapiens_7b.yaml"
+"""What the tables extend; by itself it has nothing small to run."""
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(os.environ.get("HBA_NIGHTLY") or tmp_path_factory.mktemp("nightly")).absolute()
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[StubJudge]:
+    with StubJudge(right="nods", others=("gpt-5-nano-2025-08-07", "Qwen/Qwen3-30B-A3B")) as stub:
+        yield stub
+
+
+def words_of(spec: Path, storage: Path, judge: StubJudge, folder: Path) -> list[str]:
+    """The command that runs a spec."""
+    where = f"compute.storage={storage}"
+    if spec.parent.name != "paper":
+        more = [f"atlas.root={write_meld(folder)}", "sft.batch=4", "compute.micro_batch=4"] if spec.stem == "meld_text" else []
+        return ["run", str(spec), where, *more]
+    words = ["reproduce", spec.stem.partition("_")[0], "--scale", "toy", where]
+    if spec.stem == "T18_judges":  # of all tables the one that is about judges
+        words.append(f"evaluate.judge={{base_url: '{judge.address}/v1'}}")
+    return words
+
+
+@pytest.mark.timeout(PATIENCE_SECONDS)
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec != NEEDS_WEIGHTS], ids=lambda spec: spec.stem)
+def test_a_shipped_spec_runs_to_its_table(spec: Path, storage: Path, judge: StubJudge, tmp_path: Path):
+    words = words_of(spec, storage, judge, tmp_path)
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_API_KEY": KEY}
+    environ |= {"HBA_QWEN3_URL": f"{judge.address}/v1", "HBA_QWEN3_KEY_ENV": "OPENAI_API_KEY"}
+    done = subprocess.run([sys.executable, "-m", "hba_ray", *words], env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-10_000:]
+    assert "Measured" in done.stdout if words[0] == "reproduce" else "Score" in done.stdout
