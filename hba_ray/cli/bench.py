@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -28,15 +27,12 @@ def bam(
     """Latency and memory of a forward pass with adapters and without (Table 13)."""
     loaded = read(spec / "resolved.yaml" if spec.is_dir() else spec, overrides)
     quiet(loaded)
-    from hba_ray.report.cost import cost_sheet, render_cost
+    from hba_ray.report.cost import cost_sheet
     from hba_ray.report.formats import terminal
     from hba_ray.runtime.progress import progress
-    from hba_ray.runtime.storage import write_text
-    from hba_ray.sweeps.cost import measure_cost
+    from hba_ray.sweeps.cost import TABLE, measure_cost
 
     with progress("bench bam", total=None) as bar:
         found, run = measure_cost(loaded, rows, warm_up, bar.advance)
-    write_text(run / "table13.md", render_cost(found, loaded.model.backbone))
-    write_text(run / "table13.json", json.dumps(found.to_json(), indent=1) + "\n")
     console.print(terminal(f"{loaded.name} ({loaded.model.backbone})", (cost_sheet(found),)))
-    show("table", run / "table13.md")
+    show("table", run / TABLE)

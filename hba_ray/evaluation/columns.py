@@ -6,7 +6,7 @@ A row names a dataset or a task, and behind a slash another measure than the ben
     mosei_senti/weighted_f1   any name of `metrics.METRICS`, over the dataset's own classes
     tess/rank                 place of the dataset among all, by score; /rows and /rows_rank by its size
     all/spearman              rank correlation of size and score (Table 15)
-    cost/peak_mb              anything else is looked up among the arm's facts
+    cost/peak_mb              anything in `FACTS` is looked up among the arm's facts
 
 Intervals resample clips and, where there are several, training seeds.
 
@@ -41,10 +41,30 @@ from hba_ray.evaluation.statistics import (
 
 COUNTS = ("rank", "rows", "rows_rank")
 """Measures that are whole numbers."""
-FACTS = ("cost", "answers", "agreement")
-"""What a row may be about that is no prediction: latency and memory, the quality of texts, judges."""
+FACTS = {
+    "cost": ("mean_seconds", "std_seconds", "peak_mb"),
+    "answers": ("fluency", "coherence", "relevance", "perplexity"),
+    "agreement": ("kappa",),
+}
+"""What a row may be about that is no score of predictions: latency and memory, how answers are written, judges; and its measures."""
 _SEEDS = 0x73656564
 """Sets this stream of random numbers apart."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number of an arm that is no score of its predictions.
+
+    Attributes:
+        draws: [R] on resamples of clips; None where clips are not what makes it uncertain.
+        clips: that were resampled, in the order of their first row.
+        caveat: why it is not the number that the paper prints; empty where it is.
+    """
+
+    interval: Interval
+    draws: np.ndarray | None = None
+    clips: tuple[str, ...] = ()
+    caveat: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,7 @@ class ArmResult:
         predictions: columns as in `predict.SCHEMA`.
         sizes: dataset -> rows of the atlas, all splits.
         verdicts: of a judge, one for every open answer; None where nobody has judged them.
-        facts: other numbers that were measured of it, by row.
+        facts: numbers of it that are no scores, by row.
     """
 
     trial: str
@@ -66,7 +86,7 @@ class ArmResult:
     predictions: pa.Table
     sizes: Mapping[str, int] = field(default_factory=dict)
     verdicts: Verdicts | None = None
-    facts: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Fact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,7 @@ class Estimate:
         datasets: what it is a mean over; empty for facts.
         absent: datasets that the row is about and nothing was predicted of.
         judged: False where open answers were compared by their text for want of a judge.
+        caveat: what else makes it another number than the paper's; empty where nothing does.
         seeds: training runs behind it.
         spread: standard deviation over them; None with one.
     """
@@ -86,6 +107,7 @@ class Estimate:
     datasets: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     judged: bool = True
+    caveat: str = ""
     seeds: int = 0
     spread: float | None = None
 
@@ -96,7 +118,7 @@ class Estimate:
     @property
     def is_comparable(self) -> bool:
         """Whether it is the number that the row asks for: of all its datasets, and judged where that is due."""
-        return self.value is not None and not self.absent and self.judged
+        return self.value is not None and not self.absent and self.judged and not self.caveat
 
 
 @dataclass(frozen=True)
@@ -153,6 +175,8 @@ class Column:
         """
         subject, _, measure = row.partition("/")
         if subject in FACTS:
+            if measure not in FACTS[subject]:
+                raise DataError(row, f"no measure '{measure}'", f"known: {', '.join(FACTS[subject])}", reason="unknown measure")
             return self._fact(row)
         if subject not in DATASETS and subject not in TASKS and subject != "all":
             hint = f"did you mean '{find_dataset(subject, where=row).id}'?"  # refuses what is no name of a dataset either
@@ -210,12 +234,22 @@ class Column:
     def _clips(self, seed: int, datasets: Sequence[str]) -> int:
         return sum(len(set(clips_of(self._of[seed, name][1]))) for name in datasets)
 
+    def facts(self, row: str) -> list[Fact]:
+        """What was measured of a row that is no score, a training seed each."""
+        return [result.facts[row] for result in self.results if row in result.facts]
+
     def _fact(self, row: str) -> Estimate:
-        values = [result.facts[row] for result in self.results if row in result.facts]
-        if not values:
+        known = [fact for fact in self.facts(row) if fact.interval.value is not None]
+        if not known:
             return Estimate(_missing())
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        return Estimate(Interval(fmean(values), None, None, None, 0.95, 0), seeds=len(values), spread=spread)
+        values = [float(fact.interval.value or 0.0) for fact in known]
+        caveat = next((fact.caveat for fact in known if fact.caveat), "")
+        if len(known) == 1:
+            return Estimate(known[0].interval, caveat=caveat, seeds=1)
+        draws = [fact.draws for fact in known if fact.draws is not None]
+        over = np.full(1, np.nan) if len(draws) < len(known) else _over_seeds(np.stack(draws))
+        clips = known[0].interval.clips
+        return Estimate(interval(fmean(values), over, clips), caveat=caveat, seeds=len(known), spread=float(np.std(values, ddof=1)))
 
     def _across(self, subject: str, measure: str, row: str) -> Estimate:
         """A number that looks at all datasets of the column: a place, a size, a correlation."""
@@ -255,6 +289,8 @@ def compare(of: Column, over: Column, row: str) -> tuple[Comparison, tuple[str, 
         DataError: the arms disagree about a row's truth.
     """
     subject, _, measure = row.partition("/")
+    if subject in FACTS:
+        return _compare_facts(of, over, row), ()
     seeds = _matched(of.seeds, over.seeds)
     names = tuple(
         name for name in of.datasets(subject) if seeds and all((one, name) in of._of and (other, name) in over._of for one, other in seeds)
@@ -277,6 +313,19 @@ def compare(of: Column, over: Column, row: str) -> tuple[Comparison, tuple[str, 
         None if error is None else minimum_detectable_difference(error),
     )
     return comparison, names
+
+
+def _compare_facts(of: Column, over: Column, row: str) -> Comparison:
+    """The difference, with an interval where both rest on the same clips; a test beside it there is not."""
+    one, other = of.estimate(row).interval, over.estimate(row).interval
+    if one.value is None or other.value is None:
+        return Comparison(_missing(), None, None)
+    first, second = of.facts(row)[0], over.facts(row)[0]
+    is_paired = len(of.facts(row)) == len(over.facts(row)) == 1 and first.clips == second.clips
+    draws = first.draws - second.draws if is_paired and first.draws is not None and second.draws is not None else np.full(1, np.nan)
+    difference = interval(one.value - other.value, draws, min(one.clips, other.clips))
+    error = difference.standard_error
+    return Comparison(difference, None, None if error is None else minimum_detectable_difference(error))
 
 
 def _matched(ones: Sequence[int], others: Sequence[int]) -> list[tuple[int, int]]:

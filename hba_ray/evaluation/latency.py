@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -60,6 +61,18 @@ class Latency:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "latency") -> Latency:
+        """
+        Raises:
+            DataError: it is of another version of hba_ray, or damaged.
+        """
+        try:
+            facts = json.loads(text)
+            return cls(**{**facts, "without": Cost(**facts["without"]), "with_bam": Cost(**facts["with_bam"])})
+        except (ValueError, KeyError, TypeError) as cause:
+            raise DataError(where, f"is no measurement: {cause}", "delete it, and measure again", reason="not readable") from None
 
 
 def measure_latency(job: BamPredictJob, rows: int = 500, warm_up: int = 1, on_row: Callable[[], None] = lambda: None) -> Latency:

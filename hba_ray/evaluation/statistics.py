@@ -86,6 +86,31 @@ def bootstrap_draws(
     return np.concatenate(draws) if draws else np.empty(0)
 
 
+def ratio_draws(
+    parts: Sequence[float], wholes: Sequence[float], clips: Sequence[str], *, resamples: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """sum(parts) / sum(wholes), such as a mean, on resamples of whole clips; draws the clips that `bootstrap_draws` draws.
+
+    >>> bool(np.allclose(ratio_draws([4, 4, 4], [1, 1, 1], ["a", "a", "b"], resamples=5), 4))
+    True
+
+    Returns:
+        [R] float64; NaN where a resample has nothing to divide by.
+
+    Raises:
+        DataError: the lists differ in length.
+    """
+    if not len(parts) == len(wholes) == len(clips):
+        raise DataError("statistics", f"{len(parts)} parts, {len(wholes)} wholes, {len(clips)} clips", reason="lengths differ")
+    clip_of = {clip: index for index, clip in enumerate(dict.fromkeys(clips))}
+    sums_C2 = np.zeros((len(clip_of), 2))
+    np.add.at(
+        sums_C2, [clip_of[clip] for clip in clips], np.stack([parts, wholes], axis=1, dtype=float) if len(clips) else np.zeros((0, 2))
+    )
+    drawn_R2 = np.concatenate([np.zeros((0, 2)), *(weights_RC @ sums_C2 for weights_RC in _resampled(len(sums_C2), resamples, seed))])
+    return np.divide(drawn_R2[:, 0], drawn_R2[:, 1], out=np.full(len(drawn_R2), np.nan), where=drawn_R2[:, 1] > 0)
+
+
 def bootstrap_interval(
     metric: Metric,
     true: Sequence[str],

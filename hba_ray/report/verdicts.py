@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from hba_ray.data.tasks import DATASETS
+from hba_ray.data.tasks import DATASETS, TASKS
 from hba_ray.errors import DataError, SpecError
 from hba_ray.evaluation.columns import COUNTS, Column, Estimate, compare
 from hba_ray.evaluation.statistics import Comparison, holm
@@ -145,21 +145,24 @@ def check_rows(paper: PaperSpec, where: str) -> None:
 
 def half_unit(paper: PaperSpec, row: str) -> float:
     """How far a printed value may be from the one it was rounded from."""
-    return 0.0 if row.partition("/")[2] in COUNTS else 0.5 * 10**-paper.digits
+    measure = row.partition("/")[2]
+    return 0.0 if measure in COUNTS else 0.5 * 10 ** -(0 if measure == "peak_mb" else paper.digits)  # memory is printed in whole MB
 
 
 def toy_row(row: str) -> str | None:
     """The row of the toy atlas that stands for one of the paper's; None where no toy dataset has its task.
 
-    >>> toy_row("mosei_senti/weighted_f1"), toy_row("SEN"), toy_row("urfunny")
-    ('toy_nod/weighted_f1', 'SEN', None)
+    >>> toy_row("mosei_senti/weighted_f1"), toy_row("SEN"), toy_row("urfunny"), toy_row("HUM")
+    ('toy_nod/weighted_f1', 'SEN', None, None)
     """
     subject, slash, measure = row.partition("/")
-    if subject not in DATASETS:
+    if subject not in DATASETS and subject not in TASKS:
         return row
-    task = DATASETS[subject].task
+    task = DATASETS[subject].task if subject in DATASETS else TASKS[subject]
     stand_in = next((name for name, dataset in DATASETS.items() if dataset.is_toy and dataset.task == task), None)
-    return stand_in and f"{stand_in}{slash}{measure}"
+    if stand_in is None or subject in TASKS:
+        return stand_in and row
+    return f"{stand_in}{slash}{measure}"
 
 
 def _rows(published: Mapping[str, object], is_toy_atlas: bool) -> dict[str, str]:
@@ -190,7 +193,7 @@ def _why_not(estimate: Estimate) -> str:
         return "missing"
     if estimate.absent:
         return f"partial: {len(estimate.datasets)} of {len(estimate.datasets) + len(estimate.absent)} datasets"
-    return "" if estimate.judged else "not judged"
+    return estimate.caveat if estimate.judged else "not judged"
 
 
 def _contrast(
@@ -216,8 +219,10 @@ def _contrast(
 
 def _difference(comparison: Comparison, p_value: float | None, published: float, half: float) -> str:
     value = comparison.difference.value
-    if value is None or p_value is None:
+    if value is None:
         return "missing"
+    if comparison.difference.low is None:
+        return "no interval, so no verdict"
     is_published = abs(published) > half
     if _is_sure(comparison, p_value):
         if not is_published:
@@ -267,9 +272,9 @@ def _better(gate: Gate, columns: Mapping[str, Column], rows: Sequence[str]) -> d
 
 
 def _is_sure(comparison: Comparison, p_value: float | None) -> bool:
-    """Whether chance is ruled out: by the test, and by the interval, which also knows of training seeds."""
+    """Whether chance is ruled out: by the test, where there is one, and by the interval, which also knows of training seeds."""
     low, high = comparison.difference.low, comparison.difference.high
-    return p_value is not None and p_value < ALPHA and low is not None and high is not None and not low <= 0 <= high
+    return (p_value is None or p_value < ALPHA) and low is not None and high is not None and not low <= 0 <= high
 
 
 def _holm(p_values: Mapping[Key, float | None]) -> dict[Key, float | None]:

@@ -37,8 +37,8 @@ class ExperimentSpec(Spec):
     """Seed of initialisation, order and dropout."""
     compat: Literal["paper", "authors"] = "paper"
     """`authors` takes the released code's behaviour wherever it differs from the paper."""
-    stages: tuple[Literal["sft", "bam", "transfer", "grpo"], ...] = Field(default=("sft",), min_length=1)
-    """What is trained, in this order."""
+    stages: tuple[Literal["sft", "bam", "transfer", "grpo"], ...] = ("sft",)
+    """What is trained, in this order; nothing, where only `evaluate.baselines` are evaluated."""
     atlas: AtlasSpec
     descriptors: DescriptorsSpec = DescriptorsSpec()
     model: ModelSpec = ModelSpec()
@@ -79,10 +79,17 @@ class ExperimentSpec(Spec):
     @classmethod
     def _settings_exist(cls, paper: PaperSpec | None) -> PaperSpec | None:
         for column, measured in (paper.arms if paper else {}).items():
-            for key in measured.where if measured else ():
-                if not has_key(cls, key):
-                    raise ValueError(f"arms.{column}.where: a spec has no key '{key}'")
+            against = measured.against if measured and isinstance(measured.against, dict) else {}
+            for name, keys in (("where", measured.where if measured else {}), ("against", against)):
+                if unknown := [key for key in keys if not has_key(cls, key)]:
+                    raise ValueError(f"arms.{column}.{name}: a spec has no key '{unknown[0]}'")
         return paper
+
+    @model_validator(mode="after")
+    def _evaluates_something(self) -> ExperimentSpec:
+        if not self.stages and not self.evaluate.baselines:
+            raise ValueError("stages is empty and evaluate.baselines too, so there is nothing to evaluate: name a stage or a baseline")
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> ExperimentSpec:

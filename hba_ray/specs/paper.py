@@ -2,7 +2,8 @@
 
 A cell is published[column][row]. A column is a model or a setting of the paper's; `arms` says which arm
 of which trials measures it. A row names what is measured: a dataset or a task, and behind a slash
-another measure than the benchmark's (`mosei_senti/weighted_f1`, `all/spearman`).
+another measure than the benchmark's (`mosei_senti/weighted_f1`, `all/spearman`), or a fact of the
+arm that is no score (`cost/peak_mb`, `answers/perplexity`, `agreement/kappa`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class MeasuredBy(Spec):
     """The arm as reports name it, for example `sft+bam`."""
     where: dict[str, Any] = Field(default_factory=dict)
     """Settings of the trial, by dotted key; none where all trials are meant."""
+    against: dict[str, Any] | Literal["person"] | None = None
+    """Of `agreement` rows: whom the trial's judge is held against, the judge of the trial with these settings, or a person."""
 
 
 class Contrast(Spec):
@@ -75,6 +78,8 @@ class PaperSpec(Spec):
     """Column -> row -> value: shares in 0..1, or what the row's measure says. Cells that the paper leaves empty are left out."""
     arms: dict[str, MeasuredBy | None]
     """Column -> what measures it; null where nothing here can."""
+    labels: str | None = Field(default=None, min_length=1)
+    """CSV of a person's labels for the answers that are judged, as `hba judge RUN --sample` writes it; null: there are none."""
     contrasts: tuple[Contrast, ...] = ()
     gates: tuple[Gate, ...] = ()
     differs: tuple[str, ...] = ()

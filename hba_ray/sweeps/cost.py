@@ -1,39 +1,61 @@
-"""Measures on the steps of a finished experiment."""
+"""What the adapters of a finished experiment cost on this machine; kept in the folder of its run (the paper's Table 13)."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hba_ray.errors import SpecError
-from hba_ray.runtime.storage import Storage
+from hba_ray.runtime.storage import Storage, write_text
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.plan import plan, run_fingerprint
 from hba_ray.sweeps.steps import bam
-from hba_ray.sweeps.steps.base import Context
+from hba_ray.sweeps.steps.base import Context, Step
 
 if TYPE_CHECKING:
     from hba_ray.evaluation.latency import Latency
 
+TABLE, NUMBERS = "table13.md", "table13.json"
+"""In the folder of the run."""
 
-def measure_cost(spec: ExperimentSpec, rows: int, warm_up: int, on_row: Callable[[], None]) -> tuple[Latency, Path]:
-    """What the adapters of a finished experiment cost, and the folder of its run.
+
+def measure_cost(
+    spec: ExperimentSpec, rows: int = 500, warm_up: int = 1, on_row: Callable[[], None] = lambda: None
+) -> tuple[Latency, Path]:
+    """What the adapters of a finished experiment cost, and the folder of its run, where that is written down.
 
     Raises:
         SpecError: the spec has no adapters, or they are not trained yet.
     """
     from hba_ray.evaluation.latency import measure_latency
+    from hba_ray.report.cost import render_cost
 
     if "bam" not in spec.stages:
         raise SpecError("stages", "has no 'bam', so there are no adapters to measure", "give a spec with stages: [sft, bam]")
-    storage = Storage(spec.compute.storage)
-    steps = plan(spec, storage)
+    steps, folder = _planned(spec)
     missing = [step.name for step in steps if not step.arm and not step.is_done]
     if missing:
         raise SpecError(spec.name, f"the step '{missing[0]}' is not done yet", "run the spec first: hba run SPEC")
     folders = {step.name: step.folder for step in steps}
     context = Context(spec, folders, folders["bam"], lambda metrics, step: None)
-    folder = storage.run(spec.name, run_fingerprint(steps))
     folder.mkdir(parents=True, exist_ok=True)
-    return measure_latency(bam.predict_job(context), rows, warm_up, on_row), folder
+    found = measure_latency(bam.predict_job(context), rows, warm_up, on_row)
+    write_text(folder / TABLE, render_cost(found, spec.model.backbone))
+    write_text(folder / NUMBERS, json.dumps(found.to_json(), indent=1) + "\n")
+    return found, folder
+
+
+def known_cost(spec: ExperimentSpec) -> Latency | None:
+    """What was measured before; None where nothing was."""
+    from hba_ray.evaluation.latency import Latency
+
+    file = _planned(spec)[1] / NUMBERS
+    return Latency.from_json(file.read_text(encoding="utf-8"), where=str(file)) if file.is_file() else None
+
+
+def _planned(spec: ExperimentSpec) -> tuple[list[Step], Path]:
+    storage = Storage(spec.compute.storage)
+    steps = plan(spec, storage)
+    return steps, storage.run(spec.name, run_fingerprint(steps))

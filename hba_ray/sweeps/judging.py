@@ -10,7 +10,7 @@ import csv
 import json
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -90,12 +90,14 @@ def judge_run(
     steps = _steps_of(run)
     arms = _predicted(run, only, alone="--labels" if labels else "")
     _grade(run, spec, steps, arms, say)
+    from hba_ray.sweeps.facts import clips_in
+
     graders = [grader for step in arms for grader in _graders(_steps_of(run), step)]
     if not any(grader.labels for grader in graders):
         raise DataError(str(run), "has no open answers", "only free-text tasks are judged: SOC, INT, NVC", reason="no open answers")
     if labels is not None:
         graders.append(_person(labels, graders, arms[0].arm or ""))
-    return _write(run / "judge", graders, {step.arm or "": _clips(step) for step in arms})
+    return _write(run / "judge", graders, {step.arm or "": clips_in(step.folder / PREDICTIONS) for step in arms})
 
 
 def write_label_sheet(run: Path, arm: str | None, rows: int, seed: int = 0) -> Path:
@@ -179,17 +181,25 @@ def _is_settled(step: Step) -> bool:
 
 def _graders(steps: Sequence[Step], predicted: Step) -> list[Grader]:
     """All judges that have graded an arm."""
+    from hba_ray.sweeps.facts import labels_in
+
     made = []
     for step in steps:
         facts = done(step.folder) if step.kind == "judge" and step.arm == predicted.arm else None
         if facts:
-            labels = {f"{dataset} {sample}": correct for (dataset, sample), correct in judge.verdicts_in(step.folder).items()}
-            made.append(Grader(step.arm or "", f"{facts['judge']} {step.fingerprint[:4]}", facts["prompts"], labels))
+            made.append(Grader(step.arm or "", f"{facts['judge']} {step.fingerprint[:4]}", facts["prompts"], labels_in(step.folder)))
     return made
 
 
 def _person(file: Path, graders: Sequence[Grader], arm: str) -> Grader:
+    return Grader(arm, PERSON, MISSING, labels_of(file, graders[0].labels))
+
+
+def labels_of(file: Path, names: Iterable[str]) -> dict[str, bool | None]:
     """A person's labels, under the names that the judges' have.
+
+    Args:
+        names: "dataset sample_id" of each judged answer.
 
     Raises:
         DataError: a label is of no judged row, or of rows of two datasets.
@@ -197,24 +207,17 @@ def _person(file: Path, graders: Sequence[Grader], arm: str) -> Grader:
     from hba_ray.evaluation.agreement import read_labels
 
     known: dict[str, list[str]] = {}
-    for name in graders[0].labels:
+    for name in names:
         known.setdefault(name, []).append(name)
         known.setdefault(name.partition(" ")[2], []).append(name)
     named: dict[str, bool | None] = {}
     for sample, label in read_labels(file).items():
-        names = known.get(sample, [])
-        if len(names) != 1:
-            what = "is no open answer of this arm" if not names else f"is in {len(names)} datasets"
+        found = known.get(sample, [])
+        if len(found) != 1:
+            what = "is no open answer of this arm" if not found else f"is in {len(found)} datasets"
             raise DataError(str(file), f"sample '{sample}' {what}", "give the columns dataset, sample_id, label", reason="unknown row")
-        named[names[0]] = label
-    return Grader(arm, PERSON, MISSING, named)
-
-
-def _clips(predicted: Step) -> dict[str, str]:
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(predicted.folder / PREDICTIONS, columns=["dataset", "sample_id", "clip_id"]).to_pylist()
-    return {f"{row['dataset']} {row['sample_id']}": row["clip_id"] or row["sample_id"] for row in rows}
+        named[found[0]] = label
+    return named
 
 
 def _write(folder: Path, graders: Sequence[Grader], clips: Mapping[str, Mapping[str, str]]) -> Judged:

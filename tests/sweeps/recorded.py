@@ -42,6 +42,7 @@ def assert_recorded(made: FinishedSweep, names: list[str]) -> None:
         "table.md",
         "table.csv",
         "scores.png",
+        "report.html",
         "report.json",
         "resolved.yaml",
     }

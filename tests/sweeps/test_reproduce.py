@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from hba_ray.errors import SpecError
+from hba_ray import cli
+from hba_ray.errors import DataError, SpecError
+from hba_ray.evaluation.judge import Verdict, verdict_table
+from hba_ray.evaluation.latency import Cost, Latency
 from hba_ray.evaluation.scores import score_predictions
-from hba_ray.report.verdicts import judge_table
-from hba_ray.runtime.storage import finish
-from hba_ray.specs import ExperimentSpec
+from hba_ray.report.verdicts import CellVerdict, judge_table
+from hba_ray.runtime.storage import Storage, finish
+from hba_ray.specs import ExperimentSpec, PaperSpec
 from hba_ray.specs.shipped import TOY, experiments_folder, find_table
-from hba_ray.sweeps.plan import STAGES
-from hba_ray.sweeps.reproduce import (
-    check_columns,
-    measured_columns,
-    planned_arms,
-    read_table,
-    reproduce,
-    write_table,
-)
+from hba_ray.sweeps.cost import NUMBERS, known_cost
+from hba_ray.sweeps.measured import check_columns, measured_columns, planned_arms
+from hba_ray.sweeps.plan import STAGES, run_fingerprint
+from hba_ray.sweeps.reproduce import read_table, reproduce, write_table
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS, SCORES
+from hba_ray.sweeps.steps.judge import VERDICTS
+from hba_ray.sweeps.steps.retention import WRITTEN
 from tests.evaluation.hand_made import rows_of
 
 SHIPPED = experiments_folder()
@@ -45,16 +49,37 @@ def experiment(storage: Path, atlas: dict[str, Any], backbone: str = "some/model
     return ExperimentSpec.model_validate(raw)
 
 
+TRAINED = {"optimizer_steps": 1, "epochs": 1, "best_epoch": 0, "best_validation_loss": None, "drops": {}}
+
+
+def finish_by_hand(spec: ExperimentSpec, rows: Callable[[str], list[dict[str, Any]]], counts: dict[str, Any] | None = None) -> None:
+    """Finishes all steps of all trials: predictions are made by hand, nothing is trained.
+
+    Args:
+        rows: arm -> what it predicts.
+        counts: of the atlas; by default that step, and all but training and prediction, are left to the run.
+    """
+    for step in (step for trial in planned_arms(spec) for step in trial.steps):
+        if step.is_done or (counts is None and step.kind not in ("sft", "transfer", "evaluate")):
+            continue
+        step.folder.mkdir(parents=True, exist_ok=True)
+        facts: dict[str, Any] = {"counts": counts, "drops": {}} if step.kind == "atlas" else dict(TRAINED)
+        if step.kind == "evaluate":
+            predictions = pa.Table.from_pylist(rows(step.arm or ""))
+            pq.write_table(predictions, step.folder / PREDICTIONS)
+            (step.folder / SCORES).write_text(score_predictions(predictions, {}).to_json())
+            facts = {"rows": len(predictions), "drops": {}}
+        elif step.kind == "judge":
+            said = [Verdict(row["sample_id"], row["dataset"], True, "", "", "judge", 1, 1, was_cached=False) for row in rows(step.arm or "")]
+            pq.write_table(verdict_table(said), step.folder / VERDICTS)
+        finish(step.folder, facts)
+
+
 @pytest.fixture
 def finished(tmp_path, toy):
-    """A finished trial: predictions made by hand in the folders of its steps."""
+    """A finished trial."""
     spec = experiment(tmp_path, {"source": "released", "root": str(toy.jsonl)})
-    for trial in planned_arms(spec):
-        for step in trial.steps:
-            step.folder.mkdir(parents=True, exist_ok=True)
-            if step.kind == "evaluate":
-                pq.write_table(pa.Table.from_pylist(rows_of("mmsd", 75, 25)), step.folder / PREDICTIONS)
-            finish(step.folder, {"counts": {"mmsd": {"train": 400, "test": 100}}} if step.kind == "atlas" else {})
+    finish_by_hand(spec, lambda arm: rows_of("mmsd", 75, 25), {"mmsd": {"train": 400, "test": 100}})
     return spec
 
 
@@ -105,26 +130,28 @@ def test_every_table_plans_at_both_scales_and_a_trial_measures_each_column(file,
     assert all(name.startswith("toy_") for name in small.atlas.held_out) and bool(small.atlas.held_out) == bool(spec.atlas.held_out)
 
 
+@pytest.mark.parametrize("scale", ["full", "toy"])
+def test_tables_have_in_common_what_they_can(scale, tmp_path, toy, monkeypatch):
+    monkeypatch.setenv("HBA_ROOT", str(toy.jsonl))
+
+    def steps(table: str, *kinds: str) -> set[str]:
+        spec = read_table(find_table(table, SHIPPED), [f"compute.storage={tmp_path}"], toy=SHIPPED / TOY if scale == "toy" else None)
+        return {step.fingerprint for trial in planned_arms(spec) for step in trial.steps if not kinds or step.kind in kinds}
+
+    trained = ("atlas", "describe", "backbone", "sft", "states", "bam", "evaluate")
+    for other in ("T4", "T10", "T11", "T12", "T13"):
+        assert steps("T6", *trained) <= steps(other), other
+    for other in ("T17", "T20", "T14", "T15", "T19"):
+        assert steps("T4", "atlas", "backbone", "grpo") <= steps(other), other
+
+
 @pytest.mark.slow
 def test_a_sweep_whose_models_are_trained_is_read_reported_and_judged(tmp_path):
     """Everything but training and prediction is real: the sweep, its report, the columns, the files."""
     small = [f"compute.storage={tmp_path}", "atlas.limit=2", "atlas.toy.rows=40", "model.tiny.hidden=64", "model.tiny.vocabulary=512"]
     spec = read_table(find_table("T5", SHIPPED), small, toy=SHIPPED / TOY)
     right = {"sft": 10, "sft+transfer": 18, "transfer": 12}
-    for trial in planned_arms(spec):
-        for step in trial.steps:
-            if step.kind in ("sft", "transfer") and not step.is_done:
-                step.folder.mkdir(parents=True)
-                finish(step.folder, {"optimizer_steps": 1, "epochs": 1, "best_epoch": 0, "best_validation_loss": None, "drops": {}})
-            elif step.kind == "evaluate" and not step.is_done:
-                rows = [
-                    {**row, "clip_id": row["sample_id"]} for row in rows_of("toy_words", right[step.arm or ""], 20 - right[step.arm or ""])
-                ]
-                predictions = pa.Table.from_pylist(rows)
-                step.folder.mkdir(parents=True)
-                pq.write_table(predictions, step.folder / PREDICTIONS)
-                (step.folder / SCORES).write_text(score_predictions(predictions, {}).to_json())
-                finish(step.folder, {"rows": 20, "drops": {}})
+    finish_by_hand(spec, lambda arm: [{**row, "clip_id": row["sample_id"]} for row in rows_of("toy_words", right[arm], 20 - right[arm])])
     made = reproduce(spec, lambda line: None, ["sft.epochs=1"])
     cells = {(cell.row, cell.column): cell.estimate.value for cell in made.verdict.cells}
     assert cells["toy_words", "OmniSapiens-7B SFT"] == pytest.approx(0.9, abs=0.01)
@@ -132,3 +159,105 @@ def test_a_sweep_whose_models_are_trained_is_read_reported_and_judged(tmp_path):
     assert made.verdict.is_toy and made.verdict.is_met and made.differs == ("sft.epochs=1 (command line)",)
     assert all(file.is_file() for file in made.files) and (made.files[0].parent / "table.md").is_file()
     assert made.page.name == "report.html" and "Table 5, at toy scale" in made.page.read_text()
+
+
+@pytest.mark.parametrize(("claimed", "code", "word"), [(0.1, 0, "met"), (0.01, 3, "missed")])
+def test_a_missed_claim_ends_with_exit_code_3(tmp_path, toy, monkeypatch, capsys, claimed, code, word):
+    gates = [{"says": "near", "of": "plain", "within": claimed, "rows": ["mmsd"]}]
+    atlas = {"source": "released", "root": str(toy.jsonl)}
+    spec = experiment(tmp_path / "runs", atlas, gates=gates, published={"plain": {"mmsd": 0.70}})
+    finish_by_hand(spec, lambda arm: rows_of("mmsd", 75, 25), {"mmsd": {"train": 400, "test": 100}})
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "T6_made_up.yaml").write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True)))
+    monkeypatch.setattr("sys.argv", ["hba", "reproduce", "T6", "--experiments", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = " ".join(capsys.readouterr().out.split())
+    assert (ended.value.code or 0) == code
+    assert f"near {word}" in said and f"{int(code == 0)} of 1 claims met" in said
+
+
+def finished_table(table: str, storage: Path, toy: Any, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> ExperimentSpec:
+    """A table's own spec whose arms have answered ten questions of two clips each, all in the same words."""
+    monkeypatch.setenv("HBA_ROOT", str(toy.jsonl))
+    spec = read_table(find_table(table, SHIPPED), [f"compute.storage={storage}", *overrides])
+    rows = [{**row, "clip_id": f"clip {place // 2}"} for place, row in enumerate(rows_of("siq2", 5, 5))]
+    finish_by_hand(spec, lambda arm: rows, {"siq2": {"test": 10}})
+    return spec
+
+
+def cells_of(spec: ExperimentSpec, latency: Latency | None = None) -> dict[tuple[str, str], CellVerdict]:
+    assert spec.paper is not None
+    found = judge_table(spec.paper, measured_columns(spec.paper, planned_arms(spec), latency))
+    return {(cell.column, cell.row): cell for cell in found.cells}
+
+
+def test_table_13_gets_a_verdict_on_the_papers_hardware_alone(tmp_path, toy, monkeypatch):
+    spec = finished_table("T13", tmp_path, toy, monkeypatch)
+    there = Latency(Cost(0.284, 0.02, 24265.3), Cost(0.35, 0.04, 24291.0), "NVIDIA H200", "bf16", 500, 1)
+    cells = cells_of(spec, there)
+    assert cells["without BAM", "cost/mean_seconds"].verdict == cells["without BAM", "cost/peak_mb"].verdict == "agrees"
+    assert cells["with BAM", "cost/mean_seconds"].verdict == "higher" and cells["without BAM", "cost/std_seconds"].verdict == "lower"
+    here = cells_of(spec, replace(there, device="CPU, one thread"))
+    assert {cell.verdict for cell in here.values()} == {"other hardware"}
+    assert here["with BAM", "cost/mean_seconds"].estimate.value == 0.35 and here["with BAM", "cost/mean_seconds"].difference is None
+
+
+def test_what_was_measured_of_adapters_is_read_again(tmp_path, toy, monkeypatch):
+    spec = finished_table("T13", tmp_path, toy, monkeypatch)
+    found = Latency(Cost(0.2, 0.01, 1000.0), Cost(0.21, 0.02, 1018.4), "CPU, one thread", "fp32", 36, 1)
+    folder = Storage(spec.compute.storage).run(spec.name, run_fingerprint(list(planned_arms(spec)[0].steps)))
+    folder.mkdir()
+    assert known_cost(spec) is None
+    (folder / NUMBERS).write_text(json.dumps(found.to_json()))
+    assert known_cost(spec) == found
+    (folder / NUMBERS).write_text("{}")
+    with pytest.raises(DataError, match="is no measurement"):
+        known_cost(spec)
+
+
+def test_table_17_has_the_writing_of_both_models_with_intervals_over_clips(tmp_path, toy, monkeypatch):
+    spec = finished_table("T17", tmp_path, toy, monkeypatch)
+    for trial in planned_arms(spec):
+        for step in (step for step in trial.steps if step.kind == "retention"):
+            better = step.arm == "grpo"
+            rows = [
+                {"sample_id": f"siq2-{place}", "dataset": "siq2", "log_loss": 12.0 + place % 2, "tokens": 2, "relevance": None}
+                | {"fluency": 3 + (place // 2) % 2 + better, "coherence": 4}
+                for place in range(10)
+            ]
+            pq.write_table(pa.Table.from_pylist(rows), step.folder / WRITTEN)
+    cells = cells_of(spec)
+    before, after = ("Qwen2.5-Omni-7B", "OmniSapiens-7B RL")
+    fluency = cells[before, "answers/fluency"].estimate.interval
+    assert fluency.value == pytest.approx(3.4) and 3 <= (fluency.low or 0) < 3.4 < (fluency.high or 0) <= 4
+    assert cells[after, "answers/coherence"].verdict == "higher" and cells[after, "answers/relevance"].verdict == "missing"
+    assert cells[after, "answers/perplexity"].estimate.value == pytest.approx(math.exp(6.25))
+    assert spec.paper is not None
+    found = judge_table(spec.paper, measured_columns(spec.paper, planned_arms(spec)))
+    rows = {one.row: one for one in found.contrasts}
+    assert rows["answers/fluency"].verdict == "as published" and rows["answers/fluency"].comparison.difference.low == pytest.approx(1)
+    assert rows["answers/perplexity"].verdict == "none, as published"
+
+
+@pytest.mark.slow
+def test_table_18_sets_judges_of_the_same_answers_against_each_other_and_a_person(tmp_path, toy, monkeypatch):
+    graded = {"gpt-5-nano-2025-08-07 standard": 4, "gpt-5-nano-2025-08-07 paraphrased": 6, "Qwen/Qwen3-30B-A3B standard": 5}
+    spec = finished_table("T18", tmp_path, toy, monkeypatch)
+    for trial in planned_arms(spec):
+        judge = trial.spec.evaluate.judge
+        assert judge is not None
+        right = graded[f"{judge.model} {judge.prompts}"]
+        verdicts = [Verdict(f"siq2-{place}", "siq2", place < right, "", "", judge.model, 1, 1, was_cached=False) for place in range(10)]
+        for step in (step for step in trial.steps if step.kind == "judge"):
+            pq.write_table(verdict_table(verdicts), step.folder / VERDICTS)
+    cells = {column: cell for (column, _), cell in cells_of(spec).items()}
+    assert cells["GPT-5-nano against Qwen3-30B"].estimate.value == pytest.approx(0.8)
+    assert cells["GPT-5-nano against a person"].verdict == "not measured here"
+    labels = tmp_path / "labels.csv"
+    labels.write_text("dataset,sample_id,label\n" + "".join(f"siq2,siq2-{place},{str(place < 6).lower()}\n" for place in range(10)))
+    labelled = spec.model_copy(update={"paper": cast(PaperSpec, spec.paper).model_copy(update={"labels": str(labels)})})
+    cells = {column: cell.estimate.value for (column, _), cell in cells_of(labelled).items()}
+    assert cells["GPT-5-nano against a person (paraphrased)"] == pytest.approx(1.0)
+    assert cells["GPT-5-nano against a person"] == pytest.approx(1 - 0.2 / 0.52)
+    assert cells["Qwen3-30B against a person"] == pytest.approx(0.8)
