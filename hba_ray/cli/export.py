@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hba_ray.cli.base import quiet, show
+from hba_ray.cli.base import console, quiet, show
 
 app = typer.Typer()
 
@@ -23,6 +23,11 @@ def export(
 
     run = open_run(folder)
     quiet(run.spec)
+    from hba_ray.models.export import ADAPTERS
     from hba_ray.sweeps.export import export_run
 
-    show("model", export_run(run, arm, to))
+    written = export_run(run, arm, to)
+    show("model", written)
+    if (written / ADAPTERS).is_dir():
+        show("adapters", written / ADAPTERS)
+        console.print("transformers and vLLM load the model without its adapters; the README.md beside them says how to apply them")

@@ -1,7 +1,8 @@
 """A trained model as a folder of the released layout, which transformers and vLLM load by themselves.
 
 The thinker, LoRA merged, under the names of Qwen/Qwen2.5-Omni-7B (`thinker.*`), without a talker; its
-processor; and beside them, in files that those libraries leave alone, the classifier heads.
+processor; and beside them, in files that those libraries leave alone, the classifier heads and, where it
+was given some, adapters: they change h^(L-1) inside the decoder, which no layout of those libraries can say.
 """
 
 from __future__ import annotations
@@ -23,15 +24,23 @@ from transformers import (
 )
 
 from hba_ray.errors import CheckpointError
-from hba_ray.models.checkpoints import new_folder
+from hba_ray.models.bam import Bam
+from hba_ray.models.checkpoints import load_adapters, new_folder
 from hba_ray.models.omni import OmniSapiens
 
 HEADS, HEADS_MANIFEST = "heads.safetensors", "heads.json"
 """Files of the classifier heads beside an exported model."""
+ADAPTERS = "adapters"
+"""Folder of adapters beside an exported model: a folder for each dataset."""
 
 
 def export_thinker(
-    thinker: Qwen2_5OmniThinkerForConditionalGeneration, processor: Qwen2_5OmniProcessor, folder: Path, *, heads: OmniSapiens | None = None
+    thinker: Qwen2_5OmniThinkerForConditionalGeneration,
+    processor: Qwen2_5OmniProcessor,
+    folder: Path,
+    *,
+    heads: OmniSapiens | None = None,
+    identity: str | None = None,
 ) -> None:
     """Write a thinker in the full Omni layout, whole or not at all.
 
@@ -39,6 +48,7 @@ def export_thinker(
         thinker: without LoRA layers; see `merge_lora`.
         folder: created, or replaced where it exists.
         heads: the model whose classifier heads are written beside it.
+        identity: of the checkpoint that the heads come from, as adapters name it.
 
     Raises:
         CheckpointError: the thinker still has LoRA layers, or a weight that is sharded.
@@ -56,20 +66,28 @@ def export_thinker(
         processor.save_pretrained(draft)
         torch.save({}, draft / "spk_dict.pt")  # transformers asks for the voices of a talker even where there is none
         if heads is not None:
-            _save_heads(heads, draft)
+            _save_heads(heads, draft, identity)
 
 
-def export_model(model: OmniSapiens, processor: Qwen2_5OmniProcessor, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+def export_model(
+    model: OmniSapiens,
+    processor: Qwen2_5OmniProcessor,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    identity: str | None = None,
+) -> None:
     """Write a trained model: its thinker as `export_thinker` does, LoRA merged, and its heads. LoRA is gone from `model` afterwards.
 
     Args:
         dtype: in which the thinker is written, once LoRA is merged.
+        identity: `model_identity` of the model's checkpoint, by which its adapters know it.
 
     Raises:
         CheckpointError: merging gives numbers that are not finite, or a weight is sharded.
     """
     thinker = merge_lora(model, where=str(folder)).to(dtype)  # type: ignore[arg-type]
-    export_thinker(thinker, processor, folder, heads=model)
+    export_thinker(thinker, processor, folder, heads=model, identity=identity)
 
 
 def merge_lora(model: OmniSapiens, *, where: str) -> Qwen2_5OmniThinkerForConditionalGeneration:
@@ -102,12 +120,28 @@ def load_heads(folder: Path) -> tuple[Mapping[str, Tensor], tuple[tuple[str, str
         raise CheckpointError(str(folder), f"holds no classifier heads: {cause}", "give a folder that `hba export` wrote") from cause
 
 
-def _save_heads(model: OmniSapiens, folder: Path) -> None:
+def load_exported_adapters(folder: Path, dataset: str) -> Bam:
+    """The adapters of a dataset beside an exported model.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another SFT model than the one that was exported here.
+    """
+    where = folder / HEADS_MANIFEST
+    try:
+        manifest = json.loads(where.read_text())
+        base, hidden = manifest["checkpoint"], manifest["hidden"]
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise CheckpointError(str(where), f"is missing or damaged: {cause}", "give a folder that `hba export` wrote") from cause
+    return load_adapters(folder / ADAPTERS / dataset, base=base, hidden=hidden)[0]
+
+
+def _save_heads(model: OmniSapiens, folder: Path, identity: str | None) -> None:
     tensors = {f"heads.{name}": tensor.detach().float().cpu().contiguous() for name, tensor in model.heads.state_dict().items()}
     save_file(tensors, folder / HEADS)
     manifest = {
         "reads": "masked mean over the prompt of the hidden states before the last decoder layer",
         "hidden": model.hidden,
+        "checkpoint": identity,
         "classes": [list(pair) for pair in model.classes],
     }
     (folder / HEADS_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

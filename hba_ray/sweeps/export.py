@@ -6,10 +6,25 @@ import shutil
 from pathlib import Path
 
 from hba_ray.errors import SpecError
-from hba_ray.models.checkpoints import load_model, new_folder
+from hba_ray.models.checkpoints import load_model, model_identity, new_folder
+from hba_ray.models.export import ADAPTERS
+from hba_ray.runtime.storage import write_text
 from hba_ray.sweeps.runs import OpenedRun
 from hba_ray.sweeps.steps import bam
 from hba_ray.sweeps.steps.base import Context
+
+ABOUT_ADAPTERS = """# Adapters of this model
+
+The folder above is the SFT model: transformers and vLLM load it, and leave these adapters alone. What they
+add to the hidden state before the last decoder layer, h^(L-1) + delta(descriptors), is part of no layout
+that those libraries read. In Python:
+
+    from hba_ray.models.export import load_exported_adapters
+    bam = load_exported_adapters(Path(EXPORT), DATASET)
+
+`bam(descriptors)` is delta, `bam.class_logits(h, delta)` the classes from the pooled h^(L-1), and
+`hba_ray.models.bam.attached` lets delta join generation.
+"""
 
 
 def exportable(run: OpenedRun) -> dict[str, str]:
@@ -26,7 +41,7 @@ def export_run(run: OpenedRun, arm: str | None = None, to: Path | None = None) -
         to: folder to write, replaced where it exists; `model-<arm>` in the run's folder by default.
 
     Returns:
-        The folder.
+        The folder. Adapters in it are for our own code; `ABOUT_ADAPTERS`, written beside them, says why and how.
 
     Raises:
         SpecError: the run has no such arm.
@@ -34,18 +49,20 @@ def export_run(run: OpenedRun, arm: str | None = None, to: Path | None = None) -
         CheckpointError: the backbone or the checkpoint cannot be used.
     """
     arms = exportable(run)
-    arm = arm or list(arms)[-1]
+    arm = arm or next(reversed(arms), "of the last stage")
     if arm not in arms:
-        raise SpecError(f"arm {arm}", "the run has no model of this name", f"it has: {', '.join(arms)}")
+        raise SpecError(f"arm {arm}", "the run has no model of this name", f"it has: {', '.join(arms) or 'none that can be exported'}")
     folders = run.folders()
     to = to or run.folder / f"model-{arm}"
     if arms[arm] == "grpo":
         with new_folder(to) as draft:
             shutil.copytree(folders["grpo"] / "model", draft, dirs_exist_ok=True)
         return to
-    _export_sft(run, folders, to)
-    if arms[arm] == "bam":
-        shutil.copytree(folders["bam"] / bam.ADAPTERS, to / bam.ADAPTERS)
+    with new_folder(to) as draft:
+        _export_sft(run, folders, draft)
+        if arms[arm] == "bam":
+            shutil.copytree(folders["bam"] / bam.ADAPTERS, draft / ADAPTERS)
+            write_text(draft / ADAPTERS / "README.md", ABOUT_ADAPTERS)
     return to
 
 
@@ -58,5 +75,7 @@ def _export_sft(run: OpenedRun, folders: dict[str, Path], to: Path) -> None:
 
     backbone = Context(run.spec, folders, run.folder, lambda metrics, step: None).backbone
     model = build_model(run.spec, backbone, bf16=False)  # LoRA is merged in fp32
-    load_model(model, folders["sft"] / "model")
-    export_model(model, load_processor(backbone), to, dtype=torch.bfloat16 if run.spec.uses_bf16 else torch.float32)
+    trained = folders["sft"] / "model"
+    load_model(model, trained)
+    dtype = torch.bfloat16 if run.spec.uses_bf16 else torch.float32
+    export_model(model, load_processor(backbone), to, dtype=dtype, identity=model_identity(backbone, trained))
