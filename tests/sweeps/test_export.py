@@ -136,6 +136,7 @@ def class_probabilities(folder: Path, index: AtlasIndex, rows: list[Row]) -> lis
     return logits_BK.softmax(-1).amax(-1).tolist()
 
 
+@pytest.mark.slow
 def test_the_model_of_grpo_is_exported_as_it_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """verl itself runs in tests/rl; here its step leaves the model that it would start from."""
 
