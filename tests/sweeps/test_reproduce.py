@@ -70,7 +70,8 @@ def finish_by_hand(spec: ExperimentSpec, rows: Callable[[str], list[dict[str, An
             (step.folder / SCORES).write_text(score_predictions(predictions, {}).to_json())
             facts = {"rows": len(predictions), "drops": {}}
         elif step.kind == "judge":
-            said = [Verdict(row["sample_id"], row["dataset"], True, "", "", "judge", 1, 1, was_cached=False) for row in rows(step.arm or "")]
+            asked = rows(step.arm or "")
+            said = [Verdict(row["sample_id"], row["dataset"], True, "", "", "judge", 1, 1, was_cached=False) for row in asked]
             pq.write_table(verdict_table(said), step.folder / VERDICTS)
         finish(step.folder, facts)
 
