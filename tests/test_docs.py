@@ -123,7 +123,7 @@ def test_the_tour_leads_through_nine_files_from_a_spec_to_its_report():
 
 
 def test_the_exit_codes_are_those_of_the_errors():
-    stated = {int(number) for number in re.findall(r"(\d+) [a-z]", README.partition("`hba` exits with ")[2].partition(".\n\n")[0])}
+    stated = {int(number) for number in re.findall(r"(\d+) [a-z]", README.partition("Exit codes: ")[2].partition(".\n\n")[0])}
     classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.HbaError)]
     assert stated == {0, 3, 130} | {kind.exit_code for kind in classes}  # 3 is `hba reproduce`'s own
 

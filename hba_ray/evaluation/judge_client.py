@@ -156,7 +156,7 @@ class Endpoint:
             base_url=spec.base_url,
             max_retries=spec.retries,
             timeout=timeout,
-            http_client=DefaultAioHttpClient(limits=places, timeout=timeout),  # half the CPU time of httpx's own transport
+            http_client=DefaultAioHttpClient(limits=places, timeout=timeout),  # two thirds of the CPU time of httpx's own transport
         )
         self.dialect = DIALECTS[0]
 

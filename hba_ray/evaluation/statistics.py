@@ -150,15 +150,8 @@ def ratio_interval(
     Raises:
         DataError: the lists differ in length.
     """
-    if not len(parts) == len(wholes) == len(clips):
-        raise DataError("statistics", f"{len(parts)} parts, {len(wholes)} wholes, {len(clips)} clips", reason="lengths differ")
-    place = {clip: index for index, clip in enumerate(dict.fromkeys(clips))}
-    sums_C2 = np.zeros((len(place), 2))
-    np.add.at(sums_C2, [place[clip] for clip in clips], np.column_stack([parts, wholes]) if clips else np.empty((0, 2)))
-    drawn_R2 = np.concatenate([weights_RC @ sums_C2 for weights_RC in _resampled(len(place), resamples, seed)] or [np.empty((0, 2))])
-    part, whole = sums_C2.sum(0)
-    draws_R = np.divide(drawn_R2[:, 0], drawn_R2[:, 1], out=np.full(len(drawn_R2), np.nan), where=drawn_R2[:, 1] > 0)
-    return interval(float(part / whole) if whole > 0 else None, draws_R, len(place), level=level)
+    draws_R, whole = ratio_draws(parts, wholes, clips, resamples=resamples, seed=seed), sum(wholes)
+    return interval(float(sum(parts) / whole) if whole > 0 else None, draws_R, len(set(clips)), level=level)
 
 
 def interval(value: float | None, draws: np.ndarray, clips: int, *, level: float = 0.95) -> Interval:

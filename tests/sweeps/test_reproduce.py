@@ -49,7 +49,7 @@ def experiment(storage: Path, atlas: dict[str, Any], backbone: str = "some/model
     return ExperimentSpec.model_validate(raw)
 
 
-TRAINED = {"optimizer_steps": 1, "epochs": 1, "best_epoch": 0, "best_validation_loss": None, "drops": {}}
+TRAINED = {"optimizer_steps": 1, "epochs": 1, "best_epoch": 0, "best_validation_loss": None, "drops": {}, "part": "all"}
 
 
 def finish_by_hand(spec: ExperimentSpec, rows: Callable[[str], list[dict[str, Any]]], counts: dict[str, Any] | None = None) -> None:
