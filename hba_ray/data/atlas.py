@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hba_ray.data.prompts import with_transcript
@@ -105,8 +104,8 @@ class AtlasIndex:
         """The index less the rows of some datasets in some splits."""
         if not datasets:
             return self
-        leaves = pc.and_(pc.is_in(self.table["dataset"], pa.array(datasets)), pc.is_in(self.table["split"], pa.array(splits)))
-        return self.take(np.flatnonzero(~leaves.to_numpy()))
+        held, split = (self.table[column].to_numpy(zero_copy_only=False) for column in ("dataset", "split"))
+        return self.take(np.flatnonzero(~(np.isin(held, list(datasets)) & np.isin(split, list(splits)))))
 
     def only(self, dataset: str) -> AtlasIndex:
         """The rows of one dataset."""

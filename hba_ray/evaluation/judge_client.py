@@ -241,8 +241,8 @@ class Endpoint:
             if cause.code == UNPAID:
                 raise EnvironmentMissing(self.where, "the account has no credit left", "what is graded is kept; run again later") from None
             # "Request timed out" is the client's word for refused and lost connections too; what lies beneath says which it was
-            beneath = cause.__cause__ if isinstance(cause, openai.APIConnectionError) and str(cause.__cause__ or "") else cause
-            raise NoReply(self.where, f"no reply: {self._redacted(beneath)}") from None
+            beneath = cause.__cause__ if isinstance(cause, openai.APIConnectionError) else None
+            raise NoReply(self.where, f"no reply: {self._redacted(beneath if beneath and str(beneath) else cause)}") from None
 
     def _redacted(self, cause: BaseException) -> str:
         """A server's message in one line, without the key."""

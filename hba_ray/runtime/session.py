@@ -17,13 +17,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 
 LOOPBACK = "127.0.0.1"
-ANYWHERE = {"scheduling_strategy": "DEFAULT"}
+ANYWHERE: dict[str, Any] = {"scheduling_strategy": "DEFAULT"}
 """Options of a task or an actor that may be started inside a trial of Ray Tune: it would otherwise be sought a place
 among the resources that hold the trial's driver, where there is none."""
 CONNECT_SECONDS = 10.0

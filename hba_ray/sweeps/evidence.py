@@ -98,7 +98,7 @@ def _arms(experiment: Trained) -> Iterable[ArmRows]:
     for step in experiment.steps:
         if step.arm in experiment.labels and (step.folder / PREDICTIONS).exists():
             verdicts = verdicts_in(judged[step.arm]) if step.arm in judged else None
-            yield ArmRows(experiment.labels[step.arm], pq.read_table(step.folder / PREDICTIONS), verdicts)
+            yield ArmRows(experiment.labels[step.arm or ""], pq.read_table(step.folder / PREDICTIONS), verdicts)
 
 
 def _curves(experiments: Sequence[Trained]) -> Iterable[Curves]:

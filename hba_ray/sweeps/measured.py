@@ -129,8 +129,9 @@ class _Facts:
         if measured.against == PERSON:
             return labels_of(Path(self.paper.labels or ""), facts.labels_in(judged))
         answers = trial.step("evaluate", measured.arm)
-        for other in self.planned if isinstance(measured.against, dict) else ():
-            if other.is_meant(measured.arm, measured.against) and other.step("evaluate", measured.arm) == answers:
+        against = measured.against if isinstance(measured.against, dict) else None
+        for other in self.planned:
+            if against is not None and other.is_meant(measured.arm, against) and other.step("evaluate", measured.arm) == answers:
                 return other.finished("judge", measured.arm)
         return None
 

@@ -145,12 +145,12 @@ def _paper(judged: Judged) -> Html:
     parts += [element("h3", made[0].title), verdict_forest(judged.found), [element("p", note, class_="note") for note in made[0].notes]]
     if contrasts:
         parts += [element("h3", made[1].title), contrasts, [element("p", note, class_="note") for note in made[1].notes]]
-    return join(parts)
+    return join(*parts)
 
 
 def _learning(curves: Sequence[Curves]) -> Html | None:
     shown = [one for one in curves if one.charts]
-    return join([(element("h3", one.step), curve_figures(one)) for one in shown]) if shown else None
+    return join(*((element("h3", one.step), curve_figures(one)) for one in shown)) if shown else None
 
 
 def _confusion(confusions: Sequence[Confusion]) -> Html | None:
