@@ -13,7 +13,6 @@ from tests.sweeps.recorded import assert_recorded, events
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.timeout(900)
 def test_a_sweep_on_ray_does_shared_steps_once_and_is_recorded_whole(tmp_path: Path):
     said: list[str] = []
     spec = small_sweep(tmp_path, compute__workers=1, compute__cpus=4, compute__object_store_mib=100)
