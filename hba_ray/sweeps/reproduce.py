@@ -12,7 +12,9 @@ from hba_ray.report.formats import to_csv, to_latex
 from hba_ray.report.html.page import Judged
 from hba_ray.report.published import render_json, render_markdown, sheets
 from hba_ray.report.verdicts import TableVerdict, check_rows, judge_table, toy_row
+from hba_ray.runtime.journal import FILE, JournalTracker, forwarding
 from hba_ray.runtime.storage import write_text
+from hba_ray.runtime.tracking import MlflowTracker
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, load_spec
 from hba_ray.sweeps.evidence import write_verdict
 from hba_ray.sweeps.facts import cost_note
@@ -96,7 +98,20 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
     notes = (*changed, *((cost_note(latency),) if latency else ()))
     files = tuple(write_table(found, notes, folder))
     write_verdict(folder, Judged(found, notes))
-    return Reproduced(found, notes, files, rebuild_page(folder))
+    page = rebuild_page(folder)
+    _record(spec, folder, (*files, page), say)
+    return Reproduced(found, notes, files, page)
+
+
+def _record(spec: ExperimentSpec, folder: Path, files: Sequence[Path], say: Callable[[str], None]) -> None:
+    """Adds files to the record of a finished run. The page that it has is from before the verdict."""
+    from hba_ray.sweeps.trial import alone_in
+
+    with alone_in(folder, say), forwarding(MlflowTracker(spec.tracking, folder.parent), say) as forwarder:
+        tracker = JournalTracker(folder / FILE)
+        for file in files:
+            tracker.log_artifact(file)
+        forwarder.add(folder / FILE)
 
 
 def _latency(spec: ExperimentSpec, say: Callable[[str], None]) -> Latency:

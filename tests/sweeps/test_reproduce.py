@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from hba_ray import cli
 from hba_ray.errors import DataError, SpecError
@@ -160,6 +161,17 @@ def test_a_sweep_whose_models_are_trained_is_read_reported_and_judged(tmp_path):
     assert made.verdict.is_toy and made.verdict.is_met and made.differs == ("sft.epochs=1 (command line)",)
     assert all(file.is_file() for file in made.files) and (made.files[0].parent / "table.md").is_file()
     assert made.page.name == "report.html" and "Table 5, at toy scale" in made.page.read_text()
+    assert_verdict_on_record(tmp_path, made.files, "Table 5, at toy scale")
+
+
+def assert_verdict_on_record(storage: Path, files: Sequence[Path], title: str) -> None:
+    """MLflow's record, the one of a run or a sweep, is closed and has the table and the page that shows it."""
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (record,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert {file.path for file in client.list_artifacts(record.info.run_id)} >= {file.name for file in files}
+    assert title in Path(client.download_artifacts(record.info.run_id, "report.html")).read_text()
 
 
 @pytest.mark.parametrize(("claimed", "code", "word"), [(0.1, 0, "met"), (0.01, 3, "missed")])
@@ -176,6 +188,9 @@ def test_a_missed_claim_ends_with_exit_code_3(tmp_path, toy, monkeypatch, capsys
     said = " ".join(capsys.readouterr().out.split())
     assert (ended.value.code or 0) == code
     assert f"near {word}" in said and f"{int(code == 0)} of 1 claims met" in said
+    files = list((tmp_path / "runs").glob("x-*/T6.*"))
+    assert len(files) == 4
+    assert_verdict_on_record(tmp_path / "runs", files, "Table 6")
 
 
 def finished_table(table: str, storage: Path, toy: Any, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> ExperimentSpec:
