@@ -42,7 +42,7 @@ def words_of(spec: Path, storage: Path, judge: StubJudge, folder: Path) -> list[
         more = [f"atlas.root={write_meld(folder)}", "sft.batch=4", "compute.micro_batch=4"] if spec.stem == "meld_text" else []
         return ["run", str(spec), where, *more]
     words = ["reproduce", spec.stem.partition("_")[0], "--scale", "toy", where]
-    if spec.stem == "T18_judges":  # of all tables the one that is about judges
+    if spec.stem in ("T17_retention", "T18_judges"):  # the tables that are about what judges say
         words.append(f"evaluate.judge={{base_url: '{judge.address}/v1'}}")
     return words
 
