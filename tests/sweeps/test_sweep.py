@@ -68,7 +68,8 @@ def test_a_finished_sweep_does_nothing_again(swept):
 
 def test_mlflow_shows_a_parent_and_its_trials(swept):
     _, made, _ = swept
-    assert_recorded(made, NAMES)
+    assert [trial.name for trial in made.plan.trials] == NAMES
+    assert_recorded(made.mlflow, made.plan)
 
 
 def test_a_larger_sweep_takes_over_what_is_done(swept):
