@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hba_ray.errors import EnvironmentMissing
+from hba_ray.runtime import forking
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 
 LOOPBACK = "127.0.0.1"
@@ -144,9 +145,11 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[No
     for name, value in _local_defaults(spec).items():
         os.environ.setdefault(name, value)
     folder = _temporary_folder()
+    forks = spec.fork and not spec.gpus_per_worker
     try:
         ray.init(
             address="local",
+            runtime_env={"py_executable": forking.executable(str(folder))} if forks else None,
             num_cpus=local_cpus(spec, rollouts=rollouts),
             num_gpus=max(1, spec.workers) if rollouts and not spec.gpus_per_worker else None,
             object_store_memory=spec.object_store_mib * 2**20,
@@ -234,6 +237,8 @@ def _local_defaults(spec: ComputeSpec) -> dict[str, str]:
         # Idle workers stay: starting one means importing torch again, for each epoch.
         "RAY_idle_worker_killing_time_threshold_ms": "120000",
         "RAY_num_workers_soft_limit": str(max(8, local_cpus(spec))),
+        "RAY_worker_register_timeout_seconds": "300",  # on a busy machine the imports alone may take more than Ray's 60
+        "RAY_prestart_worker_first_driver": "0",  # they would be of no environment, and ours have one
     }
 
 

@@ -1,0 +1,276 @@
+"""Starts the workers of a private Ray by forking a process that has already imported torch, transformers and Ray.
+
+A worker needs some twenty CPU seconds to import them, and an experiment has dozens of workers, one after the
+other. Here the first worker pays, and the others share its memory:
+
+    raylet ── starts ──> client (this file; waits, and passes on how the worker ended)
+                            │ arguments, variables, folder, standard streams
+                            v
+                         server (this file; imports once) ── forks ──> worker
+
+Only for Rays without GPUs, whose drivers do not survive a fork. The server ends with its raylet.
+Nothing but the standard library is imported at the top: the client has to start in milliseconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+MODULES = (
+    "ray.data",
+    "ray.train.torch",
+    "deepspeed",
+    "peft",
+    "transformers.models.qwen2_5_omni.processing_qwen2_5_omni",
+    "hba_ray.training.sft",
+    "hba_ray.models.omni",
+)
+"""What the server imports; those that are not installed are left out."""
+_SOCKET, _LOCK, _LOG = "forking.sock", "forking.lock", "forking.log"
+_START_SECONDS = 30.0
+_POLL_SECONDS = 0.5
+_STREAMS = (0, 1, 2)
+_FORKABLE_THREADS = {"jemalloc_bg_thd"}
+"""Of pyarrow's allocator, which starts it anew in a fork."""
+_KILLED = 128 + signal.SIGKILL
+
+
+class Request(NamedTuple):
+    """A worker to be started: the words of its command line, its folder and its variables."""
+
+    argv: list[str]
+    cwd: str
+    environ: dict[str, str]
+
+
+def executable(folder: str) -> str:
+    """The start of a worker's command line: the client, for Ray's `py_executable`.
+
+    Args:
+        folder: where the socket and the server's log are; private to the user, and of a path that is short enough for sockets.
+    """
+    import shlex
+
+    return shlex.join([sys.executable, "-I", "-S", os.path.abspath(__file__), "ask", folder])
+
+
+def ask(folder: str, argv: list[str]) -> int:
+    """Has a worker started, and waits for its end; a client that is killed takes its worker along.
+
+    Returns:
+        The worker's exit status.
+    """
+    message = json.dumps(Request(argv, os.getcwd(), dict(os.environ))).encode()
+    with _connection(folder) as server:
+        socket.send_fds(server, [len(message).to_bytes(8, "big")], _STREAMS)
+        server.sendall(message)
+        answer = server.recv(4)
+    return int.from_bytes(answer, "big") if answer else _KILLED
+
+
+def _connection(folder: str) -> socket.socket:
+    """To the server of this folder, started where there is none."""
+    with open(os.path.join(folder, _LOCK), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server = _try(folder)
+        if server is None:
+            _start(folder)
+        deadline = time.monotonic() + _START_SECONDS
+        while server is None:
+            if time.monotonic() > deadline:
+                sys.exit(f"{os.path.join(folder, _LOG)}: the process that workers are forked from did not start in {_START_SECONDS:g} s")
+            time.sleep(0.02)
+            server = _try(folder)
+    return server
+
+
+def _try(folder: str) -> socket.socket | None:
+    server = socket.socket(socket.AF_UNIX)
+    try:
+        server.connect(os.path.join(folder, _SOCKET))
+    except (FileNotFoundError, ConnectionRefusedError):
+        server.close()
+        return None
+    return server
+
+
+def _start(folder: str) -> None:
+    """A session of its own, so that nobody's Ctrl-C and no end of a client's group reaches it."""
+    if os.fork():
+        return
+    os.setsid()
+    log = os.open(os.path.join(folder, _LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for stream, file in zip(_STREAMS, (null, log, log), strict=True):
+        os.dup2(file, stream)
+    os.closerange(3, 1024)
+    os.execv(sys.executable, [sys.executable, "-P", os.path.abspath(__file__), "serve", folder])
+
+
+def serve(folder: str) -> tuple[Request, list[int]]:
+    """Forks a worker for every request until the raylet is gone.
+
+    Returns:
+        In a worker: what it shall run, and its standard streams. In the server it does not return.
+    """
+    raylet = int(os.environ["RAY_RAYLET_PID"])
+    path = os.path.join(folder, _SOCKET)
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)  # before the imports: clients wait in the queue, instead of starting another server
+    listener.listen(256)
+    _import()
+    clients: dict[int, socket.socket] = {}
+    with selectors.DefaultSelector() as waiting, _woken_by_ends() as ends:
+        waiting.register(listener, selectors.EVENT_READ)
+        waiting.register(ends, selectors.EVENT_READ)
+        while _alive(raylet):
+            for key, _ in waiting.select(_POLL_SECONDS):
+                if key.fileobj is ends:
+                    ends.recv(4096)
+                elif key.fileobj is listener:
+                    client, _ = listener.accept()
+                    received = _receive(client)
+                    if received is None:
+                        continue
+                    pid = os.fork()
+                    if not pid:
+                        for other in (listener, client, *clients.values()):
+                            other.close()
+                        return received
+                    for file in received[1]:
+                        os.close(file)
+                    clients[pid] = client
+                    waiting.register(client, selectors.EVENT_READ, pid)
+                else:  # a client ended before its worker did
+                    waiting.unregister(key.fileobj)
+                    _kill(key.data)
+            for pid, status in _ended():
+                client = clients.pop(pid)
+                with suppress(KeyError):
+                    waiting.unregister(client)
+                with suppress(OSError), client:
+                    client.sendall((status & 0xFFFFFFFF).to_bytes(4, "big"))
+    sys.exit(0)
+
+
+def _import() -> None:
+    """
+    Raises:
+        SystemExit: a module started threads, which a fork would lose in the middle of their work.
+    """
+    for module in MODULES:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as missing:
+            print(f"{module} is left out: {missing}", file=sys.stderr, flush=True)
+    lost = set(_threads()) - _FORKABLE_THREADS
+    if lost:
+        sys.exit(f"the imports started threads ({', '.join(sorted(lost))}), so workers cannot be forked; set compute.fork to false")
+    gc.collect()
+    gc.freeze()  # collections in workers would write to, and so copy, the shared memory
+
+
+def _threads() -> Iterator[str]:
+    """Names of the threads of this process beside its first."""
+    for thread in os.listdir("/proc/self/task"):
+        if int(thread) != os.getpid():
+            with open(f"/proc/self/task/{thread}/comm") as name:
+                yield name.read().strip()
+
+
+@contextmanager
+def _woken_by_ends() -> Iterator[socket.socket]:
+    """A socket that becomes readable when a child ends."""
+    readable, writable = socket.socketpair()
+    writable.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(writable.fileno())
+    with readable, writable:
+        yield readable
+
+
+def _receive(client: socket.socket) -> tuple[Request, list[int]] | None:
+    """A request and its standard streams; nothing where the client was killed on the way."""
+    size, streams, _, _ = socket.recv_fds(client, 8, len(_STREAMS))
+    message = bytearray()
+    while size and len(message) < int.from_bytes(size, "big"):
+        part = client.recv(1 << 16)
+        if not part:
+            break
+        message += part
+    if size and len(message) == int.from_bytes(size, "big"):
+        return Request(*json.loads(message)), streams
+    for file in streams:
+        os.close(file)
+    client.close()
+    return None
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """Children that ended, with their exit status as a shell would say it."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        yield pid, code if code >= 0 else 128 - code
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def become_worker(request: Request, streams: list[int]) -> None:
+    """Runs the worker's program, as if Python had been started with it."""
+    os.setpgid(0, 0)  # Ray ends workers by their process group
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for stream, file in zip(_STREAMS, streams, strict=True):
+        os.dup2(file, stream)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(request.environ)
+    os.chdir(request.cwd)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # the global generator was copied with the memory; Python's own sees to itself
+    sys.argv = request.argv
+    sys.path[:0] = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    runpy.run_path(request.argv[0], run_name="__main__")
+
+
+def main(words: list[str]) -> None:
+    part, folder, *argv = words
+    if part == "ask":
+        sys.exit(ask(folder, argv))
+    become_worker(*serve(folder))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,133 @@
+"""The server that workers are forked from: what a worker gets, how it ends, and that nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hba_ray.runtime import forking
+
+SERVE = "import sys; from hba_ray.runtime import forking; forking.MODULES = tuple(sys.argv[2:]); forking.main(['serve', sys.argv[1]])"
+TELL = """
+import json, os, sys
+print(json.dumps([sys.argv[1:], os.getcwd(), os.environ["COLOUR"], os.getpgid(0) == os.getpid(), "colorsys" in sys.modules, __name__]))
+sys.exit(3)
+"""
+
+
+class Server:
+    """A server whose raylet is a sleeping process."""
+
+    def __init__(self, folder: Path, *modules: str):
+        self.folder = folder
+        self.raylet = subprocess.Popen(["sleep", "600"])
+        variables = {**os.environ, "RAY_RAYLET_PID": str(self.raylet.pid)}
+        words = [sys.executable, "-c", SERVE, str(folder), *modules]
+        self.process = subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True)
+        until(lambda: (folder / "forking.sock").exists())
+
+    def ask(self, script: Path, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+        command = f"{forking.executable(str(self.folder))} {script} {' '.join(words)}"
+        return subprocess.Popen(["bash", "-c", f"exec {command}"], env={"COLOUR": "green"}, cwd=cwd, stdout=subprocess.PIPE, text=True)
+
+    def close(self) -> None:
+        self.raylet.kill()
+        self.raylet.wait()
+        self.process.communicate(timeout=30)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="it's ") as name:  # short, as sockets need it, and in need of quotes
+        yield Path(name)
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Server]:
+    server = Server(folder, "colorsys", "no_such_module")
+    yield server
+    server.close()
+
+
+def test_a_worker_has_its_own_words_folder_variables_group_and_exit_status(server: Server, folder: Path, tmp_path: Path):
+    program = tmp_path / "worker.py"
+    program.write_text(TELL)
+    client = server.ask(program, "one", "two", cwd=tmp_path)
+    told, _ = client.communicate(timeout=30)
+    assert json.loads(told) == [["one", "two"], str(tmp_path), "green", True, True, "__main__"]
+    assert client.returncode == 3
+
+
+def test_a_killed_worker_is_told_and_its_siblings_live(server: Server, tmp_path: Path):
+    program = tmp_path / "worker.py"
+    program.write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)\n")
+    first, second = server.ask(program), server.ask(program)
+    assert first.stdout and second.stdout
+    pids = [int(client.stdout.readline()) for client in (first, second)]
+    os.killpg(pids[0], signal.SIGKILL)
+    assert first.wait(timeout=30) == 128 + signal.SIGKILL
+    assert second.poll() is None and Path(f"/proc/{pids[1]}").exists()
+    second.kill()  # the client: its worker goes with it
+    until(lambda: not Path(f"/proc/{pids[1]}").exists())
+    second.communicate(timeout=30)
+
+
+def test_the_server_ends_with_its_raylet(server: Server):
+    server.raylet.kill()
+    server.raylet.wait()
+    assert server.process.wait(timeout=30) == 0
+
+
+def test_modules_that_start_threads_are_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "threading_module.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    server = Server(folder, "threading_module")
+    _, said = server.process.communicate(timeout=30)
+    server.close()
+    assert server.process.returncode == 1
+    assert "started threads" in said and "set compute.fork to false" in said
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_of_a_private_ray_are_forks_of_one_server(tmp_path: Path):
+    import ray
+
+    from hba_ray.runtime.session import ray_session
+    from hba_ray.specs import ComputeSpec
+
+    with ray_session(ComputeSpec(), tmp_path):
+
+        @ray.remote(num_cpus=0.5)
+        class Worker:
+            def pids(self) -> tuple[int, int]:
+                import torch
+
+                assert torch.ones(3).sum() == 3
+                return os.getpid(), os.getppid()
+
+        workers = [Worker.remote() for _ in range(3)]  # type: ignore[attr-defined]
+        pids = ray.get([worker.pids.remote() for worker in workers])
+        assert len({pid for pid, _ in pids}) == 3
+        servers = {parent for _, parent in pids}
+        assert len(servers) == 1 and os.getpid() not in servers
+        ray.kill(workers[0])
+        until(lambda: not Path(f"/proc/{pids[0][0]}").exists())
+        assert ray.get(workers[1].pids.remote()) == pids[1]
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in {*servers, *(pid for pid, _ in pids)}))
