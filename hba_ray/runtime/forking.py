@@ -25,7 +25,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -39,7 +40,8 @@ MODULES = (
     "hba_ray.models.omni",
 )
 """What the server imports; those that are not installed are left out."""
-_SOCKET, _LOCK, _LOG = "forking.sock", "forking.lock", "forking.log"
+_READ_BY_IMPORTS = ("DS_", "HF_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTORCH_", "TORCH", "TRANSFORMERS_")
+"""Starts of the names of variables that the modules heed only when they are imported: other values, another server."""
 _START_SECONDS = 30.0
 _POLL_SECONDS = 0.5
 _STREAMS = (0, 1, 2)
@@ -74,64 +76,69 @@ def ask(folder: str, argv: list[str]) -> int:
         The worker's exit status.
     """
     message = json.dumps(Request(argv, os.getcwd(), dict(os.environ))).encode()
-    with _connection(folder) as server:
+    with _connection(stem(folder, os.environ)) as server:
         socket.send_fds(server, [len(message).to_bytes(8, "big")], _STREAMS)
         server.sendall(message)
         answer = server.recv(4)
     return int.from_bytes(answer, "big") if answer else _KILLED
 
 
-def _connection(folder: str) -> socket.socket:
-    """To the server of this folder, started where there is none."""
-    with open(os.path.join(folder, _LOCK), "w") as lock:
+def stem(folder: str, environ: Mapping[str, str]) -> str:
+    """Path of the socket, the lock and the log of the server for workers with these variables, less the endings."""
+    heeded = sorted((name, value) for name, value in environ.items() if name.startswith(_READ_BY_IMPORTS))
+    return os.path.join(folder, f"forking-{zlib.crc32(repr(heeded).encode()):08x}")
+
+
+def _connection(place: str) -> socket.socket:
+    """To the server of this place, started where there is none."""
+    with open(place + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        server = _try(folder)
+        server = _try(place)
         if server is None:
-            _start(folder)
+            _start(place)
         deadline = time.monotonic() + _START_SECONDS
         while server is None:
             if time.monotonic() > deadline:
-                sys.exit(f"{os.path.join(folder, _LOG)}: the process that workers are forked from did not start in {_START_SECONDS:g} s")
+                sys.exit(f"{place}.log: the process that workers are forked from did not start in {_START_SECONDS:g} s")
             time.sleep(0.02)
-            server = _try(folder)
+            server = _try(place)
     return server
 
 
-def _try(folder: str) -> socket.socket | None:
+def _try(place: str) -> socket.socket | None:
     server = socket.socket(socket.AF_UNIX)
     try:
-        server.connect(os.path.join(folder, _SOCKET))
+        server.connect(place + ".sock")
     except (FileNotFoundError, ConnectionRefusedError):
         server.close()
         return None
     return server
 
 
-def _start(folder: str) -> None:
+def _start(place: str) -> None:
     """A session of its own, so that nobody's Ctrl-C and no end of a client's group reaches it."""
     if os.fork():
         return
     os.setsid()
-    log = os.open(os.path.join(folder, _LOG), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(place + ".log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for stream, file in zip(_STREAMS, (null, log, log), strict=True):
         os.dup2(file, stream)
     os.closerange(3, 1024)
-    os.execv(sys.executable, [sys.executable, "-P", os.path.abspath(__file__), "serve", folder])
+    os.execv(sys.executable, [sys.executable, "-P", os.path.abspath(__file__), "serve", place])
 
 
-def serve(folder: str) -> tuple[Request, list[int]]:
+def serve(place: str) -> tuple[Request, list[int]]:
     """Forks a worker for every request until the raylet is gone.
 
     Returns:
         In a worker: what it shall run, and its standard streams. In the server it does not return.
     """
     raylet = int(os.environ["RAY_RAYLET_PID"])
-    path = os.path.join(folder, _SOCKET)
     with suppress(FileNotFoundError):
-        os.unlink(path)
+        os.unlink(place + ".sock")
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)  # before the imports: clients wait in the queue, instead of starting another server
+    listener.bind(place + ".sock")  # before the imports: clients wait in the queue, instead of starting another server
     listener.listen(256)
     _import()
     clients: dict[int, socket.socket] = {}
@@ -177,7 +184,7 @@ def _import() -> None:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as missing:
-            print(f"{module} is left out: {missing}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{module} is left out: {missing}\n")
     lost = set(_threads()) - _FORKABLE_THREADS
     if lost:
         sys.exit(f"the imports started threads ({', '.join(sorted(lost))}), so workers cannot be forked; set compute.fork to false")
@@ -266,10 +273,10 @@ def become_worker(request: Request, streams: list[int]) -> None:
 
 
 def main(words: list[str]) -> None:
-    part, folder, *argv = words
+    part, place, *argv = words
     if part == "ask":
-        sys.exit(ask(folder, argv))
-    become_worker(*serve(folder))
+        sys.exit(ask(place, argv))
+    become_worker(*serve(place))
 
 
 if __name__ == "__main__":

@@ -224,7 +224,11 @@ def _shared_defaults(spec: ComputeSpec) -> dict[str, str]:
     shared = {"TOKENIZERS_PARALLELISM": "false", "RAY_DATA_USE_DATASOURCE_V2": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
     if spec.gpus_per_worker:
         return shared
-    return shared | {"DS_ACCELERATOR": "cpu", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}  # who asks for no GPU sees none
+    return shared | {
+        "DS_ACCELERATOR": "cpu",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who asks for no GPU sees none
+        "TORCHDYNAMO_DISABLE": "1",  # on a CPU compilation takes longer than it saves
+    }
 
 
 def _local_defaults(spec: ComputeSpec) -> dict[str, str]:

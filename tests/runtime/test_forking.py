@@ -29,9 +29,10 @@ class Server:
         self.folder = folder
         self.raylet = subprocess.Popen(["sleep", "600"])
         variables = {**os.environ, "RAY_RAYLET_PID": str(self.raylet.pid)}
-        words = [sys.executable, "-c", SERVE, str(folder), *modules]
+        self.place = forking.stem(str(folder), {})
+        words = [sys.executable, "-c", SERVE, self.place, *modules]
         self.process = subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True)
-        until(lambda: (folder / "forking.sock").exists())
+        until(Path(self.place + ".sock").exists)
 
     def ask(self, script: Path, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         command = f"{forking.executable(str(self.folder))} {script} {' '.join(words)}"
@@ -77,7 +78,7 @@ def test_a_killed_worker_is_told_and_its_siblings_live(server: Server, tmp_path:
     program.write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)\n")
     first, second = server.ask(program), server.ask(program)
     assert first.stdout and second.stdout
-    pids = [int(client.stdout.readline()) for client in (first, second)]
+    pids = [int(stdout.readline()) for stdout in (first.stdout, second.stdout)]
     os.killpg(pids[0], signal.SIGKILL)
     assert first.wait(timeout=30) == 128 + signal.SIGKILL
     assert second.poll() is None and Path(f"/proc/{pids[1]}").exists()
@@ -102,6 +103,12 @@ def test_modules_that_start_threads_are_refused(folder: Path, tmp_path: Path, mo
     server.close()
     assert server.process.returncode == 1
     assert "started threads" in said and "set compute.fork to false" in said
+
+
+def test_variables_that_imports_heed_have_a_server_of_their_own(folder: Path):
+    places = [forking.stem(str(folder), given) for given in ({}, {"COLOUR": "green"}, {"HF_HUB_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "0"})]
+    assert places[0] == places[1]
+    assert len(set(places)) == 3
 
 
 @pytest.mark.ray
