@@ -182,7 +182,7 @@ def _git(folder: Path, *arguments: str) -> str:
 def _output(*command: str) -> str:
     """What a command prints, or nothing where it is not installed or does not succeed."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 from hba_ray.errors import EnvironmentMissing
@@ -147,18 +148,19 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[No
     folder = _temporary_folder()
     forks = spec.fork and not spec.gpus_per_worker
     try:
-        ray.init(
-            address="local",
-            runtime_env={"py_executable": forking.executable(str(folder))} if forks else None,
-            num_cpus=local_cpus(spec, rollouts=rollouts),
-            num_gpus=max(1, spec.workers) if rollouts and not spec.gpus_per_worker else None,
-            object_store_memory=spec.object_store_mib * 2**20,
-            include_dashboard=True,
-            dashboard_host=LOOPBACK,
-            dashboard_port=0,
-            log_to_driver=False,
-            _temp_dir=str(folder),
-        )
+        with _Starting(log_folder):
+            ray.init(
+                address="local",
+                runtime_env={"py_executable": forking.executable(str(folder))} if forks else None,
+                num_cpus=local_cpus(spec, rollouts=rollouts),
+                num_gpus=max(1, spec.workers) if rollouts and not spec.gpus_per_worker else None,
+                object_store_memory=spec.object_store_mib * 2**20,
+                include_dashboard=True,
+                dashboard_host=LOOPBACK,
+                dashboard_port=0,
+                log_to_driver=False,
+                _temp_dir=str(folder),
+            )
         _quiet_data()
         yield
     finally:
@@ -166,6 +168,21 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[No
         for logs in folder.glob("session_2*/logs"):
             shutil.copytree(logs, log_folder / logs.parent.name, symlinks=True, dirs_exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Starting:
+    """Says what to do where a private Ray does not start: it gives itself 30 seconds, which a busy machine may not grant."""
+
+    log_folder: Path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is Exception or isinstance(error, (RuntimeError, ConnectionError, TimeoutError)):  # Ray raises `Exception` itself
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            way_out = f"wait until the machine is less busy, or free memory, and run it again; Ray's own logs are in {self.log_folder}"
+            raise EnvironmentMissing("compute.address", f"no private Ray could be started: {reason}", way_out) from error
 
 
 @contextmanager
@@ -236,6 +253,7 @@ def _local_defaults(spec: ComputeSpec) -> dict[str, str]:
     return _shared_defaults(spec) | {
         "OMP_NUM_THREADS": "1",  # threads of several processes on few cores slow each other down tenfold
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_gcs_server_port_wait_time_s": "120",  # what Ray's control service has for its start on a busy machine
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a worker's report waits for the next check
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training; nobody takes this machine away
         # Idle workers stay: starting one means importing torch again, for each epoch.

@@ -97,8 +97,11 @@ def reopen(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """The whole file or none of it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def note(run_folder: Path, **facts: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hba_ray
-from hba_ray.runtime.provenance import Process, environment, source
+from hba_ray.runtime.provenance import Process, changes, environment, source
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -40,6 +40,13 @@ def test_a_changed_file_makes_the_commit_dirty(checkout: Path) -> None:
     assert source(checkout) == (commit, False)
     (checkout / "tracked.txt").write_text("two")
     assert source(checkout) == (commit, True)
+
+
+def test_changes_are_a_patch_whatever_the_bytes_of_the_file_are(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hba_ray, "__file__", str(checkout / "tracked.txt"))
+    monkeypatch.delenv("HBA_DIFF", raising=False)
+    (checkout / "tracked.txt").write_bytes("zwölf".encode("latin-1"))
+    assert "+zw\ufffdlf" in changes()
 
 
 def test_a_package_installed_inside_someone_elses_checkout_has_no_commit(checkout: Path) -> None:

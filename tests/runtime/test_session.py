@@ -86,6 +86,40 @@ def test_an_address_where_no_cluster_is_ends_with_a_way_out(address: str, tmp_pa
     assert dict(os.environ) == before
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Exception("The current node timed out during startup. This could happen because\nthe GCS has become overloaded."),
+        RuntimeError("Failed to start GCS.  Last 0 lines of error files:\n."),
+        TimeoutError(),
+    ],
+)
+def test_a_private_ray_that_does_not_start_ends_with_a_way_out(failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def fail(**options: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(ray, "init", fail)
+    before = dict(os.environ)
+    with pytest.raises(EnvironmentMissing) as refused, ray_session(ComputeSpec(), tmp_path / "logs"):
+        pytest.fail("it was not started")
+    assert refused.value.where == "compute.address" and f"logs are in {tmp_path / 'logs'}" in refused.value.way_out
+    assert refused.value.what.endswith((str(failure) or "TimeoutError").splitlines()[0]) and refused.value.__cause__ is failure
+    assert dict(os.environ) == before
+
+
+def test_a_mistake_of_ours_at_the_start_of_ray_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def fail(**options: object) -> None:
+        raise ValueError("no such option")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(ValueError, match="no such option"), ray_session(ComputeSpec(), tmp_path / "logs"):
+        pytest.fail("it was not started")
+
+
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A temporary folder; `tmp_path` is too long for a socket in it."""

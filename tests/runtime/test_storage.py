@@ -53,7 +53,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
         write_text(file, "after")
-    assert file.read_text() == "before"
+    assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
 
 
 def test_the_ledger_gets_a_line_for_each_event(tmp_path: Path):
