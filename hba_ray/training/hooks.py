@@ -10,13 +10,15 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from hba_ray.errors import CheckpointError
+from hba_ray.runtime.storage import read_lines, write_text
 from hba_ray.training.loop import Hook, Run, State, gather_drops
 
 _STATE, _LAYOUT, _ENGINE, _BEST, _TAG = "state.json", "layout.json", "engine", "best", "engine"
@@ -42,12 +44,9 @@ class StepLog(Hook):
 
     def start(self, step: int, epoch: int) -> None:
         """Keeps only the lines that come before where training now starts."""
-        if not self.path.exists():
-            return
-        kept = [line for line in _whole_lines(self.path) if _before(line, step, epoch)]
-        draft = self.path.with_suffix(".draft")
-        draft.write_text("".join(kept))
-        os.replace(draft, self.path)
+        if self.path.exists():
+            kept = [facts for facts in read_lines(self.path) if _before(facts, step, epoch)]
+            write_text(self.path, "".join(json.dumps(facts) + "\n" for facts in kept))
 
     def after_step(self, run: Run, metrics: dict[str, float]) -> None:
         if run.rank == 0 and run.state.step % self.every == 0:
@@ -62,14 +61,7 @@ class StepLog(Hook):
             file.write(json.dumps(facts) + "\n")
 
 
-def _whole_lines(path: Path) -> Iterator[str]:
-    """Lines that end: a killed process may leave half a one."""
-    with path.open() as file:
-        yield from (line for line in file if line.endswith("\n"))
-
-
-def _before(line: str, step: int, epoch: int) -> bool:
-    facts = json.loads(line)
+def _before(facts: Mapping[str, Any], step: int, epoch: int) -> bool:
     return facts["epochs_done"] <= epoch if "epochs_done" in facts else facts["step"] <= step
 
 
@@ -112,9 +104,8 @@ class Checkpoints(Hook):
         folder = self.store.latest()
         if folder is None:
             return
-        if not (folder / _STATE).is_file() or not any((folder / _ENGINE / _TAG).glob("*.pt")):
-            raise CheckpointError(str(folder), "is not a complete checkpoint", _START_OVER)
-        state = State.from_json(json.loads((folder / _STATE).read_text()))
+        state = _state_of(folder)
+        _check_engine(folder)
         self._check_layout(folder, state)
         path, _ = run.engine.load_checkpoint(str(folder / _ENGINE), tag=_TAG, load_module_strict=False)
         if path is None:
@@ -125,7 +116,7 @@ class Checkpoints(Hook):
 
     def _check_layout(self, folder: Path, state: State) -> None:
         """Between epochs the size of a micro-batch may change; shards and places inside an epoch would not fit."""
-        before = json.loads((folder / _LAYOUT).read_text())
+        before = _read_json(folder, _LAYOUT)
         other = [name for name, value in before.items() if self.layout[name] != value and (name != "micro_batch" or state.micro_batch)]
         if other:
             written = ", ".join(f"compute.{name}={before[name]}" for name in other)
@@ -161,9 +152,40 @@ def _scratch() -> Iterator[Path]:
 
 def best_of(checkpoint: Path) -> tuple[Path, State]:
     """The best model and the final state that a finished stage's last checkpoint holds."""
-    if not (checkpoint / _STATE).is_file() or not (checkpoint / _BEST).is_dir():
+    if not (checkpoint / _BEST).is_dir():
         raise CheckpointError(str(checkpoint), "holds no model", _START_OVER)
-    return checkpoint / _BEST, State.from_json(json.loads((checkpoint / _STATE).read_text()))
+    return checkpoint / _BEST, _state_of(checkpoint)
+
+
+def _state_of(checkpoint: Path) -> State:
+    facts = _read_json(checkpoint, _STATE)
+    try:
+        return State.from_json(facts)
+    except (TypeError, KeyError) as cause:
+        raise CheckpointError(str(checkpoint / _STATE), f"is no state of training: {cause}", _START_OVER) from None
+
+
+def _read_json(checkpoint: Path, name: str) -> dict[str, Any]:
+    file = checkpoint / name
+    if not file.is_file():
+        raise CheckpointError(str(checkpoint), f"is not a complete checkpoint: it holds no {name}", _START_OVER)
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(facts, dict):
+            raise ValueError("it holds no JSON object")
+    except ValueError as cause:
+        raise CheckpointError(str(file), f"is damaged: {cause}", _START_OVER) from None
+    return facts
+
+
+def _check_engine(checkpoint: Path) -> None:
+    """Refuses files that were cut off: torch's archives have their table of contents at the end."""
+    files = sorted((checkpoint / _ENGINE / _TAG).glob("*.pt"))
+    if not files:
+        raise CheckpointError(str(checkpoint), "is not a complete checkpoint: it holds no engine", _START_OVER)
+    for file in files:
+        if not zipfile.is_zipfile(file):
+            raise CheckpointError(str(file), "is damaged: it was cut off", _START_OVER)
 
 
 @dataclass
@@ -175,7 +197,7 @@ class FolderStore:
     def latest(self) -> Path | None:
         if not self.folder.exists() and self._former.exists():  # cut off between the two renames of `save`
             os.replace(self._former, self.folder)
-        return self.folder if (self.folder / _STATE).is_file() else None
+        return self.folder if self.folder.exists() else None
 
     def save(self, folder: Path, metrics: dict[str, float]) -> None:
         draft = self.folder.with_name(self.folder.name + ".draft")

@@ -5,7 +5,6 @@ Either way a stage that is started again goes on from the last checkpoint in the
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from hba_ray.data.batches import BatchMaker, MicroBatch
 from hba_ray.data.stream import make_here
 from hba_ray.data.windows import Window
+from hba_ray.models.checkpoints import new_folder
 from hba_ray.training.hooks import FolderStore, best_of
 from hba_ray.training.loop import State
 from hba_ray.training.sft import SftJob, train_sft
@@ -45,11 +45,8 @@ def launch_sft(job: SftJob, folder: Path) -> Trained:
     checkpoint = _train_here(job, folder) if job.spec.compute.workers == 0 else _train_on_ray(job, folder)
     best, state = best_of(checkpoint)
     model = folder / "model"
-    draft = folder / "model.draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(best, draft)
-    shutil.rmtree(model, ignore_errors=True)
-    os.replace(draft, model)
+    with new_folder(model) as draft:
+        shutil.copytree(best, draft, dirs_exist_ok=True)
     return Trained(model, state)
 
 

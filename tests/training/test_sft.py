@@ -1,10 +1,12 @@
 """The worker's line in this process: it learns, repeats itself exactly, and goes on where it was cut off."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from hba_ray.errors import CheckpointError, DataError, TrainingError
+from hba_ray.training.hooks import StepLog
 from hba_ray.training.launch import launch_sft
 from tests.training.jobs import Workshop, lines, losses, small_spec
 
@@ -104,14 +106,34 @@ def test_a_bad_row_stops_training_with_its_place(workshop: Workshop, toy, tmp_pa
         launch_sft(job, workshop.folder / "run")
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(workshop: Workshop, cut_after):
+def test_a_damaged_checkpoint_is_refused_by_name_and_training_does_not_start_over(workshop: Workshop, cut_after):
     spec = small_spec()
     cut_after(3)
     with pytest.raises(Cut):
         launch_sft(workshop.job(spec), workshop.folder / "run")
-    (workshop.folder / "run" / "checkpoint" / "engine" / "engine").rename(workshop.folder / "gone")
-    with pytest.raises(CheckpointError, match="delete the step's folder"):
-        launch_sft(workshop.job(spec), workshop.folder / "run")
+    checkpoint = workshop.folder / "run" / "checkpoint"
+    files = [*checkpoint.glob("engine/engine/*.pt"), checkpoint / "state.json", checkpoint / "layout.json"]
+    assert len(files) >= 4
+    for file in files:
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(CheckpointError, match=r"is damaged: .*\n  delete the step's folder") as refused:
+            launch_sft(workshop.job(spec), workshop.folder / "run")
+        assert refused.value.where == str(file)
+        file.write_bytes(whole)
+    for file in (checkpoint / "state.json", checkpoint / "engine" / "engine"):
+        file.rename(workshop.folder / "gone")
+        with pytest.raises(CheckpointError, match="is not a complete checkpoint: it holds no"):
+            launch_sft(workshop.job(spec), workshop.folder / "run")
+        (workshop.folder / "gone").rename(file)
+    assert launch_sft(workshop.job(spec), workshop.folder / "run").state.finished
+
+
+def test_a_step_log_with_a_damaged_line_in_it_is_gone_on_with(tmp_path: Path):
+    log = StepLog(tmp_path / "metrics.jsonl")
+    log.path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo\0\n{"step": 3, "loss": 1.0}\n{"step": 4')
+    log.start(step=2, epoch=0)
+    assert lines(log.path) == [{"step": 1, "loss": 2.0}]
 
 
 @pytest.mark.parametrize(("step", "may_change"), [(1, False), (3, True)])
