@@ -12,6 +12,8 @@ HbaError
 
 from __future__ import annotations
 
+LEAVE_OUT = "set atlas.on_bad_row=drop to leave such rows out; they are counted"
+
 
 class HbaError(Exception):
     """An error that a user can act upon.
@@ -48,6 +50,10 @@ class DataError(HbaError):
         super().__init__(where, what, way_out)
         self.args = (where, what, way_out, reason)
         self.reason = reason
+
+    def of_a_row(self) -> DataError:
+        """The same, with what to do about a row: rows may be left out."""
+        return type(self)(self.where, self.what, "; ".join(part for part in (self.way_out, LEAVE_OUT) if part), self.reason)
 
 
 class BadMedia(DataError):

@@ -58,7 +58,7 @@ class Sieve:
             yield
         except DataError as bad:
             if self.on_bad_row == "fail":
-                raise
+                raise bad.of_a_row() from None
             self.leave_out(bad.where, bad.reason, split)
 
     def leave_out(self, row: str, reason: str, split: str = "") -> None:
@@ -146,6 +146,5 @@ def clip_file(path: Path, where: str) -> Path:
         DataError: the file is not there.
     """
     if not path.is_file():
-        way_out = "restore the clip, or leave such rows out with atlas.on_bad_row=drop"
-        raise DataError(where, f"{path} is not there", way_out, reason="missing file")
+        raise DataError(where, f"{path} is not there", "restore the clip", reason="missing file")
     return path.absolute()

@@ -177,7 +177,14 @@ def _opened(clip: bytes | Path, kind: str, where: str) -> Iterator[tuple[BinaryI
         try:
             yield file, size
         except _UNDECODABLE as cause:
-            raise BadMedia(where, f"the {kind} cannot be decoded: {cause}", reason=f"corrupt {kind}") from cause
+            file_name = f" {clip.name}" if isinstance(clip, Path) else ""
+            raise BadMedia(where, f"the {kind}{file_name} cannot be decoded: {_reason(cause)}", reason=f"corrupt {kind}") from cause
+
+
+def _reason(cause: Exception) -> str:
+    """What a decoder says, without the objects that it names."""
+    said = getattr(cause, "error_string", None) or getattr(cause, "strerror", None) or cause  # of soundfile, of PyAV and the system
+    return str(said).strip().rstrip(".")
 
 
 def _container(file: BinaryIO) -> Any:

@@ -171,7 +171,7 @@ def _unreadable(keys: pa.Table, on_bad_row: OnBadRow) -> dict[str, int]:
     bad = keys.filter(keys.column("reason").is_valid()).select(["reason", "message"]).to_pylist()
     if bad and on_bad_row == "fail":
         where, _, what = bad[0]["message"].partition(": ")
-        raise DataError(where, what, "set atlas.on_bad_row=drop to leave such rows out", reason=bad[0]["reason"])
+        raise DataError(where, what, reason=bad[0]["reason"]).of_a_row()
     return dict(Counter(row["reason"] for row in bad))
 
 
