@@ -13,6 +13,7 @@ HbaError
 from __future__ import annotations
 
 LEAVE_OUT = "set atlas.on_bad_row=drop to leave such rows out; they are counted"
+"""The way out of an error of a row."""
 
 
 class HbaError(Exception):

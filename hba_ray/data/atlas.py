@@ -102,10 +102,12 @@ class AtlasIndex:
 
     def without(self, datasets: Sequence[str], splits: Sequence[str]) -> AtlasIndex:
         """The index less the rows of some datasets in some splits."""
-        if not datasets:
-            return self
+        return self.take(self.lines_without(datasets, splits)) if datasets else self
+
+    def lines_without(self, datasets: Sequence[str], splits: Sequence[str]) -> np.ndarray:
+        """Line numbers of the rows that `without` keeps, in order."""
         held, split = (self.table[column].to_numpy(zero_copy_only=False) for column in ("dataset", "split"))
-        return self.take(np.flatnonzero(~(np.isin(held, list(datasets)) & np.isin(split, list(splits)))))
+        return np.flatnonzero(~(np.isin(held, list(datasets)) & np.isin(split, list(splits))))
 
     def only(self, dataset: str) -> AtlasIndex:
         """The rows of one dataset."""
@@ -221,7 +223,7 @@ def build_index(spec: AtlasSpec, root: Path, layout: str | None = None) -> Atlas
                 if _unwanted(dataset, wanted):
                     continue
                 if spec.on_bad_row == "fail":
-                    raise
+                    raise bad.of_a_row() from None
                 drops.append(Drop(shard.split, dataset, bad.where, bad.reason))
                 continue
             key = (row.dataset.id, shard.split)

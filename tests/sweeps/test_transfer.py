@@ -5,15 +5,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from hba_ray.data.atlas import read_rows
+from hba_ray.data.rows import TAG, Row
 from hba_ray.errors import SpecError
 from hba_ray.runtime.storage import Storage, done
 from hba_ray.runtime.tracking import MemoryTracker
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.sweeps.plan import arms, plan
-from hba_ray.sweeps.steps import transfer
+from hba_ray.sweeps.steps import atlas, describe, transfer
 from hba_ray.sweeps.steps.base import Context, Step
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS
 from hba_ray.sweeps.trial import run_experiment
+from tests.descriptors.whisper import checkpoint
 from tests.sweeps.jobs import small_experiment
 
 
@@ -64,6 +67,32 @@ def test_transfer_without_held_out_datasets_is_refused(tmp_path):
     file.write_text("name: x\natlas: {source: toy}\nstages: [sft, transfer]\n")
     with pytest.raises(SpecError, match=r"atlas\.held_out names none"):
         load_spec(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [("sft", "transfer"), ("sft",)])
+def test_transfer_trains_on_what_was_said_in_the_rows_that_sft_is_not_shown(tmp_path, stages):
+    pytest.importorskip("whisper")
+    whisper = {"model": str(checkpoint(tmp_path / "tiny.pt")), "rows": "all"}
+    changes = {"atlas__datasets": ["toy_tone", "toy_answers"], "atlas__held_out": ["toy_answers"], "atlas__limit": 4}
+    spoken = spec(tmp_path, stages, **changes, descriptors__streams=["transcripts"], descriptors__transcripts=whisper)
+    folders = {name: step.folder for name, step in steps(spoken, tmp_path).items()}
+    for name, maker in (("atlas", atlas.make), ("describe", describe.make)):
+        folders[name].mkdir(parents=True)
+        maker(Context(spoken, folders, folders[name], lambda metrics, step: None))
+    later = Context(spoken, folders, tmp_path, lambda metrics, step: None)
+    held_out = {"toy_answers"} if "transfer" in stages else set()
+    for index, said_in in ((later.whole_index, {"toy_tone"} | held_out), (later.index, {"toy_tone"})):
+        heard = [line for line in index.rows_of("train").tolist() if line in index.transcripts]
+        rows = [row for row in read_rows(index, heard) if isinstance(row, Row)]
+        assert {row.dataset.id for row in rows} == said_in and len(rows) == len(heard)
+        assert all(TAG.sub("", index.transcripts[line]).split()[0] in row.problem for line, row in zip(heard, rows, strict=True))
+
+
+def test_whether_held_out_rows_are_transcribed_is_part_of_what_the_step_is(tmp_path):
+    changes = {"descriptors__streams": ["transcripts"]}
+    made = [steps(spec(tmp_path, stages, **changes), tmp_path)["describe"] for stages in (("sft", "transfer"), ("sft",), ("transfer",))]
+    assert made[0].fingerprint == made[2].fingerprint != made[1].fingerprint
 
 
 @pytest.mark.slow

@@ -25,14 +25,16 @@ if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex, Drop
 
 TRANSCRIPTS = "transcripts.parquet"
-"""In the folder of the describe step: line of the index, and what is said in the row's clip."""
+"""In the folder of the describe step: line of the whole index, and what is said in the row's clip."""
 STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
 VERSIONS = {
-    **{"atlas": 1, "describe": 1, "backbone": 1, "sft": 1, "states": 2, "bam": 1, "transfer": 1, "grpo": 1},
+    **{"atlas": 1, "describe": 1, "backbone": 1, "sft": 1, "states": 2, "bam": 1, "transfer": 2, "grpo": 1},
     **{"evaluate": 3, "judge": 1, "compare": 1, "retention": 2, "probe": 1},
 }
 """Raised when the code of a step changes what it makes, so that old results are not taken for new ones."""
+TRAINED_ON = ("train", "validation")
+"""The splits that training looks at."""
 _EDGE_BYTES = 1 << 16
 
 
@@ -122,11 +124,17 @@ class Context:
 
     @property
     def index(self) -> AtlasIndex:
-        """The rows as stages see them: those of held-out datasets are in the test split alone; once the describe
-        step has made them, with the transcripts of those that have no text of their own."""
+        """The rows as stages see them: those of held-out datasets are in the test split alone."""
+        return self.whole_index.without(held_out(self.spec), TRAINED_ON)
+
+    @property
+    def whole_index(self) -> AtlasIndex:
+        """All rows of the atlas; once the describe step has made them, with the transcripts of those that have no text of their own."""
         import pyarrow.parquet as pq
 
-        index = self.whole_index.without([find_dataset(name).id for name in self.spec.atlas.held_out], ("train", "validation"))
+        from hba_ray.data.atlas import AtlasIndex
+
+        index = AtlasIndex.load(self.folders["atlas"])
         file = self.folders.get("describe", self.folder) / TRANSCRIPTS
         if self.folder == file.parent or not file.exists():
             return index
@@ -134,16 +142,14 @@ class Context:
         return replace(index, transcripts=dict(zip(said["line"], said["text"], strict=True)))
 
     @property
-    def whole_index(self) -> AtlasIndex:
-        """All rows of the atlas."""
-        from hba_ray.data.atlas import AtlasIndex
-
-        return AtlasIndex.load(self.folders["atlas"])
-
-    @property
     def backbone(self) -> str:
         """Folder or hub id of the backbone."""
         return str(self.folders["backbone"] / "model") if "backbone" in self.folders else self.spec.model.backbone
+
+
+def held_out(spec: ExperimentSpec) -> list[str]:
+    """The held-out datasets, by id."""
+    return [find_dataset(name, where="atlas.held_out").id for name in spec.atlas.held_out]
 
 
 def training_resources(spec: ExperimentSpec) -> str:

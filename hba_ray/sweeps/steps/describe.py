@@ -5,7 +5,7 @@ What is extracted is kept by content, so the step's own folder holds no more tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,9 +13,11 @@ from hba_ray.runtime.progress import phases
 from hba_ray.runtime.storage import LOCK_SECONDS, Storage
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.descriptors import STREAMS, DescriptorsSpec, Stream
-from hba_ray.sweeps.steps.base import TRANSCRIPTS, Context, Draft, Step
+from hba_ray.sweeps.steps.base import TRAINED_ON, TRANSCRIPTS, Context, Draft, Step, held_out
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from hba_ray.data.atlas import AtlasIndex
     from hba_ray.descriptors.attach import Descriptors
 
@@ -31,9 +33,11 @@ def plan(draft: Draft) -> Step | None:
     chosen, compute = settings(draft.spec), draft.spec.compute
     if not chosen.streams:
         return None
+    identity = {"atlas": draft["atlas"].fingerprint, **_identity(chosen)}
+    if "transcripts" in chosen.streams and draft.spec.atlas.held_out:
+        identity["transcribed"] = "all rows" if "transfer" in draft.spec.stages else "rows that are not held out"
     what = f"extract {', '.join(chosen.streams)} of every clip"
     resources = f"1 CPU and {compute.extractors or 'all other'} for extractors" if compute.workers else "1 CPU"
-    identity = {"atlas": draft["atlas"].fingerprint, **_identity(chosen)}
     return draft.add("describe", identity, what, resources=resources, uses_ray=True)
 
 
@@ -71,31 +75,43 @@ def make(context: Context, start_ray: Callable[[], object] = lambda: None) -> di
     from hba_ray.data.tasks import SPLITS
     from hba_ray.descriptors.extract import extract
 
-    spec = context.spec
-    with phases("describe") as tell:
-        summary = extract(
-            settings(spec),
-            context.index,
-            SPLITS,
-            _store(spec),
-            compute=spec.compute,
-            on_bad_row=spec.atlas.on_bad_row,
-            progress=tell,
-            wait_seconds=LOCK_SECONDS,
-            start_ray=start_ray,
-        )
-    if "transcripts" in settings(spec).streams:
+    spec, chosen = context.spec, settings(context.spec)
+
+    def described(index: AtlasIndex, streams: Sequence[Stream]) -> dict[str, Any]:
+        with phases("describe") as tell:
+            return extract(
+                chosen.model_copy(update={"streams": tuple(streams)}),
+                index,
+                SPLITS,
+                _store(spec),
+                compute=spec.compute,
+                on_bad_row=spec.atlas.on_bad_row,
+                progress=tell,
+                wait_seconds=LOCK_SECONDS,
+                start_ray=start_ray,
+            ).to_json()
+
+    facts = described(context.index, [stream for stream in chosen.streams if stream != "transcripts"])
+    if "transcripts" in chosen.streams:
+        spoken = described(context.whole_index.take(_spoken(context)), ["transcripts"])
+        facts = {"streams": facts["streams"] | spoken["streams"], "unreadable": spoken["unreadable"]}
         _write_transcripts(context)
-    return summary.to_json()
+    return facts
+
+
+def _spoken(context: Context) -> np.ndarray:
+    """Lines of the whole index whose rows some stage reads the prompts of: transfer trains on those that others are not shown."""
+    return context.whole_index.lines_without([] if "transfer" in context.spec.stages else held_out(context.spec), TRAINED_ON)
 
 
 def _write_transcripts(context: Context) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    descriptors = open_descriptors(context.spec, context.index)
+    whole = _spoken(context)
+    descriptors = open_descriptors(context.spec, context.whole_index.take(whole))
     lines = sorted(descriptors.names)
-    said = {line: text for line, text in zip(lines, descriptors.transcripts(lines), strict=True) if text}
+    said = {int(whole[line]): text for line, text in zip(lines, descriptors.transcripts(lines), strict=True) if text}
     table = pa.table({"line": pa.array(said, pa.int64()), "text": pa.array(said.values(), pa.string())})
     draft = context.folder / f".{TRANSCRIPTS}.draft"
     pq.write_table(table, draft)

@@ -13,7 +13,7 @@ from hba_ray.runtime.progress import Bar, progress
 from hba_ray.runtime.storage import write_text
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps import bam, generation, transfer
-from hba_ray.sweeps.steps.base import Context, Draft, Step, count_drops, training_resources
+from hba_ray.sweeps.steps.base import Context, Draft, Step, count_drops, held_out, training_resources
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import Drop
@@ -86,7 +86,7 @@ def make(context: Context) -> dict[str, Any]:
             records, drops = _predict(context, hidden, bar)
     table = pa.Table.from_pylist(sorted(records, key=lambda record: (record["dataset"], record["sample_id"])), schema=SCHEMA)
     pq.write_table(table, context.folder / PREDICTIONS)
-    listed = transfer.datasets(spec) if transfer.is_arm(arm) else list(index.counts())
+    listed = held_out(spec) if transfer.is_arm(arm) else list(index.counts())
     counts, published = context.whole_index.label_counts("train"), published_model(spec, arm)
     scores = score_predictions(table, counts, datasets=listed, published_model=published)
     write_text(context.folder / SCORES, scores.to_json())

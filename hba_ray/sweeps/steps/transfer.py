@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hba_ray.data.tasks import find_dataset
 from hba_ray.runtime.progress import Bar
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps import sft
-from hba_ray.sweeps.steps.base import Context, Draft, Step, training_resources
+from hba_ray.sweeps.steps.base import Context, Draft, Step, held_out, training_resources
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import Drop
@@ -21,7 +20,7 @@ ARM = "transfer"
 
 
 def plan(draft: Draft) -> list[Step]:
-    return [_plan(draft, dataset) for dataset in datasets(draft.spec)]
+    return [_plan(draft, dataset) for dataset in held_out(draft.spec)]
 
 
 def arm(spec: ExperimentSpec) -> str:
@@ -33,14 +32,9 @@ def is_arm(name: str | None) -> bool:
     return (name or "").split("+")[-1] == ARM
 
 
-def datasets(spec: ExperimentSpec) -> list[str]:
-    """The held-out datasets, by id."""
-    return [find_dataset(name, where="atlas.held_out").id for name in spec.atlas.held_out]
-
-
 def models(draft: Draft) -> list[str]:
     """Fingerprints of the models that the arm consists of."""
-    return [draft[f"{ARM} {dataset}"].fingerprint for dataset in datasets(draft.spec)]
+    return [draft[f"{ARM} {dataset}"].fingerprint for dataset in held_out(draft.spec)]
 
 
 def spec_for(spec: ExperimentSpec, dataset: str) -> ExperimentSpec:
@@ -62,7 +56,7 @@ def predictions(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[
 
     records: list[dict[str, Any]] = []
     drops: list[Drop] = []
-    for dataset in datasets(context.spec):
+    for dataset in held_out(context.spec):
         folder = context.folders[f"{ARM} {dataset}"]
         job = PredictJob(context.spec, context.backbone, str(folder / "model"), context.whole_index.only(dataset))
         for made, dropped in predict(job):
