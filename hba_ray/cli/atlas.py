@@ -8,7 +8,7 @@ import typer
 
 from hba_ray.cli.base import AtlasOrSpec, Overrides, console, read, say, show_sheet
 
-app = typer.Typer(no_args_is_help=True, help="Look at, build and check an atlas.")
+app = typer.Typer(no_args_is_help=True, help="Look at an atlas, and check it.")
 
 
 @app.command("list")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A YAML file; shipped ones are in experiments/.")]
 AtlasOrSpec = Annotated[Path, typer.Argument(metavar="ATLAS_OR_SPEC", help="A folder of parquet or jsonl files, or a YAML file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. sft.lr=1e-4.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, e.g. sft.lr=1e-4.")]
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """What libraries would otherwise say between our own lines, set before they are imported."""
 WIDTH = 120

@@ -28,7 +28,7 @@ app = typer.Typer(cls=_Checks, help="Check an installation: `hba doctor [SPEC]` 
 
 @app.command(OF_A_MACHINE)
 def machine(
-    spec: Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="Says what is needed; without it all is shown.")] = None,
+    spec: Annotated[Path | None, typer.Argument(metavar="SPEC", help="Says what is needed; without it all is shown.")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Show what this machine has: packages, processors, disk, services; exit code 5 where it lacks what the spec needs."""

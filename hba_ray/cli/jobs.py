@@ -34,7 +34,7 @@ def submit(
 
 @app.command()
 def status(
-    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job; all by default.")] = None, address: Address = None
+    job: Annotated[str | None, typer.Argument(metavar="JOB", help="One job; all by default.")] = None, address: Address = None
 ) -> None:
     """Show jobs; for one that has ended, end with its exit code."""
     from rich.table import Table

@@ -15,7 +15,7 @@ app = typer.Typer()
 @app.command()
 def judge(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, as `hba run` prints it.")],
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of the judge, e.g. prompts=paraphrased.")] = None,
+    settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Of the judge, e.g. prompts=paraphrased.")] = None,
     labels: Annotated[Path | None, typer.Option(help="CSV of a person's labels: sample_id, label, and dataset where ids repeat.")] = None,
     arm: Annotated[str | None, typer.Option(help="The arm to grade; all by default.")] = None,
     sample: Annotated[
