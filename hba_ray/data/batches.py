@@ -82,6 +82,15 @@ class MicroBatch:
     real_tokens: int = 0
     padded_tokens: int = 0
 
+    def targets(self, device: torch.device | str) -> dict[str, torch.Tensor]:
+        """All but the inputs, under the names that `OmniSapiens.forward` gives them."""
+        return {
+            "class_index_B": self.class_index.to(device),
+            "task_slot_B": self.task_slot.to(device),
+            "answer_labels_BS": self.answer_labels.to(device),
+            "weight_B": self.weight.to(device),
+        }
+
     @property
     def row_tokens(self) -> list[int]:
         """Tokens of each row, fillers last."""
@@ -132,7 +141,7 @@ class BatchMaker:
 
     def _drop(self, bad: DataError, dataset: str) -> Drop:
         if self.settings.on_bad_row == "fail":
-            raise bad
+            raise bad.of_a_row()
         return Drop(self.split, dataset, bad.where, bad.reason)
 
     def _buckets(self, rows: list[Row], count: int, generator: np.random.Generator) -> list[list[Row]]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
 
-import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from hba_ray.data.rows import Row
-from hba_ray.errors import SpecError
 from hba_ray.specs.base import Spec
+from hba_ray.specs.prompts import load_prompt_file
 
-BUILT_IN = "standard"
+BUILT_IN = {"standard": "data/reasoning.yaml"}
 PROBLEM = "{problem}"
 ASKED_FOR = ("<think>", "</think>", "\\boxed")
 
@@ -44,17 +41,4 @@ def load_reasoning(name: str) -> ReasoningPrompt:
     Raises:
         SpecError: no such file, not YAML, or its template is missing or lacks a part.
     """
-    where = f"grpo.prompts={name}"
-    source = files("hba_ray.data") / "reasoning.yaml" if name == BUILT_IN else Path(name)
-    way_out = f"give {BUILT_IN} or a YAML file in the form of hba_ray/data/reasoning.yaml"
-    try:
-        raw = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise SpecError(where, f"cannot be read: {cause.strerror}", way_out) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as cause:
-        raise SpecError(where, f"is not YAML: {str(cause).splitlines()[0]}", way_out) from None
-    try:
-        return ReasoningPrompt.model_validate(raw)
-    except ValidationError as cause:
-        defects = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'file'}: {error['msg']}" for error in cause.errors())
-        raise SpecError(where, defects, way_out) from None
+    return load_prompt_file(ReasoningPrompt, name, key="grpo.prompts", built_in=BUILT_IN)

@@ -8,8 +8,8 @@ Both ways give the same batches in the same order.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.atlas import AtlasIndex
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import ray
 
+    from hba_ray.specs import ComputeSpec
+
+_MADE = "made"
 BLOCK_BYTES = 4 << 20
 """Micro-batches are handed on once they fill this; Ray's own default would hold back whole windows."""
 
@@ -85,6 +88,55 @@ def micro_batch_dataset(
     )
 
 
+def made_by_models(
+    dataset: ray.data.Dataset, load: Callable[[], Callable[[Any], Any]], compute: ComputeSpec, environ: Mapping[str, str] | None = None
+) -> Iterator[Any]:
+    """What models make of a dataset's packed rows: `compute.workers` actors with a model each.
+
+    Args:
+        load: called once in each actor, when its first row is there; gives what turns a row into a result. Picklable.
+        environ: variables of the actors' processes.
+
+    Raises:
+        HbaError: of a row, of loading or of the model, as it was met.
+    """
+    from ray.data import ActorPoolStrategy
+
+    own: dict[str, Any] = {"runtime_env": {"env_vars": dict(environ)}} if environ else {}
+    made = dataset.map_batches(
+        _Model,
+        fn_constructor_args=(load,),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=compute.workers),
+        num_cpus=compute.cpus_per_worker,
+        num_gpus=compute.gpus_per_worker or None,
+        **own,
+    )
+    yield from unpacked(made, _MADE)
+
+
+class _Model:
+    def __init__(self, load: Callable[[], Callable[[Any], Any]]):
+        self._load = load
+
+    @cached_property
+    def _work(self) -> Callable[[Any], Any]:
+        return self._load()
+
+    def __call__(self, rows: pa.Table) -> dict[str, list[bytes]]:
+        return {_MADE: [self._made(packed) for packed in rows.column(0).to_pylist()]}
+
+    def _made(self, packed: bytes) -> bytes:
+        item = pickle.loads(packed)
+        if isinstance(item, HbaError):
+            return packed
+        try:
+            return pickle.dumps(self._work(item))
+        except HbaError as bad:  # handed on as data: an exception here would be retried, then buried in Ray's own
+            return pickle.dumps(bad)
+
+
 def unpacked(dataset: ray.data.Dataset, column: str, prefetch: int = 1) -> Iterator[Any]:
     """What loaders or model actors made, row by row; an HbaError among it is raised here."""
     batch: Any
@@ -102,7 +154,7 @@ def _load(windows: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[byte
         try:
             for batch in maker.window(pickle.loads(window)):
                 yield {"micro_batch": [pickle.dumps(batch, protocol=5)]}
-        except DataError as bad:  # handed on as data: an exception here would be retried, then buried in Ray's own
+        except DataError as bad:  # handed on as data, as in `_Model`
             yield {"micro_batch": [pickle.dumps(bad)]}
             return
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import pyarrow as pa
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from hba_ray.data.tasks import DATASETS, Dataset
 from hba_ray.errors import DataError
-from hba_ray.evaluation.scores import Record, Verdicts, clips_of, dataset_seed, first_error, group_records, guesses
+from hba_ray.evaluation.scores import Record, Verdicts, clips_of, dataset_seed, group_records, guesses
 from hba_ray.evaluation.statistics import Interval, compare_arms, holm
+from hba_ray.runtime.typed import from_json
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -115,7 +116,4 @@ def pairs_from_json(text: str, *, where: str) -> tuple[PairScore, ...]:
     Raises:
         DataError: the text is no such comparison; `where` names the file.
     """
-    try:
-        return _ADAPTER.validate_json(text)
-    except ValidationError as cause:
-        raise DataError(where, f"no comparison: {first_error(cause)}", "delete the step's folder", reason="no comparison") from cause
+    return from_json(_ADAPTER, text, where=where, what="no comparison", way_out="delete the step's folder")

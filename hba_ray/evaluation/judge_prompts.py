@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from importlib.resources import files
-from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from hba_ray.data.tasks import TASKS
-from hba_ray.errors import DataError, SpecError
+from hba_ray.errors import DataError
 from hba_ray.specs.base import Spec
+from hba_ray.specs.prompts import load_prompt_file
 
-BUILT_IN = ("standard", "paraphrased")
+BUILT_IN = {name: f"evaluation/rubrics/{name}.yaml" for name in ("standard", "paraphrased")}
 FIELDS = frozenset({"question", "reference", "answer"})
 OPEN_TASKS = tuple(task.id for task in TASKS.values() if task.is_open)
 
@@ -86,20 +84,7 @@ def load_prompts(name: str) -> Prompts:
     Raises:
         SpecError: no such file, not YAML, or a field is missing, unknown or empty.
     """
-    where = f"evaluate.judge.prompts={name}"
-    source = files("hba_ray.evaluation") / "rubrics" / f"{name}.yaml" if name in BUILT_IN else Path(name)
-    way_out = f"give {', '.join(BUILT_IN)} or a YAML file in the form of hba_ray/evaluation/rubrics/standard.yaml"
-    try:
-        raw = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise SpecError(where, f"cannot be read: {cause.strerror}", way_out) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as cause:
-        raise SpecError(where, f"is not YAML: {cause}", way_out) from None
-    try:
-        return Prompts.model_validate(raw)
-    except ValidationError as cause:
-        defects = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'file'}: {error['msg']}" for error in cause.errors())
-        raise SpecError(where, defects, way_out) from None
+    return load_prompt_file(Prompts, name, key="evaluate.judge.prompts", built_in=BUILT_IN)
 
 
 def read_verdict(reply: str) -> bool:

@@ -5,8 +5,7 @@ Batch inference on Ray Data with model actors, or in this process; both give the
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 
 from hba_ray.data.atlas import AtlasIndex, Drop
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
-from hba_ray.data.stream import make_here, micro_batch_dataset, unpacked
+from hba_ray.data.stream import made_by_models, make_here, micro_batch_dataset
 from hba_ray.data.tasks import ALL_CLASSES
 from hba_ray.data.windows import Order, Window, plan_epoch
 from hba_ray.specs import ExperimentSpec
@@ -127,13 +126,7 @@ class Predictor:
         inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
         if int(batch.task_slot[0]) < 0:
             return self._answers(batch, inputs)
-        outputs = self.model(
-            inputs=inputs,
-            class_index_B=batch.class_index.to(self.device),
-            task_slot_B=batch.task_slot.to(self.device),
-            answer_labels_BS=batch.answer_labels.to(self.device),
-            weight_B=batch.weight.to(self.device),
-        )
+        outputs = self.model(inputs=inputs, **batch.targets(self.device))
         probability, index = outputs.class_logits_B25.float().softmax(-1).max(-1)
         return [
             {**row, "predicted": ALL_CLASSES[int(i)][1], "answer": None, "probability": float(p)}
@@ -156,16 +149,14 @@ def predict_here(job: MicroBatchJob) -> Iterator[Made]:
     """(records, dropped rows) of each micro-batch, made in this process."""
     from hba_ray.models.backbone import load_processor
 
-    predictor = job.predictor()
+    predicted = _load(job)
     maker = BatchMaker(job.index, job.settings, load_processor(job.backbone), job.split)
     for batch in make_here(maker, job.windows()):
-        yield predictor.predict(batch), batch.drops
+        yield predicted(batch)
 
 
 def predict_on_ray(job: MicroBatchJob) -> Iterator[Made]:
     """(records, dropped rows) of each micro-batch, made by `compute.workers` model actors."""
-    from ray.data import ActorPoolStrategy
-
     from hba_ray.models.backbone import load_processor
 
     compute = job.spec.compute
@@ -178,25 +169,9 @@ def predict_on_ray(job: MicroBatchJob) -> Iterator[Made]:
         loaders=compute.loaders,
         cpus_per_loader=compute.cpus_per_loader,
     )
-    predictions = batches.map_batches(
-        _PredictorActor,
-        fn_constructor_args=(job,),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=max(1, compute.workers)),
-        num_cpus=compute.cpus_per_worker,
-        num_gpus=compute.gpus_per_worker or None,
-    )
-    yield from unpacked(predictions, "predictions")
+    yield from made_by_models(batches, partial(_load, job), compute)
 
 
-class _PredictorActor:
-    def __init__(self, job: MicroBatchJob):
-        self.predictor = job.predictor()
-
-    def __call__(self, table: pa.Table) -> dict[str, list[bytes]]:
-        made = []
-        for packed in table.column("micro_batch").to_pylist():
-            batch = pickle.loads(packed)
-            made.append(packed if isinstance(batch, Exception) else pickle.dumps((self.predictor.predict(batch), batch.drops)))
-        return {"predictions": made}
+def _load(job: MicroBatchJob) -> Callable[[MicroBatch], Made]:
+    predictor = job.predictor()
+    return lambda batch: (predictor.predict(batch), batch.drops)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, TASKS, Dataset
@@ -23,6 +23,7 @@ from hba_ray.evaluation.metrics import METRICS, POLARITY, ClassScore, is_counted
 from hba_ray.evaluation.published import PublishedModel, published_score
 from hba_ray.evaluation.sentiment import ScaleScore, sentiment_scales
 from hba_ray.evaluation.statistics import bootstrap_draws, expected_calibration_error, interval
+from hba_ray.runtime.typed import from_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,19 +131,10 @@ class Scores:
         Raises:
             DataError: the text is no such scores; `where` names the file.
         """
-        try:
-            return _ADAPTER.validate_json(text)
-        except ValidationError as cause:
-            raise DataError(where, f"not scores: {first_error(cause)}", "score the predictions again", reason="not scores") from cause
+        return from_json(_ADAPTER, text, where=where, what="not scores", way_out="score the predictions again")
 
 
 _ADAPTER = TypeAdapter(Scores)
-
-
-def first_error(cause: ValidationError) -> str:
-    """The first defect that pydantic found: its place and what it is."""
-    error = cause.errors()[0]
-    return ": ".join(part for part in (".".join(map(str, error["loc"])), error["msg"]) if part)
 
 
 def score_predictions(

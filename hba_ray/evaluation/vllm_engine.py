@@ -11,10 +11,11 @@ import json
 import os
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,6 @@ from hba_ray.runtime.vllm_process import require_vllm, vllm_environ
 from hba_ray.specs import ComputeSpec
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from vllm.config import ModelConfig
 
     from hba_ray.evaluation.generative import GenerateJob
@@ -86,46 +86,20 @@ def _here(job: GenerateJob, windows: list[Window]) -> Iterator[Made]:
 
 def _on_ray(job: GenerateJob, windows: list[Window]) -> Iterator[Made]:
     import ray.data
-    from ray.data import ActorPoolStrategy
 
-    from hba_ray.data.stream import unpacked
+    from hba_ray.data.stream import made_by_models
 
     compute = job.spec.compute
     gpu = compute.gpus_per_worker > 0
     # The actor's process is the engine's own, so on a CPU the engine need not start another.
     alone = {} if gpu else {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     items = [{"window": pickle.dumps(window)} for window in windows]
-    answers = ray.data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
-        _EngineActor,
-        fn_constructor_args=(job,),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=compute.workers),
-        num_cpus=compute.cpus_per_worker,
-        num_gpus=compute.gpus_per_worker or None,
-        runtime_env={"env_vars": {**vllm_environ(gpu=gpu), **alone}},
-    )
-    yield from unpacked(answers, "answers")
+    rows = ray.data.from_items(items, override_num_blocks=max(1, len(items)))
+    yield from made_by_models(rows, partial(_load, job), compute, vllm_environ(gpu=gpu) | alone)
 
 
-class _EngineActor:
-    def __init__(self, job: GenerateJob):
-        self.job = job
-
-    def __call__(self, table: pa.Table) -> dict[str, list[bytes]]:
-        made = []
-        for packed in table.column("window").to_pylist():
-            try:  # handed on as data: an exception here would be retried, then buried in Ray's own
-                made.append(pickle.dumps(self._engine.window(pickle.loads(packed))))
-            except (DataError, CheckpointError, EnvironmentMissing) as bad:
-                made.append(pickle.dumps(bad))
-        return {"answers": made}
-
-    @property
-    def _engine(self) -> VllmEngine:
-        if not hasattr(self, "_started"):
-            self._started = VllmEngine(self.job).__enter__()
-        return self._started
+def _load(job: GenerateJob) -> Callable[[Window], Made]:
+    return VllmEngine(job).__enter__().window  # for as long as its process lives
 
 
 def engine_settings(compute: ComputeSpec, context: int | None) -> dict[str, Any]:
@@ -298,7 +272,7 @@ class VllmEngine:
 
     def _drop(self, bad: DataError, dataset: str) -> Drop:
         if self.job.spec.atlas.on_bad_row == "fail":
-            raise bad
+            raise bad.of_a_row()
         return Drop(self.job.split, dataset, bad.where, bad.reason)
 
     def _place(self, row: Row) -> str:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from rich.console import RenderableType
 
 from hba_ray.data.tasks import SPLITS, TASKS
-from hba_ray.errors import DataError
-from hba_ray.evaluation.scores import DatasetScore, TaskScore, first_error
+from hba_ray.evaluation.scores import DatasetScore, TaskScore
 from hba_ray.report.base import MISSING, TINY_TITLE, Facts, Report, Sheet, between, columns, dataset_place, number, signed
 from hba_ray.report.differences import difference_sheets
 from hba_ray.report.formats import line, markdown, terminal
 from hba_ray.report.measures import measure_sheets
+from hba_ray.runtime.typed import from_json
 
 __all__ = ["MISSING", "TINY_TITLE", "Facts", "Report", "read_json", "render_json", "render_markdown", "terminal_table"]
 
@@ -45,10 +45,7 @@ def read_json(text: str, *, where: str = "report") -> Report:
     Raises:
         DataError: the text is no such report; `where` names the file.
     """
-    try:
-        return _ADAPTER.validate_json(text)
-    except ValidationError as cause:
-        raise DataError(where, f"not a report: {first_error(cause)}", "make the report again", reason="not a report") from cause
+    return from_json(_ADAPTER, text, where=where, what="not a report", way_out="make the report again")
 
 
 def render_markdown(report: Report) -> str:

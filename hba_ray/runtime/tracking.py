@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import hba_ray
 from hba_ray.errors import EnvironmentMissing, HbaError, TrainingError
 from hba_ray.runtime.provenance import Process, ray_job, source, user
+from hba_ray.runtime.variables import variables
 from hba_ray.specs.compute import TrackingSpec
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class MlflowTracker:
         self._resumed = False
         self._storage = storage.absolute()
         self.uri = spec.mlflow or f"sqlite:///{self._storage / 'mlflow.db'}"
-        with self._answers(), self._alone(), _patience(QUICK):
+        with self._answers(), self._alone(), variables(QUICK):
             self._client = MlflowClient(self.uri)
             self._experiment = self._open(spec.experiment)
 
@@ -367,16 +368,4 @@ def _are_one(known: Mapping[str, str], tags: Mapping[str, str]) -> bool:
 
 def in_haste() -> AbstractContextManager[None]:
     """For the time of the block, a server that does not answer is given up within seconds."""
-    return _patience(QUICK)
-
-
-@contextmanager
-def _patience(settings: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for the time of the block, except those that the user has set."""
-    missing = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(missing)
-    try:
-        yield
-    finally:
-        for name in missing:
-            os.environ.pop(name, None)
+    return variables(QUICK)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.errors import DataError
 from hba_ray.evaluation.comparisons import ArmRows
-from hba_ray.evaluation.scores import first_error
 from hba_ray.report.base import Report
 from hba_ray.report.clips import Clip, Key, clips_note, sampled_clips
 from hba_ray.report.confusions import confusions
@@ -20,6 +19,7 @@ from hba_ray.report.curves import Curves, curves
 from hba_ray.report.html.page import Evidence, Judged, render_html
 from hba_ray.report.samples import samples
 from hba_ray.runtime.storage import read_lines, write_text
+from hba_ray.runtime.typed import from_json
 from hba_ray.sweeps.steps.base import STEP_LOG, Step
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS
 from hba_ray.sweeps.steps.judge import VERDICTS, verdicts_in
@@ -74,10 +74,8 @@ def read_verdict(folder: Path) -> Judged | None:
     file = folder / VERDICT
     if not file.exists():
         return None
-    try:
-        return _JUDGED.validate_json(file.read_text(encoding="utf-8"))
-    except ValidationError as cause:
-        raise DataError(str(file), f"no judged table: {first_error(cause)}", "delete it and run `hba reproduce` again") from cause
+    way_out = "delete it and run `hba reproduce` again"
+    return from_json(_JUDGED, file.read_text(encoding="utf-8"), where=str(file), what="no judged table", way_out=way_out)
 
 
 def gather(experiments: Sequence[Trained], split: str) -> Evidence:

@@ -8,12 +8,10 @@ only what the steps offer anyway, to go on from the last checkpoint.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.runtime.final import MISTAKES, as_final
 from hba_ray.runtime.session import Session
+from hba_ray.runtime.variables import variables
 from hba_ray.specs import AshaSpec, ExperimentSpec
 from hba_ray.sweeps.parts import Outcome, do_part
 from hba_ray.sweeps.shared import Part
@@ -44,6 +43,7 @@ SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # its state is not read again
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+"""Tune reads its settings from the environment."""
 
 
 def trials_at_once(spec: ExperimentSpec, session: Session, asked: int | None) -> int:
@@ -87,7 +87,7 @@ def run_parts(
     shutil.rmtree(folder, ignore_errors=True)
     outcomes: dict[int, Outcome] = {}
     metric = asha.metric if asha else ""
-    with _settings():
+    with variables(SETTINGS):
         trainable = tune.with_resources(tune.with_parameters(_do, parts=list(parts), metric=metric, work=work), ON_HEAD)
         tuner = tune.Tuner(
             trainable,
@@ -174,15 +174,3 @@ class _Watch(tune.Callback):
     def _end(self, trial: TuneTrial, outcome: Outcome) -> None:
         self.outcomes[trial.config["place"]] = outcome
         self.note(outcome.status, outcome.part, outcome)
-
-
-@contextmanager
-def _settings() -> Iterator[None]:
-    """Tune reads its settings from the environment; those that the user has set stay."""
-    mine = {name: value for name, value in SETTINGS.items() if name not in os.environ}
-    os.environ.update(mine)
-    try:
-        yield
-    finally:
-        for name in mine:
-            os.environ.pop(name, None)

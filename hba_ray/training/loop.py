@@ -227,13 +227,7 @@ def _judge(run: Run, validation: dict[str, float]) -> None:
 def _forward(engine: Any, batch: MicroBatch) -> Any:
     device, dtype = engine.device, next(engine.module.parameters()).dtype
     inputs = {name: _to(tensor, device, dtype, name) for name, tensor in batch.inputs.items()}
-    return engine(
-        inputs=inputs,
-        class_index_B=batch.class_index.to(device),
-        task_slot_B=batch.task_slot.to(device),
-        answer_labels_BS=batch.answer_labels.to(device),
-        weight_B=batch.weight.to(device),
-    )
+    return engine(inputs=inputs, **batch.targets(device))
 
 
 def _to(tensor: torch.Tensor, device: Any, dtype: torch.dtype, name: str) -> torch.Tensor:

@@ -165,13 +165,7 @@ class LiveBackbone:
         self.model.train(self.in_training and torch.is_grad_enabled())
         batch, inputs, place_B = self.batch(rows)
         with attached(self.model, delta_BH[place_B.argsort()], head, at=at):
-            outputs = self.model(
-                inputs=inputs,
-                class_index_B=batch.class_index.to(self.device),
-                task_slot_B=batch.task_slot.to(self.device),
-                answer_labels_BS=batch.answer_labels.to(self.device),
-                weight_B=batch.weight.to(self.device),
-            )
+            outputs = self.model(inputs=inputs, **batch.targets(self.device))
         return outputs.answer_loss_sum
 
 

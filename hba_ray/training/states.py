@@ -16,7 +16,6 @@ Letters: H hidden size, M kept positions of a row, N tokens of its answer; the l
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -34,7 +33,7 @@ from hba_ray.data.atlas import AtlasIndex, Drop
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.prompts import chat_message
 from hba_ray.data.rows import Row
-from hba_ray.data.stream import make_here, micro_batch_dataset, unpacked
+from hba_ray.data.stream import made_by_models, make_here, micro_batch_dataset
 from hba_ray.data.tasks import DATASETS
 from hba_ray.data.windows import Order, Window, plan_epoch
 from hba_ray.errors import DataError
@@ -275,44 +274,27 @@ class Extractor:
 
 
 def _maker_here(job: StatesJob) -> Callable[[Sequence[Window]], Iterator[tuple[pa.Table, list[Drop]]]]:
-    extractor = Extractor(job)
+    states_of = _load(job)
     maker = BatchMaker(job.rows, job.settings, load_processor(job.backbone), job.split)
-    return lambda windows: ((extractor.states(batch), batch.drops) for batch in make_here(maker, windows))
+    return lambda windows: (states_of(batch) for batch in make_here(maker, windows))
 
 
 def _maker_on_ray(job: StatesJob) -> Callable[[Sequence[Window]], Iterator[tuple[pa.Table, list[Drop]]]]:
     """`compute.workers` model actors for each part."""
-    from ray.data import ActorPoolStrategy
-
     compute = job.spec.compute
 
     def make(windows: Sequence[Window]) -> Iterator[tuple[pa.Table, list[Drop]]]:
         processor = partial(load_processor, job.backbone)
         loading = {"loaders": compute.loaders, "cpus_per_loader": compute.cpus_per_loader}
-        states = micro_batch_dataset(job.rows, job.settings, job.split, processor, windows, **loading).map_batches(
-            _ExtractorActor,
-            fn_constructor_args=(job,),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=compute.workers),
-            num_cpus=compute.cpus_per_worker,
-            num_gpus=compute.gpus_per_worker or None,
-        )
-        yield from unpacked(states, "states")
+        batches = micro_batch_dataset(job.rows, job.settings, job.split, processor, windows, **loading)
+        yield from made_by_models(batches, partial(_load, job), compute)
 
     return make
 
 
-class _ExtractorActor:
-    def __init__(self, job: StatesJob):
-        self.extractor = Extractor(job)
-
-    def __call__(self, table: pa.Table) -> dict[str, list[bytes]]:
-        made = []
-        for packed in table.column("micro_batch").to_pylist():
-            batch = pickle.loads(packed)
-            made.append(packed if isinstance(batch, Exception) else pickle.dumps((self.extractor.states(batch), batch.drops)))
-        return {"states": made}
+def _load(job: StatesJob) -> Callable[[MicroBatch], tuple[pa.Table, list[Drop]]]:
+    extractor = Extractor(job)
+    return lambda batch: (extractor.states(batch), batch.drops)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Ray Data hands on what this process would make itself: the same batches, the same errors, nothing large on the way in."""
 
+import os
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,9 +11,9 @@ import torch
 
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
-from hba_ray.data.stream import make_here, make_on_ray, micro_batch_dataset
+from hba_ray.data.stream import made_by_models, make_here, make_on_ray, micro_batch_dataset
 from hba_ray.data.windows import Order, Window, plan_epoch
-from hba_ray.errors import BadMedia
+from hba_ray.errors import BadMedia, CheckpointError
 from hba_ray.models.backbone import load_processor
 from hba_ray.specs import AtlasSpec, ComputeSpec, MediaSpec
 from tests.data.damage import with_broken_clip
@@ -92,6 +93,24 @@ def test_a_stream_that_is_left_early_frees_its_loaders(index, load):
     stream.close()
     again = next(make_on_ray(index, SETTINGS, "train", load, windows, loaders=4))
     assert_same([again], [first])
+
+
+def test_models_get_every_batch_in_order_and_what_they_refuse_comes_out_whole(index, load):
+    windows = windows_of(index)
+
+    def load_model(refuses: bool):
+        if refuses:
+            raise CheckpointError("model", "is damaged", "train it again")
+        return lambda batch: (os.environ["HBA_SEEN"], [row["sample_id"] for row in batch.rows])
+
+    def made(refuses: bool) -> list[tuple[str, list[str]]]:
+        batches = micro_batch_dataset(index, SETTINGS, "train", load, windows, loaders=1, cpus_per_loader=1)
+        return list(made_by_models(batches, partial(load_model, refuses), ComputeSpec(workers=2), {"HBA_SEEN": "yes"}))
+
+    expected = [("yes", [row["sample_id"] for row in batch.rows]) for batch in here(index, SETTINGS, load, windows)]
+    assert made(refuses=False) == expected
+    with pytest.raises(CheckpointError, match="train it again"):
+        made(refuses=True)
 
 
 def test_what_travels_to_a_loader_is_row_numbers_and_no_clip(index, load, toy, monkeypatch):

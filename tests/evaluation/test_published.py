@@ -10,26 +10,9 @@ import pytest
 
 from hba_ray.data.tasks import DATASETS, TASKS
 from hba_ray.evaluation.published import COLUMNS, PUBLISHED, published_score
+from tests.paper.headings import DATASETS as HEADINGS
 
 FIXTURE = Path(__file__).parent / "fixtures" / "table4.csv"
-HEADINGS = {
-    "CREMA-D": "cremad",
-    "MELD (E)": "meld_emotion",
-    "MOSEI (E)": "mosei_emotion",
-    "TESS": "tess",
-    "UR-FUNNY": "urfunny",
-    "IntentQA": "intentqa",
-    "PTSD_WILD": "ptsd_in_the_wild",
-    "MMPSY (A)": "mmpsy_anxiety",
-    "MMPSY (D)": "mmpsy_depression",
-    "DAIC-WOZ": "daicwoz",
-    "MELD (S)": "meld_senti",
-    "CH-SIMSv2": "chsimsv2",
-    "MOSEI (S)": "mosei_senti",
-    "MUSTARD": "mmsd",
-    "Social-IQ 2.0": "siq2",
-    "MimeQA": "mimeqa",
-}
 MODELS = {
     "Gemma-3-4B": "Gemma-3-4B",
     "HumanOmniV2-7B": "HumanOmniV2-7B",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ from hba_ray.models.bam import Adapter, Bam, DecoderTail, Descriptors, Head, att
 from hba_ray.models.checkpoints import load_adapters, load_class_heads, model_identity, save_adapters, save_model
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs.bam import AUTHORS_BAM, BamSpec
+from tests.models.looks import MakeModel
 
-MakeModel = Callable[..., OmniSapiens]
 WIDTHS = {"pose": 10, "acoustic": 14}
 EOS, PAD = 3, 0
 

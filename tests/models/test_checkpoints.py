@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,23 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from hba_ray.errors import CheckpointError
 from hba_ray.models.checkpoints import load_model, new_folder, save_model
-from hba_ray.models.omni import OmniSapiens
-
-MakeModel = Callable[..., OmniSapiens]
-
-
-def logits(model: OmniSapiens, tiny) -> torch.Tensor:
-    with torch.no_grad():
-        outputs = model(**tiny.batch(tiny.mixed))
-    return torch.cat([outputs.class_logits_B25.flatten(), outputs.answer_loss_sum[None]])
-
-
-def weights(model: OmniSapiens) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def unchanged(model: OmniSapiens, before: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+from tests.models.looks import MakeModel, logits, unchanged, weights
 
 
 @pytest.mark.parametrize("train", ["lora", "all", "heads"])

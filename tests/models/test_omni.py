@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +10,7 @@ import torch
 from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS, CLASSES
 from hba_ray.errors import DataError, TrainingError
 from hba_ray.models.omni import OmniSapiens
-
-MakeModel = Callable[..., OmniSapiens]
+from tests.models.looks import MakeModel
 
 
 def gradients(model: OmniSapiens, batch: dict) -> dict[str, torch.Tensor | None]:

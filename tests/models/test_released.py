@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,23 +14,9 @@ from hba_ray.models.bam import Bam, Descriptors, task_head
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.models.released import load_released, load_released_adapters, load_released_head, read_released
 from hba_ray.specs.bam import BamSpec
+from tests.models.looks import MakeModel, logits, unchanged, weights
 
-MakeModel = Callable[..., OmniSapiens]
 WIDTHS = {"pose": 10, "acoustic": 14}
-
-
-def logits(model: OmniSapiens, tiny) -> torch.Tensor:
-    with torch.no_grad():
-        outputs = model(**tiny.batch(tiny.mixed))
-    return torch.cat([outputs.class_logits_B25.flatten(), outputs.answer_loss_sum[None]])
-
-
-def weights(model: OmniSapiens) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def unchanged(model: OmniSapiens, before: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def make_bam(seed: int = 0, **fields: object) -> Bam:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from hba_ray.training import states
 from tests.sweeps.described import use_made_up
 from tests.sweeps.jobs import small_experiment
 
+pytestmark = pytest.mark.usefixtures("made_up")
 ATLAS = {"source": "toy", "toy": {"rows": 80}, "limit": 6, "media": {"audio_seconds": 1, "video_frames": 2, "video_pixels": 3136}}
 BAM = {"hidden": 16, "epochs": 2, "batch": 4, "cache_precision": "fp32"}
 TEXT_ONLY = "toy_words"
@@ -63,13 +63,6 @@ def predictions(spec: ExperimentSpec, arm: str) -> dict[tuple[str, str], dict[st
 
 def contents(root: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file() and path.name != ".lock"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def made_up() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        use_made_up(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ released code's order makes it, which is tested on the way.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.plan import plan
 from hba_ray.sweeps.trial import Finished, run_experiment
 from hba_ray.training.sft import build_model
-from tests.sweeps.described import use_made_up
 from tests.sweeps.jobs import small_experiment
 
+pytestmark = pytest.mark.usefixtures("made_up")
 FIELDS: dict[str, Any] = {
     "compat": "authors",
     "stages": ["sft", "bam"],
@@ -54,13 +53,6 @@ def folders(spec: ExperimentSpec) -> dict[str, Path]:
 
 def predictions(spec: ExperimentSpec, arm: str) -> list[dict[str, Any]]:
     return pq.read_table(folders(spec)[f"evaluate {arm}"] / "predictions.parquet").to_pylist()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def made_up() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        use_made_up(patch)
-        yield
 
 
 @pytest.fixture(scope="module")
