@@ -109,7 +109,16 @@ def test_doctor_looks_at_the_machine_unless_it_is_told_another_check(hba):
 
 
 @pytest.mark.parametrize(
-    "words", [["report", "nowhere"], ["judge", "nowhere"], ["reproduce", "T7"], ["reproduce", "T11", "--experiments", "no"]]
+    "words",
+    [
+        ["report", "nowhere"],
+        ["judge", "nowhere"],
+        ["export", "nowhere"],
+        ["bench", "bam", "."],
+        ["bench", "bam", QUICKSTART, "stages=[sft]"],
+        ["reproduce", "T7"],
+        ["reproduce", "T11", "--experiments", "no"],
+    ],
 )
 def test_a_path_that_is_wrong_is_refused_before_anything_heavy_is_imported(words, tmp_path):
     code = f"import sys; sys.argv = ['hba', *{words}]; from hba_ray import cli; import atexit; " + (

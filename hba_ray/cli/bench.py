@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hba_ray.cli.base import Overrides, console, quiet, read, show
+from hba_ray.cli.base import Overrides, check_run, console, quiet, read, show
 
 app = typer.Typer(no_args_is_help=True, help="Measure what parts of a finished experiment cost on this machine.")
 
@@ -25,14 +25,17 @@ def bam(
     warm_up: Annotated[int, typer.Option(min=1, help="Rows before them that are not counted.")] = 1,
 ) -> None:
     """Latency and memory of a forward pass with adapters and without (Table 13)."""
+    if spec.is_dir():
+        check_run(spec, "resolved.yaml")
     loaded = read(spec / "resolved.yaml" if spec.is_dir() else spec, overrides)
     quiet(loaded)
-    from hba_ray.report.cost import cost_sheet
-    from hba_ray.report.formats import terminal
     from hba_ray.runtime.progress import progress
     from hba_ray.sweeps.cost import TABLE, measure_cost
 
     with progress("bench bam", total=None) as bar:
         found, run = measure_cost(loaded, rows, warm_up, bar.advance)
+    from hba_ray.report.cost import cost_sheet
+    from hba_ray.report.formats import terminal
+
     console.print(terminal(f"{loaded.name} ({loaded.model.backbone})", (cost_sheet(found),)))
     show("table", run / TABLE)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hba_ray.cli.base import console, quiet, show
+from hba_ray.cli.base import check_run, console, quiet, show
 
 app = typer.Typer()
 
@@ -19,6 +19,7 @@ def export(
     to: Annotated[Path | None, typer.Option(help="Folder to write; model-ARM in the run's folder by default.")] = None,
 ) -> None:
     """Write a run's trained model in the layout of Qwen2.5-Omni, which transformers and vLLM load; heads lie beside it."""
+    check_run(folder, "resolved.yaml")
     from hba_ray.sweeps.runs import open_run
 
     run = open_run(folder)

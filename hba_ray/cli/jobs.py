@@ -25,8 +25,9 @@ def submit(
     """Send a spec to a running cluster; sent again while it runs, it is found and not doubled."""
     from hba_ray.runtime.jobs import Jobs
 
+    loaded = read(spec, overrides)
     jobs = Jobs(address)
-    name = jobs.submit(read(spec, overrides), say)
+    name = jobs.submit(loaded, say)
     show("job", name)
     if wait:
         sys.exit(jobs.follow(name, _show_text).exit_code)

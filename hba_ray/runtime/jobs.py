@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 DEFAULT_ADDRESS = f"http://{LOOPBACK}:8265"
+WAY_TO_A_DASHBOARD = "give the address of its dashboard, http://HOST:8265, as --address; through a tunnel: ssh -L 8265:localhost:8265 HOST"
 SPEC_FILE, DIFF_FILE = "spec.yaml", "source.diff"
 ENTRYPOINT = f"python -m hba_ray run {SPEC_FILE}"
 """What a job runs, on the head, in the uploaded folder."""
@@ -81,6 +83,28 @@ def for_cluster(spec: ExperimentSpec) -> ExperimentSpec:
     return spec.model_copy(update={"compute": spec.compute.model_copy(update={"address": "auto"})})
 
 
+def dashboard_url(address: str) -> str:
+    """The address of a dashboard; HOST:PORT means http://HOST:PORT.
+
+    Ray itself would take an address without http:// for that of a control service, and wait for it for half a minute.
+
+    >>> dashboard_url("head:8265")
+    'http://head:8265'
+
+    Raises:
+        SpecError: it is no address of a dashboard.
+    """
+    url = address if "://" in address else f"http://{address}"
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    if not known or address == "auto":
+        raise SpecError("--address", f"'{address}' is no address of a Ray dashboard", WAY_TO_A_DASHBOARD)
+    return url.rstrip("/")
+
+
 def job_name(spec: ExperimentSpec) -> str:
     """The same for the same spec, so that a command typed twice finds its job."""
     return f"hba-{spec.name}-{fingerprint(spec.identity())[:8]}"
@@ -115,11 +139,12 @@ class Jobs:
         address: of its dashboard, http://HOST:8265; by default RAY_API_SERVER_ADDRESS, or this machine.
 
     Raises:
+        SpecError: the address is that of something else.
         EnvironmentMissing: nobody answers there, or a token is asked for.
     """
 
     def __init__(self, address: str | None = None):
-        self.address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
+        self.address = dashboard_url(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
         with _answers(self.address):
             from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
             from ray.job_submission import JobSubmissionClient
@@ -201,8 +226,7 @@ def _answers(address: str, name: str = "") -> Iterator[None]:
     try:
         yield
     except ConnectionError as cause:
-        way_out = "give the address of its dashboard, http://HOST:8265, as --address; through a tunnel: ssh -L 8265:localhost:8265 HOST"
-        raise EnvironmentMissing("--address", f"no Ray dashboard answers at {address}", way_out) from cause
+        raise EnvironmentMissing("--address", f"no Ray dashboard answers at {address}", WAY_TO_A_DASHBOARD) from cause
     except (RuntimeError, ValueError) as cause:
         reason = str(cause).strip().splitlines()[0][:300] if str(cause).strip() else type(cause).__name__
         if "404" in reason or "does not exist" in reason:

@@ -29,15 +29,15 @@ def measure_cost(
     Raises:
         SpecError: the spec has no adapters, or they are not trained yet.
     """
-    from hba_ray.evaluation.latency import measure_latency
-    from hba_ray.report.cost import render_cost
-
     if "bam" not in spec.stages:
         raise SpecError("stages", "has no 'bam', so there are no adapters to measure", "give a spec with stages: [sft, bam]")
     steps, folder = _planned(spec)
     missing = [step.name for step in steps if not step.arm and not step.is_done]
     if missing:
         raise SpecError(spec.name, f"the step '{missing[0]}' is not done yet", "run the spec first: hba run SPEC")
+    from hba_ray.evaluation.latency import measure_latency
+    from hba_ray.report.cost import render_cost
+
     folders = {step.name: step.folder for step in steps}
     context = Context(spec, folders, folders["bam"], lambda metrics, step: None)
     folder.mkdir(parents=True, exist_ok=True)

@@ -91,6 +91,18 @@ def test_where_no_dashboard_is_a_way_out_is_named():
         Jobs("http://127.0.0.1:1")
 
 
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "auto", "http://", "http://head:port", "head:99999999", "ftp://head:8265"])
+def test_what_is_no_address_of_a_dashboard_is_refused_before_anyone_is_asked(address: str):
+    with pytest.raises(SpecError, match=r"is no address of a Ray dashboard\n  give the address"):
+        Jobs(address)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:1/"])
+def test_the_protocol_and_the_last_slash_of_an_address_may_be_left_out_or_not(address: str):
+    with pytest.raises(EnvironmentMissing, match=r"no Ray dashboard answers at http://127\.0\.0\.1:1\n"):
+        Jobs(address)
+
+
 def test_the_spec_that_is_sent_is_resolved(tmp_path: Path):
     with packed(small_experiment(tmp_path, name="sent")) as upload:
         assert yaml.safe_load((upload.folder / "spec.yaml").read_text())["name"] == "sent"
