@@ -213,11 +213,13 @@ def build_index(spec: AtlasSpec, root: Path, layout: str | None = None) -> Atlas
     columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
     drops: list[Drop] = []
     kept: Counter[tuple[str, str]] = Counter()
+    seen: dict[tuple[str, str, str], str] = {}
     for number, shard in enumerate(shards):
         for address, position, record in _records(shard, str(root)):
             where = f"{Path(shard.path).name} row {position if not shard.is_parquet else f'{position} of group {address}'}"
             try:
                 row = _check(record, shard, where, root, spec.split_surprise)
+                _check_id(row, record, shard, where, seen)
             except DataError as bad:
                 dataset = str(record.get("dataset")) if isinstance(record, dict) else "unknown"
                 if _unwanted(dataset, wanted):
@@ -255,6 +257,16 @@ def _check(record: Any, shard: Shard, where: str, root: Path, split_surprise: bo
     if isinstance(record, DataError):
         raise record
     return parse_row(record, where=where, root=None if shard.is_parquet else root, split_surprise=split_surprise, light=shard.is_parquet)
+
+
+def _check_id(row: Row, record: Mapping[str, Any], shard: Shard, where: str, seen: dict[tuple[str, str, str], str]) -> None:
+    """Predictions are known by the ids of their rows. Training may see a row twice; what is made of a clip's bytes is not known yet."""
+    if shard.split == "train" or (shard.is_parquet and not record.get("sample_id")):
+        return
+    before = seen.setdefault((shard.split, row.dataset.id, row.sample_id), where)
+    if before != where:
+        what, way_out = f"has the id of {before}: '{row.sample_id}'", "give each row a sample_id of its own"
+        raise DataError(f"{where} ({row.dataset.id})", what, way_out, reason="duplicate sample")
 
 
 def _records(shard: Shard, root: str) -> Iterator[tuple[int, int, Any]]:

@@ -204,7 +204,7 @@ class BatchMaker:
         longest = self.settings.longest_prompt
         if longest is None or tokens <= longest:
             return True
-        what, way_out = f"the prompt has {tokens} tokens, and at most {longest} fit", "show less of the clips, or drop such rows"
+        what, way_out = f"the prompt has {tokens} tokens, and at most {longest} fit", "show less of the clips, or shorten the text"
         drops.append(self._drop(DataError(self._place(row), what, way_out, reason="prompt too long"), row.dataset.id))
         return False
 

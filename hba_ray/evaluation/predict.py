@@ -84,6 +84,8 @@ class PredictJob:
 
     @property
     def settings(self) -> BatchSettings:
+        from hba_ray.models.backbone import context_length
+
         atlas = self.spec.atlas
         return BatchSettings(
             media=atlas.media,
@@ -92,6 +94,7 @@ class PredictJob:
             purpose="predict",
             shuffle=False,
             on_bad_row=atlas.on_bad_row,
+            longest_prompt=context_length(self.backbone),
         )
 
     def windows(self) -> list[Window]:

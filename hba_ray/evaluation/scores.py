@@ -328,7 +328,12 @@ def _truths(dataset: Dataset, records: list[Record], where: str) -> list[str]:
         if sample is None or truth is None:
             raise DataError(where, f"row {len(truths)} has no {'sample_id' if sample is None else 'true label'}", reason="missing value")
         if sample in seen:
-            raise DataError(where, f"sample '{sample}' is predicted twice", "score one model at a time", reason="duplicate sample")
+            raise DataError(
+                where,
+                f"sample '{sample}' is predicted twice",
+                "give each row of the atlas a sample_id of its own",
+                reason="duplicate sample",
+            )
         if record["task"] != dataset.task.id:
             raise DataError(where, f"sample '{sample}' has task '{record['task']}', not {dataset.task.id}", reason="wrong task")
         if not dataset.task.is_open and truth not in dataset.labels and not _is_split_surprise(truth, dataset):

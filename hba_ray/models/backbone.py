@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,6 +75,7 @@ def load_processor(folder_or_id: str) -> Qwen2_5OmniProcessor:
         raise _unusable(folder_or_id, cause) from cause
 
 
+@lru_cache(maxsize=8)
 def context_length(folder_or_id: str) -> int:
     """Tokens that the language model has positions for.
 

@@ -48,6 +48,8 @@ class SftJob:
 
     def settings_for(self, split: str) -> BatchSettings:
         """How a split's rows become micro-batches."""
+        from hba_ray.models.backbone import context_length
+
         atlas, compute = self.spec.atlas, self.spec.compute
         return BatchSettings(
             media=atlas.media,
@@ -56,6 +58,7 @@ class SftJob:
             shuffle=split == "train",
             answer_case=self.spec.sft.answer_case,
             on_bad_row=atlas.on_bad_row,
+            longest_prompt=context_length(self.backbone),
             every_batch_has=self._modalities() if compute.workers > 1 and self._needs_one_order else (),
         )
 

@@ -37,7 +37,7 @@ from hba_ray.data.stream import made_by_models, make_here, micro_batch_dataset
 from hba_ray.data.tasks import DATASETS
 from hba_ray.data.windows import Order, Window, plan_epoch
 from hba_ray.errors import DataError
-from hba_ray.models.backbone import load_processor
+from hba_ray.models.backbone import context_length, load_processor
 from hba_ray.models.checkpoints import file_digest, load_model, model_identity
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.runtime.storage import write_text
@@ -96,6 +96,7 @@ class StatesJob:
             shuffle=False,
             answer_case=self.spec.sft.answer_case,
             on_bad_row=atlas.on_bad_row,
+            longest_prompt=context_length(self.backbone),
         )
 
     def identity(self) -> dict[str, Any]:

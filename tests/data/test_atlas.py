@@ -170,6 +170,36 @@ def test_dropped_rows_are_counted_by_dataset_and_reason(tmp_path):
     assert {drop.split for drop in index.drops} == {"train"}
 
 
+def test_a_row_whose_id_was_there_before_is_refused_or_counted_where_predictions_need_it(tmp_path):
+    rows = [
+        ROW | {"sample_id": "a"},
+        ROW | {"sample_id": "b"},
+        ROW | {"sample_id": "a"},
+        ROW | {"sample_id": "a", "dataset": "urfunny", "class_label": "humor"},
+    ]
+    copies = [ROW, ROW]
+    jsonl(tmp_path, *rows, *copies)
+    jsonl(tmp_path, *rows, *copies, name="test.jsonl")
+    with pytest.raises(
+        DataError, match=r"test\.jsonl row 2 \(mmsd\): has the id of test\.jsonl row 0: 'a'\n  give each row .*on_bad_row=drop"
+    ) as refused:
+        build_index(spec(tmp_path), tmp_path)
+    assert refused.value.reason == "duplicate sample"
+    index = build_index(spec(tmp_path, on_bad_row="drop"), tmp_path)
+    assert index.counts() == {"mmsd": {"train": 5, "test": 3}, "urfunny": {"train": 1, "test": 1}}
+    assert [(drop.split, drop.reason) for drop in index.drops] == [("test", "duplicate sample")] * 2
+
+
+def test_parquet_rows_that_differ_in_their_clips_alone_are_different_rows(tmp_path):
+    rows = [{**ROW, "problem": "<audio>\nx", "audios": [clip]} for clip in (b"one", b"two")]
+    pq.write_table(
+        pa.Table.from_pylist([{key: row[key] for key in ("problem", "answer", "dataset", "class_label", "audios")} for row in rows]),
+        tmp_path / "test.parquet",
+    )
+    index = build_index(spec(tmp_path), tmp_path)
+    assert index.counts() == {"mmsd": {"test": 2}} and len({row.sample_id for row in rows_of(index, "test") if isinstance(row, Row)}) == 2
+
+
 def test_an_atlas_of_bad_rows_alone_is_refused_with_their_reasons(tmp_path):
     jsonl(tmp_path, BAD_ROWS["unknown label"])
     with pytest.raises(DataError, match="unknown label: 1"):

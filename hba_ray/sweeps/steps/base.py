@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.tasks import find_dataset
-from hba_ray.errors import CheckpointError
+from hba_ray.errors import CheckpointError, DataError
 from hba_ray.runtime.storage import Storage, done, read_lines
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.sweeps.follow import Metrics
@@ -218,6 +218,29 @@ def count_drops(drops: list[Drop]) -> dict[str, dict[str, int]]:
     for (dataset, reason), rows in sorted(Counter((drop.dataset, drop.reason) for drop in set(drops)).items()):
         counts.setdefault(dataset, {})[reason] = rows
     return counts
+
+
+def check_rows(index: AtlasIndex, split: str) -> None:
+    """Refuses a split without rows, where something is to be learnt from it, or scored.
+
+    Raises:
+        DataError: it has none.
+    """
+    if not len(index.rows_of(split)):
+        way_out = f"the folder needs a file such as {split}.jsonl or {split}-00000-of-00001.parquet; `hba atlas check` counts its rows"
+        raise DataError(index.root, f"the {split} split holds no rows", way_out, reason="no rows")
+
+
+def check_some_left(split: str, rows: int, drops: list[Drop]) -> None:
+    """Refuses a split of which no row could be read: there is nothing to train on, or to score.
+
+    Raises:
+        DataError: says why the rows were dropped.
+    """
+    lost = {drop for drop in drops if drop.split == split}
+    if rows and len(lost) >= rows:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(drop.reason for drop in lost).most_common(5))
+        raise DataError(f"the {split} split", f"none of its {rows} rows could be read ({reasons})", "mend the clips", reason="no rows left")
 
 
 def add_drops(parts: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:

@@ -13,7 +13,7 @@ from hba_ray.runtime.progress import Bar, progress
 from hba_ray.runtime.storage import write_text
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps import bam, generation, transfer
-from hba_ray.sweeps.steps.base import Context, Draft, Step, count_drops, held_out, training_resources
+from hba_ray.sweeps.steps.base import Context, Draft, Step, check_rows, check_some_left, count_drops, held_out, training_resources
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import Drop
@@ -74,6 +74,7 @@ def make(context: Context) -> dict[str, Any]:
     from hba_ray.evaluation.scores import score_predictions
 
     spec, index, arm = context.spec, context.index, context.arm or ""
+    check_rows(context.whole_index, spec.evaluate.split)
     whole, hidden = whole_and_hidden(arm)
     with progress(f"evaluate {arm}", total=len(index.rows_of(spec.evaluate.split))) as bar:
         if whole == bam.ARM:
@@ -84,6 +85,7 @@ def make(context: Context) -> dict[str, Any]:
             records, drops = transfer.predictions(context, bar)
         else:
             records, drops = _predict(context, hidden, bar)
+    check_some_left(spec.evaluate.split, len(records) + len(drops), drops)
     table = pa.Table.from_pylist(sorted(records, key=lambda record: (record["dataset"], record["sample_id"])), schema=SCHEMA)
     pq.write_table(table, context.folder / PREDICTIONS)
     listed = held_out(spec) if transfer.is_arm(arm) else list(index.counts())

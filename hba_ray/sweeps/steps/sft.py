@@ -21,6 +21,8 @@ from hba_ray.sweeps.steps.base import (
     Context,
     Draft,
     Step,
+    check_rows,
+    check_some_left,
     count_drops,
     digest_checkpoint,
     shown_metrics,
@@ -107,17 +109,23 @@ def train(
     Args:
         init: folder of a trained model to start from; by default the backbone with fresh LoRA and heads.
         part: what of the model.
+
+    Raises:
+        DataError: there is nothing to train on, or to score later.
     """
     from hba_ray.data.windows import micro_batches_per_epoch
     from hba_ray.training.launch import launch_sft
     from hba_ray.training.sft import SftJob
 
+    check_rows(index, "train")
+    check_rows(context.whole_index, spec.evaluate.split)  # and not hours later
     log = context.folder / STEP_LOG
     job = SftJob(spec, context.backbone, index, str(log), init, part)
     per_epoch = -(-micro_batches_per_epoch(job.index, job.order(0, max(1, spec.compute.workers))) // spec.accumulation)
     with progress(name, total=per_epoch * spec.sft.epochs) as bar, followed(log, lambda metrics: _show(metrics, bar, context, name)):
         trained = launch_sft(job, context.folder)
     state = trained.state
+    check_some_left("train", len(index.rows_of("train")), state.drops)
     return {
         "optimizer_steps": state.step,
         "epochs": state.epoch,
