@@ -24,6 +24,7 @@ from hba_ray.data.prompts import with_transcript
 from hba_ray.data.rows import MEDIA_COLUMNS, Row, parse_row
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import DataError
+from hba_ray.runtime.read_back import DO_AGAIN, read_parquet
 from hba_ray.specs import AtlasSpec
 
 _LIGHT = ("problem", "answer", "dataset", "class_label", "modality_signature", "sample_id", "clip_id")
@@ -152,14 +153,23 @@ class AtlasIndex:
 
     @classmethod
     def load(cls, folder: Path) -> AtlasIndex:
-        facts = json.loads((folder / "index.json").read_text())
-        return cls(
-            root=facts["root"],
-            shards=tuple(Shard(*shard) for shard in facts["shards"]),
-            table=pq.read_table(folder / "index.parquet"),
-            drops=tuple(Drop(*drop) for drop in facts["drops"]),
-            split_surprise=facts["split_surprise"],
-        )
+        """The index that `save` wrote.
+
+        Raises:
+            DataError: it is damaged, or gone.
+        """
+        file = folder / "index.json"
+        try:
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            return cls(
+                root=facts["root"],
+                shards=tuple(Shard(*shard) for shard in facts["shards"]),
+                table=read_parquet(folder / "index.parquet"),
+                drops=tuple(Drop(*drop) for drop in facts["drops"]),
+                split_surprise=facts["split_surprise"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as cause:
+            raise DataError(str(file), f"cannot be read: {cause}", DO_AGAIN, reason="corrupt file") from cause
 
 
 def _count(table: pa.Table, column: str) -> dict[str, dict[str, int]]:

@@ -14,7 +14,7 @@ from hba_ray.data.tasks import DATASETS, Dataset
 from hba_ray.errors import DataError
 from hba_ray.evaluation.scores import Record, Verdicts, clips_of, dataset_seed, group_records, guesses
 from hba_ray.evaluation.statistics import Interval, compare_arms, holm
-from hba_ray.runtime.typed import from_json
+from hba_ray.runtime.read_back import from_json
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))

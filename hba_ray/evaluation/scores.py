@@ -23,7 +23,7 @@ from hba_ray.evaluation.metrics import METRICS, POLARITY, ClassScore, is_counted
 from hba_ray.evaluation.published import PublishedModel, published_score
 from hba_ray.evaluation.sentiment import ScaleScore, sentiment_scales
 from hba_ray.evaluation.statistics import bootstrap_draws, expected_calibration_error, interval
-from hba_ray.runtime.typed import from_json
+from hba_ray.runtime.read_back import from_json
 
 if TYPE_CHECKING:
     import pandas as pd

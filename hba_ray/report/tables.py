@@ -17,7 +17,7 @@ from hba_ray.report.base import MISSING, TINY_TITLE, Facts, Report, Sheet, betwe
 from hba_ray.report.differences import difference_sheets
 from hba_ray.report.formats import line, markdown, terminal
 from hba_ray.report.measures import measure_sheets
-from hba_ray.runtime.typed import from_json
+from hba_ray.runtime.read_back import from_json
 
 __all__ = ["MISSING", "TINY_TITLE", "Facts", "Report", "read_json", "render_json", "render_markdown", "terminal_table"]
 

@@ -43,6 +43,10 @@ QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": 
 """How long the first request to a server may take; MLflow's own patience is minutes."""
 
 
+OPENING_SECONDS = 60.0
+"""How long another process that opens the store at the same time is waited for."""
+
+
 class Point(NamedTuple):
     """A metric's value at a step, and when it was measured: milliseconds since 1970."""
 
@@ -340,12 +344,17 @@ class MlflowTracker:
     def _answers(self) -> Iterator[None]:
         """Turns MLflow's failures into ours."""
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
-        except (MlflowException, OSError) as cause:
+        except (MlflowException, SQLAlchemyError, OSError) as cause:
             reason = str(cause).splitlines()[0][:300]
-            way_out = "check that the folder can be written" if self._is_file else "check tracking.mlflow and that the server runs"
+            way_out = (
+                "check that its folder can be written, and that no other program holds it; moved away, it is begun anew"
+                if self._is_file
+                else "check tracking.mlflow and that the server runs"
+            )
             raise EnvironmentMissing("tracking.mlflow", f"MLflow at {self.uri} does not do its work: {reason}", way_out) from cause
 
     @contextmanager
@@ -357,7 +366,7 @@ class MlflowTracker:
         from filelock import FileLock
 
         self._storage.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._storage / "mlflow.db.lock"):
+        with FileLock(self._storage / "mlflow.db.lock", timeout=OPENING_SECONDS):
             yield
 
 

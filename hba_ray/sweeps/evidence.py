@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from hba_ray.data.atlas import AtlasIndex
@@ -18,8 +17,8 @@ from hba_ray.report.confusions import confusions
 from hba_ray.report.curves import Curves, curves
 from hba_ray.report.html.page import Evidence, Judged, render_html
 from hba_ray.report.samples import samples
+from hba_ray.runtime.read_back import from_json, read_parquet
 from hba_ray.runtime.storage import read_lines, write_text
-from hba_ray.runtime.typed import from_json
 from hba_ray.sweeps.steps.base import STEP_LOG, Step
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS
 from hba_ray.sweeps.steps.judge import VERDICTS, verdicts_in
@@ -96,7 +95,7 @@ def _arms(experiment: Trained) -> Iterable[ArmRows]:
     for step in experiment.steps:
         if step.arm in experiment.labels and (step.folder / PREDICTIONS).exists():
             verdicts = verdicts_in(judged[step.arm]) if step.arm in judged else None
-            yield ArmRows(experiment.labels[step.arm or ""], pq.read_table(step.folder / PREDICTIONS), verdicts)
+            yield ArmRows(experiment.labels[step.arm or ""], read_parquet(step.folder / PREDICTIONS), verdicts)
 
 
 def _curves(experiments: Sequence[Trained]) -> Iterable[Curves]:

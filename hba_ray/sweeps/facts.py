@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from hba_ray.evaluation.agreement import Labels, agree
 from hba_ray.evaluation.columns import Fact
 from hba_ray.evaluation.statistics import Interval, interval, ratio_draws
+from hba_ray.runtime.read_back import read_parquet
 from hba_ray.sweeps.steps.judge import verdicts_in
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def written(rows: Path, clips: Mapping[str, str]) -> dict[str, Fact]:
         rows: table of the retention step.
         clips: "dataset sample_id" -> clip, of all rows of the arm.
     """
-    table = pq.read_table(rows).to_pylist()
+    table = read_parquet(rows).to_pylist()
     of_rows = [clips[f"{row['dataset']} {row['sample_id']}"] for row in table]
     rated = {name: [row[name] for row in table] for name in RATINGS}
     facts = {
@@ -81,7 +81,7 @@ def labels_in(folder: Path) -> dict[str, bool | None]:
 
 def clips_in(predictions: Path) -> dict[str, str]:
     """Clip of each predicted row, by "dataset sample_id"; a row without one is its own."""
-    rows = pq.read_table(predictions, columns=["dataset", "sample_id", "clip_id"]).to_pylist()
+    rows = read_parquet(predictions, columns=["dataset", "sample_id", "clip_id"]).to_pylist()
     return {f"{row['dataset']} {row['sample_id']}": row["clip_id"] or row["sample_id"] for row in rows}
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.errors import DataError, SpecError
 from hba_ray.report.base import MISSING, Sheet, between, number
 from hba_ray.report.formats import markdown
+from hba_ray.runtime.read_back import read_parquet
 from hba_ray.runtime.storage import LOCK_SECONDS, Storage, claimed, done, finish, note, reopen, write_text
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.sweeps.runs import ledger_steps
@@ -106,10 +107,9 @@ def write_label_sheet(run: Path, arm: str | None, rows: int, seed: int = 0) -> P
     Raises:
         SpecError: no such arm, or the file is there already.
     """
-    import pyarrow.parquet as pq
 
     (step,) = _predicted(run, arm, alone="--sample")
-    items = judge.open_items(pq.read_table(step.folder / PREDICTIONS).to_pylist())
+    items = judge.open_items(read_parquet(step.folder / PREDICTIONS).to_pylist())
     drawn = random.Random(seed).sample(items, min(rows, len(items)))
     file = run / f"labels-{step.arm}.csv".replace(" ", "-")
     if file.exists():

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
-
 from hba_ray.errors import SpecError
 from hba_ray.evaluation.columns import FACTS, ArmResult, Column, Fact
+from hba_ray.runtime.read_back import read_parquet
 from hba_ray.runtime.storage import Storage, done
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, trials
 from hba_ray.specs.base import value_at
@@ -150,7 +149,7 @@ def _results(measured: MeasuredBy, planned: Sequence[PlannedArms], of: _Facts) -
                 trial=trial.name,
                 arm=measured.arm,
                 seed=_seed(trial.spec, measured.arm),
-                predictions=pq.read_table(folder / PREDICTIONS),
+                predictions=read_parquet(folder / PREDICTIONS),
                 sizes={dataset: sum(splits.values()) for dataset, splits in atlas.get("counts", {}).items()},
                 verdicts=None if judged is None else verdicts_in(judged),
                 facts=of.of(measured, trial, folder / PREDICTIONS),

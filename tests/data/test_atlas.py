@@ -74,6 +74,18 @@ def test_an_index_survives_its_file(toy, tmp_path):
     assert (again.root, again.shards, again.drops) == (index.root, index.shards, index.drops)
 
 
+@pytest.mark.parametrize("file", ["index.json", "index.parquet"])
+@pytest.mark.parametrize("left", [b"", b"{}", b"[1]", None])
+def test_a_damaged_index_is_named_with_the_step_to_do_again(toy, tmp_path, file, left):
+    build_index(spec(toy.jsonl, limit=3), toy.jsonl).save(tmp_path)
+    if left is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(left)
+    with pytest.raises(DataError, match=rf"{file}: cannot be read: .*\n  delete the step's folder"):
+        AtlasIndex.load(tmp_path)
+
+
 def test_datasets_and_limit_choose_rows(toy):
     index = build_index(spec(toy.jsonl, datasets=("toy_nod", "toy_words"), limit=2), toy.jsonl)
     assert index.counts() == {dataset: dict.fromkeys(sorted(SPLITS), 2) for dataset in ("toy_nod", "toy_words")}

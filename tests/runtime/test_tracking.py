@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hba_ray.errors import EnvironmentMissing, HbaError, TrainingError
+from hba_ray.runtime import tracking as module
 from hba_ray.runtime.provenance import Process
 from hba_ray.runtime.tracking import CHANGED, FINGERPRINT, OWNER, MemoryTracker, MlflowTracker, Tracker, csv_text, standard_tags
 from hba_ray.specs.compute import TrackingSpec
@@ -150,8 +151,23 @@ def test_a_server_that_is_not_there_is_reported_in_seconds(tmp_path: Path) -> No
 
 def test_a_storage_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EnvironmentMissing, match="check that the folder can be written"):
+    with pytest.raises(EnvironmentMissing, match="check that its folder can be written"):
         MlflowTracker(TrackingSpec(), tmp_path / "file" / "runs")
+
+
+@pytest.mark.parametrize("left", [b"SQLite format 3\0" + bytes(100), b"no store", b"\xff" * 5000])
+def test_a_damaged_store_is_named_and_may_be_moved_away(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "mlflow.db").write_bytes(left)
+    with pytest.raises(EnvironmentMissing, match=r"mlflow\.db does not do its work: .*\n.*moved away, it is begun anew"):
+        MlflowTracker(TrackingSpec(), tmp_path)
+
+
+def test_a_store_that_someone_opens_for_ever_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from filelock import FileLock
+
+    monkeypatch.setattr(module, "OPENING_SECONDS", 0.2)
+    with FileLock(tmp_path / "mlflow.db.lock"), pytest.raises(EnvironmentMissing, match="no other program holds it"):
+        MlflowTracker(TrackingSpec(), tmp_path)
 
 
 def test_nothing_can_be_logged_before_the_start(tracker: MlflowTracker) -> None:

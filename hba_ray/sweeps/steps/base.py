@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.tasks import find_dataset
 from hba_ray.errors import CheckpointError, DataError
+from hba_ray.runtime.read_back import read_parquet
 from hba_ray.runtime.storage import Storage, done, read_lines
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.sweeps.follow import Metrics
@@ -130,7 +131,6 @@ class Context:
     @property
     def whole_index(self) -> AtlasIndex:
         """All rows of the atlas; once the describe step has made them, with the transcripts of those that have no text of their own."""
-        import pyarrow.parquet as pq
 
         from hba_ray.data.atlas import AtlasIndex
 
@@ -138,7 +138,7 @@ class Context:
         file = self.folders.get("describe", self.folder) / TRANSCRIPTS
         if self.folder == file.parent or not file.exists():
             return index
-        said = pq.read_table(file).to_pydict()
+        said = read_parquet(file).to_pydict()
         return replace(index, transcripts=dict(zip(said["line"], said["text"], strict=True)))
 
     @property

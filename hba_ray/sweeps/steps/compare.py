@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.runtime.progress import progress
+from hba_ray.runtime.read_back import read_parquet
 from hba_ray.runtime.storage import write_text
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps import bam
@@ -67,10 +68,9 @@ def make(context: Context) -> dict[str, Any]:
 
 def arm_rows(folders: Mapping[str, Path], arm: str) -> ArmRows:
     """An arm's predictions, and its verdicts where it was judged."""
-    import pyarrow.parquet as pq
 
     from hba_ray.evaluation.comparisons import ArmRows
 
     judged = folders.get(f"judge {arm}")
     verdicts = verdicts_in(judged) if judged and (judged / VERDICTS).exists() else None
-    return ArmRows(arm, pq.read_table(predictions_of(folders, arm) / PREDICTIONS), verdicts)
+    return ArmRows(arm, read_parquet(predictions_of(folders, arm) / PREDICTIONS), verdicts)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.runtime.progress import Bar, progress
+from hba_ray.runtime.read_back import read_parquet
 from hba_ray.runtime.storage import write_text
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps import bam, generation, transfer
@@ -79,7 +80,7 @@ def make(context: Context) -> dict[str, Any]:
     with progress(f"evaluate {arm}", total=len(index.rows_of(spec.evaluate.split))) as bar:
         if whole == bam.ARM:
             reference = arm.replace(bam.ARM, "sft") if hidden else bam.reference(spec)
-            before = pq.read_table(context.folders[f"evaluate {reference}"] / PREDICTIONS)
+            before = read_parquet(context.folders[f"evaluate {reference}"] / PREDICTIONS)
             records, drops = bam.predictions(context, before.to_pylist(), bar, hidden), []
         elif transfer.is_arm(arm):
             records, drops = transfer.predictions(context, bar)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.runtime.progress import progress
+from hba_ray.runtime.read_back import read_parquet
 from hba_ray.runtime.storage import Storage, write_text
 from hba_ray.specs import AtlasSpec, ExperimentSpec
 from hba_ray.specs.judge import JudgeSpec
@@ -70,7 +71,7 @@ def make(context: Context) -> dict[str, Any]:
 
     judge, index = context.spec.evaluate.judge, context.index
     assert judge is not None
-    predictions = pq.read_table(predictions_of(context.folders, context.arm) / PREDICTIONS)
+    predictions = read_parquet(predictions_of(context.folders, context.arm) / PREDICTIONS)
     items = open_items(predictions.to_pylist())
     with progress(f"judge {context.arm}", total=len(items)) as bar:
         verdicts = judge_items(items, judge, Storage(context.spec.compute.storage).judge_cache, bar) if items else []
@@ -115,9 +116,8 @@ def summary(verdicts: Sequence[Verdict], judge: JudgeSpec) -> dict[str, Any]:
 
 def verdicts_in(folder: Path) -> Verdicts:
     """What a judge step left."""
-    import pyarrow.parquet as pq
 
-    rows = pq.read_table(folder / VERDICTS, columns=["dataset", "sample_id", "correct"]).to_pylist()
+    rows = read_parquet(folder / VERDICTS, columns=["dataset", "sample_id", "correct"]).to_pylist()
     return {(row["dataset"], row["sample_id"]): row["correct"] for row in rows}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from hba_ray.runtime.progress import Bar, progress
+from hba_ray.runtime.read_back import read_parquet
 from hba_ray.runtime.session import ANYWHERE
 from hba_ray.runtime.storage import Storage
 from hba_ray.specs import ExperimentSpec
@@ -36,7 +37,7 @@ def make(context: Context) -> dict[str, Any]:
     from hba_ray.evaluation.scores import clips_of
 
     spec, judge = context.spec, context.spec.evaluate.judge
-    records = pq.read_table(predictions_of(context.folders, context.arm) / PREDICTIONS).to_pylist()
+    records = read_parquet(predictions_of(context.folders, context.arm) / PREDICTIONS).to_pylist()
     items = open_items(records)
     clips = {(record["dataset"], record["sample_id"]): clip for record, clip in zip(records, clips_of(records), strict=True)}
     with progress(f"perplexity {context.arm}", total=len(items)) as bar:
