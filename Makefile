@@ -1,8 +1,10 @@
 # Everything starts here: `make` lists the targets. A bare Python 3.11 or 3.12 is enough.
 PYTHON ?= python3
-EXTRAS ?= train,descriptors,rl-cpu,dev
 BIN := .venv/bin
-INSTALLED := .venv/.installed
+# What was chosen last stays chosen: an environment for GPUs is not turned into one for CPUs by the next `make test`.
+USUAL := train,descriptors,rl-cpu,dev
+EXTRAS ?= $(or $(shell cat .venv/.extras 2>/dev/null),$(USUAL))
+INSTALLED := .venv/.installed-$(EXTRAS)
 
 .PHONY: help quickstart test test-fast test-chaos nightly check format bench constraints clean
 
@@ -15,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || { $(BIN)/python -m ensurepip --upgrade >/dev/null && $(BIN)/python -m pip install --quiet uv; }
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
-	@touch $@
+	@rm -f .venv/.installed-* && echo '$(EXTRAS)' > .venv/.extras && touch '$@'
 
 .venv: $(INSTALLED)  ## the environment, in .venv; EXTRAS chooses what goes in
 
