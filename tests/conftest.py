@@ -1,12 +1,15 @@
-"""What all tests share: one thread a process, no network, and GPU tests only where there is a GPU."""
+"""What all tests share: one thread a process, no network, no limit of time an example, and GPU tests only where there is a GPU."""
 
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("hba", deadline=None)  # a busy machine is no defect
+hypothesis.settings.load_profile("hba")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
