@@ -67,7 +67,7 @@ def test_what_is_wrong_ends_the_run_with_its_place(tmp_path: Path, splits: dict[
 
 
 def test_bad_rows_are_dropped_and_counted_by_reason_wherever_they_are(tmp_path: Path):
-    train = [*GOOD, heard(5), heard(6, "silent.wav"), row(7, class_label="sarcastic"), {"problem": 3}]
+    train = [*GOOD, heard(5), heard(6, "silent.wav"), row(7, class_label="sarcastic!!"), {"problem": 3}]
     made = run(experiment(tmp_path, "drop", train=train, test=[*GOOD, heard(5), GOOD[0]]))
     counted = {"corrupt audio": 2, "empty audio": 1, "unknown label": 1, "duplicate sample": 1}
     assert made.report.facts.rows_dropped == {"mmsd": counted, "None": {"wrong type": 1}}

@@ -239,7 +239,7 @@ def check_some_left(split: str, rows: int, drops: list[Drop]) -> None:
     """
     lost = {drop for drop in drops if drop.split == split}
     if rows and len(lost) >= rows:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(drop.reason for drop in lost).most_common(5))
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(Counter(drop.reason for drop in lost).items()))
         raise DataError(f"the {split} split", f"none of its {rows} rows could be read ({reasons})", "mend the clips", reason="no rows left")
 
 
