@@ -144,6 +144,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sweep_runs_as_a_job_of_a_cluster_and_its_table_is_there(cluster: Cluster):
