@@ -255,7 +255,6 @@ def _local_defaults(spec: ComputeSpec) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_gcs_server_port_wait_time_s": "120",  # what Ray's control service has for its start on a busy machine
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a worker's report waits for the next check
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training; nobody takes this machine away
         # Idle workers stay: starting one means importing torch again, for each epoch.
         "RAY_idle_worker_killing_time_threshold_ms": "120000",
         "RAY_num_workers_soft_limit": str(max(8, local_cpus(spec))),

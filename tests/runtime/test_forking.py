@@ -119,7 +119,7 @@ def test_workers_of_a_private_ray_are_forks_of_one_server(tmp_path: Path):
     from hba_ray.runtime.session import ray_session
     from hba_ray.specs import ComputeSpec
 
-    with ray_session(ComputeSpec(), tmp_path):
+    with ray_session(ComputeSpec(fork=True), tmp_path):
 
         @ray.remote(num_cpus=0.5)
         class Worker:
