@@ -336,10 +336,13 @@ def _json_record(line: bytes, shard: Shard, number: int) -> dict[str, Any] | Dat
     return record if isinstance(record, dict) else DataError(where, "is not a JSON object", reason="not JSON")
 
 
-def read_rows(index: AtlasIndex, lines: Sequence[int]) -> Iterator[Row | DataError]:
+def read_rows(index: AtlasIndex, lines: Sequence[int], *, light: bool = False) -> Iterator[Row | DataError]:
     """The rows at these lines of the index, media included, in the order of the file.
 
     A row that turns out bad now (media columns are read only here) comes as its DataError.
+
+    Args:
+        light: leave media and descriptors out: they are not read, and nobody looks whether their files are there.
     """
     ordered = sorted(int(line) for line in lines)
     table = index.table.take(pa.array(ordered)).to_pydict()
@@ -352,7 +355,8 @@ def read_rows(index: AtlasIndex, lines: Sequence[int]) -> Iterator[Row | DataErr
             said[shard, group, position] = index.transcripts[line]
     for (number, group), positions in by_group.items():
         shard = index.shards[number]
-        records = _parquet_rows(shard, group, positions) if shard.is_parquet else _jsonl_rows(shard, group, positions)
+        columns = _LIGHT if light else (*_LIGHT, *_HEAVY)
+        records = _parquet_rows(shard, group, positions, columns) if shard.is_parquet else _jsonl_rows(shard, group, positions)
         for position, record in records:
             name = Path(shard.path).name
             where = f"{name} row {position} of group {group}" if shard.is_parquet else f"{name} row {position}"
@@ -360,19 +364,21 @@ def read_rows(index: AtlasIndex, lines: Sequence[int]) -> Iterator[Row | DataErr
             try:
                 if isinstance(record, DataError):
                     raise record
-                row = parse_row(record, where=where, root=root, split_surprise=index.split_surprise)
+                if light:
+                    record = {name: value for name, value in record.items() if name in _LIGHT}
+                row = parse_row(record, where=where, root=root, split_surprise=index.split_surprise, light=light)
                 yield with_transcript(row, said.get((number, group, position), ""))
             except DataError as bad:
                 yield bad
 
 
-def _parquet_rows(shard: Shard, group: int, positions: Sequence[int]) -> Iterator[tuple[int, Any]]:
+def _parquet_rows(shard: Shard, group: int, positions: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
     wanted = set(positions)
     with _open_parquet(shard) as file:
-        columns = [column for column in (*_LIGHT, *_HEAVY) if column in file.schema_arrow.names]
+        there = [column for column in columns if column in file.schema_arrow.names]
         start = 0
         try:
-            for batch in file.iter_batches(batch_size=_READ_ROWS, row_groups=[group], columns=columns, use_threads=False):
+            for batch in file.iter_batches(batch_size=_READ_ROWS, row_groups=[group], columns=there, use_threads=False):
                 for offset in range(batch.num_rows):
                     if start + offset in wanted:
                         yield start + offset, batch.slice(offset, 1).to_pylist()[0]

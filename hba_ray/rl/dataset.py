@@ -81,7 +81,7 @@ class AtlasDataset(Dataset[dict[str, Any]]):
         return len(self.lines)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        row = read_row(self.file, int(self.lines[item]), self.settings)
+        row = read_row(self.file, int(self.lines[item]), self.settings, light=True)
         return {
             "raw_prompt": [{"role": "user", "content": row.problem}],
             "data_source": row.dataset.id,
@@ -90,7 +90,6 @@ class AtlasDataset(Dataset[dict[str, Any]]):
                 "task": row.dataset.task.id,
                 "dataset": row.dataset.id,
                 "is_open": row.dataset.task.is_open,
-                "sample_id": row.sample_id,
             },
             "index": int(self.lines[item]),
             "split_file": self.file,
@@ -111,12 +110,15 @@ def atlas_index(file: str) -> AtlasIndex:
     return AtlasIndex.load(Path(file).parent)
 
 
-def read_row(file: str, line: int, settings: RowSettings) -> Row:
+def read_row(file: str, line: int, settings: RowSettings, *, light: bool = False) -> Row:
     """
+    Args:
+        light: without its clips, and without a look whether they are there.
+
     Raises:
         DataError: the row is not what it should be, or a clip of it is not there.
     """
-    row = next(read_rows(atlas_index(file), [line]))
+    row = next(read_rows(atlas_index(file), [line], light=light))
     if isinstance(row, DataError):
         raise row
     return ReasoningPrompt(template=settings.template).ask(withhold(row, settings.modalities))

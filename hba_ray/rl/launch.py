@@ -21,7 +21,7 @@ from ray.exceptions import RayError, TaskCancelledError
 
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.reasoning import load_reasoning
-from hba_ray.errors import EnvironmentMissing, TrainingError
+from hba_ray.errors import BadMedia, DataError, EnvironmentMissing, HbaError, TrainingError
 from hba_ray.rl.records import read_failures
 from hba_ray.rl.settings import RlPaths, environment, uses_gpu, verl_config
 from hba_ray.runtime.session import ANYWHERE, rollout_cpus
@@ -116,7 +116,7 @@ class GrpoJob:
         if not spec.uses_bf16:  # verl computes in bf16 unless it is told otherwise, whatever the weights are
             fp32 = dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32")
             ours["actor_rollout_ref.actor.fsdp_config.mixed_precision"] = fp32
-        if not uses_gpu(spec):
+        if not uses_gpu(spec):  # `uni`: vLLM's engine computes in its own process, without a worker beside it
             ours |= {f"{engine}.distributed_executor_backend": "uni", f"{engine}.skip_mm_profiling": True}
         return ours
 
@@ -164,10 +164,7 @@ class _Runner:
 
 
 def _variables(job: GrpoJob) -> dict[str, str]:
-    ours = {"VERL_USE_EXTERNAL_MODULES": PLUGIN, "HF_HUB_OFFLINE": "1"}
-    if not uses_gpu(job.spec):
-        ours["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # vLLM's engine then computes itself, in one process less
-    return VERL_VARIABLES | environment(job.spec, str(job.metrics)) | ours
+    return VERL_VARIABLES | environment(job.spec, str(job.metrics)) | {"VERL_USE_EXTERNAL_MODULES": PLUGIN, "HF_HUB_OFFLINE": "1"}
 
 
 def _take_turn(variables: dict[str, str], say: Say) -> Any:
@@ -254,13 +251,13 @@ def _wait_until_gone(before: tuple[set[str], set[str]]) -> None:
 
 
 def _located(job: GrpoJob, cause: RayError) -> Exception:
-    from hba_ray.errors import BadMedia, DataError
-
     kinds = {"DataError": DataError, "BadMedia": BadMedia}
     for note in read_failures(job.failures):
         if "reason" not in note or job.spec.atlas.on_bad_row == "fail":
             arguments = (note["where"], note["what"], note["way_out"])
             return kinds.get(note["kind"], TrainingError)(*arguments, **({"reason": note["reason"]} if "reason" in note else {}))
+    if isinstance(own := getattr(cause, "cause", None), HbaError):  # of the runner: verl's trainer is part of it
+        return own
     if isinstance(cause, TaskCancelledError):
         return TrainingError("grpo", "the run was cancelled", "run the same command to go on from its last checkpoint")
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]

@@ -6,19 +6,25 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hba_ray.data.atlas import Drop
 from hba_ray.errors import DataError, HbaError
 
 
-def note_failure(file: Path, error: HbaError) -> None:
-    """Adds a line that the driver reads, whatever becomes of this process."""
+def note_failure(file: Path, error: HbaError, *, split: str = "", dataset: str = "") -> None:
+    """Adds a line that the driver reads, whatever becomes of this process.
+
+    Args:
+        split, dataset: of the row, where the error is about one.
+    """
     facts = {"kind": type(error).__name__, "where": error.where, "what": error.what, "way_out": error.way_out}
     if isinstance(error, DataError):
-        facts["reason"] = error.reason
+        facts |= {"reason": error.reason, "split": split, "dataset": dataset}
     with file.open("a", encoding="utf-8") as notes:
         notes.write(json.dumps(facts) + "\n")
         notes.flush()
@@ -28,6 +34,12 @@ def note_failure(file: Path, error: HbaError) -> None:
 def read_failures(file: Path) -> list[dict[str, Any]]:
     """What `note_failure` wrote, oldest first; those of rows have a `reason`."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def dropped_rows(file: Path) -> list[Drop]:
+    """The rows that `note_failure` noted, each once, however many of its rollouts failed."""
+    notes = [note for note in read_failures(file) if "reason" in note]
+    return sorted({Drop(note["split"], note["dataset"], note["where"], note["reason"]) for note in notes}, key=astuple)
 
 
 def reward_means(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

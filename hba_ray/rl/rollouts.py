@@ -64,8 +64,8 @@ class ClipLoop(SingleTurnAgentLoop):
             DataError: the row cannot become a prompt, or its prompt is too long; noted for the driver as well.
             TrainingError: vLLM did not answer.
         """
+        file, line = str(row["split_file"]), int(row["index"])
         try:
-            file, line = str(row["split_file"]), int(row["index"])
             prompt: Prompt = await self.loop.run_in_executor(None, _PROMPTS.get, file, line, self.settings)
             self.prompt = prompt
             turn = cast(Any, super().run)  # verl's decorator hides its parameters from type checkers
@@ -77,7 +77,7 @@ class ClipLoop(SingleTurnAgentLoop):
             note_failure(Path(self.settings.failures), error)
             raise error from cause
         except HbaError as error:
-            note_failure(Path(self.settings.failures), error)
+            note_failure(Path(self.settings.failures), error, split=Path(file).name, dataset=str(row["data_source"]))
             raise
 
     async def process_multi_modal_info(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -105,6 +105,7 @@ class ClipLoop(SingleTurnAgentLoop):
         return tokens
 
     def _score(self, output: AgentLoopOutput, row: dict[str, Any]) -> AgentLoopOutput:
+        assert self.prompt is not None
         text = cast(Any, self.tokenizer).decode(output.response_ids, skip_special_tokens=True)
         result = reward_function(self.config)(
             data_source=row["data_source"],
@@ -114,7 +115,7 @@ class ClipLoop(SingleTurnAgentLoop):
         )
         parts = {name: float(value) for name, value in result.items() if isinstance(value, (int, float, np.number))}
         output.reward_score = parts["score"]
-        output.extra_fields["reward_extra_info"] = parts
+        output.extra_fields |= {"reward_extra_info": parts, "sample_id": self.prompt.sample_id}
         return output
 
 

@@ -129,7 +129,8 @@ class HbaTrainer(PPOTrainerSync):
         records = [
             {
                 "step": self.global_steps,
-                **{name: row["extra_info"][name] for name in ("sample_id", "dataset", "task")},
+                "sample_id": row["extra_fields"]["sample_id"],
+                **{name: row["extra_info"][name] for name in ("dataset", "task")},
                 "prompt": self.tokenizer.decode(row["prompts"], skip_special_tokens=True),
                 "response": self.tokenizer.decode(row["responses"], skip_special_tokens=True),
                 "true": row["reward_model"]["ground_truth"],

@@ -57,6 +57,18 @@ def test_both_layouts_give_the_same_rows(toy):
         assert both[0]
 
 
+@pytest.mark.parametrize("layout", ["parquet", "jsonl"])
+def test_light_rows_say_the_same_and_ask_for_no_clip(toy, tmp_path, layout):
+    folder = shutil.copytree(getattr(toy, layout), tmp_path / "rows")
+    index = build_index(spec(folder), folder)
+    whole = [content(row)[:-1] for row in rows_of(index, "train")]
+    for clip in folder.rglob("*.wav"):
+        clip.unlink()
+    light = list(read_rows(index, index.rows_of("train"), light=True))
+    assert [content(row)[:-1] for row in light] == whole
+    assert not any(row.media for row in light if isinstance(row, Row))
+
+
 def test_the_index_knows_counts_and_labels_without_reading_media(toy):
     index = build_index(spec(toy.parquet), toy.parquet)
     truth = [content(row) for row in rows_of(index, "train")]

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
-from hba_ray.errors import BadMedia, DataError, TrainingError
+from hba_ray.errors import BadMedia, CheckpointError, DataError, TrainingError
 from hba_ray.rl.launch import GrpoJob, _located, forget_failures
 from hba_ray.rl.records import read_failures
 from hba_ray.specs import ExperimentSpec
@@ -45,6 +45,12 @@ def test_a_row_that_failed_is_the_error_that_people_see(toy: Toy, tmp_path: Path
     error = _located(job, RayError("whatever verl says"))
     assert isinstance(error, BadMedia) and error.reason == "missing file"
     assert str(error) == "train row a: is bad\n  mend it"
+
+
+def test_an_error_of_the_trainer_itself_is_passed_on_as_it_is(toy: Toy, tmp_path: Path):
+    own = CheckpointError("harpo.json", "is not in the checkpoint", "start anew")
+    error = _located(job_of(toy, tmp_path), RayTaskError("run", "Traceback", own).as_instanceof_cause())
+    assert error is own
 
 
 def test_rows_that_may_be_dropped_are_not_the_reason_of_a_failure(toy: Toy, tmp_path: Path):

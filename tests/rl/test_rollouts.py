@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from hba_ray.data.atlas import AtlasIndex, build_index
+from hba_ray.data.atlas import AtlasIndex, Drop, build_index
 from hba_ray.errors import BadMedia, DataError, TrainingError
 from hba_ray.rl.dataset import AtlasDataset, atlas_index
 from hba_ray.rl.prompts import make_prompt
-from hba_ray.rl.records import note_failure, read_failures
+from hba_ray.rl.records import dropped_rows, note_failure, read_failures
 from tests.rl.conftest import Toy
 
 
@@ -23,6 +24,11 @@ def atlas(toy: Toy, tmp_path: Path) -> Path:
     return tmp_path / "atlas"
 
 
+def dataset(atlas: Path, toy: Toy) -> AtlasDataset:
+    config = OmegaConf.create({"hba": vars(toy.settings) | {"modalities": list(toy.settings.modalities)}})
+    return AtlasDataset([str(atlas / "train")], None, config)
+
+
 def test_a_missing_audio_file_is_named_with_its_row(toy: Toy, atlas: Path):
     line = toy.line("text_audio")
     for clip in (atlas / "rows").rglob("*.wav"):
@@ -30,6 +36,8 @@ def test_a_missing_audio_file_is_named_with_its_row(toy: Toy, atlas: Path):
     with pytest.raises(DataError, match=r"row \d+.*\.wav.*not there") as raised:
         make_prompt(str(atlas / "train"), line, toy.settings)
     assert raised.value.reason == "missing file"
+    rows = dataset(atlas, toy)
+    assert len([rows[item] for item in range(len(rows))]) == len(rows)  # the trainer asks for no clip
 
 
 def test_a_damaged_clip_is_named_with_its_row(toy: Toy, atlas: Path):
@@ -55,10 +63,7 @@ def test_withheld_modalities_do_not_reach_the_prompt(toy: Toy):
 
 
 def test_a_row_of_the_dataset_is_small_and_knows_its_truth(toy: Toy):
-    from omegaconf import OmegaConf
-
-    config = OmegaConf.create({"hba": vars(toy.settings) | {"modalities": list(toy.settings.modalities)}})
-    row = AtlasDataset([str(toy.atlas / "train")], None, config)[0]
+    row = dataset(toy.atlas, toy)[0]
     assert len(json.dumps({name: value for name, value in row.items() if name != "dummy_tensor"})) < 4000
     assert row["data_source"].startswith("toy_") and row["reward_model"]["ground_truth"]
     assert "<think>" in row["raw_prompt"][0]["content"]
@@ -71,3 +76,11 @@ def test_failures_are_read_back_as_they_were_noted(tmp_path: Path):
     rows = read_failures(tmp_path / "failures.jsonl")
     assert [(row["kind"], row.get("reason")) for row in rows] == [("DataError", "prompt too long"), ("TrainingError", None)]
     assert read_failures(tmp_path / "none.jsonl") == []
+
+
+def test_a_row_is_dropped_once_however_many_of_its_rollouts_failed(tmp_path: Path):
+    file = tmp_path / "failures.jsonl"
+    for where in ("row b", "row a", "row b"):
+        note_failure(file, DataError(where, "is bad", reason="prompt too long"), split="train", dataset="toy_nod")
+    note_failure(file, TrainingError("grpo", "ended"))
+    assert dropped_rows(file) == [Drop("train", "toy_nod", row, "prompt too long") for row in ("row a", "row b")]

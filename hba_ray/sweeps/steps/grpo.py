@@ -14,7 +14,7 @@ from hba_ray.runtime.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.follow import Metrics, followed
 from hba_ray.sweeps.steps import backbone
-from hba_ray.sweeps.steps.base import STEP_LOG, Context, Draft, Step
+from hba_ray.sweeps.steps.base import STEP_LOG, Context, Draft, Step, count_drops
 
 ROLLOUTS = "rollouts.parquet"
 """Sampled responses with their prompts, truths and parts of the reward."""
@@ -60,6 +60,7 @@ def make(context: Context) -> dict[str, Any]:
 
     from hba_ray.rl.checkpoints import latest_step, write_start, write_trained
     from hba_ray.rl.launch import GrpoJob, clear_checkpoints, run_grpo
+    from hba_ray.rl.records import dropped_rows
     from hba_ray.rl.settings import steps_per_epoch
 
     spec, folder = context.spec, context.folder
@@ -84,7 +85,7 @@ def make(context: Context) -> dict[str, Any]:
     write_trained(job.checkpoints / f"global_step_{reached}", job.start, folder / "model")
     _join_rollouts(job.rollouts, folder / ROLLOUTS)
     clear_checkpoints(job)
-    drops: dict[str, dict[str, int]] = {}
+    drops = count_drops(dropped_rows(job.failures))
     return {"optimizer_steps": reached, **_series(folder / STEP_LOG), "start_seconds": log.start_seconds, "drops": drops}
 
 
