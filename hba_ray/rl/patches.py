@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -106,6 +107,19 @@ def config_names(module: Any) -> None:
 
 
 @_patch(
+    "transformers",
+    "5.9.0",
+    "transformers.utils.import_utils",
+    "is_sklearn_available",
+    "its assisted decoding, which nobody here uses, imports scikit-learn in each of verl's processes, for 6 s of each start",
+)
+def no_assisted_decoding(module: Any) -> None:
+    _replace(module, "is_sklearn_available", lambda original: lambda: False)
+    if "transformers.utils" in sys.modules:  # it bound the name before plugins were read
+        cast(Any, sys.modules["transformers.utils"]).is_sklearn_available = module.is_sklearn_available
+
+
+@_patch(
     "verl",
     "0.9.1",
     "verl.utils.tokenizer.tokenizer",
@@ -131,6 +145,30 @@ def processor(module: Any) -> None:
 
     _replace(module, "hf_processor", make)
     verl.utils.hf_processor = verl.utils.tokenizer.hf_processor = module.hf_processor  # bound before plugins are read
+
+
+@_patch(
+    "verl",
+    "0.9.1",
+    "verl.utils.tensordict_utils",
+    "maybe_fix_3d_position_ids",
+    "where all rows of a step have the same length, its queue joins their positions along the wrong dimension, and the step fails",
+)
+def rows_of_one_length(module: Any) -> None:
+    """The queue joins [4, S] positions of B rows to [4, B S]; with equal S it takes the 4 for what differs, and makes [4 B, S]."""
+
+    def make(original: Any) -> Any:
+        def fix(data: Any) -> None:
+            original(data)
+            ids = data.get("position_ids", None)
+            if ids is None or not ids.is_nested or ids.dim() != 3 or int(ids.offsets()[-1]) != len(ids.values()):
+                return
+            rows = ids.values().unflatten(0, (len(ids.offsets()) - 1, -1))
+            data["position_ids"] = module.nested_tensor_from_tensor_list(list(rows), ragged_idx=2)
+
+        return fix
+
+    _replace(module, "maybe_fix_3d_position_ids", make)
 
 
 @_patch(

@@ -9,20 +9,23 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("verl")
 
 from hba_ray.rl.launch import VERL_VARIABLES
-from hba_ray.rl.patches import PATCHES, Patch
+from hba_ray.rl.patches import PATCHES, Patch, rows_of_one_length
 
 DIGESTS = {
     "importlib.metadata.version": None,  # Python's own
     "verl.experimental.agent_loop.agent_loop.register": "64d24585ff79fc33",
     "verl.utils.model.get_hf_auto_model_class": "65341fdfdcb411b3",
     "transformers.models.qwen2_5_omni.configuration_qwen2_5_omni.Qwen2_5OmniConfig": "cf624235a8cafaaa",
+    "transformers.utils.import_utils.is_sklearn_available": "8ba05ae3728d6e9a",
     "verl.utils.tokenizer.tokenizer.hf_processor": "fbfe1894dfe6f274",
+    "verl.utils.tensordict_utils.maybe_fix_3d_position_ids": "7e4d7c28b3502223",
     "verl.workers.rollout.utils.qwen2_5_vl_dedup_image_tokens": "2e117e8a2b9e3b02",
     "verl.workers.rollout.utils.get_vision_placeholder_token_ids": "a6b6784da0d29c40",
     "vllm.model_executor.models.qwen2_5_omni_thinker.Qwen2_5OmniThinkerProcessingInfo.get_hf_processor": "e4b60f1ac826d040",
@@ -76,6 +79,23 @@ def test_the_variables_of_verls_own_ray_are_those_that_we_pass_on():
     text = (Path(spec.submodule_search_locations[0]) / "trainer" / "constants_ppo.py").read_text(encoding="utf-8")
     for name, value in VERL_VARIABLES.items():
         assert f'"{name}": "{value}"' in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lengths", [(7, 7, 7), (7, 5, 6), (7,)])
+def test_positions_of_rows_come_back_as_they_were_whatever_their_lengths(lengths: tuple[int, ...]):
+    import torch
+    from tensordict import TensorDict
+    from verl.utils import tensordict_utils
+
+    holder = SimpleNamespace(**vars(tensordict_utils))
+    rows_of_one_length(holder)
+    rows = [torch.arange(4 * length).reshape(4, length) + row for row, length in enumerate(lengths)]
+    packed = torch.nested.as_nested_tensor(rows, layout=torch.jagged)  # as transfer_queue does
+    data = TensorDict({"position_ids": packed}, batch_size=[len(rows)])
+    holder.maybe_fix_3d_position_ids(data)
+    chosen = tensordict_utils.index_select_tensor_dict(data, list(range(len(rows))))
+    assert all(torch.equal(*pair) for pair in zip(chosen["position_ids"].unbind(), rows, strict=True))
 
 
 def test_importing_the_patches_imports_neither_verl_nor_vllm():
