@@ -7,6 +7,7 @@ have in common is done once. HBA_NIGHTLY names the storage; one that is there go
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,3 +57,6 @@ def test_a_shipped_spec_runs_to_its_table(spec: Path, storage: Path, judge: Stub
     done = subprocess.run([sys.executable, "-m", "hba_ray", *words], env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-10_000:]
     assert "Measured" in done.stdout if words[0] == "reproduce" else "Score" in done.stdout
+    if spec.stem == "grpo_toy":
+        said = re.search(r"mean reward (\S+) in the first quarter of them, (\S+) in the last\.", " ".join(done.stdout.split()))
+        assert said and float(said[2]) > float(said[1]) + 0.1, done.stdout[-5000:]

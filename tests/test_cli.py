@@ -41,6 +41,7 @@ def test_a_valid_spec_is_called_valid(hba):
     ("words", "code", "says"),
     [
         (["validate", QUICKSTART, "sft.lrr=1"], 2, "did you mean 'sft.lr'"),
+        (["run", QUICKSTART, "grpo.algorithm=ppo"], 2, "grpo.algorithm: Input should be 'grpo', 'rloo' or 'harpo' (given: 'ppo')"),
         (["validate", "nowhere.yaml"], 2, "no such file"),
         (["validate", QUICKSTART, "atlas.datasets=[toy_nood]"], 2, "did you mean 'toy_nod'"),
         (["validate"], 2, "Missing argument"),

@@ -1,17 +1,21 @@
-"""Real verl and real vLLM on a CPU: a run whose engine is killed in the middle, and the run that goes on from its checkpoint.
+"""Real verl and real vLLM on a CPU, with text, audio and video in the prompts.
 
-Three starts of verl, of which each takes a minute or two on two cores: everything that needs one is here.
+Every start of verl takes a minute or two on two cores, so there are four, and each shows several things:
+GRPO for long enough that its reward rises, until a row has lost its audio file; HARPO, whose vLLM is
+killed in the middle; the same run to its end; and RLOO, until a prompt is too long.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,19 +23,31 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from hba_ray.errors import DataError, EnvironmentMissing, TrainingError
+from hba_ray.data.atlas import read_rows
+from hba_ray.data.rows import Row
+from hba_ray.errors import DataError, EnvironmentMissing, HbaError, TrainingError
+from hba_ray.rl.advantages import STATE_FILE
 from hba_ray.rl.checkpoints import latest_step, write_trained
 from hba_ray.rl.dataset import AtlasDataset
 from hba_ray.rl.launch import GrpoJob, _held, check_room, run_grpo
+from hba_ray.rl.records import dropped_rows
 from hba_ray.runtime.session import ray_session
 from hba_ray.specs import ExperimentSpec
 from tests.rl.conftest import SPEC, Toy
+from tests.rl.damage import Damaged, damaged
 
+ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(1500)]
 
 STEPS, KILLED_AFTER = 6, 3
+RISING_STEPS = 24
+"""One epoch of the larger atlas has a few more."""
+RISE = 0.1
+"""Of the mean reward, from the first to the last quarter; see test_the_mean_reward_rises."""
+KNOWN_DENSITY = 7.0
+"""No batch of z-scores has it, so whoever reports about as much remembers it."""
 GRPO = {
-    "rollouts": 2, "batch": 4, "mini_batch": 4, "micro_batch": 4, "epochs": 2, "steps": STEPS, "save_every": 2, "lr": 2e-4,
+    "rollouts": 2, "batch": 4, "mini_batch": 4, "micro_batch": 4, "epochs": 2, "save_every": 2, "lr": 2e-4,
     "prompt_tokens": 512, "response_tokens": 12, "validate_every": None, "reward": {"similarity_weight": 0, "shape": "vowels"},
 }  # fmt: skip
 
@@ -43,29 +59,107 @@ def cluster(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
         yield logs
 
 
+def job_on(atlas: Damaged, toy: Toy, folder: Path, *, on_bad_row: str = "fail", **grpo: Any) -> GrpoJob:
+    sections = {"atlas": SPEC["atlas"] | {"on_bad_row": on_bad_row}, "grpo": GRPO | grpo}
+    return GrpoJob(ExperimentSpec.model_validate(SPEC | sections), toy.start, atlas.atlas, atlas.index, folder)
+
+
+def attempt(job: GrpoJob, kind: type[HbaError] | None = None) -> SimpleNamespace:
+    """One start of verl, to its end or to an error of this kind, and what it left behind."""
+    before, error = _held(), None
+    if kind is None:
+        run_grpo(job, print)
+    else:
+        with pytest.raises(kind) as raised:
+            run_grpo(job, print)
+        error = raised.value
+    left = [now - then for now, then in zip(_held(), before, strict=True)]
+    return SimpleNamespace(error=error, left=left, lines=lines_of(job.metrics), checkpoint=latest_step(job.checkpoints))
+
+
+def lines_of(metrics: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+
+
+def asked_in(job: GrpoJob, step: int) -> set[str]:
+    """Samples whose responses were kept."""
+    return set(pq.read_table(job.rollouts / f"step-{step:06d}.parquet").column("sample_id").to_pylist())
+
+
+def signatures(job: GrpoJob) -> dict[str, str]:
+    """Sample -> its modalities, of the training split in the dataset's order."""
+    lines = job.index.rows_of("train")
+    names = [row.sample_id for row in read_rows(job.index, lines.tolist(), light=True) if isinstance(row, Row)]
+    return dict(zip(names, job.index.table.column("modality_signature").take(lines).to_pylist(), strict=True))
+
+
+# GRPO, until a row has lost its audio file
+
+
 @pytest.fixture(scope="module")
-def job(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> GrpoJob:
-    spec = ExperimentSpec.model_validate(SPEC | {"grpo": GRPO})
-    return GrpoJob(spec, toy.start, toy.atlas, toy.index, tmp_path_factory.mktemp("grpo"))
+def shrunk(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Damaged:
+    return damaged(toy.spec.atlas, tmp_path_factory.mktemp("shrunk"), "missing audio", rows=160, after=RISING_STEPS)
+
+
+@pytest.fixture(scope="module")
+def rising_job(shrunk: Damaged, toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> GrpoJob:
+    return job_on(shrunk, toy, tmp_path_factory.mktemp("rising"), rollouts=4, micro_batch=8, save_every=100)
+
+
+@pytest.fixture(scope="module")
+def rising(cluster: Path, rising_job: GrpoJob) -> SimpleNamespace:
+    return attempt(rising_job, DataError)
+
+
+def test_the_mean_reward_rises_on_prompts_with_audio_and_video(rising: SimpleNamespace, rising_job: GrpoJob):
+    rewards = [line["data"]["reward/score"] for line in rising.lines]
+    print("mean reward of each step:", " ".join(f"{reward:.3f}" for reward in rewards))
+    quarter = len(rewards) // 4
+    assert quarter >= RISING_STEPS // 4
+    assert mean(rewards[-quarter:]) > mean(rewards[:quarter]) + RISE
+    samples = {sample for step in range(1, RISING_STEPS + 1) for sample in asked_in(rising_job, step)}
+    assert {signature for sample, signature in signatures(rising_job).items() if sample in samples} >= {
+        "text_audio", "text_video", "text_video_audio",
+    }  # fmt: skip
+
+
+def test_a_missing_audio_file_ends_the_run_and_its_row_is_named(rising: SimpleNamespace, shrunk: Damaged):
+    assert rising.error.exit_code == 1 and rising.error.reason == "missing file"
+    assert rising.error.where.startswith("train.jsonl row") and shrunk.sample_id in rising.error.what
+    assert [line["step"] for line in rising.lines] == list(range(1, shrunk.step))
+    assert rising.left == [set(), set()]
+
+
+# HARPO: vLLM is killed in the middle, and a second attempt goes on to the end
+
+
+@pytest.fixture(scope="module")
+def harpo_rows(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Damaged:
+    return damaged(toy.spec.atlas, tmp_path_factory.mktemp("harpo-rows"), "long prompt", rows=96, after=KILLED_AFTER)
+
+
+@pytest.fixture(scope="module")
+def job(harpo_rows: Damaged, toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> GrpoJob:
+    return job_on(harpo_rows, toy, tmp_path_factory.mktemp("harpo"), on_bad_row="drop", algorithm="harpo", steps=STEPS)
 
 
 @pytest.fixture(scope="module")
 def killed(cluster: Path, job: GrpoJob) -> SimpleNamespace:
     """The first attempt: vLLM's engine is killed once some steps are logged."""
-    before, watcher = _held(), threading.Thread(target=kill_engine, args=(job.metrics,), daemon=True)
-    watcher.start()
-    with pytest.raises(TrainingError) as raised:
-        run_grpo(job, print)
-    return SimpleNamespace(error=raised.value, lines=lines_of(job.metrics), checkpoint=latest_step(job.checkpoints), left=new_since(before))
+    threading.Thread(target=kill_engine, args=(job.metrics,), daemon=True).start()
+    return attempt(job, TrainingError)
 
 
 @pytest.fixture(scope="module")
 def resumed(killed: SimpleNamespace, job: GrpoJob) -> SimpleNamespace:
-    """The second attempt, to the end."""
-    before = _held()
-    run_grpo(job, print)
+    """The second attempt, to the end, with a memory of HARPO's that it can have from the checkpoint alone."""
+    memory = memory_of(job, killed.checkpoint)
+    known = {task: {"density": KNOWN_DENSITY, "log_multiplier": 0.0} for task in ("SEN", "EMO", "SAR", "NVC")}
+    assert memory and memory.keys() <= known.keys()
+    (job.checkpoints / f"global_step_{killed.checkpoint}" / STATE_FILE).write_text(json.dumps(known))
+    done = attempt(job)
     write_trained(job.checkpoints / f"global_step_{STEPS}", job.start, job.folder / "model")
-    return SimpleNamespace(lines=lines_of(job.metrics), left=new_since(before))
+    return done
 
 
 def kill_engine(metrics: Path) -> None:
@@ -76,16 +170,8 @@ def kill_engine(metrics: Path) -> None:
         engine.kill()
 
 
-def lines_of(metrics: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-
-
-def new_since(before: Any) -> list[set[str]]:
-    return [now - then for now, then in zip(_held(), before, strict=True)]
-
-
-def rows_of(job: GrpoJob, step: int) -> set[str]:
-    return set(pq.read_table(job.rollouts / f"step-{step:06d}.parquet").column("sample_id").to_pylist())
+def memory_of(job: GrpoJob, step: int) -> dict[str, Any]:
+    return json.loads((job.checkpoints / f"global_step_{step}" / STATE_FILE).read_text())
 
 
 def test_vllm_dying_in_the_middle_is_told_and_leaves_the_cluster_clean(killed: SimpleNamespace):
@@ -97,11 +183,33 @@ def test_vllm_dying_in_the_middle_is_told_and_leaves_the_cluster_clean(killed: S
 def test_a_resumed_run_goes_on_with_the_next_step_and_the_next_rows(killed: SimpleNamespace, resumed: SimpleNamespace, job: GrpoJob):
     assert [line["step"] for line in killed.lines][:KILLED_AFTER] == [1, 2, 3]
     assert [line["step"] for line in resumed.lines] == [3, 4, 5, 6]
-    dataset = AtlasDataset(str(job.atlas / "train"), None, job.config().data)
+    dataset, samples = AtlasDataset(f"{job.atlas}/train", None, job.config().data), list(signatures(job))
     for step in range(1, STEPS + 1):
-        expected = {dataset[item]["extra_info"]["sample_id"] for item in dataset.batch(step - 1, 4)}
-        assert rows_of(job, step) <= expected and rows_of(job, step), f"step {step}"
+        expected = {samples[item] for item in dataset.batch(step - 1, GRPO["batch"])}
+        assert asked_in(job, step) <= expected and asked_in(job, step), f"step {step}"
     assert resumed.left == [set(), set()]
+
+
+def test_harpo_goes_on_with_the_memory_of_its_checkpoint(killed: SimpleNamespace, resumed: SimpleNamespace, job: GrpoJob):
+    first, *_ = resumed.lines
+    remembered = {name: value for name, value in first["data"].items() if name.startswith("harpo/density/")}
+    assert remembered and all(value > 0.9 * KNOWN_DENSITY for value in remembered.values())
+    before = {name: value for line in killed.lines for name, value in line["data"].items() if name.startswith("harpo/density/")}
+    assert before and all(0 < value < 2 for value in before.values())
+    last = memory_of(job, STEPS)
+    for line in resumed.lines:
+        for name, value in line["data"].items():
+            if name.startswith("harpo/density/"):
+                densities = last[name.rpartition("/")[2]]["density"]
+                assert densities <= value + 1e-6, "the memory of the last checkpoint is older than the log"
+    assert all(memory["density"] > 0.7 * KNOWN_DENSITY for memory in last.values())
+
+
+def test_a_row_that_may_be_dropped_is_counted_and_the_run_goes_on(resumed: SimpleNamespace, harpo_rows: Damaged, job: GrpoJob):
+    (drop,) = dropped_rows(job.failures)
+    assert (drop.split, drop.reason) == ("train", "prompt too long") and harpo_rows.sample_id in drop.row
+    assert drop.dataset and harpo_rows.sample_id.startswith(drop.dataset)
+    assert KILLED_AFTER < harpo_rows.step <= STEPS and harpo_rows.sample_id not in asked_in(job, harpo_rows.step)
 
 
 def test_every_part_of_the_reward_is_logged_by_task_and_dataset(resumed: SimpleNamespace, job: GrpoJob):
@@ -115,42 +223,40 @@ def test_every_part_of_the_reward_is_logged_by_task_and_dataset(resumed: SimpleN
     assert "<think>" in table.column("prompt")[0].as_py()
 
 
-def test_sampled_and_trained_probabilities_agree(killed: SimpleNamespace, resumed: SimpleNamespace):
-    largest = [line["data"]["training/rollout_probs_diff_max"] for line in [*killed.lines, *resumed.lines]]
+def test_sampled_and_trained_probabilities_agree(killed: SimpleNamespace, resumed: SimpleNamespace, rising: SimpleNamespace):
+    lines = [*killed.lines, *resumed.lines, *rising.lines]
+    largest = [line["data"]["training/rollout_probs_diff_max"] for line in lines]
     assert len(largest) >= 6 and max(largest) < 0.05
     assert any(line["data"]["actor/grad_norm"] for line in resumed.lines)
 
 
-def test_transformers_and_vllm_load_the_trained_model_and_say_the_same(resumed: SimpleNamespace, toy: Toy, job: GrpoJob, tmp_path: Path):
-    """In a process of its own: vLLM holds on to what it is given."""
-    lines = [toy.line(signature) for signature in ("text", "text_audio", "text_video", "text_video_audio")]
-    code = f"""
-import json
-from hba_ray.rl.parity import compare
-from hba_ray.specs.atlas import MediaSpec
-media = MediaSpec.model_validate({toy.spec.atlas.media.model_dump(mode="json")!r})
-found = compare({str(job.folder / "model")!r}, {str(toy.atlas / "train")!r}, {lines}, media, ("audio", "video"))
-print("FOUND", json.dumps([[list(row.modalities), row.same_prompt, row.same_greedy, row.largest, row.holds] for row in found]))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=tmp_path)
-    said = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
-    assert said, done.stderr[-2000:]
-    found = json.loads(said[0].removeprefix("FOUND "))
-    assert [row[0] for row in found] == [[], ["audios"], ["videos"], ["videos", "audios"]]
-    assert all(row[1] and row[2] and row[4] for row in found), found
+def test_transformers_and_vllm_load_the_trained_model_and_say_the_same(resumed: SimpleNamespace, job: GrpoJob, tmp_path: Path):
+    """By the command that people have for it, which takes the trained model for its backbone."""
+    words = [ROOT / "experiments" / "grpo_toy.yaml", f"model.backbone={job.folder / 'model'}", "atlas.toy.rows=96"]
+    command = [sys.executable, "-m", "hba_ray", "doctor", "rollout", *map(str, words), f"compute.storage={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    agreeing = re.findall(r"^toy_\S+ {2,}(\w.*?) {2,}\d+ +True +\S+ +True *$", done.stdout, re.MULTILINE)
+    assert sorted(agreeing) == ["audios", "none", "videos", "videos, audios"]
 
 
-def test_too_few_gpus_are_told_before_anything_starts(cluster: Path, toy: Toy):
+# RLOO, until a prompt is too long
+
+
+def test_rloo_trains_until_a_prompt_is_too_long_which_is_named(cluster: Path, toy: Toy, tmp_path: Path):
+    (tmp_path / "atlas").mkdir()
+    rows = damaged(toy.spec.atlas, tmp_path / "atlas", "long prompt", rows=96, after=1)
+    ended = attempt(job_on(rows, toy, tmp_path / "run", algorithm="rloo"), DataError)
+    assert f"row {rows.sample_id}" in ended.error.where and "more than grpo.prompt_tokens 512" in ended.error.what
+    assert ended.error.reason == "prompt too long" and ended.error.exit_code == 1
+    assert [line["step"] for line in ended.lines] == list(range(1, rows.step))
+    assert any(line["data"]["actor/grad_norm"] for line in ended.lines)
+    assert ended.left == [set(), set()]
+
+
+def test_too_few_gpus_are_told_before_anything_starts(cluster: Path):
     spec = ExperimentSpec.model_validate(SPEC | {"compute": {"workers": 8}, "grpo": {"batch": 8, "mini_batch": 8, "micro_batch": 1}})
     with pytest.raises(EnvironmentMissing, match="8 GPUs") as raised:
         check_room(spec)
     assert raised.value.exit_code == 5
-
-
-def test_a_row_that_cannot_be_asked_ends_the_run_and_is_named(cluster: Path, toy: Toy, tmp_path: Path):
-    spec = ExperimentSpec.model_validate(SPEC | {"grpo": GRPO | {"prompt_tokens": 64}})
-    before = _held()
-    with pytest.raises(DataError, match=r"row toy_.*tokens, more than grpo.prompt_tokens 64") as raised:
-        run_grpo(GrpoJob(spec, toy.start, toy.atlas, toy.index, tmp_path), print)
-    assert raised.value.reason == "prompt too long" and raised.value.exit_code == 1
-    assert new_since(before) == [set(), set()]
