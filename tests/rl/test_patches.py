@@ -81,7 +81,6 @@ def test_the_variables_of_verls_own_ray_are_those_that_we_pass_on():
         assert f'"{name}": "{value}"' in text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(7, 7, 7), (7, 5, 6), (7,)])
 def test_positions_of_rows_come_back_as_they_were_whatever_their_lengths(lengths: tuple[int, ...]):
     import torch
