@@ -164,7 +164,10 @@ class _Runner:
 
 
 def _variables(job: GrpoJob) -> dict[str, str]:
-    return VERL_VARIABLES | environment(job.spec, str(job.metrics)) | {"VERL_USE_EXTERNAL_MODULES": PLUGIN, "HF_HUB_OFFLINE": "1"}
+    ours = {"VERL_USE_EXTERNAL_MODULES": PLUGIN, "HF_HUB_OFFLINE": "1"}
+    if not uses_gpu(job.spec):
+        ours["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # or vLLM's CPU platform puts the executor `mp` in the place of `uni`
+    return VERL_VARIABLES | environment(job.spec, str(job.metrics)) | ours
 
 
 def _take_turn(variables: dict[str, str], say: Say) -> Any:

@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from ray.util import state
 
 from hba_ray.data.atlas import read_rows
 from hba_ray.data.rows import Row
@@ -43,7 +44,7 @@ STEPS, KILLED_AFTER = 6, 3
 RISING_STEPS = 24
 """One epoch of the larger atlas has a few more."""
 RISE = 0.1
-"""Of the mean reward, from the first to the last quarter; see test_the_mean_reward_rises."""
+"""Of the mean reward, from the first to the last quarter; 0.283 to 0.667 and 0.276 to 0.58 were seen."""
 KNOWN_DENSITY = 7.0
 """No batch of z-scores has it, so whoever reports about as much remembers it."""
 GRPO = {
@@ -165,9 +166,10 @@ def resumed(killed: SimpleNamespace, job: GrpoJob) -> SimpleNamespace:
 def kill_engine(metrics: Path) -> None:
     while len(lines_of(metrics)) < KILLED_AFTER:
         time.sleep(0.2)
-    engines = [process for process in psutil.Process().children(recursive=True) if "EngineCore" in " ".join(process.cmdline())]
-    for engine in engines:
-        engine.kill()
+    for server in state.list_actors(filters=[("class_name", "=", "vLLMHttpServer"), ("state", "=", "ALIVE")]):
+        for process in psutil.Process(cast(Any, server).pid).children(recursive=True):
+            if "EngineCore" in " ".join(process.cmdline()):
+                process.kill()
 
 
 def memory_of(job: GrpoJob, step: int) -> dict[str, Any]:
@@ -245,7 +247,8 @@ def test_transformers_and_vllm_load_the_trained_model_and_say_the_same(resumed: 
 
 
 def test_rloo_trains_until_a_prompt_is_too_long_which_is_named(cluster: Path, toy: Toy, tmp_path: Path):
-    (tmp_path / "atlas").mkdir()
+    for folder in ("atlas", "run"):
+        (tmp_path / folder).mkdir()
     rows = damaged(toy.spec.atlas, tmp_path / "atlas", "long prompt", rows=96, after=1)
     ended = attempt(job_on(rows, toy, tmp_path / "run", algorithm="rloo"), DataError)
     assert f"row {rows.sample_id}" in ended.error.where and "more than grpo.prompt_tokens 512" in ended.error.what
