@@ -94,7 +94,7 @@ def test_positions_of_rows_come_back_as_they_were_whatever_their_lengths(lengths
     data = TensorDict({"position_ids": packed}, batch_size=[len(rows)])
     holder.maybe_fix_3d_position_ids(data)
     chosen = tensordict_utils.index_select_tensor_dict(data, list(range(len(rows))))
-    assert all(torch.equal(*pair) for pair in zip(chosen["position_ids"].unbind(), rows, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(chosen["position_ids"].unbind(0), rows, strict=True))
 
 
 def test_importing_the_patches_imports_neither_verl_nor_vllm():
