@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from hba_ray import cli
@@ -77,8 +78,10 @@ def test_what_the_machine_lacks_is_one_error(hba, monkeypatch, cause, code, says
     def fail() -> None:
         raise cause
 
-    monkeypatch.setattr(cli, "app", fail)
-    ended, out, err = hba("anything")
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(fail)
+    monkeypatch.setattr(cli, "app", app)
+    ended, out, err = hba()
     assert ended == code and says in err and "Traceback" not in out + err
 
 

@@ -101,7 +101,6 @@ def cluster() -> Iterator[Cluster]:
         "RAY_idle_worker_killing_time_threshold_ms": "120000",  # a second would have them import torch again
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training, which no node here needs
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # processes that wait for work of another kind
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),

@@ -32,6 +32,8 @@ app.add_typer(bench.app, name="bench")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
 """What the system says where the machine, and not the code, is in the way."""
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Entry point of `hba`: turns an HbaError into its message and its exit code."""
@@ -52,9 +54,10 @@ def main() -> None:
         if cause.errno not in NO_ROOM:
             raise
         _fail(EnvironmentMissing(str(cause.filename or "output"), f"cannot be used: {cause.strerror}", "make room, or name another place"))
-    except KeyboardInterrupt:
-        complaints.print("interrupted; the same command goes on from here", markup=False)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has made this of a KeyboardInterrupt
+            complaints.print("interrupted; the same command goes on from here", markup=False)
+        raise
 
 
 def _fail(error: HbaError) -> NoReturn:

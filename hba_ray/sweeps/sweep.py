@@ -83,9 +83,9 @@ def run_sweep(spec: ExperimentSpec, say: Callable[[str], None]) -> FinishedSweep
     _check(plan)
     with ExitStack() as stack:
         stack.enter_context(alone_in(plan.folder, say))
+        run_parts = stack.enter_context(_runner(plan, say))
         origin = write_origin(plan.spec, plan.folder)
         mlflow = MlflowTracker(spec.tracking, plan.storage.folder)
-        run_parts = stack.enter_context(_runner(plan, say))
         forwarder = stack.enter_context(forwarding(mlflow, say))
         driver = _Driver(plan, say, forwarder, run_parts)
         with driver.recorded():
