@@ -20,7 +20,7 @@ from hba_ray.evaluation.comparisons import PairScore, pairs_from_json, with_holm
 from hba_ray.evaluation.scores import DatasetScore, Scores
 from hba_ray.report.tables import Facts, Report, render_json, render_markdown
 from hba_ray.runtime import journal as journals
-from hba_ray.runtime.provenance import changes, environment
+from hba_ray.runtime.provenance import changes, environment, gpu_names
 from hba_ray.runtime.session import check_capacity, check_store, local_cpus, ray_session
 from hba_ray.runtime.storage import LOCK_SECONDS, Storage, claimed, done, finish, note, write_text
 from hba_ray.runtime.tracking import MlflowTracker, Status, Tracker, standard_tags
@@ -29,7 +29,7 @@ from hba_ray.sweeps.evidence import Trained, write_page
 from hba_ray.sweeps.follow import Metrics
 from hba_ray.sweeps.plan import plan, run_fingerprint
 from hba_ray.sweeps.steps import CHECKS, MAKERS, NOTES
-from hba_ray.sweeps.steps.base import STEP_LOG, Context, Step, add_drops, logged_metrics
+from hba_ray.sweeps.steps.base import STEP_LOG, Context, Step, add_drops, join_losses, logged_metrics, rows_left
 from hba_ray.sweeps.steps.compare import COMPARISON, DIFFERENCES
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS, SCORES
 from hba_ray.sweeps.steps.judge import VERDICTS
@@ -149,10 +149,12 @@ def check_first(spec: ExperimentSpec, steps: list[Step]) -> None:
     """Refuses what could only fail later, before anything is done.
 
     Raises:
-        EnvironmentMissing: a private Ray would lack the CPUs, or a service that a step needs is not there.
+        EnvironmentMissing: a private Ray would lack the CPUs or GPUs, or a service that a step needs is not there.
+        CheckpointError: the backbone's hub id cannot be reached.
     """
     if spec.compute.address == "local" and needs_ray(spec, steps):
-        check_capacity(spec.compute, local_cpus(spec.compute, rollouts="grpo" in spec.stages), float("inf"))
+        gpus = len(gpu_names()) if spec.compute.gpus_per_worker else 0
+        check_capacity(spec.compute, local_cpus(spec.compute, rollouts="grpo" in spec.stages), gpus)
     for kind in dict.fromkeys(step.kind for step in steps if not step.is_done):
         if kind in CHECKS:
             CHECKS[kind](spec)
@@ -210,7 +212,7 @@ def _record_step(step: Step, run_folder: Path, tracker: Tracker) -> None:
 def make_report(spec: ExperimentSpec, steps: list[Step]) -> Report:
     """The report of finished steps, from what they left on disk."""
     facts = {step.name: _facts(step) for step in steps}
-    drops = [fact["drops"] for fact in facts.values() if fact.get("drops")]
+    lost = join_losses(fact["lost"] for fact in facts.values() if fact.get("lost"))
     packages = environment()["packages"]
     return Report(
         title=spec.name,
@@ -220,8 +222,8 @@ def make_report(spec: ExperimentSpec, steps: list[Step]) -> Report:
             seed=spec.seed,
             fingerprint=run_fingerprint(steps),
             versions={"python": platform.python_version(), **packages},
-            rows_used=facts["atlas"]["counts"],
-            rows_dropped=add_drops(drops),
+            rows_used=rows_left(facts["atlas"]["counts"], lost),
+            rows_dropped=add_drops([*(fact["drops"] for fact in facts.values() if fact.get("drops")), *lost.values()]),
         ),
         notes=_notes(spec, steps, facts),
         comparisons=with_holm(pair for step in steps if step.kind == "compare" for pair in read_comparison(step.folder)),

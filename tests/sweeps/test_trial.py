@@ -5,9 +5,10 @@ import threading
 import time
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
-from hba_ray.errors import DataError, HbaError
+from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing, HbaError
 from hba_ray.report.tables import read_json
 from hba_ray.runtime.storage import Storage
 from hba_ray.runtime.tracking import MemoryTracker
@@ -207,3 +208,18 @@ def test_a_storage_folder_that_is_a_file_is_refused_before_anything_runs(tmp_pat
     (tmp_path / "runs").write_text("")
     with pytest.raises(HbaError, match=r"compute\.storage"):
         run(small_experiment(tmp_path / "runs"))
+
+
+def test_a_machine_without_the_gpus_is_refused_before_anything_is_made(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(trial, "gpu_names", lambda: [])
+    with pytest.raises(EnvironmentMissing, match="needs 1 GPUs, but there are 0"):
+        run(small_experiment(tmp_path, compute__workers=1, compute__gpus_per_worker=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hub_that_does_not_answer_is_told_before_anything_is_made(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="'nobody/has-this' cannot be fetched from the hub: Cannot reach") as refused:
+        run(small_experiment(tmp_path, model__backbone="nobody/has-this"))
+    assert refused.value.where == "model.backbone" and "local folder" in refused.value.way_out
+    assert list(tmp_path.iterdir()) == []

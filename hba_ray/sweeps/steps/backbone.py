@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hba_ray.errors import CheckpointError
+from hba_ray.errors import CheckpointError, EnvironmentMissing
+from hba_ray.runtime.extras import install
 from hba_ray.runtime.progress import progress
-from hba_ray.specs import fingerprint
+from hba_ray.runtime.session import CONNECT_SECONDS
+from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.sweeps.steps import describe
 from hba_ray.sweeps.steps.base import Context, Draft, Step, digest_folder
 
@@ -57,6 +60,32 @@ def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise CheckpointError(where, f"no such folder: {name}", "give a folder, a hub id such as owner/name, or tiny")
     return {"hub": name}
+
+
+def check_hub(spec: ExperimentSpec) -> None:
+    """Asks for the config of a backbone that is a hub id: one question before the first step, not the hub's retries after it.
+
+    Raises:
+        CheckpointError: it is neither in the cache nor to be had.
+        EnvironmentMissing: the package that asks is not installed.
+    """
+    name = spec.model.backbone
+    if name == "tiny" or Path(name).expanduser().is_dir():
+        return
+    if find_spec("huggingface_hub") is None:
+        raise EnvironmentMissing("model.backbone", "huggingface_hub, which fetches models, is not installed", install("train"))
+    import httpx
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=CONNECT_SECONDS)
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as cause:
+        reason = (str(cause) or type(cause).__name__).strip().splitlines()[0]
+        way_out = "check the id and the network (HF_HUB_OFFLINE must not be set), or give a local folder"
+        raise CheckpointError("model.backbone", f"'{name}' cannot be fetched from the hub: {reason}", way_out) from None
 
 
 def make(context: Context) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -241,6 +241,39 @@ def check_some_left(split: str, rows: int, drops: list[Drop]) -> None:
     if rows and len(lost) >= rows:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(Counter(drop.reason for drop in lost).items()))
         raise DataError(f"the {split} split", f"none of its {rows} rows could be read ({reasons})", "mend the clips", reason="no rows left")
+
+
+def losses(drops: list[Drop]) -> dict[str, dict[str, dict[str, int]]]:
+    """split -> dataset -> reason -> rows that a step had to leave out of those that the atlas holds."""
+    splits = sorted({drop.split for drop in drops})
+    return {split: count_drops([drop for drop in drops if drop.split == split]) for split in splits}
+
+
+def join_losses(parts: Iterable[Mapping[str, dict[str, dict[str, int]]]]) -> dict[str, dict[str, dict[str, int]]]:
+    """What several steps lost, together: two steps that read a split leave out the same rows, which count once.
+
+    >>> join_losses([{"test": {"cremad": {"corrupt audio": 2}}}, {"test": {"cremad": {"corrupt audio": 2}}}])
+    {'test': {'cremad': {'corrupt audio': 2}}}
+    """
+    joined: dict[str, dict[str, dict[str, int]]] = {}
+    for part in parts:
+        for split, datasets in part.items():
+            for dataset, reasons in datasets.items():
+                kept = joined.setdefault(split, {}).setdefault(dataset, {})
+                kept.update({reason: max(rows, kept.get(reason, 0)) for reason, rows in reasons.items()})
+    return joined
+
+
+def rows_left(counts: Mapping[str, Mapping[Any, int]], lost: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict[str, dict[Any, int]]:
+    """dataset -> split -> rows of the atlas, less those that steps had to leave out.
+
+    >>> rows_left({"cremad": {"train": 9, "test": 5}}, {"test": {"cremad": {"corrupt audio": 2}}})
+    {'cremad': {'train': 9, 'test': 3}}
+    """
+    return {
+        dataset: {split: rows - sum(lost.get(split, {}).get(dataset, {}).values()) for split, rows in splits.items()}
+        for dataset, splits in counts.items()
+    }
 
 
 def add_drops(parts: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:

@@ -14,7 +14,7 @@ from hba_ray.runtime.read_back import read_parquet
 from hba_ray.runtime.storage import write_text
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps import bam, generation, transfer
-from hba_ray.sweeps.steps.base import Context, Draft, Step, check_rows, check_some_left, count_drops, held_out, training_resources
+from hba_ray.sweeps.steps.base import Context, Draft, Step, check_rows, check_some_left, held_out, losses, training_resources
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import Drop
@@ -94,7 +94,7 @@ def make(context: Context) -> dict[str, Any]:
     scores = score_predictions(table, counts, datasets=listed, published_model=published)
     write_text(context.folder / SCORES, scores.to_json())
     facts = {"arm": arm, **generation.facts_of(records)} if generation.is_generative(spec, arm) else {}
-    return {"rows": len(records), "drops": count_drops(drops), **facts}
+    return {"rows": len(records), "lost": losses(drops), **facts}
 
 
 def _predict(context: Context, hidden: tuple[str, ...], bar: Bar) -> tuple[list[dict[str, Any]], list[Drop]]:

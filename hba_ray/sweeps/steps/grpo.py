@@ -14,7 +14,7 @@ from hba_ray.runtime.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.follow import Metrics, followed
 from hba_ray.sweeps.steps import backbone
-from hba_ray.sweeps.steps.base import STEP_LOG, Context, Draft, Step, count_drops
+from hba_ray.sweeps.steps.base import STEP_LOG, Context, Draft, Step, losses
 
 ROLLOUTS = "rollouts.parquet"
 """Sampled responses with their prompts, truths and parts of the reward."""
@@ -85,8 +85,8 @@ def make(context: Context) -> dict[str, Any]:
     write_trained(job.checkpoints / f"global_step_{reached}", job.start, folder / "model")
     _join_rollouts(job.rollouts, folder / ROLLOUTS)
     clear_checkpoints(job)
-    drops = count_drops(dropped_rows(job.failures))
-    return {"optimizer_steps": reached, **_series(folder / STEP_LOG), "start_seconds": log.start_seconds, "drops": drops}
+    lost = losses(dropped_rows(job.failures))
+    return {"optimizer_steps": reached, **_series(folder / STEP_LOG), "start_seconds": log.start_seconds, "lost": lost}
 
 
 class _Log:

@@ -23,8 +23,8 @@ from hba_ray.sweeps.steps.base import (
     Step,
     check_rows,
     check_some_left,
-    count_drops,
     digest_checkpoint,
+    losses,
     shown_metrics,
     training_resources,
 )
@@ -131,7 +131,7 @@ def train(
         "epochs": state.epoch,
         "best_epoch": state.best_epoch,
         "best_validation_loss": state.best_loss,
-        "drops": count_drops(state.drops),
+        "lost": losses(state.drops),
         "part": part,
     }
 
