@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -40,13 +41,11 @@ COLUMNS = {"pose": "mean_std", "acoustic": "functionals"}
 SPEC = DescriptorsSpec(streams=("pose", "acoustic"), use_released=False)
 
 PLAIN_LOOP = """
-import json, resource, sys, time
+import json, pickle, resource, sys, time
 from pathlib import Path
 import numpy as np
-from hba_ray.descriptors.tables import maker
-from hba_ray.specs.descriptors import DescriptorsSpec
-stream, column, spec, vectors_file, *clips = sys.argv[1:]
-extractor, vectors, first = maker(DescriptorsSpec.model_validate_json(spec), stream)(), [], 0.0
+make, column, vectors_file, *clips = sys.argv[1:]
+extractor, vectors, first = pickle.loads(bytes.fromhex(make))(), [], 0.0
 for clip in clips:
     vectors.append(extractor.describe(Path(clip), where=clip)[column])
     first = first or time.perf_counter()
@@ -109,8 +108,8 @@ def _plain_loop(stream: Stream, python: str, folder: Path, clips: int) -> tuple[
 
 
 def _run_loop(stream: Stream, python: str, files: list[str], spec: DescriptorsSpec, vectors: Path) -> dict[str, float]:
-    """One process, one extractor, one clip after the other."""
-    command = [python, "-c", PLAIN_LOOP, stream, COLUMNS[stream], spec.model_dump_json(), str(vectors), *files]
+    """One process, one extractor, one clip after the other. What makes the extractor travels, for its environment cannot read a spec."""
+    command = [python, "-c", PLAIN_LOOP, pickle.dumps(maker(spec, stream)).hex(), COLUMNS[stream], str(vectors), *files]
     environ = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
