@@ -27,6 +27,8 @@ ITEMS_PER_PLACE = 2
 """Items at work for each request that may be under way: while one waits to be tried again, another is asked."""
 PROBE_RETRIES = 2
 """Repetitions of the first request: a wrong address should be known within seconds."""
+CONNECT_SECONDS = 10.0
+"""Longest wait for a connection: an address that swallows all that is sent to it is known within half a minute."""
 LONGEST_BACK_OFF_SECONDS = 8.0
 UNPAID = "insufficient_quota"
 """OpenAI's code for a 429 that no waiting cures."""
@@ -79,7 +81,7 @@ def read_key(spec: JudgeSpec) -> str:
     """The key of the endpoint, from the environment.
 
     Raises:
-        EnvironmentMissing: the variable is not set.
+        EnvironmentMissing: the variable is not set, or holds what no HTTP header can.
     """
     if spec.key_env is None:
         return "none"
@@ -90,6 +92,9 @@ def read_key(spec: JudgeSpec) -> str:
             f"the environment variable {spec.key_env} is not set",
             f"export {spec.key_env}=..., or give evaluate.judge.key_env=null for an endpoint that asks for no key",
         )
+    if not (key.isascii() and key.isprintable()):
+        what = f"the environment variable {spec.key_env} holds line breaks or characters beyond ASCII, which no key does"
+        raise EnvironmentMissing("evaluate.judge.key_env", what, f"export {spec.key_env}=... again, with the key alone")
     return key
 
 
@@ -111,6 +116,19 @@ def request_body(spec: JudgeSpec, dialect: Dialect, system: str, user: str, sche
     if spec.reasoning_effort is not None:
         body["reasoning_effort"] = spec.reasoning_effort
     return body
+
+
+def read_body(text: str) -> Reply:
+    """The reply in the text of a chat completion.
+
+    Raises:
+        MalformedReply: the text is no JSON, or no chat completion.
+    """
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as cause:  # the latter where brackets are nested without end
+        raise MalformedReply(f"no JSON ({cause})") from None
+    return read_completion(body)
 
 
 def read_completion(body: Any) -> Reply:
@@ -150,7 +168,7 @@ class Endpoint:
         self._key = read_key(spec)
         # One connection for each request under way: who waits for a second try holds no place, and who waits for a place does not time out.
         places = type(DEFAULT_CONNECTION_LIMITS)(max_connections=spec.concurrency, max_keepalive_connections=spec.concurrency)
-        timeout = Timeout(spec.timeout_seconds, pool=None)
+        timeout = Timeout(spec.timeout_seconds, connect=min(CONNECT_SECONDS, spec.timeout_seconds), pool=None)
         self.client: AsyncOpenAI = AsyncOpenAI(
             api_key=self._key,
             base_url=spec.base_url,
@@ -178,7 +196,8 @@ class Endpoint:
             if self.spec.reply_format not in ("auto", self.dialect.reply):
                 continue
             try:
-                await self._post(client, REPLY_SCHEMA, f"This tests the connection. {REPLY_IN_WORDS[self.dialect.reply]}", "Is 1 + 1 = 2?")
+                system = f"This tests the connection. {REPLY_IN_WORDS[self.dialect.reply]}"
+                await self._reply(client, REPLY_SCHEMA, system, "Is 1 + 1 = 2?", PROBE_RETRIES)
             except RequestRefused as refused:
                 refusal = refused.what
             except NoReply as cause:
@@ -196,14 +215,18 @@ class Endpoint:
             NoReply: none came, or none that is a chat completion.
             EnvironmentMissing: the endpoint will answer no other request either.
         """
+        return await self._reply(self.client, self.schema, system, user, self.spec.retries)
+
+    async def _reply(self, client: AsyncOpenAI, schema: Mapping[str, Any], system: str, user: str, retries: int) -> Reply:
+        """The reply, where need be after damaged ones."""
         defect = ""
-        for attempt in range(self.spec.retries + 1):
+        for attempt in range(retries + 1):
             if attempt:
                 await asyncio.sleep(min(0.5 * 2 ** (attempt - 1), LONGEST_BACK_OFF_SECONDS))
-            text = await self._post(self.client, self.schema, system, user)
+            text = await self._post(client, schema, system, user)
             try:
-                return read_completion(json.loads(text))
-            except ValueError as cause:  # no JSON, or no chat completion
+                return read_body(text)
+            except MalformedReply as cause:
                 defect = str(cause)
         raise NoReply(self.where, f"damaged replies only, the last of them {defect}")
 

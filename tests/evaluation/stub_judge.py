@@ -39,6 +39,7 @@ class Faults:
         retry_after: seconds in the Retry-After header of a 429; 0 sends none.
         drops: share whose connection is closed without a word.
         damaged: share answered 200 with half a JSON object.
+        nested: a word that is answered 200 with more brackets than a parser can follow.
         schema, new_token_field: whether `response_format` and `max_completion_tokens` are understood.
         refuses: a word that makes a request be refused with 400.
         dead_after: requests after which all get 503.
@@ -54,6 +55,7 @@ class Faults:
     retry_after: float = 0.0
     drops: float = 0.0
     damaged: float = 0.0
+    nested: str = ""
     schema: bool = True
     new_token_field: bool = True
     refuses: str = ""
@@ -144,6 +146,9 @@ class _Server:
             return web.Response()
         if status == -200:
             return web.Response(text='{"choices": [{"mess', content_type="application/json")
+        if self.faults.nested and self.faults.nested in body["messages"][1]["content"]:
+            entry["status"] = -200
+            return web.Response(text='{"choices": ' + "[" * 100_000 + "]" * 100_000 + "}", content_type="application/json")
         if status == 200:
             return web.json_response(completion(body, self.faults.right))
         headers = {"Retry-After": str(self.faults.retry_after)} if status == 429 and self.faults.retry_after else {}

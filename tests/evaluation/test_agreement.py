@@ -6,6 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
 
 from hba_ray.errors import DataError
 from hba_ray.evaluation.agreement import agree, cohen_kappa, read_labels, verdict_labels
@@ -24,6 +27,13 @@ def test_kappa_by_hand():
     assert found.share == pytest.approx(0.7)
     assert 0.05 < found.kappa.low < 0.4 < found.kappa.high < 0.75
     assert (found.rows, found.unreadable, found.unshared) == (50, 0, 0)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["TRUE", "FALSE"]), st.sampled_from(["TRUE", "FALSE"])), min_size=1, max_size=30))
+def test_kappa_is_that_of_scikit_learn(pairs):
+    first, second = map(list, zip(*pairs, strict=True))
+    expected = None if len({*first, *second}) == 1 else pytest.approx(cohen_kappa_score(first, second))
+    assert cohen_kappa(first, second) == expected
 
 
 def test_rows_that_one_grader_could_not_read_or_did_not_see_are_counted_apart():

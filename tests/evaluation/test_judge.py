@@ -8,10 +8,12 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -159,6 +161,40 @@ def test_an_endpoint_that_dies_stops_the_run_and_keeps_what_it_graded(tmp_path: 
     (file,) = tmp_path.glob("judge-*.jsonl")
     assert 15 < 60 - again <= 20
     assert file.read_bytes().count(b"\n") == 60
+
+
+def test_brackets_without_end_are_a_damaged_reply(tmp_path: Path):
+    asked = [*items(4), JudgeItem("deep", "toy_answers", "Nested?", "right", "That.")]
+    with StubJudge(nested="Nested?") as stub:
+        verdicts = grade(asked, stub.spec(retries=1), tmp_path)
+    assert_all_graded(asked[:4], verdicts[:4])
+    assert verdicts[4].defect == "no reply" and "damaged replies only" in verdicts[4].detail
+
+
+def test_an_address_that_answers_but_is_no_judge_is_refused_before_the_first_item(tmp_path: Path):
+    with StubJudge(damaged=1.0) as stub, pytest.raises(EnvironmentMissing, match="damaged replies only") as raised:
+        check_judge(stub.spec())
+    assert "check evaluate.judge.base_url" in str(raised.value)
+
+
+def test_an_address_that_swallows_all_is_given_up_before_the_time_of_a_reply(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hba_ray.evaluation.judge_client.CONNECT_SECONDS", 0.2)
+    with ExitStack() as sockets:
+        full = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):  # nobody takes them, and the queue has room for one: who comes after them hears nothing
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        with pytest.raises(EnvironmentMissing, match="Connection timeout"):
+            check_judge(JudgeSpec(model=MODEL, base_url=f"http://127.0.0.1:{full.getsockname()[1]}/v1", key_env=KEY_ENV))
+
+
+@pytest.mark.parametrize("key", ["sk-\u2603", "sk-1\nsk-2"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(KEY_ENV, key)
+    with pytest.raises(EnvironmentMissing, match=f"{KEY_ENV} holds line breaks or characters beyond ASCII") as raised:
+        check_judge(JudgeSpec(key_env=KEY_ENV))
+    assert "sk-" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("schema", "new_token_field"), [(True, False), (False, True), (False, False)])

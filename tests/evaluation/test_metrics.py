@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from hba_ray.data.tasks import TASKS
 from hba_ray.errors import DataError
@@ -17,6 +17,7 @@ from hba_ray.evaluation.metrics import (
     binary_weighted_f1,
     confusion,
     exact_match,
+    judge_accuracy,
     mean_weighted_accuracy,
     per_class,
     weighted_f1,
@@ -86,6 +87,24 @@ def test_mean_weighted_accuracy_is_the_mean_balanced_accuracy_of_the_classes(pai
     else:
         expected = np.mean([balanced_accuracy_score([t == label for t in true], [p == label for p in predicted]) for label in present])
     assert mean_weighted_accuracy(true, predicted) == pytest.approx(expected)
+
+
+@PATIENT
+@given(st.lists(st.tuples(st.sampled_from(EMOTIONS), st.sampled_from(EMOTIONS)), min_size=1, max_size=30))
+def test_classes_and_confusion_are_those_of_scikit_learn(pairs):
+    true, predicted = map(list, zip(*pairs, strict=True))
+    shares = precision_recall_fscore_support(true, predicted, labels=EMOTIONS, average=None, zero_division=0)  # pyright: ignore[reportArgumentType]
+    for ours, precision, recall, f1, support in zip(per_class(true, predicted, EMOTIONS), *map(np.asarray, shares), strict=True):
+        assert (ours.precision or 0, ours.recall or 0, ours.f1 or 0, ours.support) == pytest.approx((precision, recall, f1, support))
+    assert (confusion(true, predicted, EMOTIONS)[:, :-1] == confusion_matrix(true, predicted, labels=EMOTIONS)).all()
+
+
+@PATIENT
+@given(st.lists(st.sampled_from(["TRUE", "FALSE", None]), min_size=1, max_size=30))
+def test_judge_accuracy_is_the_accuracy_of_scikit_learn_against_all_true(verdicts):
+    assert judge_accuracy(["a wall"] * len(verdicts), verdicts) == pytest.approx(
+        accuracy_score(["TRUE"] * len(verdicts), [verdict or "unreadable" for verdict in verdicts])
+    )
 
 
 @PATIENT

@@ -15,6 +15,7 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.plan import arms, plan
 from hba_ray.sweeps.steps.generation import baselines, notes, published_model
 from hba_ray.sweeps.trial import run_experiment
+from tests.evaluation.stub_judge import KEY, KEY_ENV, StubJudge
 from tests.sweeps.jobs import small_experiment
 
 PLAIN = {"engine": "transformers", "max_new_tokens": 4}
@@ -87,3 +88,33 @@ def test_what_a_model_was_not_shown_is_said():
         "zero-shot x: the model takes no audio, which was withheld from 12 rows.",
         "zero-shot x: the model takes no video; 3 rows showed it the frames as images.",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_vllm_serves_a_baseline_of_one_run_whose_open_answers_are_judged_and_reported_with_their_interval(tmp_path: Path, monkeypatch):
+    """The trained model beside the same model untrained, served by vLLM on this CPU; a stub judges both over HTTP."""
+    monkeypatch.setenv(KEY_ENV, KEY)
+    served = {"engine": "vllm", "max_new_tokens": 8, "context": 600}
+    shape = {"atlas__toy": {"rows": 350}, "atlas__limit": 6, "atlas__datasets": ["toy_tone", "toy_answers"], "sft__epochs": 1}
+    with StubJudge(right="agreement") as stub:
+        judge = stub.spec().model_dump(mode="json")
+        spec = small_experiment(tmp_path, evaluate__baselines=["tiny"], evaluate__generation=served, evaluate__judge=judge, **shape)
+        made = run_experiment(spec, lambda line: None, MemoryTracker())
+        asked = stub.graded()
+    assert list(made.report.scores) == ["sft", "zero-shot tiny"]
+    table = made.table.read_text()
+    for arm, scores in made.report.scores.items():
+        of = {score.dataset: score for score in scores.datasets}
+        assert of["toy_tone"].metric == "mean_weighted_accuracy" and of["toy_tone"].value is not None
+        judged = of["toy_answers"]
+        assert (judged.metric, judged.rows, judged.unreadable) == ("judge_accuracy", 6, 0)
+        assert judged.value is not None and 0 < judged.value < 1, "the stub finds its word in some of the reference answers"
+        assert judged.interval is not None and judged.interval[0] < judged.value < judged.interval[1]
+        low, high = judged.interval
+        assert f"| toy_answers | {arm} | 6 | {judged.value:.3f} | {low:.3f} to {high:.3f} |" in table
+        assert f"Open answers of {arm} were graded by {judge['model']}" in table
+    step = next(step for step in plan(spec, Storage(tmp_path)) if step.name == "evaluate zero-shot tiny")
+    answers = [row for row in pq.read_table(step.folder / "predictions.parquet").to_pylist() if row["dataset"] == "toy_answers"]
+    assert len(answers) == 6 and all(row["response"] is not None for row in answers)
+    assert all(any(row["question"] in turn and (row["answer"] or "") in turn for turn in asked) for row in answers)
