@@ -106,7 +106,7 @@ class KeyStore:
         return [tuple(int(line) for line in lines[start : start + CHUNK]) for start in range(0, len(lines), CHUNK)]
 
     def load(self, chunk: Sequence[int], *, bad_rows: bool = False) -> pa.Table | None:
-        """The keys of a chunk; None where they are not kept or a file has changed.
+        """The keys of a chunk; None where they are not kept, cannot be read, or a file has changed.
 
         Args:
             bad_rows: also where a row could not be read then; it may be readable by now.
@@ -114,10 +114,13 @@ class KeyStore:
         file = self._file(chunk)
         if not file.exists():
             return None
-        with pq.ParquetFile(file) as opened:
-            if opened.schema_arrow.names != SCHEMA.names:  # of an older version
-                return None
-            keys = opened.read()
+        try:
+            with pq.ParquetFile(file) as opened:
+                if opened.schema_arrow.names != SCHEMA.names:  # of an older version
+                    return None
+                keys = opened.read()
+        except (pa.ArrowException, OSError):  # damaged; they are made again, and so is the file
+            return None
         fresh = bad_rows or keys.column("reason").null_count == len(keys)
         paths, stamps = (keys.column(name).combine_chunks().flatten().to_pylist() for name in ("paths", "stamps"))
         return keys if fresh and all(_stamp(Path(path)) == stamp for path, stamp in zip(paths, stamps, strict=True)) else None

@@ -89,7 +89,7 @@ class Table:
         for bucket in BUCKETS:
             pending = sorted((self.folder / "pending" / bucket).glob("*.parquet"))
             if pending:
-                file = self.folder / f"{bucket}.parquet"
+                file = self._path(bucket)
                 rows = pa.concat_tables([_read(part) for part in ([file] if file.exists() else []) + pending])
                 clips = rows.column("clip").to_numpy(zero_copy_only=False)
                 _, first = np.unique(clips, return_index=True)
@@ -103,15 +103,15 @@ class Table:
     def known(self) -> dict[str, tuple[str | None, str | None]]:
         """Clip -> (reason, message) of all folded rows; a reason of None is a row with its values."""
         found: dict[str, tuple[str | None, str | None]] = {}
-        for file in self._files.values():
-            columns = file.read(["clip", "reason", "message"], use_threads=False).to_pydict()
+        for bucket in self._files:
+            columns = self._columns(bucket, ["clip", "reason", "message"]).to_pydict()
             found.update(zip(columns["clip"], zip(columns["reason"], columns["message"], strict=True), strict=True))
         return found
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Small columns of all folded rows."""
         schema = pa.schema([self.schema.field(name) for name in names])
-        return pa.concat_tables([schema.empty_table(), *(file.read(list(names), use_threads=False) for file in self._files.values())])
+        return pa.concat_tables([schema.empty_table(), *(self._columns(bucket, names) for bucket in self._files)])
 
     def holds(self, clip: str) -> bool:
         """Whether a clip has a folded row, with or without values."""
@@ -129,7 +129,7 @@ class Table:
             if clip and row is not None:
                 wanted.setdefault((clip[0], row // ROW_GROUP), []).append((position, row % ROW_GROUP))
         for (bucket, group), places in sorted(wanted.items()):
-            held = self._files[bucket].read_row_group(group, columns=[column], use_threads=False).column(0)
+            held = self._columns(bucket, [column], group).column(0)
             for position, row in places:
                 values[position] = _value(held[row])
         return values
@@ -142,16 +142,29 @@ class Table:
         row = int(np.searchsorted(keys, clip))
         return row if row < len(keys) and keys[row] == clip else None
 
+    def _columns(self, bucket: str, names: Sequence[str], group: int | None = None) -> pa.Table:
+        """Columns of one of the sixteen files, or of one row group of it."""
+        file = self._files[bucket]
+        try:
+            if group is None:
+                return file.read(list(names), use_threads=False)
+            return file.read_row_group(group, columns=list(names), use_threads=False)
+        except (pa.ArrowException, OSError) as cause:
+            raise _damaged(self._path(bucket), cause) from None
+
+    def _path(self, bucket: str) -> Path:
+        return self.folder / f"{bucket}.parquet"
+
     @cached_property
     def _files(self) -> dict[str, pq.ParquetFile]:
-        paths = {bucket: self.folder / f"{bucket}.parquet" for bucket in BUCKETS}
+        paths = {bucket: self._path(bucket) for bucket in BUCKETS}
         return {bucket: _open(path) for bucket, path in paths.items() if path.exists()}
 
     @cached_property
     def _keys(self) -> dict[str, np.ndarray]:
         return {
-            bucket: file.read(["clip"], use_threads=False).column(0).to_numpy(zero_copy_only=False).astype("U64")
-            for bucket, file in self._files.items()
+            bucket: self._columns(bucket, ["clip"]).column(0).to_numpy(zero_copy_only=False).astype("U64")
+            for bucket in self._files
         }
 
     def __reduce__(self) -> tuple[Any, ...]:

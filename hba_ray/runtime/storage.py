@@ -25,8 +25,8 @@ from hba_ray.errors import DataError, EnvironmentMissing
 _DONE, _LEDGER = "done.json", "ledger.jsonl"
 LOCK_SECONDS = 6 * 3600
 """How long a run waits for another that is doing what both need."""
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What a disk says that is full, or that has been made read-only."""
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What a disk says that is full, that has a limit, or that has been made read-only."""
 
 
 class Storage:

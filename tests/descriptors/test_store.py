@@ -118,6 +118,25 @@ def test_a_damaged_file_is_named(tmp_path: Path):
         Table(tmp_path, "functionals").known()
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda table: table.known(),
+        lambda table: table.columns(["peak"]),
+        lambda table: table.holds(key(1)),
+        lambda table: table.read([key(1)], "peak"),
+    ],
+)
+def test_a_file_whose_rows_are_damaged_and_whose_end_is_not_is_named(tmp_path: Path, read):
+    table = filled(tmp_path, [1])
+    (file,) = table.folder.glob("*.parquet")
+    held = file.read_bytes()
+    length = int.from_bytes(held[-8:-4], "little") + 8
+    file.write_bytes(held[:4] + b"\xff" * (len(held) - 4 - length) + held[-length:])
+    with pytest.raises(DataError, match=f"{file.name}: is damaged"):
+        read(Table(tmp_path, "functionals"))
+
+
 def test_a_column_that_the_table_has_not_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="loudness"):
         Table(tmp_path, "pose").add(key(1), {"loudness": 1.0})

@@ -1,5 +1,6 @@
 """Results are finished or not, never half; hostile folders end in one error with a way out."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -122,6 +123,11 @@ with claimed(step):
     finish(step, {"rows": 1})
 assert done(step) == {"rows": 1}
 """
+
+
+def test_a_limit_on_the_size_of_files_is_named_with_the_way_out(tmp_path: Path):
+    with pytest.raises(EnvironmentMissing, match="compute.storage=FOLDER"), claimed(tmp_path / "step"):
+        raise OSError(errno.EFBIG, "File too large", "predictions.parquet")
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_that_looks_finished(tmp_path: Path):
