@@ -162,10 +162,7 @@ class Table:
 
     @cached_property
     def _keys(self) -> dict[str, np.ndarray]:
-        return {
-            bucket: self._columns(bucket, ["clip"]).column(0).to_numpy(zero_copy_only=False).astype("U64")
-            for bucket in self._files
-        }
+        return {bucket: self._columns(bucket, ["clip"]).column(0).to_numpy(zero_copy_only=False).astype("U64") for bucket in self._files}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Table, (self.folder, self.kind)

@@ -126,7 +126,7 @@ assert done(step) == {"rows": 1}
 
 
 def test_a_limit_on_the_size_of_files_is_named_with_the_way_out(tmp_path: Path):
-    with pytest.raises(EnvironmentMissing, match="compute.storage=FOLDER"), claimed(tmp_path / "step"):
+    with pytest.raises(EnvironmentMissing, match=r"compute\.storage=FOLDER"), claimed(tmp_path / "step"):
         raise OSError(errno.EFBIG, "File too large", "predictions.parquet")
 
 
