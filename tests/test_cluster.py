@@ -146,7 +146,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_a_sweep_runs_as_a_job_of_a_cluster_and_its_table_is_there(cluster: Cluster):
     spec = cluster.spec()
     with packed(spec) as upload:
