@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -145,12 +146,10 @@ class Table:
     def _columns(self, bucket: str, names: Sequence[str], group: int | None = None) -> pa.Table:
         """Columns of one of the sixteen files, or of one row group of it."""
         file = self._files[bucket]
-        try:
+        with _named(self._path(bucket)):
             if group is None:
                 return file.read(list(names), use_threads=False)
             return file.read_row_group(group, columns=list(names), use_threads=False)
-        except (pa.ArrowException, OSError) as cause:
-            raise _damaged(self._path(bucket), cause) from None
 
     def _path(self, bucket: str) -> Path:
         return self.folder / f"{bucket}.parquet"
@@ -218,21 +217,23 @@ def _write(file: Path, table: pa.Table) -> None:
 
 
 def _open(file: Path) -> pq.ParquetFile:
-    try:
+    with _named(file):
         return pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as cause:
-        raise _damaged(file, cause) from None
 
 
 def _read(file: Path) -> pa.Table:
+    with _named(file), pq.ParquetFile(file) as opened:
+        return opened.read(use_threads=False)
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """
+    Raises:
+        DataError: what is read in the block is damaged.
+    """
     try:
-        with pq.ParquetFile(file) as opened:
-            return opened.read(use_threads=False)
+        yield
     except (pa.ArrowException, OSError) as cause:
-        raise _damaged(file, cause) from None
-
-
-def _damaged(file: Path, cause: Exception) -> DataError:
-    return DataError(
-        str(file), f"is damaged: {str(cause).splitlines()[0]}", "delete it; its clips are extracted again", reason="corrupt file"
-    )
+        what = f"is damaged: {str(cause).splitlines()[0]}"
+        raise DataError(str(file), what, "delete it; its clips are extracted again", reason="corrupt file") from None

@@ -155,9 +155,8 @@ def check_first(spec: ExperimentSpec, steps: list[Step]) -> None:
     if spec.compute.address == "local" and needs_ray(spec, steps):
         gpus = len(gpu_names()) if spec.compute.gpus_per_worker else 0
         check_capacity(spec.compute, local_cpus(spec.compute, rollouts="grpo" in spec.stages), gpus)
-    for kind in dict.fromkeys(step.kind for step in steps if not step.is_done):
-        if kind in CHECKS:
-            CHECKS[kind](spec)
+    for check in dict.fromkeys(CHECKS[step.kind] for step in steps if step.kind in CHECKS and not step.is_done):
+        check(spec)
 
 
 @contextmanager

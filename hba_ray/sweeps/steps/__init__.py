@@ -40,7 +40,7 @@ NOTES: dict[str, Callable[[ExperimentSpec, Mapping[str, Any]], list[str]]] = {
 """Kind of a step -> sentences for the report, from the spec and from what `make` returned."""
 
 CHECKS: dict[str, Callable[[ExperimentSpec], None]] = {
-    **{"sft": backbone.check_hub, "bam": backbone.check_hub, "grpo": backbone.check_hub, "evaluate": backbone.check_hub},
-    **{"judge": judge.check, "retention": judge.check},
+    **dict.fromkeys(("sft", "bam", "grpo", "evaluate"), backbone.check_hub),
+    **dict.fromkeys(("judge", "retention"), judge.check),
 }
 """Kind of a step -> what makes sure, before the first step of a run, that it can be done when its turn comes."""

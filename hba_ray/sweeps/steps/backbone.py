@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,13 @@ def check_hub(spec: ExperimentSpec) -> None:
         EnvironmentMissing: the package that asks is not installed.
     """
     name = spec.model.backbone
-    if name == "tiny" or Path(name).expanduser().is_dir():
-        return
+    if name != "tiny" and not Path(name).expanduser().is_dir():
+        _ask_hub(name)
+
+
+@lru_cache
+def _ask_hub(name: str) -> None:
+    """Once, however many trials have this backbone."""
     if find_spec("huggingface_hub") is None:
         raise EnvironmentMissing("model.backbone", "huggingface_hub, which fetches models, is not installed", install("train"))
     import httpx
