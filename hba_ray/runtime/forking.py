@@ -178,18 +178,65 @@ def serve(place: str) -> tuple[Request, list[int]]:
 def _import() -> None:
     """
     Raises:
-        SystemExit: a module started threads, which a fork would lose in the middle of their work.
+        SystemExit: a module started threads, which a fork would lose in the middle of their work, or drew from Ray's
+            generator of ids, of which all forks would draw the same ones from then on.
     """
-    for module in MODULES:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as missing:
-            sys.stderr.write(f"{module} is left out: {missing}\n")
+    with _ray_generator_untouched():
+        for module in MODULES:
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as missing:
+                sys.stderr.write(f"{module} is left out: {missing}\n")
     lost = set(_threads()) - _FORKABLE_THREADS
     if lost:
         sys.exit(f"the imports started threads ({', '.join(sorted(lost))}), so workers cannot be forked; set compute.fork to false")
+    if "ray" in sys.modules and _drawn_in_a_fork() == _drawn_in_a_fork():
+        sys.exit("the imports drew ids from Ray's generator, so workers cannot be forked; set compute.fork to false")
     gc.collect()
     gc.freeze()  # collections in workers would write to, and so copy, the shared memory
+
+
+@contextmanager
+def _ray_generator_untouched() -> Iterator[None]:
+    """Classes that modules make actors of get their ids from the system while this lasts.
+
+    Ray's own generator (C++, one per thread) is seeded when it is first used and copied by a fork. Workers that share
+    one give the same ids to their placement groups, of which the second then passes for the first (seen in Ray 2.60).
+    """
+    try:
+        import ray.actor
+    except ModuleNotFoundError:
+        yield
+        return
+    name = "ActorClassID"  # a name that the module imports, and so does not offer
+    own = getattr(ray.actor, name)
+
+    class FromTheSystem:
+        @staticmethod
+        def from_random() -> object:
+            return own(os.urandom(own.size()))
+
+    setattr(ray.actor, name, FromTheSystem)
+    try:
+        yield
+    finally:
+        setattr(ray.actor, name, own)
+
+
+def _drawn_in_a_fork() -> bytes:
+    """The first id of Ray's generator in a fork of this process."""
+    from ray._raylet import JobID, TaskID
+
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(writable, TaskID.for_fake_task(JobID.nil()).binary())
+        os._exit(0)
+    os.close(writable)
+    with os.fdopen(readable, "rb") as answer:
+        drawn = answer.read()
+    os.waitpid(pid, 0)
+    return drawn
 
 
 def _threads() -> Iterator[str]:

@@ -105,6 +105,16 @@ def test_modules_that_start_threads_are_refused(folder: Path, tmp_path: Path, mo
     assert "started threads" in said and "set compute.fork to false" in said
 
 
+def test_modules_that_draw_from_the_generator_of_ray_are_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "drawing_module.py").write_text("import ray._raylet as ray\nray.TaskID.for_fake_task(ray.JobID.nil())\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    server = Server(folder, "drawing_module")
+    _, said = server.process.communicate(timeout=60)
+    server.close()
+    assert server.process.returncode == 1
+    assert "Ray's generator" in said and "set compute.fork to false" in said
+
+
 def test_variables_that_imports_heed_have_a_server_of_their_own(folder: Path):
     places = [forking.stem(str(folder), given) for given in ({}, {"COLOUR": "green"}, {"HF_HUB_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "0"})]
     assert places[0] == places[1]
@@ -129,11 +139,20 @@ def test_workers_of_a_private_ray_are_forks_of_one_server(tmp_path: Path):
                 assert torch.ones(3).sum() == 3
                 return os.getpid(), os.getppid()
 
+            def placement_group(self) -> str:
+                from ray.util import placement_group
+
+                group = placement_group([{"CPU": 0.1}])
+                ray.get(group.ready())
+                return group.id.hex()
+
         workers = [Worker.remote() for _ in range(3)]  # type: ignore[attr-defined]
         pids = ray.get([worker.pids.remote() for worker in workers])
         assert len({pid for pid, _ in pids}) == 3
         servers = {parent for _, parent in pids}
         assert len(servers) == 1 and os.getpid() not in servers
+        groups = ray.get([worker.placement_group.remote() for worker in workers])
+        assert len(set(groups)) == 3  # from generators of their own
         ray.kill(workers[0])
         until(lambda: not Path(f"/proc/{pids[0][0]}").exists())
         assert ray.get(workers[1].pids.remote()) == pids[1]
