@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +30,9 @@ its actor with it every time would never let the run end."""
 PATIENCE_SECONDS = 600
 ACTORS_PER_READER = 8
 """A clip takes an actor far longer than a reader, and each reader is a process that first imports Ray Data and a decoder."""
+
+MOST_CLIPS_AT_A_TIME, MOST_BYTES_AT_A_TIME, HANDFULS_PER_ACTOR = 8, 8 << 20, 8
+"""Of what an actor gets at a time, a handful: clips, bytes of clips that travel; and how many handfuls there are, at least."""
 
 
 class Extractor(Protocol):
@@ -80,11 +83,12 @@ def describe_on_ray(work: Work, *, actors: int, gpus: float = 0.0, runtime_env: 
     import ray.data
     from ray.exceptions import RayActorError
 
-    pieces = _by_row_group(work.index, work.wanted)
-    with _one_clip_a_block():
+    most = _clips_at_a_time(len(work.wanted), actors)
+    pieces = _by_row_group(work.index, work.wanted, most)
+    with _one_handful_a_block():
         clips = ray.data.from_items([{"piece": number} for number in range(len(pieces))], override_num_blocks=len(pieces)).map_batches(
             _read,  # type: ignore[arg-type]
-            fn_kwargs={"job": ray.put((work.index, pieces))},
+            fn_kwargs={"job": ray.put((work.index, pieces)), "most": most},
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.TaskPoolStrategy(size=-(-actors // ACTORS_PER_READER)),
@@ -103,8 +107,8 @@ def describe_on_ray(work: Work, *, actors: int, gpus: float = 0.0, runtime_env: 
         try:
             batch: Any
             for batch in described.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                for record in batch.to_pylist():
-                    yield Done(**record)
+                for handful in batch.column("done").to_pylist():
+                    yield from (Done(**record) for record in handful)
         except RayActorError as cause:
             what = f"its process ended: {str(cause).strip().splitlines()[-1]}"
             raise EnvironmentMissing(f"the {work.table.kind} extractor", what, "Ray's logs, in the run's folder, say more") from cause
@@ -116,12 +120,11 @@ class Worker:
     def __init__(self, make: Callable[[], Extractor], table: Table, keep: bool):
         self._extractor, self._table, self._keep = make(), table, keep
 
-    def __call__(self, clips: pa.Table) -> dict[str, list[Any]]:
-        done = [
-            self.describe(row["clip"], Path(row["path"]) if row["path"] is not None else row["content"], row["where"])
-            for row in clips.to_pylist()
-        ]
-        return {name: [getattr(one, name) for one in done] for name in ("clip", "reason", "message")}
+    def __call__(self, handfuls: pa.Table) -> dict[str, list[list[dict[str, Any]]]]:
+        return {"done": [[asdict(self._describe(**clip)) for clip in handful] for handful in handfuls.column("clips").to_pylist()]}
+
+    def _describe(self, clip: str, where: str, content: bytes, path: str | None) -> Done:
+        return self.describe(clip, content if path is None else Path(path), where)
 
     def describe(self, clip: str, content: bytes | Path, where: str) -> Done:
         try:
@@ -164,26 +167,43 @@ def place_of(index: AtlasIndex, line: int) -> str:
     return f"{Path(shard.path).name} row {row['position']}{group} ({row['dataset']})"
 
 
-def _by_row_group(index: AtlasIndex, wanted: Sequence[Wanted]) -> list[list[Wanted]]:
+def _by_row_group(index: AtlasIndex, wanted: Sequence[Wanted], least: int) -> list[list[Wanted]]:
+    """Clips by the task that reads them: whole row groups, small ones (a row each, in jsonl) together."""
     lines = index.table.select(["shard", "group"]).take([one.line for one in wanted]).to_pydict()
-    pieces: dict[tuple[int, int], list[Wanted]] = {}
+    groups: dict[tuple[int, int], list[Wanted]] = {}
     for one, shard, group in zip(wanted, lines["shard"], lines["group"], strict=True):
-        pieces.setdefault((shard, group), []).append(one)
-    return list(pieces.values())
+        groups.setdefault((shard, group), []).append(one)
+    pieces: list[list[Wanted]] = []
+    for group in groups.values():
+        if pieces and len(pieces[-1]) < least:
+            pieces[-1].extend(group)
+        else:
+            pieces.append(group)
+    return pieces
 
 
-def _read(pieces: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[Any]]]:
-    """The clips of a row group, one at a time."""
+def _clips_at_a_time(clips: int, actors: int) -> int:
+    """So many that Ray Data's work for each task does not show, so few that no actor is left waiting at the end."""
+    return max(1, min(MOST_CLIPS_AT_A_TIME, clips // (actors * HANDFULS_PER_ACTOR)))
+
+
+def _read(pieces: pa.Table, job: ray.ObjectRef, most: int) -> Iterator[dict[str, list[list[dict[str, Any]]]]]:
+    """The clips of a piece, a handful at a time."""
     index, wanted = _job(job)
     for number in pieces.column("piece").to_pylist():
+        handful: list[dict[str, Any]] = []
+        size = 0
         for clip, content, where in read_clips(index, wanted[number]):
             is_path = isinstance(content, Path)
-            yield {
-                "clip": [clip],
-                "where": [where],
-                "content": [b"" if is_path else content],
-                "path": [str(content) if is_path else None],
-            }
+            handful.append(
+                {"clip": clip, "where": where, "content": b"" if is_path else content, "path": str(content) if is_path else None}
+            )
+            size += 0 if is_path else len(content)
+            if len(handful) == most or size >= MOST_BYTES_AT_A_TIME:
+                yield {"clips": [handful]}
+                handful, size = [], 0
+        if handful:
+            yield {"clips": [handful]}
 
 
 @lru_cache(maxsize=1)
@@ -195,16 +215,15 @@ def _job(job: ray.ObjectRef) -> tuple[AtlasIndex, list[list[Wanted]]]:
 
 
 @contextmanager
-def _one_clip_a_block() -> Iterator[None]:
-    """A block is what an actor gets at a time; clips differ so much in length that it is best a single one."""
+def _one_handful_a_block() -> Iterator[None]:
+    """A block is what an actor gets at a time: a row, with a list of clips. An actor once started stays to the end."""
     from ray.data import DataContext
 
-    context = DataContext.get_current()
-    before = context.target_max_block_size, context.execution_options.preserve_order, context.wait_for_min_actors_s
+    before = DataContext.get_current()
+    context = before.copy()
     context.target_max_block_size, context.execution_options.preserve_order = 1, False
     context.wait_for_min_actors_s = PATIENCE_SECONDS
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0  # one that waits for the first clip, too
     context.enable_progress_bars = False
-    try:
+    with DataContext.current(context):
         yield
-    finally:
-        context.target_max_block_size, context.execution_options.preserve_order, context.wait_for_min_actors_s = before
