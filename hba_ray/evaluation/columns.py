@@ -22,7 +22,6 @@ from statistics import fmean
 
 import numpy as np
 import pyarrow as pa
-from scipy import stats
 
 from hba_ray.data.tasks import DATASETS, TASKS, find_dataset
 from hba_ray.errors import DataError
@@ -362,8 +361,10 @@ def _over_seeds(draws_SR: np.ndarray) -> np.ndarray:
 
 
 def _spearman_draws(counts: Sequence[float], draws_DR: np.ndarray) -> np.ndarray:
-    places_D = stats.rankdata(-np.asarray(counts, dtype=float), method="min")
-    ranks_DR = stats.rankdata(-draws_DR, method="min", axis=0)
+    from scipy.stats import rankdata
+
+    places_D = rankdata(-np.asarray(counts, dtype=float), method="min")
+    ranks_DR = rankdata(-draws_DR, method="min", axis=0)
     if len(set(counts)) < 2:
         return np.full(draws_DR.shape[1], np.nan)
     centred_D, centred_DR = places_D - places_D.mean(), ranks_DR - ranks_DR.mean(0)

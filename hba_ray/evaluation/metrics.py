@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from hba_ray.data.answers import plain_text
 from hba_ray.data.tasks import TASKS
@@ -190,6 +189,8 @@ def per_class(true: Sequence[str], predicted: Predictions, labels: Sequence[str]
     Raises:
         DataError: the two differ in length, or a true label is none of `labels`.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
     true_codes, guess_codes = _codes(true, predicted, labels)
     if not true_codes:
         return [ClassScore(label, None, None, None, 0) for label in labels]
@@ -212,6 +213,8 @@ def confusion(true: Sequence[str], predicted: Predictions, labels: Sequence[str]
     Raises:
         DataError: the two differ in length, or a true label is none of `labels`.
     """
+    from sklearn.metrics import confusion_matrix
+
     true_codes, guess_codes = _codes(true, predicted, labels)
     size = len(labels)
     if not true_codes:
@@ -220,6 +223,8 @@ def confusion(true: Sequence[str], predicted: Predictions, labels: Sequence[str]
 
 
 def _weighted_f1(true: Sequence[str], predicted: Predictions, labels: Sequence[str]) -> float | None:
+    from sklearn.metrics import f1_score
+
     true_codes, guess_codes = _codes(true, predicted, labels)
     if not true_codes:
         return None

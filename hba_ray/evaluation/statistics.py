@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 from hba_ray.errors import DataError
 from hba_ray.evaluation.metrics import METRICS, POLARITIES, POLARITY, Predictions, plain_text
@@ -241,7 +241,7 @@ def minimum_detectable_difference(standard_error: float, *, level: float = 0.95,
     >>> round(minimum_detectable_difference(0.01), 4)
     0.028
     """
-    return float(standard_error * (stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power)))
+    return float(standard_error * (NormalDist().inv_cdf((1 + level) / 2) + NormalDist().inv_cdf(power)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -298,8 +298,10 @@ def spearman(sizes: Sequence[float], scores: Sequence[float], *, ties: Literal["
         raise DataError("spearman", f"{len(sizes)} sizes but {len(scores)} scores", reason="lengths differ")
     if min(len(set(sizes)), len(set(scores))) < 2 or len(sizes) < 3:
         return None
+    from scipy.stats import rankdata
+
     method = "average" if ties == "average" else "min"
-    ranks = [stats.rankdata(-np.asarray(values, dtype=float), method=method) for values in (sizes, scores)]
+    ranks = [rankdata(-np.asarray(values, dtype=float), method=method) for values in (sizes, scores)]
     return float(np.corrcoef(*ranks)[0, 1])
 
 

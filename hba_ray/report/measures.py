@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from scipy.stats import rankdata
-
 from hba_ray.evaluation.scores import DatasetScore
 from hba_ray.evaluation.statistics import spearman
 from hba_ray.report.base import MISSING, Report, Sheet, between, dataset_place, number, signed
@@ -86,6 +84,8 @@ def _sizes(report: Report, arm: str) -> tuple[list[str], list[int], list[float]]
 
 
 def _size_sheet(report: Report) -> Sheet:
+    from scipy.stats import rankdata
+
     header = ("Dataset", "Arm", "Rows", "Rank by rows", "Score", "Rank by score")
     found: list[tuple[str, ...]] = []
     for arm in report.scores:

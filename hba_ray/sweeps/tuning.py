@@ -94,6 +94,7 @@ def run_parts(
             param_space={"place": tune.grid_search(list(range(len(parts))))},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=at_once,
+                reuse_actors=asha is None,  # a start costs seconds; one that ASHA stops is stopped by its end
                 scheduler=_scheduler(asha),
                 trial_name_creator=lambda trial: parts[trial.config["place"]].name,
                 trial_dirname_creator=lambda trial: f"{trial.config['place']:04d}",

@@ -1,6 +1,7 @@
 """What a sweep costs beside its trials: 20 trials of 2 s, two at a time, with MLflow; and planning all shipped specs.
 
-Goals: at most 1.2 times the ideal wall time once Ray runs, and 5 s for all specs.
+Goals: at most 1.2 times the ideal wall time, and 5 s for all specs. Two trials go before the twenty: the first processes
+of a Ray import for twenty seconds, which a sweep of real trials does not notice.
 """
 
 import subprocess
@@ -40,7 +41,7 @@ def measure() -> dict[str, float | str]:
 
     with tempfile.TemporaryDirectory() as place:
         storage = Path(place)
-        sweep = {"axes": {"evaluate.max_new_tokens": list(range(1, TRIALS + 1))}}
+        sweep = {"axes": {"evaluate.max_new_tokens": list(range(1, TRIALS + AT_ONCE + 1))}}
         parts = [Part(trial) for trial in plan_sweep(small_sweep(storage, sweep=sweep)).trials]
         mlflow = MlflowTracker(TrackingSpec(), storage)
         with ray_session(ComputeSpec(cpus=4, object_store_mib=100), storage / "logs"):
@@ -52,9 +53,11 @@ def measure() -> dict[str, float | str]:
                         forwarder.add(part.trial.folder / FILE, Record(part.name, part.trial.trial.sets, tags))
                     run_parts(some, AT_ONCE, storage / "tune", lambda event, part, outcome: None, work=work)
 
-            wall = seconds(lambda: sweep_once(parts))
+            first = seconds(lambda: sweep_once(parts[:AT_ONCE]))
+            wall = seconds(lambda: sweep_once(parts[AT_ONCE:]))
     return {
         "20 trials of 2 s, 2 at a time: wall / ideal (goal <= 1.2)": wall / (TRIALS * SECONDS / AT_ONCE),
+        "seconds that the first two trials took": first,
         "seconds to validate and plan all shipped specs (goal <= 5)": seconds(_plan_all),
     }
 
