@@ -26,7 +26,7 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -40,7 +40,17 @@ MODULES = (
     "hba_ray.models.omni",
 )
 """What the server imports; those that are not installed are left out."""
-_READ_BY_IMPORTS = ("DS_", "HF_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTORCH_", "TORCH", "TRANSFORMERS_")
+VERL_MODULES = (
+    "verl.trainer.main_ppo",
+    "verl.experimental.agent_loop",
+    "verl.workers.engine_workers",
+    "verl.workers.rollout.vllm_rollout.vllm_async_server",
+    "hba_ray.rl.trainer",
+    "hba_ray.rl.rollouts",
+)
+"""And what a server for the processes of verl imports, too, whose variables name our plugin."""
+_OF_VERL = "VERL_USE_EXTERNAL_MODULES"
+_READ_BY_IMPORTS = ("DS_", "HF_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTORCH_", "TORCH", "TRANSFORMERS_", "VERL_", "VLLM_")
 """Starts of the names of variables that the modules heed only when they are imported: other values, another server."""
 _START_SECONDS = 30.0
 _POLL_SECONDS = 0.5
@@ -140,7 +150,9 @@ def serve(place: str) -> tuple[Request, list[int]]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place + ".sock")  # before the imports: clients wait in the queue, instead of starting another server
     listener.listen(256)
-    _import()
+    before = dict(os.environ)
+    _import(MODULES + (VERL_MODULES if _OF_VERL in before else ()))
+    set_by_imports = {name: value for name, value in os.environ.items() if before.get(name) != value}
     clients: dict[int, socket.socket] = {}
     with selectors.DefaultSelector() as waiting, _woken_by_ends() as ends:
         waiting.register(listener, selectors.EVENT_READ)
@@ -158,7 +170,8 @@ def serve(place: str) -> tuple[Request, list[int]]:
                     if not pid:
                         for other in (listener, client, *clients.values()):
                             other.close()
-                        return received
+                        request, streams = received
+                        return request._replace(environ=set_by_imports | request.environ), streams
                     for file in received[1]:
                         os.close(file)
                     clients[pid] = client
@@ -175,14 +188,14 @@ def serve(place: str) -> tuple[Request, list[int]]:
     sys.exit(0)
 
 
-def _import() -> None:
+def _import(modules: Sequence[str]) -> None:
     """
     Raises:
         SystemExit: a module started threads, which a fork would lose in the middle of their work, or drew from Ray's
             generator of ids, of which all forks would draw the same ones from then on.
     """
     with _ray_generator_untouched():
-        for module in MODULES:
+        for module in modules:
             try:
                 importlib.import_module(module)
             except ModuleNotFoundError as missing:

@@ -93,6 +93,19 @@ def test_the_server_ends_with_its_raylet(server: Server):
     assert server.process.wait(timeout=30) == 0
 
 
+def test_what_imports_set_in_the_environment_is_there_and_what_a_worker_is_given_counts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "setting_module.py").write_text("import os\nos.environ.update(SHAPE='round', COLOUR='red')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    server = Server(folder, "setting_module")
+    program = tmp_path / "worker.py"
+    program.write_text("import os\nprint(os.environ['SHAPE'], os.environ['COLOUR'], 'RAY_RAYLET_PID' in os.environ)\n")
+    told, _ = server.ask(program).communicate(timeout=30)
+    server.close()
+    assert told.split() == ["round", "green", "False"]
+
+
 def test_modules_that_start_threads_are_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "threading_module.py").write_text(
         "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
@@ -119,6 +132,19 @@ def test_variables_that_imports_heed_have_a_server_of_their_own(folder: Path):
     places = [forking.stem(str(folder), given) for given in ({}, {"COLOUR": "green"}, {"HF_HUB_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "0"})]
     assert places[0] == places[1]
     assert len(set(places)) == 3
+
+
+@pytest.mark.slow
+def test_what_the_processes_of_verl_import_can_be_forked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("vllm")
+    monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", "hba_ray.rl.plugin")
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    server = Server(folder, *forking.MODULES)
+    program = tmp_path / "worker.py"
+    program.write_text("import sys\nprint('vllm' in sys.modules, 'hba_ray.rl.rollouts' in sys.modules)\n")
+    told, _ = server.ask(program).communicate(timeout=300)
+    server.close()
+    assert told.split() == ["True", "True"]
 
 
 @pytest.mark.ray
