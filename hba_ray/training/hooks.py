@@ -50,7 +50,8 @@ class StepLog(Hook):
 
     def after_step(self, run: Run, metrics: dict[str, float]) -> None:
         if run.rank == 0 and run.state.step % self.every == 0:
-            self._write({"step": run.state.step, "epoch": run.state.epoch, "lr": run.engine.get_lr()[0], **metrics})
+            where = {"step": run.state.step, "epoch": run.state.epoch, "lr": run.engine.get_lr()[0]}
+            self._write({**where, **metrics, **_gpu_peak()})
 
     def after_epoch(self, run: Run, metrics: dict[str, float]) -> None:
         if run.rank == 0:
@@ -59,6 +60,13 @@ class StepLog(Hook):
     def _write(self, facts: dict[str, float | int | bool]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(facts) + "\n")
+
+
+def _gpu_peak() -> dict[str, float]:
+    """GiB that tensors of this process held on its GPU at most so far; nothing on a CPU."""
+    import torch
+
+    return {"gpu_peak_gib": torch.cuda.max_memory_allocated() / 2**30} if torch.cuda.is_available() else {}
 
 
 def _before(facts: Mapping[str, Any], step: int, epoch: int) -> bool:

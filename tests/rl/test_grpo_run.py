@@ -40,7 +40,8 @@ from tests.rl.damage import Damaged, damaged
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(1500)]
 
-STEPS, KILLED_AFTER = 6, 3
+STEPS, KILLED_AFTER, BAD_ROW_AFTER = 14, 3, 9
+"""A step takes a second, and a kill as long to be felt: the bad row is asked well behind it."""
 RISING_STEPS = 24
 """One epoch of the larger atlas has a few more."""
 RISE = 0.1
@@ -136,7 +137,7 @@ def test_a_missing_audio_file_ends_the_run_and_its_row_is_named(rising: SimpleNa
 
 @pytest.fixture(scope="module")
 def harpo_rows(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Damaged:
-    return damaged(toy.spec.atlas, tmp_path_factory.mktemp("harpo-rows"), "long prompt", rows=96, after=KILLED_AFTER)
+    return damaged(toy.spec.atlas, tmp_path_factory.mktemp("harpo-rows"), "long prompt", rows=96, after=BAD_ROW_AFTER)
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +165,14 @@ def resumed(killed: SimpleNamespace, job: GrpoJob) -> SimpleNamespace:
 
 
 def kill_engine(metrics: Path) -> None:
-    while len(lines_of(metrics)) < KILLED_AFTER:
+    while not lines_of(metrics):
         time.sleep(0.2)
-    for server in state.list_actors(filters=[("class_name", "=", "vLLMHttpServer"), ("state", "=", "ALIVE")]):
-        for process in psutil.Process(cast(Any, server).pid).children(recursive=True):
-            if "EngineCore" in " ".join(process.cmdline()):
-                process.kill()
+    (server,) = state.list_actors(filters=[("class_name", "=", "vLLMHttpServer"), ("state", "=", "ALIVE")])
+    children = psutil.Process(cast(Any, server).pid).children(recursive=True)
+    engine = max(children, key=lambda process: process.memory_info().rss)  # beside it there is a resource tracker
+    while len(lines_of(metrics)) < KILLED_AFTER:
+        time.sleep(0.05)
+    engine.kill()
 
 
 def memory_of(job: GrpoJob, step: int) -> dict[str, Any]:
@@ -179,12 +182,12 @@ def memory_of(job: GrpoJob, step: int) -> dict[str, Any]:
 def test_vllm_dying_in_the_middle_is_told_and_leaves_the_cluster_clean(killed: SimpleNamespace):
     assert "vllm" in str(killed.error).lower() and killed.error.exit_code == 1
     assert killed.left == [set(), set()]
-    assert killed.checkpoint == 2
+    assert KILLED_AFTER - 1 <= killed.checkpoint < BAD_ROW_AFTER
 
 
 def test_a_resumed_run_goes_on_with_the_next_step_and_the_next_rows(killed: SimpleNamespace, resumed: SimpleNamespace, job: GrpoJob):
     assert [line["step"] for line in killed.lines][:KILLED_AFTER] == [1, 2, 3]
-    assert [line["step"] for line in resumed.lines] == [3, 4, 5, 6]
+    assert [line["step"] for line in resumed.lines] == list(range(killed.checkpoint + 1, STEPS + 1))
     dataset, samples = AtlasDataset(f"{job.atlas}/train", None, job.config().data), list(signatures(job))
     for step in range(1, STEPS + 1):
         expected = {samples[item] for item in dataset.batch(step - 1, GRPO["batch"])}
@@ -204,14 +207,14 @@ def test_harpo_goes_on_with_the_memory_of_its_checkpoint(killed: SimpleNamespace
             if name.startswith("harpo/density/"):
                 densities = last[name.rpartition("/")[2]]["density"]
                 assert densities <= value + 1e-6, "the memory of the last checkpoint is older than the log"
-    assert all(memory["density"] > 0.7 * KNOWN_DENSITY for memory in last.values())
+    assert all(memory["density"] > 0.3 * KNOWN_DENSITY for memory in last.values())
 
 
 def test_a_row_that_may_be_dropped_is_counted_and_the_run_goes_on(resumed: SimpleNamespace, harpo_rows: Damaged, job: GrpoJob):
     (drop,) = dropped_rows(job.failures)
     assert (drop.split, drop.reason) == ("train", "prompt too long") and harpo_rows.sample_id in drop.row
     assert drop.dataset and harpo_rows.sample_id.startswith(drop.dataset)
-    assert KILLED_AFTER < harpo_rows.step <= STEPS and harpo_rows.sample_id not in asked_in(job, harpo_rows.step)
+    assert BAD_ROW_AFTER < harpo_rows.step <= STEPS and harpo_rows.sample_id not in asked_in(job, harpo_rows.step)
 
 
 def test_every_part_of_the_reward_is_logged_by_task_and_dataset(resumed: SimpleNamespace, job: GrpoJob):
