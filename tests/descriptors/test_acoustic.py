@@ -1,14 +1,17 @@
 """Our acoustic vectors are openSMILE's own, for any rate, channel count and container."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hba_ray.data.media import SAMPLE_RATE, decode_audio
 from hba_ray.data.toy import speak
 from hba_ray.descriptors.acoustic import AcousticExtractor
 from hba_ray.descriptors.pooling import mean_std
+from hba_ray.descriptors.released import ReleasedExtractor
 from hba_ray.descriptors.store import read_frames
 from hba_ray.errors import BadMedia
 
@@ -31,6 +34,14 @@ def test_functionals_are_those_of_opensmile_by_hand():
     assert row["functionals"].shape == (6373,)
     assert np.array_equal(row["functionals"], by_hand(samples_T, opensmile.FeatureLevel.Functionals)[0])
     assert row["seconds"] == pytest.approx(len(samples_T) / 16_000) and row["peak"] == pytest.approx(np.abs(samples_T).max())
+
+
+def test_a_released_file_of_a_clip_gives_its_own_vector():
+    clip, shipped = speak("sad", np.random.default_rng(5)), io.BytesIO()
+    ours = AcousticExtractor("functionals").describe(clip, where="row 1")["functionals"]
+    torch.save({"features": by_hand(decode_audio(clip, 99, where=""), opensmile.FeatureLevel.Functionals)}, shipped)
+    theirs = ReleasedExtractor("acoustic").describe(shipped.getvalue(), where="row 1")["functionals"]
+    assert ours.any() and np.array_equal(ours, theirs)
 
 
 def test_low_level_descriptors_are_pooled_and_kept(tmp_path: Path):

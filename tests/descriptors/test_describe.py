@@ -16,13 +16,8 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WORDS = (
-    "atlas.datasets=[toy_tone]",
-    "descriptors.streams=[acoustic]",
-    "compute.cpus=4",
-    "compute.extractors=2",
-    "compute.object_store_mib=100",
-)
+ANSWERED_IN = {"acoustic": "toy_tone", "pose": "toy_nod"}
+WORDS = ("compute.cpus=4", "compute.extractors=2", "compute.object_store_mib=100")
 PATIENCE_SECONDS = 300
 
 pytest.importorskip("opensmile")
@@ -49,8 +44,9 @@ def processes(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def start(atlas: Path, folder: Path, storage: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hba_ray", "describe", str(atlas), *WORDS, f"compute.storage={storage}"]
+def start(stream: str, atlas: Path, folder: Path, storage: str) -> subprocess.Popen[str]:
+    words = [f"atlas.datasets=[{ANSWERED_IN[stream]}]", f"descriptors.streams=[{stream}]", *WORDS, f"compute.storage={storage}"]
+    command = [sys.executable, "-m", "hba_ray", "describe", str(atlas), *words]
     environ = os.environ | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}
     with (folder / "said").open("w") as said:
         return subprocess.Popen(command, cwd=folder, env=environ, stdout=said, stderr=said, text=True, start_new_session=True)
@@ -58,15 +54,15 @@ def start(atlas: Path, folder: Path, storage: str) -> subprocess.Popen[str]:
 
 def finished_clips(storage: Path) -> dict[str, int]:
     """Clips with a row that is not folded yet -> the number of its file on the disk."""
-    return {file.stem: file.stat().st_ino for file in storage.glob("descriptors/acoustic-*/pending/*/*.parquet") if file.exists()}
+    return {file.stem: file.stat().st_ino for file in storage.glob("descriptors/*/pending/*/*.parquet") if file.exists()}
 
 
 def tables(storage: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in storage.glob("descriptors/acoustic-*/?.parquet")}
+    return {file.name: file.read_bytes() for file in storage.glob("descriptors/*/?.parquet")}
 
 
 def extracted_now(said: str) -> int:
-    (row,) = [line.split() for line in said.splitlines() if line.startswith("acoustic")]
+    (row,) = [line.split() for line in said.splitlines() if line.startswith(tuple(ANSWERED_IN))]
     return int(row[6])
 
 
@@ -74,14 +70,15 @@ def extracted_now(said: str) -> int:
 @pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
-def test_killed_at_a_random_moment_it_goes_on_and_ends_with_the_same_bytes(toy, folder: Path):
-    whole = start(toy.jsonl, folder, "whole")
+@pytest.mark.parametrize("stream", ANSWERED_IN)
+def test_killed_at_a_random_moment_it_goes_on_and_ends_with_the_same_bytes(stream: str, toy, folder: Path):
+    whole = start(stream, toy.jsonl, folder, "whole")
     assert whole.wait(PATIENCE_SECONDS) == 0, (folder / "said").read_text()
     clips = extracted_now(said := (folder / "said").read_text())
     assert clips > 10
     assert "core_worker" not in said and "raylet" not in said, "what Ray says is in files"
 
-    driver = start(toy.jsonl, folder, "parts")
+    driver = start(stream, toy.jsonl, folder, "parts")
     threshold = random.Random(time.time_ns()).randint(1, clips - 5)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(finished_clips(folder / "parts")) < threshold:
@@ -97,7 +94,7 @@ def test_killed_at_a_random_moment_it_goes_on_and_ends_with_the_same_bytes(toy, 
     before = finished_clips(folder / "parts")
     assert threshold <= len(before) < clips
 
-    again = start(toy.jsonl, folder, "parts")
+    again = start(stream, toy.jsonl, folder, "parts")
     assert again.wait(PATIENCE_SECONDS) == 0, (folder / "said").read_text()
     assert extracted_now((folder / "said").read_text()) == clips - len(before), "no finished clip is extracted again"
     assert tables(folder / "parts") == tables(folder / "whole") != {}
