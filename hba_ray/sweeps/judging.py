@@ -122,13 +122,13 @@ def write_label_sheet(run: Path, arm: str | None, rows: int, seed: int = 0) -> P
 
 
 def _predicted(run: Path, only: str | None, alone: str = "") -> list[Step]:
-    """The steps that hold the predictions of a run's arms.
+    """The steps that hold the predictions of a run's arms; probes are none, they answer no open question.
 
     Args:
         only: the one arm that is wanted.
         alone: the option that is about one arm.
     """
-    found = [step for step in _steps_of(run) if step.arm and (step.folder / PREDICTIONS).exists()]
+    found = [step for step in _steps_of(run) if step.kind == "evaluate"]
     wanted = [step for step in found if only is None or step.arm == only]
     names = ", ".join(str(step.arm) for step in found) or "none"
     if not wanted:

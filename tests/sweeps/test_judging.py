@@ -31,7 +31,10 @@ from tests.evaluation.stub_judge import KEY, KEY_ENV, MODEL, ROOT, StubJudge
 from tests.report.test_tables import table
 from tests.sweeps.jobs import small_experiment
 
+pytest.importorskip("opensmile")
 ARMS = ["sft", "sft without audio"]
+PROBE = "probe acoustic"
+"""An arm with predictions, and none of them an open answer."""
 ROWS = 6
 """Rows of each dataset in the test split."""
 SHAPE = {
@@ -40,6 +43,8 @@ SHAPE = {
     "atlas__datasets": ["toy_tone", "toy_answers"],
     "evaluate__robustness": ["audio"],
     "evaluate__retention": True,
+    "descriptors__streams": ["acoustic"],
+    "descriptors__probe": True,
     "sft__epochs": 1,
 }
 
@@ -107,7 +112,7 @@ def test_how_answers_are_written_is_measured_and_rated(finished):
 
 def test_a_withheld_modality_is_an_arm_of_its_own_held_against_the_whole(finished):
     _, made = finished
-    assert list(made.report.scores) == ARMS
+    assert list(made.report.scores) == [*ARMS, PROBE]
     pairs = {pair.dataset: pair for pair in made.report.comparisons}
     assert {(pair.first, pair.second) for pair in pairs.values()} == {("sft", "sft without audio")}
     assert pairs["toy_answers"].metric == "judge_accuracy"
@@ -269,6 +274,7 @@ def test_a_persons_labels_are_held_against_the_judge(finished, monkeypatch, caps
         (["RUN", "modle=x"], 2, "evaluate.judge.modle"),
         (["RUN", "prompts"], 2, "key=value"),
         (["RUN", "--arm", "bam"], 2, "arms with predictions: sft, sft without audio"),
+        (["RUN", "--arm", PROBE], 2, "arms with predictions: sft, sft without audio"),
         (["RUN", "--labels", "mine.csv"], 2, "is about one arm"),
         (["RUN", "--labels", "nowhere.csv", "--arm", "sft"], 1, "cannot be read"),
         (["RUN", "model=stub-judge"], 5, "give one of its models as evaluate.judge.model"),

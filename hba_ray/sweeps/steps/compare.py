@@ -54,7 +54,7 @@ def make(context: Context) -> dict[str, Any]:
     from hba_ray.evaluation.arms import differences
     from hba_ray.evaluation.comparisons import compare_tables, pairs_to_json
 
-    arms = [name.partition(" ")[2] for name, folder in context.folders.items() if (folder / PREDICTIONS).exists()]
+    arms = [arm for kind, _, arm in (name.partition(" ") for name in context.folders) if kind == "evaluate"]
     against = held_against(context.spec, context.arm or "", arms)
     assert against is not None and context.arm is not None
     with progress(f"compare {context.arm}", total=None):

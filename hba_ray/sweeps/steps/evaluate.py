@@ -64,7 +64,7 @@ def predictions_of(folders: Mapping[str, Path], arm: str | None) -> Path:
     Args:
         folders: name of a step -> its folder.
     """
-    return next(folder for name, folder in folders.items() if name.partition(" ")[2] == arm and (folder / PREDICTIONS).exists())
+    return folders[f"evaluate {arm}"]
 
 
 def make(context: Context) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def make(context: Context) -> dict[str, Any]:
     with progress(f"evaluate {arm}", total=len(index.rows_of(spec.evaluate.split))) as bar:
         if whole == bam.ARM:
             reference = arm.replace(bam.ARM, "sft") if hidden else bam.reference(spec)
-            before = read_parquet(context.folders[f"evaluate {reference}"] / PREDICTIONS)
+            before = read_parquet(predictions_of(context.folders, reference) / PREDICTIONS)
             records, drops = bam.predictions(context, before.to_pylist(), bar, hidden), []
         elif transfer.is_arm(arm):
             records, drops = transfer.predictions(context, bar)
