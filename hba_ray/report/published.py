@@ -11,7 +11,10 @@ from hba_ray.report.base import MISSING, Sheet, signed
 from hba_ray.report.formats import markdown
 from hba_ray.report.verdicts import ALPHA, CellVerdict, ContrastVerdict, GateVerdict, TableVerdict
 
-TOY_NOTE = "A tiny random model checks the machinery. No verdict about the paper is possible, so no published number stands beside ours."
+TOY_NOTE = (
+    "A tiny random model checks the machinery. Published numbers are of the paper's model and of its data, in brackets where ours are "
+    "of a toy dataset: the two columns are of different things, and no verdict is possible."
+)
 INTERVAL_NOTE = "95% interval: percentiles of 2000 resamples of whole clips and, where there are several, of training seeds."
 AGREES_NOTE = (
     "agrees: the published value lies in our interval, widened by half a unit of its last digit. "
@@ -79,13 +82,14 @@ def outcome(found: TableVerdict) -> str:
 
 
 def _cell_sheet(found: TableVerdict, footnotes: tuple[str, ...]) -> Sheet:
-    header = ("Row", "Column", "Measured", "95% interval", "Seeds")
+    header = ("Row", "Column", "Measured", "95% interval", "Seeds", "Published")
+    digits = found.paper.digits
     if found.is_toy:
-        rows = tuple(_measured(cell) for cell in found.cells)
-        return Sheet("Measured", header, rows, 2, (TOY_NOTE, INTERVAL_NOTE, *footnotes))
-    rows = tuple((*_measured(cell), *_published(cell, found.paper.digits)) for cell in found.cells)
+        rows = tuple((*_measured(cell), published(cell, digits)) for cell in found.cells)
+        return Sheet("Measured and published", header, rows, 2, (TOY_NOTE, INTERVAL_NOTE, *footnotes))
+    rows = tuple((*_measured(cell), published(cell, digits), *_judged(cell)) for cell in found.cells)
     notes = (INTERVAL_NOTE, AGREES_NOTE, *footnotes)
-    return Sheet("Measured and published", (*header, "Published", "Difference", "Verdict"), rows, 2, notes)
+    return Sheet("Measured and published", (*header, "Difference", "Verdict"), rows, 2, notes)
 
 
 def _measured(cell: CellVerdict) -> tuple[str, ...]:
@@ -94,15 +98,22 @@ def _measured(cell: CellVerdict) -> tuple[str, ...]:
     return cell.row, cell.column, shown(cell.row, cell.estimate.value), interval, str(cell.estimate.seeds or MISSING)
 
 
-def _published(cell: CellVerdict, digits: int) -> tuple[str, ...]:
-    difference = MISSING if cell.difference is None else shown(cell.row, cell.difference, sign="+")
-    return shown(cell.row, cell.published, digits), difference, cell.verdict
+def published(cell: CellVerdict, digits: int) -> str:
+    """The published number, and whose it is where ours is of a toy dataset."""
+    number = shown(cell.row, cell.published, digits)
+    return number if cell.published_row == cell.row else f"{number} ({cell.published_row})"
+
+
+def _judged(cell: CellVerdict) -> tuple[str, ...]:
+    return MISSING if cell.difference is None else shown(cell.row, cell.difference, sign="+"), cell.verdict
 
 
 def _contrast_sheet(found: TableVerdict) -> Sheet:
-    header = ("Row", "Of", "Over", "Difference", "95% interval", "p", "Detectable")
-    rows = (((*_contrasted(one),) if found.is_toy else (*_contrasted(one), *_printed(one))) for one in found.contrasts)
-    header = header if found.is_toy else (*header, "Published", "Published %", "Verdict")
+    header = ("Row", "Of", "Over", "Difference", "95% interval", "p", "Detectable", "Published", "Published %")
+    rows = ((*_contrasted(one), *_printed(one)) for one in found.contrasts)
+    if not found.is_toy:
+        header = (*header, "Verdict")
+        rows = ((*cells, one.verdict) for cells, one in zip(rows, found.contrasts, strict=True))
     return Sheet("Differences of columns", header, tuple(rows), 3, (CONTRAST_NOTE,))
 
 
@@ -116,7 +127,7 @@ def _contrasted(one: ContrastVerdict) -> tuple[str, ...]:
 
 def _printed(one: ContrastVerdict) -> tuple[str, ...]:
     percent = MISSING if one.percent is None else f"{one.percent:+.2f}"
-    return signed(one.published), percent, one.verdict
+    return signed(one.published), percent
 
 
 def _gate_sheet(found: TableVerdict) -> Sheet:

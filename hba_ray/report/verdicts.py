@@ -30,7 +30,8 @@ class CellVerdict:
 
     Attributes:
         row: as measured; at toy scale the toy dataset that stands for the task.
-        published: None where there is none, and at toy scale.
+        published: None where there is none.
+        published_row: whose the published number is.
         verdict: agrees, higher or lower; or why there is none.
     """
 
@@ -38,13 +39,16 @@ class CellVerdict:
     column: str
     estimate: Estimate
     published: float | None
+    published_row: str
     verdict: str
 
     @property
     def difference(self) -> float | None:
         """Measured minus published, where the two are the same number."""
-        known = self.published is not None and self.estimate.value is not None and self.estimate.is_comparable
-        return self.estimate.value - self.published if known else None  # type: ignore[operator]
+        ours = self.estimate.value
+        if ours is None or self.published is None or self.verdict == NO_VERDICT or not self.estimate.is_comparable:
+            return None
+        return ours - self.published
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class ContrastVerdict:
     """One row of two columns.
 
     Attributes:
-        published: absolute change; None where there is none, and at toy scale.
+        published: absolute change; None where there is none.
         percent: the published change in per cent, where it is printed.
         p_adjusted: over the rows of the contrast.
     """
@@ -120,9 +124,8 @@ def judge_table(paper: PaperSpec, columns: Mapping[str, Column], *, is_toy: bool
     for column, published in paper.published.items():
         for row, asked in _rows(published, is_toy_atlas).items():
             estimate = columns[column].estimate(row) if column in columns else Column(()).estimate(row)
-            value = None if is_toy else published[asked]
-            verdict = _cell(estimate, value, half_unit(paper, asked), column in columns, is_toy)
-            cells.append(CellVerdict(row, column, estimate, value, verdict))
+            verdict = _cell(estimate, published[asked], half_unit(paper, asked), column in columns, is_toy)
+            cells.append(CellVerdict(row, column, estimate, published[asked], asked, verdict))
     for contrast in paper.contrasts:
         contrasts += _contrast(paper, contrast, columns, is_toy, is_toy_atlas)
     gates = () if is_toy else tuple(_gate(paper, gate, columns) for gate in paper.gates)
@@ -207,13 +210,10 @@ def _contrast(
     verdicts = []
     for row, asked in rows.items():
         percent, absolute = contrast.published.get(asked, (None, None))
-        published = None if is_toy else (ours[asked] - theirs[asked] if absolute is None else absolute)
+        published = ours[asked] - theirs[asked] if absolute is None else absolute
         reason = next((why for why in (_why_not(of.estimate(row)), _why_not(over.estimate(row))) if why), "")
-        verdict = reason or (
-            NO_VERDICT if published is None else _difference(compared[row], adjusted[row], published, half_unit(paper, asked))
-        )
-        shown = None if is_toy else percent
-        verdicts.append(ContrastVerdict(row, contrast.of, contrast.over, compared[row], published, shown, adjusted[row], verdict))
+        verdict = reason or (NO_VERDICT if is_toy else _difference(compared[row], adjusted[row], published, half_unit(paper, asked)))
+        verdicts.append(ContrastVerdict(row, contrast.of, contrast.over, compared[row], published, percent, adjusted[row], verdict))
     return verdicts
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -102,6 +103,27 @@ def write_text(path: Path, text: str) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copies what a folder holds into another one, which may be there already.
+
+    Raises:
+        OSError: the system's own; that of `shutil.copytree` does not tell a full disk from a missing file.
+    """
+    causes: list[OSError] = []
+
+    def copy(file: str, copied: str) -> object:
+        try:
+            return shutil.copy2(file, copied)
+        except OSError as cause:
+            causes.append(cause)
+            raise
+
+    try:
+        shutil.copytree(source, target, dirs_exist_ok=True, copy_function=copy)
+    except shutil.Error as error:
+        raise causes[0] if causes else error from None
 
 
 def note(run_folder: Path, **facts: Any) -> None:

@@ -184,6 +184,7 @@ class MlflowTracker:
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # logs, with its traceback, what it raises
         self._steps: dict[str, set[int]] = {}
         self._run_id: str | None = None
         self._resumed = False
@@ -351,7 +352,7 @@ class MlflowTracker:
         except (MlflowException, SQLAlchemyError, OSError) as cause:
             reason = str(cause).splitlines()[0][:300]
             way_out = (
-                "check that its folder can be written, and that no other program holds it; moved away, it is begun anew"
+                "make room, or see that its folder can be written and that no other program holds it; moved away, it is begun anew"
                 if self._is_file
                 else "check tracking.mlflow and that the server runs"
             )
@@ -359,15 +360,22 @@ class MlflowTracker:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Lets one driver at a time make the tables of a new store."""
+        """Lets one driver at a time make the tables of a new store; one that could not be made whole is taken away again."""
         if not self._is_file:
             yield
             return
         from filelock import FileLock
 
         self._storage.mkdir(parents=True, exist_ok=True)
+        file = Path(self.uri.removeprefix("sqlite:///"))
         with FileLock(self._storage / "mlflow.db.lock", timeout=OPENING_SECONDS):
-            yield
+            is_new = not file.exists()
+            try:
+                yield
+            except BaseException:
+                if is_new:
+                    file.unlink(missing_ok=True)
+                raise
 
 
 def _are_one(known: Mapping[str, str], tags: Mapping[str, str]) -> bool:

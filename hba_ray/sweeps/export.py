@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from hba_ray.errors import SpecError
 from hba_ray.models.checkpoints import load_model, model_identity, new_folder
 from hba_ray.models.export import ADAPTERS
-from hba_ray.runtime.storage import write_text
+from hba_ray.runtime.storage import copy_folder, write_text
 from hba_ray.sweeps.runs import OpenedRun
 from hba_ray.sweeps.steps import bam
 from hba_ray.sweeps.steps.base import Context
@@ -56,12 +55,12 @@ def export_run(run: OpenedRun, arm: str | None = None, to: Path | None = None) -
     to = to or run.folder / f"model-{arm}"
     if arms[arm] == "grpo":
         with new_folder(to) as draft:
-            shutil.copytree(folders["grpo"] / "model", draft, dirs_exist_ok=True)
+            copy_folder(folders["grpo"] / "model", draft)
         return to
     with new_folder(to) as draft:
         _export_sft(run, folders, draft)
         if arms[arm] == "bam":
-            shutil.copytree(folders["bam"] / bam.ADAPTERS, draft / ADAPTERS)
+            copy_folder(folders["bam"] / bam.ADAPTERS, draft / ADAPTERS)
             write_text(draft / ADAPTERS / "README.md", ABOUT_ADAPTERS)
     return to
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hba_ray.errors import CheckpointError
-from hba_ray.runtime.storage import read_lines, write_text
+from hba_ray.runtime.storage import copy_folder, read_lines, write_text
 from hba_ray.training.loop import Hook, Run, State, gather_drops
 
 _STATE, _LAYOUT, _ENGINE, _BEST, _TAG = "state.json", "layout.json", "engine", "best", "engine"
@@ -120,7 +120,7 @@ class Checkpoints(Hook):
             raise CheckpointError(str(folder), "cannot be read by DeepSpeed", _START_OVER)
         run.state = state
         if (folder / _BEST).is_dir() and run.rank == 0:
-            shutil.copytree(folder / _BEST, self._best, dirs_exist_ok=True)
+            copy_folder(folder / _BEST, self._best)
 
     def _check_layout(self, folder: Path, state: State) -> None:
         """Between epochs the size of a micro-batch may change; shards and places inside an epoch would not fit."""
@@ -148,7 +148,7 @@ class Checkpoints(Hook):
                 (folder / _STATE).write_text(json.dumps(run.state.to_json()))
                 (folder / _LAYOUT).write_text(json.dumps(dict(self.layout)))
                 if self._best.is_dir():
-                    shutil.copytree(self._best, folder / _BEST)
+                    copy_folder(self._best, folder / _BEST)
             self.store.save(folder, {"step": float(run.state.step), "epoch": float(run.state.epoch), **metrics})
 
 
@@ -211,7 +211,7 @@ class FolderStore:
         draft = self.folder.with_name(self.folder.name + ".draft")
         for leftover in (draft, self._former):
             shutil.rmtree(leftover, ignore_errors=True)
-        shutil.copytree(folder, draft)
+        copy_folder(folder, draft)
         if self.folder.exists():
             os.replace(self.folder, self._former)
         os.replace(draft, self.folder)

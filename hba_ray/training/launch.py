@@ -5,7 +5,6 @@ Either way a stage that is started again goes on from the last checkpoint in the
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from hba_ray.data.batches import BatchMaker, MicroBatch
 from hba_ray.data.stream import make_here
 from hba_ray.data.windows import Window
 from hba_ray.models.checkpoints import new_folder
+from hba_ray.runtime.storage import copy_folder
 from hba_ray.training.hooks import FolderStore, best_of
 from hba_ray.training.loop import State
 from hba_ray.training.sft import SftJob, train_sft
@@ -46,7 +46,7 @@ def launch_sft(job: SftJob, folder: Path) -> Trained:
     best, state = best_of(checkpoint)
     model = folder / "model"
     with new_folder(model) as draft:
-        shutil.copytree(best, draft, dirs_exist_ok=True)
+        copy_folder(best, draft)
     return Trained(model, state)
 
 

@@ -41,12 +41,14 @@ def test_a_row_holds_measured_interval_published_difference_and_verdict():
     assert "not known: DEP" in claims.rows[2][2]
 
 
-def test_at_toy_scale_no_published_number_stands_beside_ours():
+def test_at_toy_scale_published_numbers_say_whose_they_are_and_nothing_is_concluded():
     toy = {name: Column([result(rows_of("toy_words", 15, 5))], toy=True, resamples=50) for name in ("plain", "adapted")}
     found = judge_table(table(gates=GATES), toy)
     text = render_markdown(found)
-    assert "Published" not in text and "0.600" not in text and "Claims" not in text
-    assert "No verdict about the paper is possible" in text and "no verdict" in title(found)
+    cells, contrasts = sheets(found)
+    assert [row[-1] for row in cells.rows] == ["0.600 (mmsd)", "0.800 (mmsd)"] and [row[-2:] for row in contrasts.rows] == [("+0.200", "–")]
+    assert not {"Difference", "Verdict"} & set(cells.header) and "Verdict" not in contrasts.header
+    assert "Claims" not in text and "no verdict is possible" in text and "no verdict" in title(found)
     assert outcome(found) == "no verdict: toy scale"
     assert json.loads(render_json(found))["is_met"] is None
 

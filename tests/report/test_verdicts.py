@@ -125,7 +125,9 @@ def test_at_toy_scale_rows_stand_for_their_tasks_and_no_verdict_is_given():
     found = judge_table(table(gates=[gate(over=["plain"])]), toy)
     assert found.is_toy and found.gates == () and found.is_met
     assert {cell.row for cell in found.cells} == {"toy_words"}
-    assert {cell.published for cell in found.cells} == {None}
+    assert [(cell.column, cell.published, cell.published_row, cell.difference) for cell in found.cells] == [
+        (name, rows["mmsd"], "mmsd", None) for name, rows in table().published.items()
+    ]
     assert {cell.verdict for cell in found.cells} == {"no verdict"}
     assert [contrast.verdict for contrast in found.contrasts] == ["no verdict"]
     assert found.contrasts[0].comparison.difference.value == pytest.approx(0.45, abs=0.01)

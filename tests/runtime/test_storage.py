@@ -109,16 +109,18 @@ FULL_DISK = """
 import sys
 from pathlib import Path
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.runtime.storage import Storage, claimed, done, finish
-step = Storage(sys.argv[1]).step("sft", "0" * 12)
-try:
-    with claimed(step):
-        (step / "large").write_bytes(bytes(4 << 20))
-        finish(step, {})
-except EnvironmentMissing as error:
-    print(error)
-assert done(step) is None
-(step / "large").unlink()
+from hba_ray.runtime.storage import Storage, claimed, copy_folder, done, finish
+step, large = Storage(sys.argv[1]).step("sft", "0" * 12), Path(sys.argv[2])
+(large / "weights").write_bytes(bytes(4 << 20))
+for write in (lambda: (step / "weights").write_bytes(bytes(4 << 20)), lambda: copy_folder(large, step)):
+    try:
+        with claimed(step):
+            write()
+            finish(step, {})
+    except EnvironmentMissing as error:
+        print(error)
+    assert done(step) is None
+    (step / "weights").unlink()
 with claimed(step):
     finish(step, {"rows": 1})
 assert done(step) == {"rows": 1}
@@ -131,10 +133,13 @@ def test_a_limit_on_the_size_of_files_is_named_with_the_way_out(tmp_path: Path):
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_that_looks_finished(tmp_path: Path):
-    script = 'mount -t tmpfs -o size=1m none "$1" && exec "$2" -c "$3" "$1"'
-    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FULL_DISK]
-    if os.geteuid() or subprocess.run([*command[:4], 'mount -t tmpfs -o size=1m none "$1"', "sh", str(tmp_path)], check=False).returncode:
+    script = 'mount -t tmpfs -o size=1m none "$1" && exec "$2" -c "$3" "$1" "$4"'
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.mkdir()
+    large.mkdir()
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(small), sys.executable, FULL_DISK, str(large)]
+    if os.geteuid() or subprocess.run([*command[:4], 'mount -t tmpfs -o size=1m none "$1"', "sh", str(small)], check=False).returncode:
         pytest.skip("only root may mount a small disk")
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2], check=False)
     assert ran.returncode == 0, ran.stderr
-    assert "No space left on device" in ran.stdout and "compute.storage=FOLDER" in ran.stdout
+    assert ran.stdout.count("No space left on device") == ran.stdout.count("compute.storage=FOLDER") == 2

@@ -151,7 +151,7 @@ def test_a_server_that_is_not_there_is_reported_in_seconds(tmp_path: Path) -> No
 
 def test_a_storage_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EnvironmentMissing, match="check that its folder can be written"):
+    with pytest.raises(EnvironmentMissing, match="see that its folder can be written"):
         MlflowTracker(TrackingSpec(), tmp_path / "file" / "runs")
 
 
@@ -160,6 +160,19 @@ def test_a_damaged_store_is_named_and_may_be_moved_away(tmp_path: Path, left: by
     (tmp_path / "mlflow.db").write_bytes(left)
     with pytest.raises(EnvironmentMissing, match=r"mlflow\.db does not do its work: .*\n.*moved away, it is begun anew"):
         MlflowTracker(TrackingSpec(), tmp_path)
+
+
+def test_a_new_store_that_cannot_be_made_whole_is_no_hindrance_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def full(tracker: MlflowTracker, name: str) -> str:
+        tracker._client.search_experiments()  # the tables are there, the experiment is not
+        raise MlflowException("database or disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(EnvironmentMissing, match="make room"):
+        patched.setattr(MlflowTracker, "_open", full)
+        MlflowTracker(TrackingSpec(), tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_a_store_that_someone_opens_for_ever_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

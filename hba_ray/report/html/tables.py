@@ -10,7 +10,7 @@ from hba_ray.report.base import MISSING, Report, Sheet, between, dataset_place, 
 from hba_ray.report.confusions import Confusion
 from hba_ray.report.html.forest import SHARES, Mark, Scale, around_zero, axis, legend, strip
 from hba_ray.report.html.markup import Child, Html, element, join
-from hba_ray.report.published import shown
+from hba_ray.report.published import published, shown
 from hba_ray.report.tables import JUDGED
 from hba_ray.report.verdicts import CellVerdict, ContrastVerdict, TableVerdict
 
@@ -109,7 +109,7 @@ def difference_forest(report: Report) -> Html | None:
 def verdict_forest(found: TableVerdict) -> Html:
     """A table of the paper: measured, its interval, published, verdict; cells that are no shares have numbers only."""
     bodies, marks = [], []
-    names = ("Measured", "95% interval") if found.is_toy else ("Measured", "95% interval", "Published", "Verdict")
+    names = _with_verdict(("Measured", "95% interval", "Published"), found)
     for column in dict.fromkeys(cell.column for cell in found.cells):
         cells = [cell for cell in found.cells if cell.column == column]
         made = [Mark(cell.estimate.value, cell.estimate.interval.low, cell.estimate.interval.high, None, cell.published) for cell in cells]
@@ -128,10 +128,12 @@ def contrast_forest(found: TableVerdict) -> Html | None:
     scale, rows = around_zero(marks), {}
     for one, mark in zip(found.contrasts, marks, strict=True):
         rows.setdefault(f"{one.of} minus {one.over}", []).append(_forest_row(one.row, strip(mark, scale), _contrast(one, found.is_toy)))
-    names = (
-        ("Difference", "95% interval", "p (Holm)") if found.is_toy else ("Difference", "95% interval", "p (Holm)", "Published", "Verdict")
-    )
+    names = _with_verdict(("Difference", "95% interval", "p (Holm)", "Published"), found)
     return _forest("Differences of columns", "Row", scale, names, [_group(name, None, several) for name, several in rows.items()])
+
+
+def _with_verdict(names: tuple[str, ...], found: TableVerdict) -> tuple[str, ...]:
+    return names if found.is_toy else (*names, "Verdict")
 
 
 def _share(mark: Mark) -> Html | None:
@@ -141,15 +143,15 @@ def _share(mark: Mark) -> Html | None:
 def _cells(cell: CellVerdict, found: TableVerdict) -> list[Child]:
     low, high = cell.estimate.interval.low, cell.estimate.interval.high
     interval = MISSING if low is None or high is None else f"{shown(cell.row, low)} to {shown(cell.row, high)}"
-    measured: list[Child] = [shown(cell.row, cell.estimate.value), interval]
-    return measured if found.is_toy else [*measured, shown(cell.row, cell.published, found.paper.digits), verdict_words(cell.verdict)]
+    numbers: list[Child] = [shown(cell.row, cell.estimate.value), interval, published(cell, found.paper.digits)]
+    return numbers if found.is_toy else [*numbers, verdict_words(cell.verdict)]
 
 
 def _contrast(one: ContrastVerdict, is_toy: bool) -> list[Child]:
     of = one.comparison.difference
     interval = None if of.low is None or of.high is None else (of.low, of.high)
-    measured: list[Child] = [signed(of.value), between(interval, signed), number(one.p_adjusted)]
-    return measured if is_toy else [*measured, signed(one.published), verdict_words(one.verdict)]
+    numbers: list[Child] = [signed(of.value), between(interval, signed), number(one.p_adjusted), signed(one.published)]
+    return numbers if is_toy else [*numbers, verdict_words(one.verdict)]
 
 
 def verdict_words(verdict: str) -> Html:

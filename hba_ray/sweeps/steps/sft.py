@@ -5,7 +5,6 @@ In the released code's order it is two: `sft classes`, then `sft`, which trains 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from math import gcd
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.errors import SpecError
 from hba_ray.runtime.progress import Bar, progress
+from hba_ray.runtime.storage import copy_folder
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.follow import Metrics, followed
 from hba_ray.sweeps.steps import backbone, describe
@@ -95,7 +95,7 @@ def make(context: Context) -> dict[str, Any]:
         return train(context, spec, index, name=f"sft {CLASSES}", part="classes")
     before = context.folders[f"sft {CLASSES}"] / "model"
     if not len(index.rows_of("train")):
-        shutil.copytree(before, context.folder / "model", dirs_exist_ok=True)
+        copy_folder(before, context.folder / "model")
         return {"without_answers": True}
     answers = fitted(spec, spec.sft.answer_batch, epochs=spec.sft.answer_epochs)
     return train(context, answers, index, name="sft", init=str(before), part="answers")

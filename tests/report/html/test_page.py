@@ -153,3 +153,4 @@ def test_a_table_of_the_paper_comes_first_with_its_verdicts_in_words(is_toy):
     verdicts = {cell.verdict for cell in found.cells}
     shown = {words.lstrip("✓✗▲▼ ") for words in page.texts["span"]}
     assert (not verdicts & shown) if is_toy else verdicts <= shown
+    assert "Published" in page.texts["th"] and ("Verdict" in page.texts["th"]) == (not is_toy)
