@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,13 +42,22 @@ _EDGE_BYTES = 1 << 16
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A draft folder that takes the place of `folder` when the block ends well, and is removed when it does not."""
+    """A draft folder that takes the place of `folder` when the block ends well, and is removed when it does not.
+
+    Raises:
+        OSError: as the system says it, where safetensors could not write for its reason.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}")
     draft.mkdir()
     try:
         yield draft
         _replace(folder, draft)
+    except SafetensorError as cause:
+        said = re.search(r"\(os error (\d+)\)", str(cause))
+        if said is None:
+            raise
+        raise OSError(int(said[1]), os.strerror(int(said[1])), str(folder)) from cause
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

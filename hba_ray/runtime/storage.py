@@ -117,7 +117,7 @@ def copy_folder(source: Path, target: Path) -> None:
         try:
             return shutil.copy2(file, copied)
         except OSError as cause:
-            causes.append(cause)
+            causes.append(OSError(cause.errno, cause.strerror, cause.filename2 or cause.filename))
             raise
 
     try:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hba_ray.errors import CheckpointError
+from hba_ray.errors import CheckpointError, EnvironmentMissing
 from hba_ray.runtime.storage import copy_folder, read_lines, write_text
 from hba_ray.training.loop import Hook, Run, State, gather_drops
 
@@ -143,7 +143,8 @@ class Checkpoints(Hook):
     def _save(self, run: Run, metrics: dict[str, float]) -> None:
         run.state.drops = gather_drops(run.state.drops)
         with _scratch() as folder:
-            run.engine.save_checkpoint(str(folder / _ENGINE), tag=_TAG, exclude_frozen_parameters=True)
+            with written(folder):
+                run.engine.save_checkpoint(str(folder / _ENGINE), tag=_TAG, exclude_frozen_parameters=True)
             if run.rank == 0:
                 (folder / _STATE).write_text(json.dumps(run.state.to_json()))
                 (folder / _LAYOUT).write_text(json.dumps(dict(self.layout)))
@@ -156,6 +157,18 @@ class Checkpoints(Hook):
 def _scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hba-checkpoint-") as folder:
         yield Path(folder)
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[None]:
+    """Names the folder where torch's writer, which keeps the system's reason to itself, could not write into it."""
+    try:
+        yield
+    except RuntimeError as cause:
+        if "inline_container" not in str(cause) and "PytorchStreamWriter" not in str(cause):
+            raise
+        way_out = "make room there, or name a larger folder by the variable TMPDIR"
+        raise EnvironmentMissing(str(folder), f"a checkpoint cannot be written: {str(cause).splitlines()[0]}", way_out) from cause
 
 
 def best_of(checkpoint: Path) -> tuple[Path, State]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from hba_ray.errors import CheckpointError
 from hba_ray.models.checkpoints import load_model, new_folder, save_model
+from tests.limits import files_of_at_most
 from tests.models.looks import MakeModel, logits, unchanged, weights
 
 
@@ -43,6 +45,12 @@ def test_a_draft_is_removed_when_its_block_fails(tmp_path: Path):
         (draft / "half").write_text("x")
         raise RuntimeError
     assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_what_the_disk_says_is_said_for_safetensors_too(tmp_path: Path):
+    with pytest.raises(OSError, match=r"model'$") as refused, files_of_at_most(1 << 20), new_folder(tmp_path / "model") as draft:
+        save_file({"weight": torch.zeros(1 << 20)}, draft / "model.safetensors")
+    assert refused.value.errno == errno.EFBIG and list(tmp_path.iterdir()) == []
 
 
 def test_gathered_tensors_are_stored_and_sharded_ones_refused(make_model: MakeModel, tmp_path: Path):
