@@ -40,7 +40,16 @@ class Experiment:
         root = str(Path(__file__).parents[1])
         environ = os.environ | {"PYTHONPATH": root, "RAY_TMPDIR": str(self.temporary), "TMPDIR": str(self.temporary)}
         with (self.folder / "said").open("w") as said:
-            return subprocess.Popen(command, cwd=self.folder, env=environ, stdout=said, stderr=said, text=True, start_new_session=True)
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=environ,
+                stdout=said,
+                stderr=said,
+                text=True,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )  # a job in the background ignores it
 
     @property
     def said(self) -> str:

@@ -148,6 +148,7 @@ class AtlasIndex:
             "shards": [[shard.path, shard.split] for shard in self.shards],
             "drops": [[drop.split, drop.dataset, drop.row, drop.reason] for drop in self.drops],
             "split_surprise": self.split_surprise,
+            "transcripts": list(self.transcripts.items()),
         }
         (folder / "index.json").write_text(json.dumps(facts, indent=1))
 
@@ -167,6 +168,7 @@ class AtlasIndex:
                 table=read_parquet(folder / "index.parquet"),
                 drops=tuple(Drop(*drop) for drop in facts["drops"]),
                 split_surprise=facts["split_surprise"],
+                transcripts={int(line): str(text) for line, text in facts["transcripts"]},
             )
         except (OSError, ValueError, KeyError, TypeError) as cause:
             raise DataError(str(file), f"cannot be read: {cause}", DO_AGAIN, reason="corrupt file") from cause

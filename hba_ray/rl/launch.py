@@ -51,15 +51,23 @@ class GrpoJob:
 
     Attributes:
         start: folder in full layout (`checkpoints.write_start`).
-        atlas: folder of the atlas index.
-        folder: of the step, seen by all nodes: checkpoints/, rollouts/, verl's metrics.
+        index: the rows to train on and to validate with; verl's processes read it from `rows`.
+        folder: of the step, seen by all nodes: rows/, checkpoints/, rollouts/, verl's metrics.
     """
 
     spec: ExperimentSpec
     start: Path
-    atlas: Path
     index: AtlasIndex
     folder: Path
+
+    @property
+    def rows(self) -> Path:
+        return self.folder / "rows"
+
+    def write_rows(self) -> None:
+        """Writes down what verl's processes read: the index without held-out datasets, and with transcripts."""
+        self.rows.mkdir(exist_ok=True)
+        self.index.save(self.rows)
 
     @property
     def checkpoints(self) -> Path:
@@ -87,8 +95,8 @@ class GrpoJob:
         spec = self.spec
         paths = RlPaths(
             model=str(self.start),
-            train=str(self.atlas / "train"),
-            validation=str(self.atlas / "validation"),
+            train=str(self.rows / "train"),
+            validation=str(self.rows / "validation"),
             checkpoints=str(self.checkpoints),
             rollouts=str(self.rollouts) if spec.grpo.log_rollouts else None,
         )
@@ -134,6 +142,7 @@ def run_grpo(job: GrpoJob, say: Say) -> None:
     """
     config = job.config()
     forget_failures(job)
+    job.write_rows()
     check_room(job.spec)
     before = _held()
     runner = _take_turn(_variables(job), say)
@@ -280,6 +289,6 @@ def forget_failures(job: GrpoJob) -> None:
 
 def clear_checkpoints(job: GrpoJob) -> None:
     """Removes what only a resumed run would need."""
-    for path in (job.checkpoints, job.start):
+    for path in (job.rows, job.checkpoints, job.start):
         shutil.rmtree(path, ignore_errors=True)
     job.metrics.unlink(missing_ok=True)

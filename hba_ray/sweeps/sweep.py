@@ -22,7 +22,7 @@ from hba_ray.runtime.journal import FILE, Forwarder, JournalTracker, Record, for
 from hba_ray.runtime.session import check_store, ray_session
 from hba_ray.runtime.storage import Storage, ledger, note, write_text
 from hba_ray.runtime.tracking import PARENT, MlflowTracker, Status, standard_tags
-from hba_ray.specs import ExperimentSpec
+from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.sweeps.evidence import PAGE, Trained, labels, write_page
 from hba_ray.sweeps.parts import Outcome, do_part
 from hba_ray.sweeps.shared import Part, PlannedTrial, SweepPlan, plan_sweep
@@ -162,7 +162,8 @@ class _Driver:
 
     def run(self) -> dict[str, Outcome]:
         """Outcome of every trial, by name."""
-        stopped = {line["fingerprint"] for line in ledger(self.plan.folder) if line.get("event") == "stopped"}
+        lines = ledger(self.plan.folder)
+        stopped = {line["fingerprint"] for line in lines if line.get("event") == "stopped" and line.get("asha") == self._asha}
         outcomes = {trial.name: Outcome(Part(trial), "stopped") for trial in self.plan.trials if trial.fingerprint in stopped}
         outcomes |= {trial.name: Outcome(Part(trial), "done") for trial in self.plan.trials if trial.report()}
         for name, outcome in outcomes.items():
@@ -173,6 +174,12 @@ class _Driver:
             self._share()
             outcomes |= {outcome.part.name: outcome for outcome in self.run_parts(todo, self._note)}
         return {trial.name: outcomes[trial.name] for trial in self.plan.trials}
+
+    @property
+    def _asha(self) -> str | None:
+        """What stops trials early, by content: with other settings, a stopped trial gets another chance."""
+        sweep = self.plan.spec.sweep
+        return None if sweep is None or sweep.asha is None else fingerprint(sweep.asha.identity())
 
     def _share(self) -> None:
         """The steps that several trials need, before those trials wait for each other."""
@@ -188,7 +195,8 @@ class _Driver:
         """Tells people, the ledger and the record what has become of a part."""
         self.say(f"{part.name}: {event}" + (f": {outcome.message}" if outcome and outcome.message else ""))
         if part.steps is None:
-            note(self.plan.folder, event=event, trial=part.name, fingerprint=part.trial.fingerprint)
+            by = {"asha": self._asha} if event == "stopped" else {}
+            note(self.plan.folder, event=event, trial=part.name, fingerprint=part.trial.fingerprint, **by)
             if outcome is not None:
                 self.forwarder.end(part.trial.folder / FILE, STATUS[outcome.status])
 

@@ -79,11 +79,11 @@ def test_the_index_knows_counts_and_labels_without_reading_media(toy):
 
 
 def test_an_index_survives_its_file(toy, tmp_path):
-    index = build_index(spec(toy.jsonl, limit=3), toy.jsonl)
+    index = replace(build_index(spec(toy.jsonl, limit=3), toy.jsonl), transcripts={2: "so they said"})
     index.save(tmp_path)
     again = AtlasIndex.load(tmp_path)
     assert again.table.equals(index.table)
-    assert (again.root, again.shards, again.drops) == (index.root, index.shards, index.drops)
+    assert (again.root, again.shards, again.drops, again.transcripts) == (index.root, index.shards, index.drops, index.transcripts)
 
 
 @pytest.mark.parametrize("file", ["index.json", "index.parquet"])

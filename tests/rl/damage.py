@@ -17,12 +17,10 @@ from hba_ray.specs import AtlasSpec, ToySpec
 class Damaged:
     """
     Attributes:
-        atlas: folder of the index.
         step: the first that asks the bad row, counted from 1.
         sample_id: of the bad row.
     """
 
-    atlas: Path
     index: AtlasIndex
     step: int
     sample_id: str
@@ -48,7 +46,6 @@ def damaged(
         record["problem"] += " and so on" * 300
         file.write_text("".join(json.dumps(record) + "\n" for record in records))
         index = build_index(spec, folder / "rows", "jsonl")
-    index.save(folder)
     if kind == "missing audio":  # it was there when the index was made
         (folder / "rows" / record["audios"][0]).unlink()
-    return Damaged(folder, index, step, record["sample_id"])
+    return Damaged(index, step, record["sample_id"])

@@ -63,7 +63,7 @@ def cluster(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 
 def job_on(atlas: Damaged, toy: Toy, folder: Path, *, on_bad_row: str = "fail", **grpo: Any) -> GrpoJob:
     sections = {"atlas": SPEC["atlas"] | {"on_bad_row": on_bad_row}, "grpo": GRPO | grpo}
-    return GrpoJob(ExperimentSpec.model_validate(SPEC | sections), toy.start, atlas.atlas, atlas.index, folder)
+    return GrpoJob(ExperimentSpec.model_validate(SPEC | sections), toy.start, atlas.index, folder)
 
 
 def attempt(job: GrpoJob, kind: type[HbaError] | None = None) -> SimpleNamespace:
@@ -188,7 +188,7 @@ def test_vllm_dying_in_the_middle_is_told_and_leaves_the_cluster_clean(killed: S
 def test_a_resumed_run_goes_on_with_the_next_step_and_the_next_rows(killed: SimpleNamespace, resumed: SimpleNamespace, job: GrpoJob):
     assert [line["step"] for line in killed.lines][:KILLED_AFTER] == [1, 2, 3]
     assert [line["step"] for line in resumed.lines] == list(range(killed.checkpoint + 1, STEPS + 1))
-    dataset, samples = AtlasDataset(f"{job.atlas}/train", None, job.config().data), list(signatures(job))
+    dataset, samples = AtlasDataset(f"{job.rows}/train", None, job.config().data), list(signatures(job))
     for step in range(1, STEPS + 1):
         expected = {samples[item] for item in dataset.batch(step - 1, GRPO["batch"])}
         assert asked_in(job, step) <= expected and asked_in(job, step), f"step {step}"

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ray.exceptions import RayError, RayTaskError
 
 from hba_ray.errors import BadMedia, CheckpointError, DataError, TrainingError
+from hba_ray.rl.dataset import AtlasDataset
 from hba_ray.rl.launch import GrpoJob, _located, forget_failures
 from hba_ray.rl.records import read_failures
 from hba_ray.specs import ExperimentSpec
@@ -16,7 +18,7 @@ from tests.rl.conftest import SPEC, Toy
 def job_of(toy: Toy, folder: Path, verl: dict[str, object] | None = None, **atlas: str) -> GrpoJob:
     grpo = {"batch": 4, "mini_batch": 4, "verl": verl or {}}
     spec = ExperimentSpec.model_validate(SPEC | {"atlas": {**SPEC["atlas"], **atlas}, "grpo": grpo})
-    return GrpoJob(spec, toy.start, toy.atlas, toy.index, folder)
+    return GrpoJob(spec, toy.start, toy.index, folder)
 
 
 def note(job: GrpoJob, **facts: str) -> None:
@@ -27,11 +29,26 @@ def note(job: GrpoJob, **facts: str) -> None:
 def test_verl_is_told_where_our_rows_are_and_how_to_read_them(toy: Toy, tmp_path: Path):
     config = job_of(toy, tmp_path).config()
     assert config.data.custom_cls.name == "AtlasDataset"
-    assert config.data.train_files == str(toy.atlas / "train")
+    assert config.data.train_files == str(tmp_path / "rows" / "train")
     assert config.data.hba.media.video_frames == 4
     assert "{problem}" in config.data.hba.template
     assert config.reward.num_workers == 0
     assert config.trainer.rollout_data_dir == str(tmp_path / "rollouts")
+
+
+def test_verl_reads_the_rows_of_the_step_and_no_others(toy: Toy, tmp_path: Path):
+    """Held-out datasets are gone from its index, and transcripts are in its prompts."""
+    held = toy.index.without(["toy_nod"], ["train", "validation"])
+    line = int(held.rows_of("train")[0])
+    job = replace(job_of(toy, tmp_path), index=replace(held, transcripts={line: "so they said"}))
+    job.write_rows()
+    config = job.config().data
+    data = AtlasDataset(config.train_files, None, config)
+    first, second, *_ = (data[item]["raw_prompt"][0]["content"] for item in range(len(data)))
+    assert len(data) == len(held.rows_of("train")) < len(toy.index.rows_of("train"))
+    sources = {data[item]["data_source"] for item in range(len(data))}
+    assert "toy_nod" not in sources and len(sources) > 1
+    assert "so they said" in first and "so they said" not in second
 
 
 def test_what_the_spec_says_of_verl_wins(toy: Toy, tmp_path: Path):

@@ -63,6 +63,18 @@ def test_a_run_from_the_sft_model_depends_on_it_and_one_from_the_backbone_does_n
     assert fingerprint("backbone", 1e-3) == fingerprint("backbone", 1e-4)
 
 
+def test_transcripts_are_part_of_what_a_run_is(tmp_path: Path):
+    def fingerprints(**descriptors: Any) -> list[str]:
+        steps = steps_of(tmp_path, descriptors=descriptors, model={"backbone": str(backbone)})
+        return [steps[name].fingerprint for name in ("grpo", "evaluate grpo")]
+
+    backbone = tmp_path / "backbone"
+    backbone.mkdir()
+    (backbone / "config.json").write_text("{}")
+    without, spoken = fingerprints(), fingerprints(streams=["transcripts"])
+    assert without == fingerprints(streams=["acoustic"]) and not set(without) & set(spoken)
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> tuple[_Log, MemoryTracker]:
     tracker = MemoryTracker()

@@ -204,7 +204,7 @@ def test_a_run_killed_while_it_judges_asks_the_rest_once(finished, tmp_path: Pat
         times = slow.graded()
     step = next(step for step in plan(spec, Storage(storage)) if step.name == "judge sft")
     facts = done(step.folder)
-    assert facts is not None and not facts["unreadable"] and facts["from_cache"] == kept >= 2
+    assert facts is not None and not facts["unreadable"] and facts["from_cache"] >= kept >= 2  # more where two rows ask the same
     assert facts["true"] + facts["false"] == ROWS
     assert sum(times.values()) - len(times) <= 2, "more than the requests under way were repeated"
 

@@ -3,17 +3,21 @@
 import json
 from collections import Counter
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from mlflow import MlflowClient
 
 from hba_ray.errors import DataError, EnvironmentMissing, HbaError, SpecError, TrialsFailed
 from hba_ray.report.tables import read_json
+from hba_ray.runtime.journal import Forwarder
 from hba_ray.runtime.session import Session, check_store
 from hba_ray.runtime.storage import finish
 from hba_ray.specs.compute import TrackingSpec
+from hba_ray.sweeps import sweep as sweep_module
 from hba_ray.sweeps import trial
 from hba_ray.sweeps.estimate import estimate
+from hba_ray.sweeps.parts import Outcome
 from hba_ray.sweeps.runs import rebuild_page
 from hba_ray.sweeps.shared import plan_sweep
 from hba_ray.sweeps.sweep import FinishedSweep, run_sweep
@@ -149,6 +153,31 @@ def test_a_sweep_that_no_ray_of_this_machine_could_hold_is_refused_before_anythi
     with pytest.raises(EnvironmentMissing, match="needs 64 CPUs"):
         run_sweep(small_sweep(tmp_path, compute__workers=32, compute__cpus=4, compute__micro_batch=1, sft__batch=32), lambda line: None)
     assert not list(tmp_path.glob("small-*")) and not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_stopped_trial_gets_another_chance_under_other_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def started(asha: dict[str, object] | None) -> list[str]:
+        """The trials that a driver starts; the first two are stopped by its rules."""
+        axes = {"sft.lr": [1e-3, 2e-3], "evaluate.max_new_tokens": [4, 5]}
+        sweep = plan_sweep(small_sweep(tmp_path, sweep={"axes": axes, "asha": asha}, compute__workers=1))
+        todo: list[str] = []
+
+        def run_parts(parts, note):
+            todo.extend(part.name for part in parts)
+            made = [Outcome(part, "stopped" if asha and part.name in NAMES[:2] else "failed") for part in parts]
+            for outcome in made:
+                note(outcome.status, outcome.part, outcome)
+            return made
+
+        driver = sweep_module._Driver(sweep, said.append, Forwarder(MagicMock(), said.append), run_parts)
+        monkeypatch.setattr(driver, "_share", lambda: None)
+        driver.run()
+        return todo
+
+    said: list[str] = []
+    assert started({"grace": 2}) == NAMES
+    assert started({"grace": 2}) == NAMES[2:]
+    assert started({"grace": 3}) == NAMES == started(None)
 
 
 def test_early_stopping_needs_workers(tmp_path: Path):

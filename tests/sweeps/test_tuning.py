@@ -33,12 +33,16 @@ def seven() -> int:
 
 def work(part: Part, say: Callable[[str], None], metric: str, report: Report | None) -> None:
     """Trial 1 is broken, trial 2's process dies once, trial 5 has a mistake in it, trial 6's process dies always; 3 and 4 have a
-    task done elsewhere and take a moment. With a metric, trial n reports n."""
+    task done elsewhere and take a moment. With a metric, trial n of four reports n, once all of them are at work."""
     trial = part.trial
     trial.folder.mkdir(parents=True, exist_ok=True)
     number = int(dict(trial.trial.sets)["evaluate.max_new_tokens"])
     (trial.folder / f"began-{time.time()}").touch()
     if report is not None:
+        deadline = time.monotonic() + 240
+        while len(list(trial.folder.parent.glob("*/began-*"))) < 4:
+            assert time.monotonic() < deadline, "the other trials have not begun"
+            time.sleep(0.1)
         for place in range(1, 9):
             report(float(number), place)
             time.sleep(0.2)

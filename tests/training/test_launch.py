@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from ray.util import state
 
 from hba_ray.errors import BadMedia, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
@@ -39,16 +39,10 @@ def two_workers(small_index, tiny_backbone, tmp_path_factory) -> tuple[Path, lis
     return trained.model, losses(workshop.folder / "job.jsonl")
 
 
-def training_workers() -> list[psutil.Process]:
-    """The Ray Train workers that this process's Ray runs now."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+def training_workers() -> list[int]:
+    """Process ids of the Ray Train workers that this process's Ray runs now."""
+    alive = state.list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+    return [actor.pid for actor in alive]
 
 
 class Killer(threading.Thread):
@@ -63,8 +57,8 @@ class Killer(threading.Thread):
         while time.monotonic() < deadline:
             workers = training_workers()
             if workers and self.ready():
-                os.kill(workers[-1].pid, signal.SIGKILL)
-                self.killed = workers[-1].pid
+                os.kill(workers[-1], signal.SIGKILL)
+                self.killed = workers[-1]
                 return
             time.sleep(0.1)
 

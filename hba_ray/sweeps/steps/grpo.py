@@ -13,7 +13,7 @@ from hba_ray.errors import TrainingError
 from hba_ray.runtime.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.follow import Metrics, followed
-from hba_ray.sweeps.steps import backbone
+from hba_ray.sweeps.steps import backbone, describe
 from hba_ray.sweeps.steps.base import STEP_LOG, Context, Draft, Step, losses
 
 ROLLOUTS = "rollouts.parquet"
@@ -44,6 +44,7 @@ def plan(draft: Draft) -> Step:
         **start,
         "media": spec.atlas.media.identity(),
         "modalities": sorted(spec.atlas.modalities),
+        **describe.prompt_identity(spec),
         "precision": spec.model.precision,
         "seed": spec.seed,
         "grpo": grpo.identity() | {"prompts": load_reasoning(grpo.prompts).identity()},  # by what they say, not by their file's name
@@ -64,7 +65,7 @@ def make(context: Context) -> dict[str, Any]:
     from hba_ray.rl.settings import steps_per_epoch
 
     spec, folder = context.spec, context.folder
-    job = GrpoJob(spec, folder / "start", context.folders["atlas"], context.index, folder)
+    job = GrpoJob(spec, folder / "start", context.index, folder)
     job.config()  # refuses what verl would, before anything is written
     if not job.start.exists():
         sft = context.folders["sft"] / "model" if spec.grpo.init == "sft" else None
