@@ -131,7 +131,7 @@ def judge_items(items: Sequence[JudgeItem], spec: JudgeSpec, cache: Path, progre
 
     Returns:
         One verdict an item, in their order. Those that got no reply are unreadable and not cached:
-        the next run asks them again.
+        `hba judge` asks them again.
 
     Raises:
         SpecError, EnvironmentMissing: as `check_judge`, before the first item is sent; or the endpoint

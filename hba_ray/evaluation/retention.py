@@ -163,7 +163,7 @@ async def _rate(missing: dict[str, JudgeItem], spec: JudgeSpec, known: GradeCach
 
 
 class _Ratings:
-    """Takes replies into the cache; what got none is asked again by the next run."""
+    """Takes replies into the cache; what got none is unreadable, and not kept."""
 
     def __init__(self, items: dict[str, JudgeItem], known: GradeCache, bar: Bar):
         self.items, self.known, self.bar = items, known, bar

@@ -23,7 +23,7 @@ from hba_ray.runtime.read_back import read_parquet
 from hba_ray.runtime.storage import LOCK_SECONDS, Storage, claimed, done, finish, note, reopen, write_text
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.sweeps.runs import ledger_steps
-from hba_ray.sweeps.steps import judge
+from hba_ray.sweeps.steps import compare, judge
 from hba_ray.sweeps.steps.base import Context, Draft, Step
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS
 
@@ -169,6 +169,9 @@ def _grade(run: Path, spec: ExperimentSpec, steps: Sequence[Step], arms: Sequenc
                 say(f"{step.name} {step.fingerprint}: done before")
             else:
                 say(f"{step.name} {step.fingerprint}: {step.what}")
+                if step.is_done:
+                    say("the next `hba run` holds arms against each other again, with the new verdicts")
+                    compare.reopen_those_with(step.folder)
                 reopen(step.folder)
                 finish(step.folder, judge.make(Context(spec, folders, step.folder, lambda metrics, number: None, step.arm)))
         note(run, event="judged", step=step.name, fingerprint=step.fingerprint)

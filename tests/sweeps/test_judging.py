@@ -297,9 +297,14 @@ def test_labels_of_rows_that_nobody_judged_are_refused(finished, monkeypatch, ca
 def test_answers_that_got_no_reply_are_asked_again(finished, monkeypatch, capsys):
     spec, _ = finished
     with StubJudge(refuses="What does the person do?") as refusing:
-        made = run(judged(Path(spec.compute.storage), refusing.spec(max_tokens=79)))
+        asked = judged(Path(spec.compute.storage), refusing.spec(max_tokens=79))
+        made = run(asked)
+    (held_against,) = [step for step in plan(asked, Storage(spec.compute.storage)) if step.kind == "compare"]
+    assert held_against.is_done
     with StubJudge(right="agreement") as willing:
         code, said = hba_judge(monkeypatch, capsys, str(made.folder), f"base_url={willing.address}/v1")
     assert code == 0, said
     scores = table((made.folder / "judge" / "graders.md").read_text(), "Scores by grader")
     assert [row["Unreadable"] for row in scores] == ["0", "0"]
+    assert not held_against.is_done and "holds arms against each other again" in said, "old verdicts would stand beside new ones"
+    assert (open_score(run(asked), "sft").value or 0) > 0 and held_against.is_done

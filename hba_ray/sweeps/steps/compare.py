@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.runtime.progress import progress
 from hba_ray.runtime.read_back import read_parquet
-from hba_ray.runtime.storage import write_text
+from hba_ray.runtime.storage import done, reopen, write_text
 from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.steps import bam
 from hba_ray.sweeps.steps.base import Context, Draft, Step
@@ -63,7 +63,16 @@ def make(context: Context) -> dict[str, Any]:
         for file, text in zip(DIFFERENCES, differences(first, second), strict=True):
             write_text(context.folder / file, text)
     write_text(context.folder / COMPARISON, pairs_to_json(pairs))
-    return {"against": against, "datasets": len(pairs)}
+    judged = [context.folders[name].name for name in (f"judge {against}", f"judge {context.arm}") if name in context.folders]
+    return {"against": against, "datasets": len(pairs), "judged": judged}
+
+
+def reopen_those_with(judged: Path) -> None:
+    """Has the comparisons that rest on a judge step's verdicts done again, in whatever run they are."""
+    for folder in judged.parent.glob("compare-*"):
+        facts = done(folder)
+        if facts is not None and judged.name in facts["judged"]:
+            reopen(folder)
 
 
 def arm_rows(folders: Mapping[str, Path], arm: str) -> ArmRows:
