@@ -74,7 +74,7 @@ class ArmResult:
         trial: name, for messages.
         seed: of training.
         predictions: columns as in `predict.SCHEMA`.
-        sizes: dataset -> rows of the atlas, all splits.
+        sizes: dataset -> rows that were used, all splits.
         verdicts: of a judge, one for every open answer; None where nobody has judged them.
         facts: numbers of it that are no scores, by row.
     """
@@ -164,7 +164,7 @@ class Column:
         if subject in DATASETS:
             return (subject,)
         counts = {name: known.is_toy if self.toy else known.is_benchmark for name, known in DATASETS.items()}
-        return tuple(name for name in DATASETS if _is_of(name, subject) and counts[name])
+        return tuple(name for name, known in DATASETS.items() if subject in ("all", known.task.id) and counts[name])
 
     def estimate(self, row: str) -> Estimate:
         """A row's number with its interval; missing where nothing was predicted or measured of it.
@@ -181,7 +181,7 @@ class Column:
             hint = f"did you mean '{find_dataset(subject, where=row).id}'?"  # refuses what is no name of a dataset either
             raise DataError(row, f"'{subject}' is no dataset id", hint, reason="unknown dataset")
         if measure in COUNTS or measure == "spearman":
-            return self._across(subject, measure, row)
+            return self._across(subject, measure)
         if measure and measure not in METRICS:
             raise DataError(
                 row, f"no measure '{measure}'", f"known: {', '.join((*METRICS, *COUNTS, 'spearman'))}", reason="unknown measure"
@@ -200,16 +200,20 @@ class Column:
             interval=interval(fmean(values), _over_seeds(draws_SR), self._clips(seeds[0], present)),
             datasets=tuple(present),
             absent=absent,
-            judged=all(self._is_judged(seed, name) for seed in seeds for name in present),
+            judged=measure == "exact_match" or all(self.is_judged(seed, name) for seed in seeds for name in present),
             seeds=len(seeds),
             spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
         )
 
-    def lists(self, seed: int, dataset: str, measure: str = "") -> _Lists:
-        """A dataset's rows as the measure takes them."""
+    def lists(self, seed: int, dataset: str, measure: str = "", *, as_texts: bool = False) -> _Lists:
+        """A dataset's rows as the measure takes them.
+
+        Args:
+            as_texts: open answers by what they say, also where a judge has graded them.
+        """
         result, records = self._of[seed, dataset]
-        known = DATASETS[dataset]
-        metric, predicted = guesses(known, records, result.verdicts, f"{result.trial} {result.arm} ({dataset})")
+        verdicts = None if as_texts or measure == "exact_match" else result.verdicts
+        metric, predicted = guesses(DATASETS[dataset], records, verdicts, f"{result.trial} {result.arm} ({dataset})")
         samples, true = [record["sample_id"] for record in records], [record["true"] for record in records]
         return _Lists(measure or metric, samples, true, predicted, clips_of(records))
 
@@ -227,7 +231,7 @@ class Column:
         rows = self.lists(seed, dataset, measure)
         return METRICS[rows.metric](rows.true, rows.predicted)
 
-    def _is_judged(self, seed: int, dataset: str) -> bool:
+    def is_judged(self, seed: int, dataset: str) -> bool:
         return not DATASETS[dataset].task.is_open or self._of[seed, dataset][0].verdicts is not None
 
     def _clips(self, seed: int, datasets: Sequence[str]) -> int:
@@ -250,8 +254,8 @@ class Column:
         clips = known[0].interval.clips
         return Estimate(interval(fmean(values), over, clips), caveat=caveat, seeds=len(known), spread=float(np.std(values, ddof=1)))
 
-    def _across(self, subject: str, measure: str, row: str) -> Estimate:
-        """A number that looks at all datasets of the column: a place, a size, a correlation."""
+    def _across(self, subject: str, measure: str) -> Estimate:
+        """A number that looks at all datasets of the column that have one: a place, a size, a correlation."""
         known = sorted({name for _, name in self._of})
         sizes = next((result.sizes for result in self.results if result.sizes), {})
         if measure == "rows":
@@ -259,24 +263,27 @@ class Column:
         if measure == "rows_rank":
             rank = None if subject not in sizes else 1 + sum(rows > sizes[subject] for rows in sizes.values())
             return Estimate(_exact(rank), (subject,), seeds=len(self.seeds))
-        judged = all(self._is_judged(seed, name) for seed, name in self._of)
+        judged = all(self.is_judged(seed, name) for seed, name in self._of)
         seeds = [seed for seed in self.seeds if all((seed, name) in self._of for name in known)]
-        if not seeds or (measure == "rank" and subject not in known):
+        means = {name: _mean([self._score(seed, name, "") for seed in seeds]) for name in known}
+        scores = {name: score for name, score in means.items() if score is not None and (measure == "rank" or name in sizes)}
+        if not scores or (measure == "rank" and subject not in scores):
             return Estimate(_missing(), absent=self.datasets(subject))
-        scores = [fmean(score for seed in seeds if (score := self._score(seed, name, "")) is not None) for name in known]
-        draws_DR = np.stack([np.mean([self.draws(seed, name) for seed in seeds], axis=0) for name in known])
+        draws_DR = np.stack([np.mean([self.draws(seed, name) for seed in seeds], axis=0) for name in scores])
         if measure == "rank":
-            place = known.index(subject)
-            value, draws = 1.0 + sum(score > scores[place] for score in scores), 1.0 + (draws_DR > draws_DR[place]).sum(0)
+            value = 1.0 + sum(score > scores[subject] for score in scores.values())
+            draws = 1.0 + (draws_DR > draws_DR[list(scores).index(subject)]).sum(0)
         else:
-            counts = [sizes.get(name, 0) for name in known]
-            value = spearman(counts, scores, ties="best")
+            counts = [sizes[name] for name in scores]
+            value = spearman(counts, list(scores.values()), ties="best")
             draws = _spearman_draws(counts, draws_DR)
-        return Estimate(interval(value, draws, 0), tuple(known), judged=judged, seeds=len(seeds))
+        return Estimate(interval(value, draws, 0), tuple(scores), judged=judged, seeds=len(seeds))
 
 
 def compare(of: Column, over: Column, row: str) -> tuple[Comparison, tuple[str, ...]]:
     """`of` minus `over` on the rows that both predicted, and the datasets compared.
+
+    Open answers are compared by verdict where both arms were judged, by exact match otherwise.
 
     Seeds are matched: each with its like, or, where one column has a single one, that with all of the other's.
 
@@ -298,7 +305,7 @@ def compare(of: Column, over: Column, row: str) -> tuple[Comparison, tuple[str, 
         return Comparison(_missing(), None, None), ()
     differences, draws_SR, chance_SR, clips = [], [], [], 0
     for one, other in seeds:
-        parts = [_paired(over.lists(other, name, measure), of.lists(one, name, measure), name, of.resamples) for name in names]
+        parts = [_paired(*_pair((over, other), (of, one), name, measure), name, of.resamples) for name in names]
         differences.append(_mean([part[0] for part in parts]))
         draws_SR.append(np.mean([part[1] for part in parts], axis=0))
         chance_SR.append(np.mean([part[2] for part in parts], axis=0))
@@ -312,6 +319,13 @@ def compare(of: Column, over: Column, row: str) -> tuple[Comparison, tuple[str, 
         None if error is None else minimum_detectable_difference(error),
     )
     return comparison, names
+
+
+def _pair(first: tuple[Column, int], second: tuple[Column, int], name: str, measure: str) -> tuple[_Lists, _Lists]:
+    """What two columns say of a dataset, each with a seed: verdicts where both have them, else texts."""
+    as_texts = not all(column.is_judged(seed, name) for column, seed in (first, second))
+    one, other = (column.lists(seed, name, measure, as_texts=as_texts) for column, seed in (first, second))
+    return one, other
 
 
 def _compare_facts(of: Column, over: Column, row: str) -> Comparison:
@@ -376,10 +390,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """The mean, or None where a value is missing or there is none."""
     known = [value for value in values if value is not None]
     return fmean(known) if known and len(known) == len(values) else None
-
-
-def _is_of(dataset: str, subject: str) -> bool:
-    return subject in ("all", DATASETS[dataset].task.id)
 
 
 def _missing() -> Interval:

@@ -29,7 +29,7 @@ class Facts:
         model: `model.backbone` of the spec; `tiny` is the randomly initialised one.
         fingerprint: of the spec.
         versions: package -> version.
-        rows_used: dataset -> split -> rows, without those that were dropped.
+        rows_used: dataset -> split -> rows, without those that were dropped; empty where a sweep's trials differ in them.
         rows_dropped: dataset -> reason -> rows.
     """
 

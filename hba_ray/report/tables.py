@@ -66,7 +66,7 @@ def terminal_table(report: Report) -> RenderableType:
 
 def sheets(report: Report) -> tuple[Sheet, ...]:
     """All tables of a report, in reading order."""
-    rows = (_used_sheet(report.facts), _dropped_sheet(report.facts))
+    rows = (_used_sheet(report.facts), _dropped_sheet(report.facts)) if report.facts.rows_used else ()
     scores = (_task_sheet(report), _dataset_sheet(report), *difference_sheets(report))
     return *scores, *measure_sheets(report), _class_sheet(report), *rows
 

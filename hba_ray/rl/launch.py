@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
 from omegaconf import DictConfig
@@ -232,11 +232,11 @@ def _release(spec: ExperimentSpec) -> None:
 
 
 def _held() -> tuple[set[str], set[str]]:
-    """Ids of the actors and placement groups that are there now."""
-    from ray.util import placement_group_table, state
+    """Ids of the actors and placement groups that are there now, as the head knows them: the dashboard may have felt Ctrl-C, too."""
+    from ray._private.state import actors as known_actors
+    from ray.util import placement_group_table
 
-    listed = cast(list[Any], state.list_actors(limit=10_000))  # Ray's schema hides its fields from type checkers
-    actors = {actor.actor_id for actor in listed if actor.state != "DEAD"}
+    actors = {name for name, facts in known_actors().items() if facts["State"] != "DEAD"}
     groups = {name for name, facts in placement_group_table().items() if facts["state"] != "REMOVED"}
     return actors, groups
 

@@ -369,13 +369,13 @@ class MlflowTracker:
         self._storage.mkdir(parents=True, exist_ok=True)
         file = Path(self.uri.removeprefix("sqlite:///"))
         with FileLock(self._storage / "mlflow.db.lock", timeout=OPENING_SECONDS):
-            is_new = not file.exists()
+            is_half_made = not file.exists()
             try:
                 yield
-            except BaseException:
-                if is_new:
+                is_half_made = False
+            finally:
+                if is_half_made:
                     file.unlink(missing_ok=True)
-                raise
 
 
 def _are_one(known: Mapping[str, str], tags: Mapping[str, str]) -> bool:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hba_ray.errors import SpecError
+from hba_ray.errors import DataError, SpecError
 from hba_ray.evaluation.columns import FACTS, ArmResult, Column, Fact
 from hba_ray.runtime.read_back import read_parquet
-from hba_ray.runtime.storage import Storage, done
+from hba_ray.runtime.storage import Storage
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, trials
 from hba_ray.specs.base import value_at
 from hba_ray.sweeps import facts
 from hba_ray.sweeps.judging import labels_of
 from hba_ray.sweeps.plan import plan
-from hba_ray.sweeps.steps.base import Step
+from hba_ray.sweeps.steps.base import Step, rows_used
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS
 from hba_ray.sweeps.steps.judge import verdicts_in
 from hba_ray.sweeps.steps.retention import WRITTEN
@@ -89,11 +89,29 @@ def measured_columns(paper: PaperSpec, planned: Sequence[PlannedArms], latency: 
         if measured is None or (measured.against == PERSON and paper.labels is None):
             continue
         asked = {row.partition("/")[0] for row in paper.published[name]} & FACTS.keys()
-        found = dict(_results(measured, planned, _Facts(paper, planned, asked, latency)))
+        found = _each_once(_results(measured, planned, _Facts(paper, planned, asked, latency)))
         if found:
             is_toy = any(trial.spec.atlas.source == "toy" for trial in planned)
-            columns[name] = Column(tuple(found.values()), toy=is_toy)
+            columns[name] = Column(found, toy=is_toy)
     return columns
+
+
+def _each_once(results: Iterable[tuple[str, str, ArmResult]]) -> tuple[ArmResult, ...]:
+    """An arm that several trials share counts once.
+
+    Args:
+        results: (what the predictions are, what the verdicts are, they themselves).
+
+    Raises:
+        DataError: trials share predictions that two judges have graded.
+    """
+    found: dict[str, tuple[str, ArmResult]] = {}
+    for predictions, verdicts, result in results:
+        known, first = found.setdefault(predictions, (verdicts, result))
+        if known != verdicts:
+            what = f"{first.trial} and {result.trial} have other verdicts on the same answers"
+            raise DataError(result.arm, what, "narrow the column's `where`", reason="two trials for one cell")
+    return tuple(result for _, result in found.values())
 
 
 @dataclass(frozen=True)
@@ -135,22 +153,22 @@ class _Facts:
         return None
 
 
-def _results(measured: MeasuredBy, planned: Sequence[PlannedArms], of: _Facts) -> Iterator[tuple[str, ArmResult]]:
-    """(what the predictions are, they themselves): an arm that several trials share counts once."""
+def _results(measured: MeasuredBy, planned: Sequence[PlannedArms], of: _Facts) -> Iterator[tuple[str, str, ArmResult]]:
+    """(what the predictions are, what the verdicts are, they themselves) of each trial that is meant."""
     for trial in planned:
         folder = trial.finished("evaluate", measured.arm) if trial.is_meant(measured.arm, measured.where) else None
         if folder is None:
             continue
         judged = trial.finished("judge", measured.arm)
-        atlas = next(done(one.folder) or {} for one in trial.steps if one.kind == "atlas")
         yield (
             folder.name,
+            "" if judged is None else judged.name,
             ArmResult(
                 trial=trial.name,
                 arm=measured.arm,
                 seed=_seed(trial.spec, measured.arm),
                 predictions=read_parquet(folder / PREDICTIONS),
-                sizes={dataset: sum(splits.values()) for dataset, splits in atlas.get("counts", {}).items()},
+                sizes={dataset: sum(splits.values()) for dataset, splits in rows_used(trial.steps).items()},
                 verdicts=None if judged is None else verdicts_in(judged),
                 facts=of.of(measured, trial, folder / PREDICTIONS),
             ),

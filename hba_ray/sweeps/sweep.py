@@ -243,13 +243,17 @@ def combined(plan: SweepPlan, reports: dict[str, Report], outcomes: dict[str, Ou
     notes += [
         f"{name}: no result; {outcome.status} {outcome.message}".rstrip() + "." for name, outcome in outcomes.items() if name not in reports
     ]
+    rows = [(report.facts.rows_used, report.facts.rows_dropped) for report in reports.values()]
+    alike = all(one == rows[0] for one in rows)
+    if not alike:
+        notes.append("Trials differ in the rows that they used: the report of each says which.")
     facts = type(first.facts)(
         model=plan.spec.model.backbone,
         seed=plan.spec.seed,
         fingerprint=plan.fingerprint,
         versions=first.facts.versions,
-        rows_used=first.facts.rows_used,
-        rows_dropped=first.facts.rows_dropped,
+        rows_used=rows[0][0] if alike else {},
+        rows_dropped=rows[0][1] if alike else {},
     )
     return Report(title=plan.spec.name, scores=scores, facts=facts, notes=tuple(dict.fromkeys(notes)))
 

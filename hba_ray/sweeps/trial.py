@@ -29,7 +29,7 @@ from hba_ray.sweeps.evidence import Trained, write_page
 from hba_ray.sweeps.follow import Metrics
 from hba_ray.sweeps.plan import plan, run_fingerprint
 from hba_ray.sweeps.steps import CHECKS, MAKERS, NOTES
-from hba_ray.sweeps.steps.base import STEP_LOG, Context, Step, add_drops, join_losses, logged_metrics, rows_left
+from hba_ray.sweeps.steps.base import STEP_LOG, Context, Step, add_drops, join_losses, logged_metrics, rows_used
 from hba_ray.sweeps.steps.compare import COMPARISON, DIFFERENCES
 from hba_ray.sweeps.steps.evaluate import PREDICTIONS, SCORES
 from hba_ray.sweeps.steps.judge import VERDICTS
@@ -221,7 +221,7 @@ def make_report(spec: ExperimentSpec, steps: list[Step]) -> Report:
             seed=spec.seed,
             fingerprint=run_fingerprint(steps),
             versions={"python": platform.python_version(), **packages},
-            rows_used=rows_left(facts["atlas"]["counts"], lost),
+            rows_used=rows_used(steps),
             rows_dropped=add_drops([*(fact["drops"] for fact in facts.values() if fact.get("drops")), *lost.values()]),
         ),
         notes=_notes(spec, steps, facts),

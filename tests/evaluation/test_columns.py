@@ -64,6 +64,23 @@ def test_open_answers_need_verdicts_to_be_comparable():
     assert judged.value == 0.7 and judged.is_comparable
 
 
+def test_what_answers_say_is_looked_at_also_where_a_judge_has_graded_them():
+    rows = rows_of("siq2", 6, 4)
+    verdicts = {("siq2", str(row["sample_id"])): False for row in rows}
+    estimate = Column([result(rows, verdicts=verdicts)], resamples=50).estimate("siq2/exact_match")
+    assert estimate.value == 0.6 and estimate.is_comparable
+
+
+@pytest.mark.parametrize("judged_first", [True, False])
+def test_verdicts_are_not_held_against_texts(judged_first: bool):
+    rows = rows_of("siq2", 10, 10)
+    verdicts = {("siq2", str(row["sample_id"])): True for row in rows}
+    columns = [Column([result(rows, verdicts=said)], resamples=200) for said in (verdicts, None)]
+    of, over = columns if judged_first else columns[::-1]
+    comparison, _ = compare(of, over, "SOC")
+    assert (comparison.difference.value, comparison.p_value) == (0, 1)
+
+
 def test_several_seeds_are_averaged_and_widen_the_interval():
     parts = [result(rows_of("mmsd", right, 200 - right), seed=seed) for seed, right in enumerate((120, 140, 160))]
     one, three = (Column(some, resamples=1000).estimate("mmsd") for some in (parts[1:2], parts))
@@ -91,6 +108,16 @@ def test_places_and_the_correlation_of_size_and_score_look_at_the_whole_column()
     assert measured.estimate("tess/rows").value == 2800
     spearman = measured.estimate("all/spearman").interval
     assert spearman.value == pytest.approx(-1) and spearman.low is not None and spearman.low >= -1 - 1e-9
+
+
+def test_a_dataset_without_a_score_or_a_size_has_no_place_and_leaves_those_of_others_alone():
+    neutral = [row | {"true": "neutral"} for row in rows_of("mosei_senti", 4, 0)]
+    rows = [row for name, right in (("mmsd", 45), ("urfunny", 30), ("tess", 10), ("cremad", 2)) for row in rows_of(name, right, 50 - right)]
+    sizes = {"mmsd": 690, "urfunny": 2125, "tess": 2800, "mosei_senti": 9}
+    measured = Column([result([*rows, *neutral], sizes=sizes)], resamples=50)
+    assert measured.estimate("mosei_senti/rank").value is None and measured.estimate("mmsd/rank").value == 1
+    correlated = measured.estimate("all/spearman")
+    assert correlated.value == pytest.approx(-1) and correlated.datasets == ("mmsd", "tess", "urfunny")
 
 
 def fact(value: float, draws: list[float] | None = None, clips: tuple[str, ...] = ("a", "b"), caveat: str = "") -> Fact:

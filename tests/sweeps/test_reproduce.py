@@ -256,6 +256,18 @@ def test_table_17_has_the_writing_of_both_models_with_intervals_over_clips(tmp_p
     assert rows["answers/perplexity"].verdict == "none, as published"
 
 
+def test_a_column_whose_answers_two_judges_have_graded_asks_which_is_meant(tmp_path, toy):
+    arms = {"plain": {"arm": "sft"}}
+    plain = experiment(tmp_path, {"source": "released", "root": str(toy.jsonl)}, published={"plain": {"SOC": 0.5}}, arms=arms, gates=[])
+    sweep = {"axes": {"evaluate.judge.prompts": ["standard", "paraphrased"]}}
+    spec = ExperimentSpec.model_validate(
+        plain.identity() | {"evaluate": {"judge": {}}, "sweep": sweep, "compute": {"storage": str(tmp_path)}}
+    )
+    finish_by_hand(spec, lambda arm: rows_of("siq2", 3, 1), {"siq2": {"train": 4, "test": 4}})
+    with pytest.raises(DataError, match="other verdicts on the same answers"):
+        measured_columns(cast(PaperSpec, spec.paper), planned_arms(spec))
+
+
 @pytest.mark.slow
 def test_table_18_sets_judges_of_the_same_answers_against_each_other_and_a_person(tmp_path, toy, monkeypatch):
     graded = {"gpt-5-nano-2025-08-07 standard": 4, "gpt-5-nano-2025-08-07 paraphrased": 6, "Qwen/Qwen3-30B-A3B standard": 5}

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -9,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from hba_ray.errors import DataError, EnvironmentMissing, HbaError, SpecError, TrialsFailed
-from hba_ray.report.tables import read_json
+from hba_ray.report.tables import read_json, sheets
 from hba_ray.runtime.journal import Forwarder
 from hba_ray.runtime.session import Session, check_store
 from hba_ray.runtime.storage import finish
@@ -59,6 +60,18 @@ def test_the_report_sets_the_trials_side_by_side(swept):
     made.page.unlink()
     rebuild_page(made.folder)
     assert made.page.read_text() == page
+
+
+def test_rows_are_told_for_the_whole_sweep_only_where_all_trials_have_the_same(swept):
+    _, made, _ = swept
+    reports = dict(made.reports)
+    assert made.report.facts.rows_used == reports[NAMES[0]].facts.rows_used != {}
+    less = replace(reports[NAMES[1]].facts, rows_used={"toy_tone": {"test": 1}})
+    reports[NAMES[1]] = replace(reports[NAMES[1]], facts=less)
+    report = sweep_module.combined(made.plan, reports, made.outcomes)
+    assert report.facts.rows_used == {} and "Trials differ in the rows that they used" in report.notes[-1]
+    titles = [sheet.title for sheet in sheets(report)]
+    assert "Scores per dataset" in titles and not {"Rows used", "Rows dropped", "Size and score"} & set(titles)
 
 
 def test_a_finished_sweep_does_nothing_again(swept):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -274,6 +274,12 @@ def rows_left(counts: Mapping[str, Mapping[Any, int]], lost: Mapping[str, Mappin
         dataset: {split: rows - sum(lost.get(split, {}).get(dataset, {}).values()) for split, rows in splits.items()}
         for dataset, splits in counts.items()
     }
+
+
+def rows_used(steps: Sequence[Step]) -> dict[str, dict[Any, int]]:
+    """dataset -> split -> rows that finished steps of an experiment had, as reports and tables count them."""
+    facts = {step.name: done(step.folder) or {} for step in steps}
+    return rows_left(facts["atlas"].get("counts", {}), join_losses(fact["lost"] for fact in facts.values() if fact.get("lost")))
 
 
 def add_drops(parts: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
