@@ -21,14 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hba_ray.data.prompts import with_transcript
-from hba_ray.data.rows import MEDIA_COLUMNS, Row, parse_row
+from hba_ray.data.rows import FEATURE_COLUMNS, MEDIA_COLUMNS, Row, parse_row
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import DataError
 from hba_ray.runtime.read_back import DO_AGAIN, read_parquet
 from hba_ray.specs import AtlasSpec
 
 _LIGHT = ("problem", "answer", "dataset", "class_label", "modality_signature", "sample_id", "clip_id")
-_HEAVY = (*MEDIA_COLUMNS.values(), "ext_video_feats", "ext_audio_feats")
+_HEAVY = (*MEDIA_COLUMNS.values(), *FEATURE_COLUMNS)
 _REQUIRED = ("problem", "answer", "dataset")
 _SPLIT_WORDS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
                 "dev": "validation", "test": "test"}  # fmt: skip

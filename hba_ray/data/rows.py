@@ -20,6 +20,8 @@ from hba_ray.errors import DataError
 
 MEDIA_COLUMNS = {"image": "images", "video": "videos", "audio": "audios"}
 """Modality -> column, in the order in which the released files list them."""
+FEATURE_COLUMNS = ("ext_video_feats", "ext_audio_feats")
+"""Descriptors that an atlas may ship."""
 
 SCHEMA = pa.schema(
     [
@@ -77,6 +79,16 @@ class Row:
         return "_".join(["text", *(name for name in MEDIA_COLUMNS if self.media.get(name))])
 
 
+def clip_names(record: Mapping[str, Any]) -> list[str]:
+    """The files that a line of a jsonl atlas names, as it names them; whatever else stands there is left to `parse_row`."""
+    named = [name for column in (*MEDIA_COLUMNS.values(), *FEATURE_COLUMNS) for name in _listed(record.get(column))]
+    return [name for name in named if isinstance(name, str)]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def parse_row(record: Mapping[str, Any], *, where: str, root: Path | None = None, split_surprise: bool = False, light: bool = False) -> Row:
     """A row from the columns of one record.
 
@@ -99,7 +111,7 @@ def parse_row(record: Mapping[str, Any], *, where: str, root: Path | None = None
     else:
         label = consolidate(_name(record, "class_label", where) or answer, dataset, where=where, split_surprise=split_surprise)
     media = {name: _clips(record, column, where, root) for name, column in MEDIA_COLUMNS.items()}
-    descriptors = {name: _clips(record, name, where, root) for name in ("ext_video_feats", "ext_audio_feats")}
+    descriptors = {name: _clips(record, name, where, root) for name in FEATURE_COLUMNS}
     for name, clips in () if light else media.items():
         marks = problem.count(f"<{name}>")
         if marks and marks != len(clips):

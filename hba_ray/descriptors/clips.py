@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.rows import Row
 from hba_ray.errors import DataError
+from hba_ray.runtime.digests import stamp
 from hba_ray.specs import fingerprint
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class KeyStore:
         rows = hashlib.sha256()
         for column in ("shard", "group", "position"):
             rows.update(index.table.column(column).to_numpy().tobytes())
-        shards = [[shard.path, _stamp(Path(shard.path))] for shard in index.shards]
+        shards = [[shard.path, stamp(Path(shard.path))] for shard in index.shards]
         return cls(store / "clips" / fingerprint({"shards": shards, "rows": rows.hexdigest()}))
 
     def chunks(self, lines: np.ndarray) -> list[tuple[int, ...]]:
@@ -123,7 +124,7 @@ class KeyStore:
             return None
         fresh = bad_rows or keys.column("reason").null_count == len(keys)
         paths, stamps = (keys.column(name).combine_chunks().flatten().to_pylist() for name in ("paths", "stamps"))
-        return keys if fresh and all(_stamp(Path(path)) == stamp for path, stamp in zip(paths, stamps, strict=True)) else None
+        return keys if fresh and all(stamp(Path(path)) == kept for path, kept in zip(paths, stamps, strict=True)) else None
 
     def make(self, index: AtlasIndex, chunk: Sequence[int]) -> pa.Table:
         """Reads the rows of a chunk, and keeps the keys of their clips."""
@@ -152,7 +153,7 @@ def _keys(index: AtlasIndex, chunk: Sequence[int]) -> Iterator[dict[str, Any]]:
             "clip_id": row.clip_id,
             **{source: _digest(clip) for source, clip in clips.items() if clip is not None},
             "paths": [str(path) for path in paths],
-            "stamps": [_stamp(path) for path in paths],
+            "stamps": [stamp(path) for path in paths],
         }
 
 
@@ -161,12 +162,3 @@ def _digest(clip: bytes | Path) -> str:
         return hashlib.sha256(clip).hexdigest()
     with clip.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _stamp(path: Path) -> str:
-    """Size and time of change; of a file that is gone, nothing that a stamp can be."""
-    try:
-        status = path.stat()
-    except OSError:
-        return "gone"
-    return f"{status.st_size} {status.st_mtime_ns}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +11,13 @@ from typing import Any, Literal, cast
 from hba_ray.descriptors.environments import ENVIRONMENTS
 from hba_ray.descriptors.pools import Extractor
 from hba_ray.descriptors.store import Table
+from hba_ray.runtime.digests import file_digest
 from hba_ray.runtime.storage import write_text
 from hba_ray.specs import fingerprint
 from hba_ray.specs.descriptors import DescriptorsSpec, Stream
 
 VERSIONS: dict[Stream, int] = {"pose": 1, "acoustic": 1, "transcripts": 1}
 """Raised when the code of an extractor changes what it makes, so that old rows are not taken for new ones."""
-_EDGE_BYTES = 1 << 16
 
 
 def table_of(store: Path, spec: DescriptorsSpec, stream: Stream) -> Table:
@@ -60,15 +59,5 @@ def identity_of(spec: DescriptorsSpec, stream: Stream) -> dict[str, Any]:
     identity = {"extractor": ENVIRONMENTS[stream].requirement, "version": VERSIONS[stream], "settings": spec.of(stream).extraction()}
     checkpoint = Path(spec.transcripts.model).expanduser()
     if stream == "transcripts" and checkpoint.is_file():
-        identity["settings"] = {**identity["settings"], "model": _digest(checkpoint)}
+        identity["settings"] = {**identity["settings"], "model": file_digest(checkpoint)}
     return identity
-
-
-def _digest(file: Path) -> str:
-    """Of a checkpoint's size and two ends, wherever it lies."""
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        ends = opened.read(_EDGE_BYTES)
-        opened.seek(max(0, size - _EDGE_BYTES))
-        ends += opened.read()
-    return f"{size}-{hashlib.sha256(ends).hexdigest()[:16]}"

@@ -8,7 +8,6 @@ the SFT model, but names the one that it was trained on. `released` reads those 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -30,6 +29,7 @@ from hba_ray.data.tasks import ALL_CLASSES
 from hba_ray.errors import CheckpointError
 from hba_ray.models.bam import Bam, Head
 from hba_ray.models.omni import OmniSapiens
+from hba_ray.runtime.digests import file_digest, folder_digests
 from hba_ray.specs.bam import BamSpec
 from hba_ray.specs.base import fingerprint
 
@@ -37,7 +37,6 @@ FORMAT = 1
 """Version of the layout; a reader refuses any other."""
 _TENSORS, _MANIFEST = "model.safetensors", "model.json"
 _ADAPTERS, _HEAD, _ADAPTER_MANIFEST = "adapters.safetensors", "head.safetensors", "adapters.json"
-_EDGE_BYTES = 1 << 16
 
 
 @contextmanager
@@ -139,25 +138,13 @@ def model_identity(backbone: str, folder: Path) -> str:
     if not tensors.is_file():
         raise CheckpointError(str(tensors), "is missing", "use another checkpoint")
     root = Path(backbone)
-    files = sorted(path for path in root.iterdir() if path.is_file()) if root.is_dir() else []
     return fingerprint(
         {
-            "backbone": [[path.name, file_digest(path, whole=path.suffix == ".json")] for path in files] or backbone,
+            "backbone": folder_digests(root) if root.is_dir() else backbone,
             "model": {key: value for key, value in manifest.items() if key not in ("meta", "backbone")},
             "tensors": file_digest(tensors, whole=True),
         }
     )
-
-
-def file_digest(path: Path, *, whole: bool) -> str:
-    """A digest of a file's size and its content, or of its two ends only: cheap enough for hundreds of gigabytes."""
-    with path.open("rb") as file:
-        if whole:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-        size = path.stat().st_size
-        ends = file.read(_EDGE_BYTES)
-        file.seek(max(0, size - _EDGE_BYTES))
-        return hashlib.sha256(str(size).encode() + ends + file.read(_EDGE_BYTES)).hexdigest()[:32]
 
 
 def load_class_heads(folder: Path) -> tuple[Tensor, Tensor, tuple[tuple[str, str], ...]]:

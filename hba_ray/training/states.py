@@ -38,8 +38,9 @@ from hba_ray.data.tasks import DATASETS
 from hba_ray.data.windows import Order, Window, plan_epoch
 from hba_ray.errors import DataError
 from hba_ray.models.backbone import context_length, load_processor
-from hba_ray.models.checkpoints import file_digest, load_model, model_identity
+from hba_ray.models.checkpoints import load_model, model_identity
 from hba_ray.models.omni import OmniSapiens
+from hba_ray.runtime.digests import file_digest
 from hba_ray.runtime.storage import write_text
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.bam import BamSpec
@@ -112,7 +113,7 @@ class StatesJob:
             "kind": self.kind,
             "split": self.split,
             "rows": fingerprint([rows.table.to_pydict(), sorted(rows.transcripts.items())]),
-            "files": sorted([Path(shard.path).name, file_digest(Path(shard.path), whole=not shard.is_parquet)] for shard in shards),
+            "files": sorted([Path(shard.path).name, file_digest(Path(shard.path))] for shard in shards),
             "media": settings.media.identity(),
             "modalities": sorted(settings.modalities),
             "prompt": _prompt_of(self.backbone),

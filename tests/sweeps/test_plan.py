@@ -1,5 +1,6 @@
 """A step's name changes with all that its result depends on, and with nothing else."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -66,6 +67,38 @@ def test_files_are_named_by_their_content_wherever_they_lie(toy, tmp_path: Path)
     data[100] ^= 1
     shard.write_bytes(data)
     assert names(tmp_path, atlas__source="released", atlas__root=str(moved))["atlas"] != here["atlas"]
+
+
+def test_an_edited_row_and_a_mended_clip_are_another_atlas(toy, tmp_path: Path):
+    root = tmp_path / "atlas"
+    shutil.copytree(toy.jsonl, root)
+
+    def name() -> str:
+        return names(tmp_path / "runs", atlas__source="released", atlas__root=str(root))["atlas"]
+
+    def edited(file: Path, content: bytes) -> str:
+        file.write_bytes(content)
+        os.utime(file, ns=(len(seen), len(seen)))
+        return name()
+
+    table, clip = root / "train.jsonl", next(root.rglob("*.wav"))
+    rows = table.read_bytes()
+    place = rows.index(b"answer", len(rows) // 2)
+    seen = [name()]
+    seen.append(edited(table, rows[:place] + b"A" + rows[place + 1 :]))
+    seen.append(edited(clip, clip.read_bytes()))
+    clip.unlink()
+    seen.append(name())
+    assert len(set(seen)) == 4
+
+
+@pytest.mark.parametrize("named", ["../../outside.wav", "/etc/passwd", "a\0b.wav", "\ud800.wav", 7, None, ["x" * 5000]])
+def test_a_plan_looks_at_no_file_outside_the_atlas_and_leaves_odd_names_to_the_step(toy, tmp_path: Path, named: object):
+    root = tmp_path / "atlas"
+    shutil.copytree(toy.jsonl, root)
+    with (root / "train.jsonl").open("a") as lines:
+        lines.write(json.dumps({"audios": named if isinstance(named, list) else [named]}) + "\nno row\n[1]\n")
+    assert names(tmp_path / "runs", atlas__source="released", atlas__root=str(root))["atlas"]
 
 
 def test_a_step_knows_whether_it_is_done(tmp_path: Path):

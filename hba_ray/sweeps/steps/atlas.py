@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hba_ray.errors import DataError
+from hba_ray.runtime.digests import file_digest, stamps
 from hba_ray.runtime.progress import progress
-from hba_ray.specs import AtlasSpec, ExperimentSpec
-from hba_ray.sweeps.steps.base import Context, Draft, Step, count_drops, digest_file
+from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.sweeps.steps.base import Context, Draft, Step, count_drops
+
+CLIPS = (".mp4", ".wav")
+"""What converters copy."""
 
 
 def plan(draft: Draft) -> Step:
@@ -30,23 +36,55 @@ def _identity(draft: Draft) -> dict[str, Any]:
         chosen["held_out"] = list(atlas.held_out)
     if atlas.source == "toy":
         return {**chosen, "toy": atlas.toy.identity()}
+    root = Path(atlas.root or "")
     if atlas.source == "released":
-        return {**chosen, "files": _digest_shards(atlas)}
-    return {**chosen, "files": _digest_sources(Path(atlas.root or "")), "seed": draft.spec.seed}
+        return {**chosen, **_of_shards(root, atlas.format)}
+    return {**chosen, **_of_sources(root), "seed": draft.spec.seed}
 
 
-def _digest_shards(atlas: AtlasSpec) -> list[list[Any]]:
+def _of_shards(root: Path, layout: str) -> dict[str, Any]:
+    """The files of an atlas; where clips lie beside them, those that they name."""
     from hba_ray.data.atlas import find_shards
 
-    root = Path(atlas.root or "")
-    return [[Path(shard.path).name, shard.split, *digest_file(Path(shard.path))] for shard in find_shards(root, atlas.format)]
+    shards = find_shards(root, layout)
+    files = [[Path(shard.path).name, shard.split, file_digest(Path(shard.path))] for shard in shards]
+    names = sorted({name for shard in shards if not shard.is_parquet for name in _named_in(Path(shard.path))})
+    return {"files": files, "clips": _stamped(root, names)}
 
 
-def _digest_sources(root: Path) -> list[list[Any]]:
-    """A converter's tables; its clips are named in them."""
+def _named_in(file: Path) -> Iterator[str]:
+    """The clips that lines of a jsonl file name; a line that is none, and a path that leaves the root, are told when the step is done."""
+    from hba_ray.data.rows import clip_names
+
+    with file.open("rb") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield from (name for name in clip_names(record) if _is_inside(name))
+
+
+def _is_inside(name: str) -> bool:
+    try:
+        return b"\0" not in name.encode() and not Path(name).is_absolute() and ".." not in Path(name).parts
+    except UnicodeEncodeError:
+        return False
+
+
+def _of_sources(root: Path) -> dict[str, Any]:
+    """A converter's tables, and the clips below its folder."""
     if not root.is_dir():
         raise DataError(str(root), "no such folder", "give the folder of the public files as atlas.root", reason="missing file")
-    return [[path.name, *digest_file(path)] for path in sorted(root.iterdir()) if path.suffix in (".csv", ".json")]
+    files = [[path.name, file_digest(path)] for path in sorted(root.iterdir()) if path.suffix in (".csv", ".json")]
+    found = (Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(CLIPS))
+    return {"files": files, "clips": _stamped(root, sorted(path.relative_to(root).as_posix() for path in found))}
+
+
+def _stamped(root: Path, names: Sequence[str]) -> str | None:
+    """Clips by name, size and time of change: one that was mended is another."""
+    return fingerprint([*zip(names, stamps([root / name for name in names]), strict=True)]) if names else None
 
 
 def make(context: Context) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hba_ray.errors import CheckpointError, EnvironmentMissing
+from hba_ray.runtime.digests import folder_digests
 from hba_ray.runtime.extras import install
 from hba_ray.runtime.progress import progress
 from hba_ray.runtime.session import CONNECT_SECONDS
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.sweeps.steps import describe
-from hba_ray.sweeps.steps.base import Context, Draft, Step, digest_folder
+from hba_ray.sweeps.steps.base import Context, Draft, Step
 
 
 def plan(draft: Draft) -> Step | None:
@@ -57,7 +58,7 @@ def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
         }
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return {"folder": digest_folder(folder)}
+        return {"folder": folder_digests(folder)}
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise CheckpointError(where, f"no such folder: {name}", "give a folder, a hub id such as owner/name, or tiny")
     return {"hub": name}

@@ -6,17 +6,16 @@ same to the next.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.tasks import find_dataset
 from hba_ray.errors import CheckpointError, DataError
+from hba_ray.runtime.digests import folder_digests
 from hba_ray.runtime.read_back import read_parquet
 from hba_ray.runtime.storage import Storage, done, read_lines
 from hba_ray.specs import ExperimentSpec, fingerprint
@@ -36,7 +35,6 @@ VERSIONS = {
 """Raised when the code of a step changes what it makes, so that old results are not taken for new ones."""
 TRAINED_ON = ("train", "validation")
 """The splits that training looks at."""
-_EDGE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -178,19 +176,8 @@ def logged_metrics(step: Step) -> Iterator[tuple[Metrics, int]]:
         yield shown_metrics(step.name, line)
 
 
-def digest_file(path: Path) -> tuple[int, str]:
-    """Size and a digest of a file's two ends: enough to notice a change, cheap enough for 300 GB."""
-    facts = path.stat()
-    return _digest(path, facts.st_size, facts.st_mtime_ns)
-
-
-def digest_folder(folder: Path) -> list[list[Any]]:
-    """Name, size and digest of each of a folder's files."""
-    return [[path.name, *digest_file(path)] for path in sorted(folder.iterdir()) if path.is_file()]
-
-
-def digest_checkpoint(name: str, key: str) -> list[list[Any]]:
-    """The same of a checkpoint that a key of the spec names.
+def digest_checkpoint(name: str, key: str) -> list[list[str]]:
+    """Name and digest of each file of a checkpoint that a key of the spec names.
 
     Raises:
         CheckpointError: it is no folder.
@@ -198,18 +185,7 @@ def digest_checkpoint(name: str, key: str) -> list[list[Any]]:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise CheckpointError(key, f"no such folder: {name}", "give the folder of a checkpoint")
-    return digest_folder(folder)
-
-
-@lru_cache(maxsize=4096)
-def _digest(path: Path, size: int, changed: int) -> tuple[int, str]:
-    """Remembered for as long as the file is not `changed`: the trials of a sweep ask for the same files."""
-    with path.open("rb") as file:
-        ends = file.read(_EDGE_BYTES)
-        if size > 2 * _EDGE_BYTES:
-            file.seek(-_EDGE_BYTES, 2)
-        ends += file.read(_EDGE_BYTES)
-    return size, hashlib.sha256(ends).hexdigest()[:16]
+    return folder_digests(folder)
 
 
 def count_drops(drops: list[Drop]) -> dict[str, dict[str, int]]:
