@@ -45,6 +45,12 @@ def test_a_valid_spec_is_called_valid(hba):
         (["run", QUICKSTART, "grpo.algorithm=ppo"], 2, "grpo.algorithm: Input should be 'grpo', 'rloo' or 'harpo' (given: 'ppo')"),
         (["validate", "nowhere.yaml"], 2, "no such file"),
         (["validate", QUICKSTART, "atlas.datasets=[toy_nood]"], 2, "did you mean 'toy_nod'"),
+        (
+            ["validate", QUICKSTART, "atlas.held_out=[toy_nod, toy nod]"],
+            2,
+            "held_out: 'toy_nod' and 'toy nod' are one dataset",
+        ),
+        (["validate", QUICKSTART, "sft.checkpoint=.", "bam.checkpoints={toy_tne: here}"], 2, "bam.checkpoints: unknown dataset 'toy_tne'"),
         (["validate"], 2, "Missing argument"),
         (["vaildate", QUICKSTART], 2, "No such command"),
         (["plan", QUICKSTART, "atlas.source=released", "atlas.root=nowhere"], 1, "no such folder"),

@@ -78,9 +78,19 @@ def read(spec: Path, overrides: list[str] | None) -> ExperimentSpec:
     from hba_ray.data.tasks import find_dataset
 
     loaded = (spec_of_atlas if spec.is_dir() else load_spec)(spec, overrides or [])
-    for name in (*(loaded.atlas.datasets or ()), *loaded.atlas.held_out):
-        try:
-            find_dataset(name)
-        except HbaError as unknown:
-            raise SpecError(str(spec), unknown.what, unknown.way_out) from None
+    lists = {
+        "atlas.datasets": loaded.atlas.datasets or (),
+        "atlas.held_out": loaded.atlas.held_out,
+        "bam.checkpoints": loaded.bam.checkpoints,
+    }
+    for key, names in lists.items():
+        known: dict[str, str] = {}
+        for name in names:
+            try:
+                dataset = find_dataset(name).id
+            except HbaError as unknown:
+                raise SpecError(f"{spec}: {key}", unknown.what, unknown.way_out) from None
+            if dataset in known:
+                raise SpecError(f"{spec}: {key}", f"'{known[dataset]}' and '{name}' are one dataset, {dataset}", "name it once")
+            known[dataset] = name
     return loaded

@@ -123,6 +123,9 @@ class AtlasIndex:
         said = {place: self.transcripts[line] for place, line in enumerate(lines.tolist()) if line in self.transcripts}
         return replace(self, table=self.table.take(pa.array(lines, pa.int64())), transcripts=said)
 
+    def dataset_of(self, line: int) -> str:
+        return str(self.table.column("dataset")[line].as_py())
+
     def counts(self) -> dict[str, dict[str, int]]:
         """dataset -> split -> rows."""
         return _count(self.table, "split")
@@ -233,7 +236,7 @@ def build_index(spec: AtlasSpec, root: Path, layout: str | None = None) -> Atlas
                 row = _check(record, shard, where, root, spec.split_surprise)
                 _check_id(row, record, shard, where, seen)
             except DataError as bad:
-                dataset = str(record.get("dataset")) if isinstance(record, dict) else "unknown"
+                dataset = str(record.get("dataset") or "unknown") if isinstance(record, dict) else "unknown"
                 if _unwanted(dataset, wanted):
                     continue
                 if spec.on_bad_row == "fail":
@@ -339,7 +342,7 @@ def _json_record(line: bytes, shard: Shard, number: int) -> dict[str, Any] | Dat
 
 
 def read_rows(index: AtlasIndex, lines: Sequence[int], *, light: bool = False) -> Iterator[Row | DataError]:
-    """The rows at these lines of the index, media included, in the order of the file.
+    """The rows at these lines of the index, media included, one for each line, in the order of the lines.
 
     A row that turns out bad now (media columns are read only here) comes as its DataError.
 

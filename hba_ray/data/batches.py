@@ -132,9 +132,9 @@ class BatchMaker:
     def _read(self, window: Window) -> tuple[list[Row], list[Drop]]:
         rows: list[Row] = []
         drops: list[Drop] = []
-        for row in read_rows(self.index, window.lines):
+        for line, row in zip(sorted(window.lines), read_rows(self.index, window.lines), strict=True):
             if isinstance(row, DataError):
-                drops.append(self._drop(row, "unknown"))
+                drops.append(self._drop(row, self.index.dataset_of(line)))
             else:
                 rows.append(withhold(row, self.settings.modalities))
         return rows, drops

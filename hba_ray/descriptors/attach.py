@@ -190,6 +190,4 @@ def _column(store: Path, spec: DescriptorsSpec, stream: Stream, clips: np.ndarra
 
 
 def _not_extracted(where: str, what: str) -> DataError:
-    return DataError(
-        where, what, "extract descriptors first: hba describe, or the step `descriptors` of a run", reason="missing descriptors"
-    )
+    return DataError(where, what, "extract descriptors first: hba describe, or the step `describe` of a run", reason="missing descriptors")

@@ -12,7 +12,6 @@ from pathlib import Path
 from sklearn.metrics import cohen_kappa_score
 
 from hba_ray.errors import DataError
-from hba_ray.evaluation.judge import Verdict
 from hba_ray.evaluation.statistics import Interval, Predictions, bootstrap_interval
 
 Labels = Mapping[str, bool | None]
@@ -78,11 +77,6 @@ def agree(first: Labels, second: Labels, *, clips: Mapping[str, str] | None = No
         unreadable=len(shared) - len(both),
         unshared=len(first) + len(second) - 2 * len(shared),
     )
-
-
-def verdict_labels(verdicts: Iterable[Verdict]) -> dict[str, bool | None]:
-    """The labels of a judge."""
-    return _once_each(((verdict.sample_id, verdict.correct) for verdict in verdicts), "verdicts")
 
 
 def read_labels(file: Path) -> dict[str, bool | None]:

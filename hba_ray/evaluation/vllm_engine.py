@@ -30,6 +30,7 @@ from hba_ray.evaluation.predict import Made
 from hba_ray.evaluation.vllm_clips import CONNECTOR, Clip, as_clips, content_of, handed_over, register_connector
 from hba_ray.runtime.vllm_process import require_vllm, vllm_environ
 from hba_ray.specs import ComputeSpec
+from hba_ray.specs.model import model_folder
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -207,9 +208,9 @@ class VllmEngine:
     def _questions(self, window: Window, drops: list[Drop]) -> Iterator[Question]:
         """The rows of a window, decoded ahead by threads, in their order."""
         futures: list[tuple[Row, Future[Question]]] = []
-        for row in read_rows(self.job.index, window.lines):
+        for line, row in zip(sorted(window.lines), read_rows(self.job.index, window.lines), strict=True):
             if isinstance(row, DataError):
-                drops.append(self._drop(row, "unknown"))
+                drops.append(self._drop(row, self.job.index.dataset_of(line)))
             else:
                 futures.append((row, self._pool.submit(self._question, withhold(row, self.job.spec.atlas.modalities))))
         for row, future in futures:
@@ -285,10 +286,8 @@ def _servable(model: str, scratch: Path) -> str:
     Raises:
         CheckpointError: the folder is not there or holds no readable config.
     """
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-            raise CheckpointError(model, "no such folder", "give the folder of a model, or a hub id such as owner/name")
+    folder = model_folder(model, "the model")
+    if folder is None:
         return model
     try:
         config = json.loads((folder / "config.json").read_bytes())

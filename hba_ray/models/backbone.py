@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from hba_ray.errors import CheckpointError, EnvironmentMissing
-from hba_ray.specs.model import LoraSpec, ModelSpec
+from hba_ray.specs.model import LoraSpec, ModelSpec, model_folder
 
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear layers that LoRA adapts, by the last part of their name (paper appendix C.2)."""
@@ -40,7 +40,7 @@ def load_backbone(folder_or_id: str, *, dtype: torch.dtype, attention: str = "sd
         CheckpointError: not there, not reachable, damaged, incomplete or of another model.
         EnvironmentMissing: the package that `attention` needs is not installed.
     """
-    _check_folder(folder_or_id)
+    folder_or_id = _found(folder_or_id)
     try:
         _check_kind(folder_or_id)
         loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
@@ -68,7 +68,7 @@ def load_processor(folder_or_id: str) -> Qwen2_5OmniProcessor:
     Raises:
         CheckpointError: not there, not reachable or damaged.
     """
-    _check_folder(folder_or_id)
+    folder_or_id = _found(folder_or_id)
     try:
         return Qwen2_5OmniProcessor.from_pretrained(folder_or_id)
     except (*_LOADING_ERRORS, AttributeError) as cause:
@@ -82,7 +82,7 @@ def context_length(folder_or_id: str) -> int:
     Raises:
         CheckpointError: not there, not reachable, damaged or of another model.
     """
-    _check_folder(folder_or_id)
+    folder_or_id = _found(folder_or_id)
     try:
         _check_kind(folder_or_id)
         config = AutoConfig.from_pretrained(folder_or_id).get_text_config()
@@ -117,13 +117,11 @@ def lora_config(spec: LoraSpec) -> LoraConfig:
     return LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=layers, bias="none")  # type: ignore[arg-type]
 
 
-def _check_folder(folder_or_id: str) -> None:
-    """Refuse what cannot be a hub id and is no folder, and a folder with a JSON file that cannot be read."""
-    folder = Path(folder_or_id)
-    if not folder.is_dir():
-        if folder.is_absolute() or folder_or_id.startswith(".") or folder_or_id.count("/") != 1:
-            raise CheckpointError(folder_or_id, "no such folder", "give the folder of a Qwen2.5-Omni model, or a hub id such as owner/name")
-        return
+def _found(folder_or_id: str) -> str:
+    """The folder, or the hub id; refused are what is neither, and a folder with a JSON file that cannot be read."""
+    folder = model_folder(folder_or_id, "the backbone")
+    if folder is None:
+        return folder_or_id
     if not (folder / "config.json").is_file():
         raise CheckpointError(folder_or_id, "holds no config.json", "give the folder of a Qwen2.5-Omni model")
     for path in sorted(folder.glob("*.json")):
@@ -131,6 +129,7 @@ def _check_folder(folder_or_id: str) -> None:
             json.loads(path.read_bytes())
         except ValueError as cause:
             raise CheckpointError(str(path), f"is damaged: {cause}", "copy or download it again") from cause
+    return str(folder)
 
 
 def _check_kind(folder_or_id: str) -> None:

@@ -30,8 +30,6 @@ MEDIA_TOKENS = ("<|IMAGE|>", "<|VIDEO|>", "<|AUDIO|>")
 """Placeholders, one for each embedding of a clip."""
 UNSAMPLED_TOKENS = (*MEDIA_TOKENS, "<|audio_bos|>", "<|audio_eos|>", "<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>")
 """Tokens that stand for clips. A sampled one has no clip behind it, so no policy may choose it."""
-WRAPPED_LAYERS = ("Qwen2_5OmniDecoderLayer", "Qwen2_5OmniAudioEncoderLayer", "Qwen2_5OmniVisionBlock")
-"""What FSDP shards as units. The model's own list names whole towers as well, whose layers then mix two kinds of tensors."""
 
 _NEVER = -1e4
 """A logit without any weight in a softmax; finite, also after division by a temperature."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from hba_ray.errors import CheckpointError
 from hba_ray.specs.base import Seed, Spec
 
 
@@ -55,3 +57,20 @@ class ModelSpec(Spec):
     """`auto` is bf16 on a GPU and fp32 on a CPU."""
     media_to_backbone: bool = True
     """Feed audio and video to the backbone. The released SFT code does not (placeholders only)."""
+
+
+def model_folder(name: str, where: str) -> Path | None:
+    """The folder that a model's name means; None for a hub id.
+
+    Args:
+        where: names it in the error, for example the key of the spec.
+
+    Raises:
+        CheckpointError: it is no hub id, and no folder that is there.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise CheckpointError(where, f"no such folder: {name}", "give the folder of a model, a hub id such as owner/name, or tiny")
+    return None

@@ -183,7 +183,7 @@ def test_drops_are_told_even_where_no_row_of_a_window_is_left(tmp_path, processo
     settings = replace(SETTINGS, purpose="predict", shuffle=False, on_bad_row="drop")
     (batch,) = batches_of(index, processor, settings, split="test")
     assert batch.rows == []
-    assert [drop.reason for drop in batch.drops] == ["missing file"]
+    assert [(drop.dataset, drop.reason) for drop in batch.drops] == [(index.dataset_of(0), "missing file")]
 
 
 def test_a_batch_of_mixed_rows_gives_each_the_logits_it_has_alone(index, processor, tiny_backbone):

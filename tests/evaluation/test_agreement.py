@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from hba_ray.errors import DataError
-from hba_ray.evaluation.agreement import agree, cohen_kappa, read_labels, verdict_labels
-from hba_ray.evaluation.judge import Verdict
+from hba_ray.evaluation.agreement import agree, cohen_kappa, read_labels
 
 
 def labels(text: str) -> dict[str, bool | None]:
@@ -86,10 +85,3 @@ def test_a_csv_that_is_not_in_order_is_refused(text: str, says: str, tmp_path: P
 def test_a_csv_that_is_not_there_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="cannot be read"):
         read_labels(tmp_path / "none.csv")
-
-
-def test_verdicts_are_labels():
-    verdicts = [Verdict(name, "siq2", correct, "", "", "", 0, 0, False) for name, correct in (("a", True), ("b", None))]
-    assert verdict_labels(verdicts) == {"a": True, "b": None}
-    with pytest.raises(DataError, match="appears twice"):
-        verdict_labels(verdicts * 2)

@@ -63,6 +63,14 @@ def test_the_dtype_is_the_asked_one_and_decoding_settings_are_not_inherited(tiny
     assert thinker.generation_config.repetition_penalty in (None, 1.0)
 
 
+def test_a_folder_in_ones_home_is_found(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    copied(tiny.folder, tmp_path / "tiny")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_backbone("~/tiny", dtype=torch.float32) is not None and load_processor("~/tiny") is not None
+    with pytest.raises(CheckpointError, match="no such folder: ~/nowhere"):
+        load_processor("~/nowhere")
+
+
 @pytest.mark.parametrize("load", [load_processor, lambda place: load_backbone(place, dtype=torch.float32)], ids=["processor", "backbone"])
 def test_a_missing_folder_and_an_unreachable_hub_id_are_told_apart(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from hba_ray.errors import CheckpointError, EnvironmentMissing
@@ -13,6 +12,7 @@ from hba_ray.runtime.extras import install
 from hba_ray.runtime.progress import progress
 from hba_ray.runtime.session import CONNECT_SECONDS
 from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.specs.model import model_folder
 from hba_ray.sweeps.steps import describe
 from hba_ray.sweeps.steps.base import Context, Draft, Step
 
@@ -56,12 +56,8 @@ def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
             "audio_seconds": seconds,
             **describe.prompt_identity(draft.spec),
         }
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return {"folder": folder_digests(folder)}
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise CheckpointError(where, f"no such folder: {name}", "give a folder, a hub id such as owner/name, or tiny")
-    return {"hub": name}
+    folder = model_folder(name, where)
+    return {"hub": name} if folder is None else {"folder": folder_digests(folder)}
 
 
 def check_hub(spec: ExperimentSpec) -> None:
@@ -72,7 +68,7 @@ def check_hub(spec: ExperimentSpec) -> None:
         EnvironmentMissing: the package that asks is not installed.
     """
     name = spec.model.backbone
-    if name != "tiny" and not Path(name).expanduser().is_dir():
+    if name != "tiny" and model_folder(name, "model.backbone") is None:
         _ask_hub(name)
 
 

@@ -42,7 +42,10 @@ def plan(draft: Draft) -> Step:
         "sft": draft["sft"].fingerprint,
         "descriptors": {stream: describe.vector_identity(spec, stream) for stream in bam.streams},
         "bam": {**bam.identity(), "seed": seed(spec)},
-        "taken": {find_dataset(name).id: digest_checkpoint(given, f"bam.checkpoints.{name}") for name, given in bam.checkpoints.items()},
+        "taken": {
+            find_dataset(name, where="bam.checkpoints").id: digest_checkpoint(given, f"bam.checkpoints.{name}")
+            for name, given in bam.checkpoints.items()
+        },
     }
     what = f"{bam.epochs} epochs of {' and '.join(bam.streams)} adapters per dataset, hidden {bam.hidden}, lr {bam.lr:g}"
     cpus = f"{spec.compute.cpus_per_worker:g} CPUs per dataset" if spec.compute.workers else "1 CPU"

@@ -19,6 +19,7 @@ from hba_ray.runtime.digests import folder_digests
 from hba_ray.runtime.read_back import read_parquet
 from hba_ray.runtime.storage import Storage, done, read_lines
 from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.specs.model import model_folder
 from hba_ray.sweeps.follow import Metrics
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ class Context:
     @property
     def backbone(self) -> str:
         """Folder or hub id of the backbone."""
-        return str(self.folders["backbone"] / "model") if "backbone" in self.folders else self.spec.model.backbone
+        name = self.spec.model.backbone
+        return str(self.folders["backbone"] / "model") if "backbone" in self.folders else str(model_folder(name, "model.backbone") or name)
 
 
 def held_out(spec: ExperimentSpec) -> list[str]:
