@@ -140,7 +140,7 @@ class AtlasIndex:
         yield from (self.transcripts[line] for line in self.rows_of(split).tolist() if line in self.transcripts)
         for shard in self.shards:
             if shard.split == split:
-                for _, _, record in _records(shard, self.root):
+                for _, _, record in _records(shard):
                     if isinstance(record, dict):
                         yield from (str(record.get(column) or "") for column in ("problem", "answer"))
 
@@ -230,7 +230,7 @@ def build_index(spec: AtlasSpec, root: Path, layout: str | None = None) -> Atlas
     kept: Counter[tuple[str, str]] = Counter()
     seen: dict[tuple[str, str, str], str] = {}
     for number, shard in enumerate(shards):
-        for address, position, record in _records(shard, str(root)):
+        for address, position, record in _records(shard):
             where = f"{Path(shard.path).name} row {position if not shard.is_parquet else f'{position} of group {address}'}"
             try:
                 row = _check(record, shard, where, root, spec.split_surprise)
@@ -284,7 +284,7 @@ def _check_id(row: Row, record: Mapping[str, Any], shard: Shard, where: str, see
         raise DataError(f"{where} ({row.dataset.id})", what, way_out, reason="duplicate sample")
 
 
-def _records(shard: Shard, root: str) -> Iterator[tuple[int, int, Any]]:
+def _records(shard: Shard) -> Iterator[tuple[int, int, Any]]:
     """(group or byte offset, position, light record) of every row; a damaged line is a DataError in place of its record."""
     yield from _parquet_records(shard) if shard.is_parquet else _jsonl_records(shard)
 

@@ -64,6 +64,11 @@ def l2(matrix_BD: np.ndarray) -> np.ndarray:
     return np.divide(matrix_BD, lengths_B1, out=np.zeros(matrix_BD.shape, np.float64), where=lengths_B1 > 0).astype(np.float32)
 
 
+def varies(deviation_D: np.ndarray, mean_D: np.ndarray) -> np.ndarray:
+    """Whether a value's deviation is more than the rounding of a constant one."""
+    return deviation_D > 1e-12 * np.maximum(1.0, np.abs(mean_D))
+
+
 @dataclass(frozen=True)
 class ZScore:
     """Mean and deviation of each value over the training rows that have the stream; a constant value has scale 1."""
@@ -94,7 +99,7 @@ class ZScore:
         if not count:
             raise ValueError("no row has the stream, so there is nothing to take a mean of")
         scale_D = np.sqrt(squares_D / count)
-        return cls(mean_D, np.where(scale_D > 1e-12 * np.maximum(1.0, np.abs(mean_D)), scale_D, 1.0))
+        return cls(mean_D, np.where(varies(scale_D, mean_D), scale_D, 1.0))
 
     def __call__(self, matrix_BD: np.ndarray) -> np.ndarray:
         return ((matrix_BD - self.mean_D) / self.scale_D).astype(np.float32)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
+from hba_ray.descriptors.pooling import varies
 from hba_ray.errors import DataError
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs.bam import BamSpec, Injection
@@ -66,9 +67,9 @@ class ZScore(nn.Module):
     def fit(self, vectors_BD: Tensor) -> None:
         """Take both from these rows; a feature that never varies comes out as 0."""
         exact_BD = vectors_BD.double()  # ComParE features reach 1e8, where float32 sums lose the small ones
-        self.mean_D.copy_(exact_BD.mean(dim=0))
-        deviation_D = exact_BD.std(dim=0, correction=0)
-        self.scale_D.copy_(torch.where(deviation_D > 0, deviation_D, 1.0))
+        mean_D, deviation_D = exact_BD.mean(dim=0), exact_BD.std(dim=0, correction=0)
+        self.mean_D.copy_(mean_D)
+        self.scale_D.copy_(torch.where(torch.from_numpy(varies(deviation_D.numpy(), mean_D.numpy())), deviation_D, 1.0))
 
     def forward(self, f_BD: Tensor) -> Tensor:
         return (f_BD - self.mean_D) / self.scale_D

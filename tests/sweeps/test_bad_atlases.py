@@ -70,7 +70,7 @@ def test_bad_rows_are_dropped_and_counted_by_reason_wherever_they_are(tmp_path: 
     train = [*GOOD, heard(5), heard(6, "silent.wav"), row(7, class_label="sarcastic!!"), {"problem": 3}]
     made = run(experiment(tmp_path, "drop", train=train, test=[*GOOD, heard(5), GOOD[0]]))
     counted = {"corrupt audio": 2, "empty audio": 1, "unknown label": 1, "duplicate sample": 1}
-    assert made.report.facts.rows_dropped == {"mmsd": counted, "None": {"wrong type": 1}}
+    assert made.report.facts.rows_dropped == {"mmsd": counted, "unknown": {"wrong type": 1}}
     assert made.report.facts.rows_used == {"mmsd": {"train": 4, "validation": 4, "test": 4}}
     assert read_json((made.folder / "report.json").read_text()).facts.rows_dropped == made.report.facts.rows_dropped
     assert [score.rows for score in made.report.scores["sft"].datasets] == [4]

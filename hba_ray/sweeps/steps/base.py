@@ -30,7 +30,7 @@ TRANSCRIPTS = "transcripts.parquet"
 STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
 VERSIONS = {
-    **{"atlas": 2, "describe": 1, "backbone": 1, "sft": 1, "states": 2, "bam": 1, "transfer": 2, "grpo": 2},
+    **{"atlas": 2, "describe": 1, "backbone": 1, "sft": 1, "states": 2, "bam": 2, "transfer": 2, "grpo": 2},
     **{"evaluate": 3, "judge": 1, "compare": 2, "retention": 2, "probe": 1},
 }
 """Raised when the code of a step changes what it makes, so that old results are not taken for new ones."""
