@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from hba_ray.sweeps.steps.judge import VERDICTS, verdicts_in
 PAGE, VERDICT = "report.html", "verdict.json"
 """In a run's folder: the page, and the judged table of the paper, where `hba reproduce` has made one."""
 _JUDGED = TypeAdapter(Judged)
+SCORING = ("evaluate", "judge", "probe")
+"""Kinds of step that an arm's scores rest on."""
 EPOCHS = ("bam",)
 """Kinds of step whose log has a line an epoch, not one an optimiser step."""
 
@@ -44,9 +47,37 @@ class Trained:
     labels: Mapping[str, str]
 
 
-def labels(trial: str, report: Report) -> dict[str, str]:
-    """Arm of a trial's report -> the arm that it is in the sweep's."""
-    return {arm: trial if len(report.scores) == 1 else f"{trial}: {arm}" for arm in report.scores}
+def labels(reports: Mapping[str, Report], steps: Mapping[str, Sequence[Step]]) -> dict[str, dict[str, str]]:
+    """Trial -> arm of its report -> the arm that it is in the sweep's.
+
+    What all trials share has the name that it has in each. What some share is named by the settings that those have in
+    common, and what is a trial's own by the trial.
+
+    Args:
+        reports, steps: of each trial, by its name.
+    """
+    users: dict[tuple[str, ...], list[str]] = {}
+    made: dict[str, dict[str, tuple[str, ...]]] = {}
+    for trial, report in reports.items():
+        for arm in report.scores:
+            scored = (step.fingerprint for step in steps[trial] if step.arm == arm and step.kind in SCORING)
+            made.setdefault(trial, {})[arm] = (arm, *scored)
+            users.setdefault(made[trial][arm], []).append(trial)
+    names = {what: _label(what[0], trials, reports) for what, trials in users.items()}
+    twice = {name for name, count in Counter(names.values()).items() if count > 1}
+    return {
+        trial: {arm: f"{' and '.join(users[what])}: {arm}" if names[what] in twice else names[what] for arm, what in arms.items()}
+        for trial, arms in made.items()
+    }
+
+
+def _label(arm: str, trials: Sequence[str], reports: Mapping[str, Report]) -> str:
+    if len(trials) == 1:
+        return trials[0] if len(reports[trials[0]].scores) == 1 else f"{trials[0]}: {arm}"
+    if len(trials) == len(reports):
+        return arm
+    shared = [word for word in trials[0].split(" ") if all(word in other.split(" ") for other in trials)]
+    return f"{' '.join(shared) or ' and '.join(trials)}: {arm}"
 
 
 def write_page(folder: Path, report: Report, experiments: Sequence[Trained], split: str) -> Path:
@@ -85,7 +116,7 @@ def gather(experiments: Sequence[Trained], split: str) -> Evidence:
     Raises:
         DataError: predictions are damaged, or of other datasets than this version knows.
     """
-    arms = [arm for experiment in experiments for arm in _arms(experiment)]
+    arms = list({arm.name: arm for experiment in experiments for arm in _arms(experiment)}.values())
     clips, notes = _clips([step for experiment in experiments for step in experiment.steps], split)
     return Evidence(tuple(_curves(experiments)), confusions(arms), samples(arms, clips, notes))
 

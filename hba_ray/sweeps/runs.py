@@ -90,7 +90,10 @@ def rebuild_page(run: Path) -> Path:
     if spec.sweep is None:
         experiments = [Trained("", _newest(run), {arm: arm for arm in report.scores})]
     else:
-        experiments = [Trained(name, _newest(folder), labels(name, _report_of(folder))) for name, folder in _trials(run).items()]
+        trials = _trials(run)
+        steps = {name: _newest(folder) for name, folder in trials.items()}
+        named = labels({name: _report_of(folder) for name, folder in trials.items()}, steps)
+        experiments = [Trained(name, steps[name], named[name]) for name in trials]
     return write_page(run, report, experiments, spec.evaluate.split)
 
 

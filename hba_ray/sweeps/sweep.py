@@ -9,7 +9,7 @@ Whoever works on a sweep, a trial or a step holds its lock, which the system fre
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,13 +214,10 @@ class _Driver:
             write_text(folder / "report.json", render_json(report))
             write_text(folder / "table.md", render_markdown(report))
             save_score_figure(report, folder / "scores.png")
-            self.tracker.log_table(list(_rows(self.plan, report)), "table.csv")
+            named = labels(reports, {trial.name: trial.steps for trial in self.plan.trials})
+            self.tracker.log_table(list(_rows(self.plan, report, named)), "table.csv")
             self.tracker.describe(render_markdown(report))
-            finished = [
-                Trained(trial.name, trial.steps, labels(trial.name, reports[trial.name]))
-                for trial in self.plan.trials
-                if trial.name in reports
-            ]
+            finished = [Trained(trial.name, trial.steps, named[trial.name]) for trial in self.plan.trials if trial.name in named]
             page = write_page(folder, report, finished, self.plan.spec.evaluate.split)
             files = [*files, "table.md", "report.json", "scores.png", page.name]
         for file in files:
@@ -234,9 +231,11 @@ _UNSAID = ("sweep", "paper")
 
 
 def combined(plan: SweepPlan, reports: dict[str, Report], outcomes: dict[str, Outcome]) -> Report:
-    """The finished trials as the arms of one report."""
+    """The finished trials as the arms of one report, what they all share before what is their own."""
     first = next(iter(reports.values()))
-    scores = {label: report.scores[arm] for name, report in reports.items() for arm, label in labels(name, report).items()}
+    named = labels(reports, {trial.name: trial.steps for trial in plan.trials})
+    arms = [(label, arm, trial) for trial, of_trial in named.items() for arm, label in of_trial.items()]
+    scores = {label: reports[trial].scores[arm] for label, arm, trial in sorted(arms, key=lambda one: one[0] != one[1])}
     said = [(name, line) for name, report in reports.items() for line in report.notes]
     for_all = {line for _, line in said if sum(other == line for _, other in said) == len(reports)}
     notes = [line if line in for_all else f"{name}: {line}" for name, line in said]
@@ -258,17 +257,15 @@ def combined(plan: SweepPlan, reports: dict[str, Report], outcomes: dict[str, Ou
     return Report(title=plan.spec.name, scores=scores, facts=facts, notes=tuple(dict.fromkeys(notes)))
 
 
-def _rows(plan: SweepPlan, report: Report) -> Iterator[dict[str, Any]]:
-    """The scores, a row each, with the settings of their trial in columns."""
+def _rows(plan: SweepPlan, report: Report, named: Mapping[str, Mapping[str, str]]) -> Iterator[dict[str, Any]]:
+    """The scores, a row each, with the settings of their trial in columns; what trials share is there for each of them."""
     for trial in plan.trials:
-        for label, scores in report.scores.items():
-            if label != trial.name and not label.startswith(f"{trial.name}: "):
-                continue
-            for score in scores.datasets:
+        for arm, label in named.get(trial.name, {}).items():
+            for score in report.scores[label].datasets:
                 low, high = score.interval or (None, None)
                 settings = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in trial.trial.sets.items()}
                 measured = {"metric": score.metric, "score": score.value, "low": low, "high": high, "rows": score.counted}
-                yield {"trial": trial.name, **settings, "arm": label, "dataset": score.dataset, **measured}
+                yield {"trial": trial.name, **settings, "arm": arm, "dataset": score.dataset, **measured}
 
 
 def _check(plan: SweepPlan) -> None:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -18,9 +19,11 @@ from hba_ray.specs.compute import TrackingSpec
 from hba_ray.sweeps import sweep as sweep_module
 from hba_ray.sweeps import trial
 from hba_ray.sweeps.estimate import estimate
+from hba_ray.sweeps.evidence import labels
 from hba_ray.sweeps.parts import Outcome
 from hba_ray.sweeps.runs import rebuild_page
 from hba_ray.sweeps.shared import plan_sweep
+from hba_ray.sweeps.steps.base import Step
 from hba_ray.sweeps.sweep import FinishedSweep, run_sweep
 from tests.sweeps.jobs import NAMES, small_sweep
 from tests.sweeps.recorded import assert_recorded, events
@@ -72,6 +75,60 @@ def test_rows_are_told_for_the_whole_sweep_only_where_all_trials_have_the_same(s
     assert report.facts.rows_used == {} and "Trials differ in the rows that they used" in report.notes[-1]
     titles = [sheet.title for sheet in sheets(report)]
     assert "Scores per dataset" in titles and not {"Rows used", "Rows dropped", "Size and score"} & set(titles)
+
+
+def planned(tmp_path: Path, **evaluated: tuple[str, ...]) -> list[Step]:
+    """Steps of one trial: arm -> fingerprints of what its scores rest on."""
+    kinds = ("evaluate", "judge")
+    arms = {arm.replace("_", "+"): made for arm, made in evaluated.items()}
+    return [
+        Step(kind, f"{kind} {arm}", one, tmp_path, "", arm=arm)
+        for arm, made in arms.items()
+        for kind, one in zip(kinds, made, strict=False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trials", "named"),
+    [
+        ({"lr=1": {"sft": ("a",)}, "lr=2": {"sft": ("b",)}}, ["lr=1", "lr=2"]),
+        (
+            {f"lr={lr} width={width}": {"base": ("a",), "sft": (lr,), "sft_bam": (lr + width,)} for lr in "12" for width in "34"},
+            [
+                "base",
+                "lr=1: sft",
+                "lr=1 width=3: sft+bam",
+                "lr=1 width=4: sft+bam",
+                "lr=2: sft",
+                "lr=2 width=3: sft+bam",
+                "lr=2 width=4: sft+bam",
+            ],
+        ),
+        (
+            {"one": {"sft": ("a",), "x": ("1",)}, "two": {"sft": ("a",), "x": ("2",)}, "three": {"sft": ("b",), "x": ("3",)}},
+            ["one and two: sft", "one: x", "two: x", "three: sft", "three: x"],
+        ),
+        (
+            {f"seed=0 way={way}": {"sft": ((way in "ab" and "left") or "right",), "x": (way,)} for way in "abcd"},
+            [
+                "seed=0 way=a and seed=0 way=b: sft",
+                *(f"seed=0 way={way}: x" for way in "ab"),
+                "seed=0 way=c and seed=0 way=d: sft",
+                *(f"seed=0 way={way}: x" for way in "cd"),
+            ],
+        ),
+        (
+            {"p=1": {"sft": ("a", "one judge"), "x": ("1",)}, "p=2": {"sft": ("a", "another"), "x": ("2",)}},
+            ["p=1: sft", "p=1: x", "p=2: sft", "p=2: x"],
+        ),
+    ],
+    ids=["one arm each", "shared by all, by some, by none", "named trials", "what is in common says too little", "other verdicts"],
+)
+def test_what_trials_share_is_one_arm_of_the_sweep(tmp_path: Path, trials: dict[str, dict[str, tuple[str, ...]]], named: list[str]):
+    steps = {trial: planned(tmp_path, **arms) for trial, arms in trials.items()}
+    reports = {trial: SimpleNamespace(scores=dict.fromkeys(arm.replace("_", "+") for arm in arms)) for trial, arms in trials.items()}
+    found = labels(reports, steps)  # type: ignore[arg-type]
+    assert list(dict.fromkeys(label for arms in found.values() for label in arms.values())) == named
 
 
 def test_a_finished_sweep_does_nothing_again(swept):
