@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.sweeps.shared import plan_sweep
 from tests.sweeps.jobs import small_sweep
 from tests.sweeps.recorded import assert_recorded, events
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -77,16 +78,9 @@ def answers(url: str) -> bool:
     return True
 
 
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 180
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.5)
-
-
 def is_up(node: subprocess.Popen[bytes], log: Path) -> bool:
     """Waits until `ray start` has started a node or has given it up."""
-    wait_until(lambda: "Ray runtime started" in log.read_text() or node.poll() is not None, f"{log}")
+    wait_until(lambda: "Ray runtime started" in log.read_text() or node.poll() is not None, said=lambda: str(log))
     return node.poll() is None
 
 
@@ -129,8 +123,8 @@ def cluster() -> Iterator[Cluster]:
         start_node("head", *head)
         start_node("second node", f"--address=127.0.0.1:{port}", f"--temp-dir={second}")
         start("mlflow", str(BIN / "mlflow"), "server", "--port", str(mlflow), "--workers", "1", *store)
-        wait_until(lambda: answers(at.dashboard), "the dashboard")
-        wait_until(lambda: answers(f"{at.mlflow}/health"), "MLflow")
+        wait_until(lambda: answers(at.dashboard))
+        wait_until(lambda: answers(f"{at.mlflow}/health"))
         yield at
     finally:
         for process in reversed(started):

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 SPEC = {
     "name": "small",
@@ -23,7 +24,6 @@ SPEC = {
     "evaluate": {"max_new_tokens": 4},
     "compute": {"workers": 1, "cpus": 4, "micro_batch": 4, "checkpoint_every": 1, "object_store_mib": 200},
 }
-PATIENCE_SECONDS = 400
 
 
 class Experiment:
@@ -86,14 +86,6 @@ def experiment() -> Iterator[Experiment]:
     for process in made.processes():
         process.kill()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_until(true: Callable[[], bool], driver: subprocess.Popen[str] | None = None, said: Callable[[], str] = str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not true():
-        assert driver is None or driver.poll() is None, f"ended with {driver and driver.returncode}: {said()}"
-        assert time.monotonic() < deadline, said()
-        time.sleep(0.1)
 
 
 @pytest.mark.ray

@@ -317,9 +317,10 @@ def _environ() -> Iterator[None]:
 
 @contextmanager
 def _ray_log(file: Path) -> Iterator[None]:
-    """Sends what Ray's libraries log in this process to `file` instead of the terminal."""
+    """Sends what Ray's libraries log in this process, and what its raylets report to it, to `file` instead of the terminal."""
     os.environ.setdefault("RAY_DATA_LOGGING_CONFIG", str(Path(__file__).with_name("ray_data_logging.yaml")))
     import ray.data  # noqa: F401  # gives its logger handlers when it is imported, so: before they are taken away
+    from ray._private import worker
 
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setLevel(logging.INFO)
@@ -329,12 +330,19 @@ def _ray_log(file: Path) -> Iterator[None]:
     for logger in loggers:
         logger.handlers, logger.propagate = [], True
     loggers[0].handlers, loggers[0].propagate = [handler], False
+    prints, worker.print_to_stdstream = worker.print_to_stdstream, _log_report  # Ray 2.60 prints them, whatever `log_to_driver` says
     try:
         yield
     finally:
+        worker.print_to_stdstream = prints
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
         handler.close()
+
+
+def _log_report(report: dict[str, Any], ignore_prefix: bool = False) -> None:
+    for line in report["lines"]:
+        logging.getLogger("ray.raylet").warning(line)
 
 
 @contextmanager

@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hba_ray.runtime import forking
+from tests.waiting import wait_until
 
 SERVE = "import sys; from hba_ray.runtime import forking; forking.MODULES = tuple(sys.argv[2:]); forking.main(['serve', sys.argv[1]])"
 TELL = """
@@ -32,7 +32,7 @@ class Server:
         self.place = forking.stem(str(folder), {})
         words = [sys.executable, "-c", SERVE, self.place, *modules]
         self.process = subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True)
-        until(Path(self.place + ".sock").exists)
+        wait_until(Path(self.place + ".sock").exists)
 
     def ask(self, script: Path, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         command = f"{forking.executable(str(self.folder))} {script} {' '.join(words)}"
@@ -42,13 +42,6 @@ class Server:
         self.raylet.kill()
         self.raylet.wait()
         self.process.communicate(timeout=30)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -83,7 +76,7 @@ def test_a_killed_worker_is_told_and_its_siblings_live(server: Server, tmp_path:
     assert first.wait(timeout=30) == 128 + signal.SIGKILL
     assert second.poll() is None and Path(f"/proc/{pids[1]}").exists()
     second.kill()  # the client: its worker goes with it
-    until(lambda: not Path(f"/proc/{pids[1]}").exists())
+    wait_until(lambda: not Path(f"/proc/{pids[1]}").exists())
     second.communicate(timeout=30)
 
 
@@ -180,6 +173,6 @@ def test_workers_of_a_private_ray_are_forks_of_one_server(tmp_path: Path):
         groups = ray.get([worker.placement_group.remote() for worker in workers])
         assert len(set(groups)) == 3  # from generators of their own
         ray.kill(workers[0])
-        until(lambda: not Path(f"/proc/{pids[0][0]}").exists())
+        wait_until(lambda: not Path(f"/proc/{pids[0][0]}").exists())
         assert ray.get(workers[1].pids.remote()) == pids[1]
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in {*servers, *(pid for pid, _ in pids)}))
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in {*servers, *(pid for pid, _ in pids)}))

@@ -16,6 +16,7 @@ from hba_ray.errors import EnvironmentMissing
 from hba_ray.runtime import session as module
 from hba_ray.runtime.session import check_capacity, local_cpus, ray_session
 from hba_ray.specs.compute import ComputeSpec
+from tests.waiting import wait_until
 
 
 def test_workers_that_leave_nothing_for_their_loaders_are_refused() -> None:
@@ -133,6 +134,8 @@ def test_a_private_ray_computes_and_leaves_nothing_behind(
     tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import ray.data
+    from ray._private import worker
+    from ray._private.utils import publish_error_to_driver
     from ray.util.state import list_actors
 
     monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
@@ -158,6 +161,8 @@ def test_a_private_ray_computes_and_leaves_nothing_behind(
         assert seen["RAY_num_workers_soft_limit"] == "6"
         assert list_actors() == []  # the state API answers: Train's clean-up of stopped trials depends on it
         assert ray.data.range(8).map_batches(lambda batch: batch, num_cpus=1).count() == 8
+        publish_error_to_driver("worker_pool_large", "said by a raylet", worker.global_worker.gcs_client)
+        wait_until(lambda: "said by a raylet" in (logs / "ray.log").read_text())
         raise KeyboardInterrupt
 
     assert not ray.is_initialized()

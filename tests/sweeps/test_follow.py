@@ -2,14 +2,13 @@
 
 import json
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hba_ray.errors import EnvironmentMissing, TrainingError
 from hba_ray.sweeps.follow import followed
+from tests.waiting import wait_until
 
 
 def line(step: int, note: str = "", **facts: object) -> str:
@@ -25,13 +24,6 @@ def replace(path: Path, text: str) -> None:
     draft = path.with_suffix(".draft")
     draft.write_text(text)
     os.replace(draft, path)
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, "the follower did not come so far"
-        time.sleep(0.05)
 
 
 def test_lines_arrive_once_in_order_and_half_a_line_waits_for_its_end(tmp_path: Path):
