@@ -38,8 +38,8 @@ def markdown_table(sheet: Sheet) -> str:
     return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in (sheet.header, rule, *sheet.rows))
 
 
-def terminal(title: str, sheets: Iterable[Sheet]) -> RenderableType:
-    """The sheets under a title, for a rich console; notes that several share are said once.
+def terminal(title: str, sheets: Iterable[Sheet], remarks: Iterable[str] = ()) -> RenderableType:
+    """The sheets under a title, for a rich console; notes that several share are said once, and remarks last.
 
     A screen is narrow: columns that say nothing are left out, headings take several lines, and where a table is
     still too wide, words wrap and numbers do not.
@@ -56,7 +56,7 @@ def terminal(title: str, sheets: Iterable[Sheet]) -> RenderableType:
             table.add_row(*map(Text, row))
         shown.append(table)
     notes = dict.fromkeys(note for sheet in sheets for note in sheet.notes)
-    return Group(*shown, *(Text(note, style="dim") for note in notes))
+    return Group(*shown, *(Text(note, style="dim") for note in notes), *map(Text, remarks))
 
 
 def narrowed(sheet: Sheet) -> Sheet:

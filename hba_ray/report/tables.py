@@ -58,10 +58,11 @@ def render_markdown(report: Report) -> str:
 
 
 def terminal_table(report: Report) -> RenderableType:
-    """The scores per task, with their metric, and per dataset, for a rich console."""
+    """The scores per task, with their metric, and per dataset, the rows behind them, and what the steps have to say, for a rich console."""
     datasets = _dataset_sheet(report)
     narrow = [place for place, name in enumerate(datasets.header) if name != "Metric"]
-    return terminal(report.title, (_task_sheet(report), columns(datasets, narrow), *difference_sheets(report)))
+    rows = [sheet for sheet in (_used_sheet(report.facts), _dropped_sheet(report.facts)) if sheet.rows]
+    return terminal(report.title, (_task_sheet(report), columns(datasets, narrow), *difference_sheets(report), *rows), report.notes)
 
 
 def sheets(report: Report) -> tuple[Sheet, ...]:

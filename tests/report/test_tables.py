@@ -128,6 +128,16 @@ def test_the_terminal_shows_what_the_markdown_shows_but_for_what_says_nothing():
     assert "Counted:" not in terminal(REPORT)
 
 
+def test_the_terminal_counts_rows_those_that_were_dropped_too_and_ends_with_the_notes():
+    shown = [re.split(r"\s{2,}", line.strip()) for line in terminal(REPORT).splitlines()]
+    for title, names in {"Rows used": ("cremad", "siq2"), "Rows dropped": ("cremad", "cremad")}.items():
+        rows = table(render_markdown(REPORT), title)
+        assert [row["Dataset"] for row in rows] == list(names) and all(list(row.values()) in shown for row in rows)
+    assert shown[-1] == ["One seed."]
+    whole = dataclasses.replace(REPORT, facts=dataclasses.replace(FACTS, rows_dropped={}))
+    assert "Rows used" in terminal(whole) and "Rows dropped" not in terminal(whole)
+
+
 def test_numbers_are_never_broken_over_lines_on_a_screen_of_a_hundred_characters():
     scores = {}
     for number, (name, arm) in enumerate(REPORT.scores.items()):
