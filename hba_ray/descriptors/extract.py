@@ -89,12 +89,12 @@ class Place:
         return describe_on_ray(work, actors=self._actors(len(work.wanted)), gpus=gpus, runtime_env=environment)
 
     def _actors(self, clips: int) -> int:
-        """At most a process a clip, and a CPU left for those that read."""
+        """At most a process a clip; a CPU is left to those that read, unless all are asked for."""
         import ray
 
         cpus, actors = int(ray.cluster_resources().get("CPU", 0)), self.compute.extractors
-        if (actors or 1) >= max(cpus, 2):
-            what = f"{actors or 1} processes and one that reads need more than the {cpus} CPUs"
+        if (actors or 1) > cpus:
+            what = f"{actors or 1} processes need more than the {cpus} CPUs"
             raise EnvironmentMissing("compute.extractors", what, "lower it, or raise compute.cpus: CPUs of a local Ray are logical ones")
         cores = os.cpu_count() or 1
         return min(clips, actors or max(1, min(cpus - 1, cores if self.compute.address == "local" else cpus)))

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 TRIES = 3
 """Times that a clip is begun in one run. Ray begins it again where its actor was lost; one that takes
 its actor with it every time would never let the run end."""
-PATIENCE_SECONDS = 600
 ACTORS_PER_READER = 8
 """A clip takes an actor far longer than a reader, and each reader is a process that first imports Ray Data and a decoder."""
 
@@ -92,7 +91,7 @@ def describe_on_ray(work: Work, *, actors: int, gpus: float = 0.0, runtime_env: 
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.TaskPoolStrategy(size=-(-actors // ACTORS_PER_READER)),
-            num_cpus=0.5,
+            num_cpus=0,  # else pools of trials side by side hold all CPUs, and none is left for what feeds them
         )
         described = clips.map_batches(
             Worker,  # type: ignore[arg-type]
@@ -222,7 +221,6 @@ def _one_handful_a_block() -> Iterator[None]:
     before = DataContext.get_current()
     context = before.copy()
     context.target_max_block_size, context.execution_options.preserve_order = 1, False
-    context.wait_for_min_actors_s = PATIENCE_SECONDS
     context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0  # one that waits for the first clip, too
     context.enable_progress_bars = False
     with DataContext.current(context):

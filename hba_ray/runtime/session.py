@@ -28,6 +28,8 @@ LOOPBACK = "127.0.0.1"
 ANYWHERE: dict[str, Any] = {"scheduling_strategy": "DEFAULT"}
 """Options of a task or an actor that may be started inside a trial of Ray Tune: it would otherwise be sought a place
 among the resources that hold the trial's driver, where there is none."""
+NO_PROGRESS = "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
+"""After so many seconds without a block moved, Ray Data gives a pipeline up."""
 CONNECT_SECONDS = 10.0
 """Seconds that a cluster has to accept a connection."""
 SOCKET_PATH_BYTES = 107
@@ -161,7 +163,7 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[No
                 log_to_driver=False,
                 _temp_dir=str(folder),
             )
-        _quiet_data()
+        _set_data()
         yield
     finally:
         ray.shutdown()
@@ -203,7 +205,7 @@ def _joined(spec: ComputeSpec) -> Iterator[None]:
         way_out = "if it asks for a token, set RAY_AUTH_TOKEN to it and RAY_AUTH_MODE=token; its Ray must be of the same version"
         raise EnvironmentMissing("compute.address", f"the Ray cluster at '{spec.address}' turned the connection down", way_out) from cause
     try:
-        _quiet_data()
+        _set_data()
         yield
     finally:
         ray.shutdown()
@@ -238,7 +240,12 @@ def _no_cluster(address: str) -> EnvironmentMissing:
 
 def _shared_defaults(spec: ComputeSpec) -> dict[str, str]:
     """Variables for all processes of a run, wherever they are."""
-    shared = {"TOKENIZERS_PARALLELISM": "false", "RAY_DATA_USE_DATASOURCE_V2": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    shared = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "RAY_DATA_USE_DATASOURCE_V2": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        NO_PROGRESS: str(24 * 3600),  # not half an hour: long clips, and waiting for one's turn, take longer
+    }
     if spec.gpus_per_worker:
         return shared
     return shared | {
@@ -275,13 +282,14 @@ def _describe(spec: ComputeSpec) -> Session:
     return Session(ray.get_runtime_context().gcs_address, resources.get("CPU", 0.0), resources.get("GPU", 0.0), nodes)
 
 
-def _quiet_data() -> None:
+def _set_data() -> None:
     """The variables reach child processes; in this one ray.data may have been imported before they were set."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.use_datasource_v2 = False
+    context.execution_no_progress_timeout_s = float(os.environ[NO_PROGRESS])
 
 
 def _free_port() -> int:

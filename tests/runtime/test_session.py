@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.runtime import session as module
-from hba_ray.runtime.session import check_capacity, local_cpus, ray_session
+from hba_ray.runtime.session import NO_PROGRESS, check_capacity, local_cpus, ray_session
 from hba_ray.specs.compute import ComputeSpec
 from tests.waiting import wait_until
 
@@ -159,6 +159,7 @@ def test_a_private_ray_computes_and_leaves_nothing_behind(
         seen = ray.get(names.remote())
         assert (seen["RAY_ADDRESS"], seen["OMP_NUM_THREADS"], seen["DS_ACCELERATOR"]) == (session.address, "1", "cpu")
         assert seen["RAY_num_workers_soft_limit"] == "6"
+        assert float(seen[NO_PROGRESS]) == ray.data.DataContext.get_current().execution_no_progress_timeout_s > 3600
         assert list_actors() == []  # the state API answers: Train's clean-up of stopped trials depends on it
         assert ray.data.range(8).map_batches(lambda batch: batch, num_cpus=1).count() == 8
         publish_error_to_driver("worker_pool_large", "said by a raylet", worker.global_worker.gcs_client)
