@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from ray.data import DataContext
 
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.data.toy import film, speak
@@ -72,6 +73,7 @@ def measure_actors(folder: Path, python: str) -> dict[str, float | str]:
     }
     streams: tuple[tuple[Stream, str, str], ...] = (("pose", python, "videos"), ("acoustic", sys.executable, "audios"))
     with ray_session(ComputeSpec(cpus=4), folder / "logs"):
+        DataContext.get_current().wait_for_min_actors_s = 600  # both are up before the first clip
         for stream, interpreter, column in streams:
             index = _atlas(folder / stream, column, media[stream])
             loop_seconds, expected = _plain_loop(stream, interpreter, folder / stream, len(index.table))
