@@ -80,7 +80,7 @@ def answers(url: str) -> bool:
 
 def is_up(node: subprocess.Popen[bytes], log: Path) -> bool:
     """Waits until `ray start` has started a node or has given it up."""
-    wait_until(lambda: "Ray runtime started" in log.read_text() or node.poll() is not None, said=lambda: str(log))
+    wait_until(lambda: "Ray runtime started" in log.read_text() or node.poll() is not None, said=lambda: str(log), seconds=180)
     return node.poll() is None
 
 
@@ -123,8 +123,8 @@ def cluster() -> Iterator[Cluster]:
         start_node("head", *head)
         start_node("second node", f"--address=127.0.0.1:{port}", f"--temp-dir={second}")
         start("mlflow", str(BIN / "mlflow"), "server", "--port", str(mlflow), "--workers", "1", *store)
-        wait_until(lambda: answers(at.dashboard))
-        wait_until(lambda: answers(f"{at.mlflow}/health"))
+        wait_until(lambda: answers(at.dashboard), said=lambda: "the dashboard", seconds=180)
+        wait_until(lambda: answers(f"{at.mlflow}/health"), said=lambda: "MLflow", seconds=180)
         yield at
     finally:
         for process in reversed(started):

@@ -9,9 +9,14 @@ from collections.abc import Callable
 PATIENCE_SECONDS = 400
 
 
-def wait_until(holds: Callable[[], bool], driver: subprocess.Popen[str] | None = None, said: Callable[[], str] = str) -> None:
-    """Returns once something holds; fails, with what was said, where it does not in a long time or where its driver ends before."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def wait_until(
+    holds: Callable[[], bool],
+    driver: subprocess.Popen[str] | None = None,
+    said: Callable[[], str] = str,
+    seconds: float = PATIENCE_SECONDS,
+) -> None:
+    """Returns once something holds; fails, with what was said, where it does not in so many seconds or where its driver ends before."""
+    deadline = time.monotonic() + seconds
     while not holds():
         assert driver is None or driver.poll() is None, f"ended with {driver and driver.returncode}: {said()}"
         assert time.monotonic() < deadline, said()

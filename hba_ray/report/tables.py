@@ -61,15 +61,14 @@ def terminal_table(report: Report) -> RenderableType:
     """The scores per task, with their metric, and per dataset, the rows behind them, and what the steps have to say, for a rich console."""
     datasets = _dataset_sheet(report)
     narrow = [place for place, name in enumerate(datasets.header) if name != "Metric"]
-    rows = [sheet for sheet in (_used_sheet(report.facts), _dropped_sheet(report.facts)) if sheet.rows]
+    rows = [sheet for sheet in _row_sheets(report.facts) if sheet.rows]
     return terminal(report.title, (_task_sheet(report), columns(datasets, narrow), *difference_sheets(report), *rows), report.notes)
 
 
 def sheets(report: Report) -> tuple[Sheet, ...]:
     """All tables of a report, in reading order."""
-    rows = (_used_sheet(report.facts), _dropped_sheet(report.facts)) if report.facts.rows_used else ()
     scores = (_task_sheet(report), _dataset_sheet(report), *difference_sheets(report))
-    return *scores, *measure_sheets(report), _class_sheet(report), *rows
+    return *scores, *measure_sheets(report), _class_sheet(report), *_row_sheets(report.facts)
 
 
 def _task_sheet(report: Report) -> Sheet:
@@ -103,6 +102,11 @@ def _class_sheet(report: Report) -> Sheet:
     ]
     rows.sort(key=dataset_place)
     return Sheet("Scores per class", ("Dataset", "Arm", "Class", "Precision", "Recall", "F1", "Support"), tuple(rows), 3)
+
+
+def _row_sheets(facts: Facts) -> tuple[Sheet, ...]:
+    """Rows that were used and that were dropped; nothing where a sweep's trials differ in them."""
+    return (_used_sheet(facts), _dropped_sheet(facts)) if facts.rows_used else ()
 
 
 def _used_sheet(facts: Facts) -> Sheet:

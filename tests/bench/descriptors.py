@@ -33,7 +33,7 @@ from hba_ray.runtime.session import ray_session
 from hba_ray.specs import AtlasSpec, ComputeSpec
 from hba_ray.specs.descriptors import FUNCTIONALS, DescriptorsSpec, Stream
 from tests.bench._side_by_side import seconds
-from tests.descriptors.conftest import movie, row, wav
+from tests.descriptors.conftest import movie, row, wav, write_rows
 
 ROOT = Path(__file__).parents[2]
 CLIPS = {"pose": 60, "acoustic": 300}
@@ -99,7 +99,7 @@ def _atlas(folder: Path, column: str, clips: list[bytes]) -> AtlasIndex:
     for number, clip in enumerate(clips):
         (folder / f"{number}.bin").write_bytes(clip)
         rows.append(row(str(number), **{column: [f"{number}.bin"]}))
-    (folder / "train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    write_rows(folder, rows)
     return build_index(AtlasSpec(root=str(folder)), folder)
 
 

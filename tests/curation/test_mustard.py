@@ -178,6 +178,7 @@ def test_no_public_line_of_eight_words_is_in_two_splits(public_data: Path):
                 if len(line.split()) > 8:
                     lines.append(line.lower())
                     splits.append(split)
+    assert set(splits) == {"train", "validation", "test"}
     check_disjoint(lines, splits, where="MUStARD")
 
 

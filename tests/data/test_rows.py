@@ -137,7 +137,7 @@ def test_an_empty_id_of_another_type_is_refused(value: object):
 
 
 def test_half_a_character_is_refused():
-    reason_of(record(problem="Hm \ud83d", audios=[]))
+    assert reason_of(record(problem="Hm \ud83d", audios=[])) == "not Unicode"
 
 
 @pytest.mark.parametrize("error", [DataError("row 1", "is bad", "mend it", reason="bad"), BadMedia("clip", "is cut", reason="cut")])

@@ -41,6 +41,11 @@ def movie(frames: int, fps: int = 10, side: int = 64, sound_seconds: float = 0.0
     return file.getvalue()
 
 
+def write_rows(folder: Path, rows: list[dict]) -> None:
+    """The train split of a jsonl atlas."""
+    (folder / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in rows))
+
+
 def row(name: str, dataset: str = "toy_tone", label: str = "anger", **columns) -> dict:
     return {
         "problem": f"Row {name}: which emotion? anger, happy, sad",
@@ -97,5 +102,5 @@ def odd_atlas(tmp_path: Path) -> Path:
         row("shipped", audios=["voice.wav"], ext_audio_feats=["shipped.pt"]),
         row("unsafe", audios=["voice.wav"], ext_audio_feats=["unsafe.pt"]),
     ]
-    (folder / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in rows))
+    write_rows(folder, rows)
     return folder

@@ -1,6 +1,6 @@
 """Pools of extractors on a Ray that has no CPU to spare, and extractors that cannot be made."""
 
-import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import BadMedia, EnvironmentMissing
 from hba_ray.runtime.session import ray_session
 from hba_ray.specs import ComputeSpec
+from hba_ray.specs.compute import PythonsSpec
 from hba_ray.specs.descriptors import DescriptorsSpec
-from tests.descriptors.conftest import row
+from tests.descriptors.conftest import row, write_rows
 from tests.descriptors.indices import index_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -37,7 +38,7 @@ def work(tmp_path: Path) -> Callable[..., Work]:
     for place, name in enumerate(names):
         (tmp_path / f"{name}.wav").write_bytes(speak("sad", np.random.default_rng(place)))
     rows = [row(name, "toy_tone", "sad", audios=[f"{name}.wav"]) for name in names]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in rows))
+    write_rows(tmp_path, rows)
     index, spec = index_of(tmp_path), DescriptorsSpec(streams=("acoustic",))
 
     def made(store: str, make: Callable[[], Extractor]) -> Work:
@@ -75,3 +76,10 @@ def test_an_extractor_that_cannot_be_made_is_named(session: None, work: Callable
 
     with pytest.raises(EnvironmentMissing, match="its process ended: ImportError: no module named opensmile"):
         list(describe_on_ray(work("store", make), actors=1))
+
+
+def test_more_extractors_than_cpus_are_refused(session: None, work: Callable[..., Work]):
+    asked = work("store", make_listener)
+    place = Place(ComputeSpec(extractors=CPUS + 1, pythons=PythonsSpec(acoustic=sys.executable)), lambda: None)
+    with pytest.raises(EnvironmentMissing, match=r"compute\.extractors: 3 processes need more than the 2 CPUs"):
+        place.run(asked, "acoustic", asked.table.folder, released=False)

@@ -1,6 +1,5 @@
 """MediaPipe in its own environment, on Ray: our vectors are those of MediaPipe by hand, and actors change nothing."""
 
-import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from hba_ray.runtime.session import ray_session
 from hba_ray.specs import AtlasSpec, ComputeSpec
 from hba_ray.specs.descriptors import DescriptorsSpec, PoseSpec
 
-from .conftest import movie, row
+from .conftest import movie, row, write_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 COMPUTE = ComputeSpec(cpus=4)
@@ -68,7 +67,7 @@ def folder(tmp_path_factory) -> Path:
     for name, clip in clips.items():
         (folder / f"{name}.mp4").write_bytes(clip)
     rows = [row(name, "toy_nod", "neutral", videos=[f"{name}.mp4"]) for name in clips]
-    (folder / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in rows))
+    write_rows(folder, rows)
     return folder
 
 
@@ -128,7 +127,7 @@ def test_released_files_of_a_clip_give_its_own_vector(store, index, folder, tmp_
     torch.save(dict(zip(PARTS, parts, strict=True)), tmp_path / "nod.pt")
     (tmp_path / "nod.mp4").write_bytes((folder / "nod.mp4").read_bytes())
     record = row("nod", "toy_nod", "neutral", videos=["nod.mp4"], ext_video_feats=["nod.pt"])
-    (tmp_path / "train.jsonl").write_text(json.dumps(record) + "\n")
+    write_rows(tmp_path, [record])
     shipped = build_index(AtlasSpec(root=str(tmp_path)), tmp_path)
     assert run(shipped, tmp_path / "store").streams["pose"].described == 1
     ours, _ = Descriptors.open(store, SPEC, index, ("train",)).vectors("pose", [0])

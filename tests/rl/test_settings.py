@@ -66,7 +66,8 @@ def test_verl_itself_accepts_both():
         "for text in json.load(sys.stdin): validate_config(OmegaConf.create(text), use_reference_policy=False, use_critic=False)\n"
     )
     configs = [OmegaConf.to_yaml(verl_config(made, PATHS, train_rows=1000), resolve=True) for made in (paper(), spec(**TOY))]
-    subprocess.run([sys.executable, "-c", probe], input=json.dumps(configs), text=True, check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", probe], input=json.dumps(configs), text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_users_settings_win_dotted_or_nested():

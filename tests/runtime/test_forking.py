@@ -32,7 +32,7 @@ class Server:
         self.place = forking.stem(str(folder), {})
         words = [sys.executable, "-c", SERVE, self.place, *modules]
         self.process = subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True)
-        wait_until(Path(self.place + ".sock").exists)
+        wait_until(Path(self.place + ".sock").exists, seconds=30)
 
     def ask(self, script: Path, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         command = f"{forking.executable(str(self.folder))} {script} {' '.join(words)}"
@@ -76,7 +76,7 @@ def test_a_killed_worker_is_told_and_its_siblings_live(server: Server, tmp_path:
     assert first.wait(timeout=30) == 128 + signal.SIGKILL
     assert second.poll() is None and Path(f"/proc/{pids[1]}").exists()
     second.kill()  # the client: its worker goes with it
-    wait_until(lambda: not Path(f"/proc/{pids[1]}").exists())
+    wait_until(lambda: not Path(f"/proc/{pids[1]}").exists(), seconds=30)
     second.communicate(timeout=30)
 
 
@@ -173,6 +173,6 @@ def test_workers_of_a_private_ray_are_forks_of_one_server(tmp_path: Path):
         groups = ray.get([worker.placement_group.remote() for worker in workers])
         assert len(set(groups)) == 3  # from generators of their own
         ray.kill(workers[0])
-        wait_until(lambda: not Path(f"/proc/{pids[0][0]}").exists())
+        wait_until(lambda: not Path(f"/proc/{pids[0][0]}").exists(), seconds=30)
         assert ray.get(workers[1].pids.remote()) == pids[1]
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in {*servers, *(pid for pid, _ in pids)}))
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in {*servers, *(pid for pid, _ in pids)}), seconds=30)

@@ -40,6 +40,8 @@ def test_missing_gpus_are_named() -> None:
 
 def test_a_loop_without_workers_needs_nothing_of_ray() -> None:
     check_capacity(ComputeSpec(workers=0), 0, 0)
+    with pytest.raises(EnvironmentMissing):
+        check_capacity(ComputeSpec(workers=1), 0, 0)
 
 
 @given(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from hba_ray.errors import EnvironmentMissing, TrainingError
 from hba_ray.sweeps.follow import followed
 from tests.waiting import wait_until
+
+wait = partial(wait_until, said=lambda: "the follower did not come so far", seconds=60)
 
 
 def line(step: int, note: str = "", **facts: object) -> str:
@@ -30,9 +33,9 @@ def test_lines_arrive_once_in_order_and_half_a_line_waits_for_its_end(tmp_path: 
     log, seen = tmp_path / "metrics.jsonl", []
     with followed(log, lambda metrics: seen.append(metrics["step"])):
         write(log, line(1) + line(2)[:7])
-        wait_until(lambda: seen == [1])
+        wait(lambda: seen == [1])
         write(log, line(2)[7:] + line(3))
-        wait_until(lambda: seen == [1, 2, 3])
+        wait(lambda: seen == [1, 2, 3])
         write(log, line(4))
     assert seen == [1, 2, 3, 4]
 
@@ -49,9 +52,9 @@ def test_steps_that_a_resumed_run_takes_back_are_not_repeated(tmp_path: Path, no
     log, seen = tmp_path / "metrics.jsonl", []
     with followed(log, lambda metrics: seen.append(metrics["step"])):
         write(log, line(1) + line(2) + line(3))
-        wait_until(lambda: seen == [1, 2, 3])
+        wait(lambda: seen == [1, 2, 3])
         replace(log, line(1) + "".join(line(step, note) for step in (2, 3, 4, 5)))  # at once longer than before
-        wait_until(lambda: len(seen) >= 5)
+        wait(lambda: len(seen) >= 5)
     assert seen == [1, 2, 3, 4, 5]
 
 
@@ -73,7 +76,7 @@ def test_what_could_not_be_recorded_is_tried_again(tmp_path: Path):
 
     with followed(log, take):
         write(log, line(1) + line(2) + line(3))
-        wait_until(lambda: seen == [1, 2, 3])
+        wait(lambda: seen == [1, 2, 3])
     assert not failures
 
 

@@ -37,7 +37,7 @@ def plan(draft: Draft) -> Step | None:
     if "transcripts" in chosen.streams and draft.spec.atlas.held_out:
         identity["transcribed"] = "all rows" if "transfer" in draft.spec.stages else "rows that are not held out"
     what = f"extract {', '.join(chosen.streams)} of every clip"
-    resources = f"{compute.extractors or 'all but one'} CPUs for extractors" if compute.workers else "1 CPU"
+    resources = f"CPUs for extractors: {compute.extractors or 'all but one'}" if compute.workers else "1 CPU"
     return draft.add("describe", identity, what, resources=resources, uses_ray=True)
 
 
