@@ -1,5 +1,5 @@
 """`python -m hba_ray` is `hba`."""
 
-from hba_ray.cli import main
+from hba_ray.cli.main import main
 
 main()

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.curation.conftest import write_meld
-from tests.evaluation.stub_judge import KEY, StubJudge
+from tests.convert.conftest import write_meld
+from tests.helpers.stub_judge import KEY, StubJudge
 
 ROOT = Path(__file__).parents[1]
 SPECS = sorted((ROOT / "experiments").rglob("*.yaml"))

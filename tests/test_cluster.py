@@ -23,14 +23,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hba_ray.cluster.jobs import packed
 from hba_ray.report.tables import read_json
-from hba_ray.runtime.jobs import packed
-from hba_ray.runtime.storage import ledger
+from hba_ray.runs.sweep_plan import plan_sweep
 from hba_ray.specs import ExperimentSpec
-from hba_ray.sweeps.shared import plan_sweep
-from tests.sweeps.jobs import small_sweep
-from tests.sweeps.recorded import assert_recorded, events
-from tests.waiting import wait_until
+from hba_ray.store.folders import ledger
+from tests.helpers.experiments import small_sweep
+from tests.helpers.recorded import assert_recorded, events
+from tests.helpers.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

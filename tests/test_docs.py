@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import typer
 
-from hba_ray import cli, errors
+from hba_ray import errors
+from hba_ray.cli.main import app
 from hba_ray.data.tasks import DATASETS
 from hba_ray.report.tables import TINY_TITLE
 from hba_ray.specs import ExperimentSpec, load_spec
@@ -58,7 +59,7 @@ def test_every_file_that_is_named_exists(document: str):
 
 @pytest.mark.parametrize(("document", "words"), commands("hba"), ids=lambda value: value if isinstance(value, str) else " ".join(value))
 def test_every_hba_command_exists_and_takes_these_words(document: str, words: list[str], tmp_path: Path):
-    command: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(app)
     while words and hasattr(command, "commands"):
         assert words[0] in command.commands, f"{document}: hba has no command '{words[0]}'"
         command, words = command.commands[words[0]], words[1:]
@@ -119,7 +120,7 @@ def test_the_tour_leads_through_nine_files_from_a_spec_to_its_report():
     files = re.findall(r"^\d\. \[([^]]+)\]\(\1\): \S", tour, re.MULTILINE)
     assert len(files) == len(set(files)) == 9
     floors = [path.split("/")[1] for path in files[1:]]
-    assert files[0] in SPECS and floors == sorted(floors, key=("specs", "data", "models", "training", "evaluation", "sweeps").index)
+    assert files[0] in SPECS and floors == sorted(floors, key=("specs", "data", "models", "training", "evaluation", "runs").index)
 
 
 def test_the_exit_codes_are_those_of_the_errors():

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.waiting import PATIENCE_SECONDS, wait_until
+from tests.helpers.waiting import PATIENCE_SECONDS, wait_until
 
 SPEC = {
     "name": "small",

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.golden_plans import GOLDEN, all_plans
+from tests.helpers.golden_plans import GOLDEN, all_plans
 
 
 def test_the_steps_of_all_shipped_specs_keep_their_names(tmp_path: Path):

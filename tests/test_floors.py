@@ -12,12 +12,32 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "hba_ray").rglob("*.py"))
 NAMES = [file.relative_to(ROOT).as_posix() for file in FILES]
 
-FLOORS = ("errors", "specs", "runtime", "data", "curation", "descriptors", "models", "training", "rl", "evaluation", "report", "sweeps")
+FLOORS = (
+    "errors",
+    "progress",
+    "environ",
+    "specs",
+    "store",
+    "cluster",
+    "data",
+    "convert",
+    "descriptors",
+    "models",
+    "training",
+    "rl",
+    "predict",
+    "judge",
+    "evaluation",
+    "report",
+    "steps",
+    "runs",
+    "actions",
+)
 """Lowest first."""
 ROOF = ("cli", "__main__")
 """Share the highest floor."""
 
-LIGHT = ("hba_ray.specs", "hba_ray.cli", "hba_ray.data.tasks")
+LIGHT = ("hba_ray.specs", "hba_ray.cli.main", "hba_ray.data.tasks")
 """Modules that a light install imports."""
 HEAVY = ("torch", "ray", "transformers", "mlflow", "pandas", "pyarrow", "deepspeed", "peft", "sklearn", "skimage", "av")
 
@@ -97,7 +117,7 @@ def test_a_file_is_short_and_opens_by_saying_its_job(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_functions_are_short_and_swallow_nothing(file: Path) -> None:
     wrong: list[str] = []
-    may_print = file.name == "cli.py" or "report" in file.relative_to(ROOT).parts
+    may_print = "report" in file.relative_to(ROOT).parts
     for node in ast.walk(parse(file)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION:
             wrong.append(f"line {node.lineno}: {node.name} has {(node.end_lineno or 0) - node.lineno + 1} lines")

@@ -32,14 +32,12 @@ def check_atlas(
     clips: Annotated[bool, typer.Option("--clips", help="Decode every clip, too: damage, silence, lengths. Takes time.")] = False,
 ) -> None:
     """Rows beside Table 7, modalities, and what descriptors say: damage, silence, frames without a face, what is missing."""
-    from hba_ray.data.checkup import check_clips
+    from hba_ray.actions.check_atlas import check_clips, clip_sheet, descriptor_sheet, examine, modality_sheet, row_sheet
+    from hba_ray.actions.describe import index_of, with_streams
     from hba_ray.data.tasks import SPLITS
-    from hba_ray.descriptors.health import examine
-    from hba_ray.report.doctor import clip_sheet, descriptor_sheet, modality_sheet, row_sheet
-    from hba_ray.runtime.progress import progress
-    from hba_ray.runtime.storage import Storage
-    from hba_ray.sweeps.describing import index_of, with_streams
-    from hba_ray.sweeps.steps.describe import settings
+    from hba_ray.progress import progress
+    from hba_ray.steps.describe import settings
+    from hba_ray.store.folders import Storage
 
     spec = with_streams(read(atlas, overrides))
     index = index_of(spec)

@@ -23,7 +23,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Show what it says, and end with its exit code.")] = False,
 ) -> None:
     """Send a spec to a running cluster; sent again while it runs, it is found and not doubled."""
-    from hba_ray.runtime.jobs import Jobs
+    from hba_ray.cluster.jobs import Jobs
 
     loaded = read(spec, overrides)
     jobs = Jobs(address)
@@ -40,7 +40,7 @@ def status(
     """Show jobs; for one that has ended, end with its exit code."""
     from rich.table import Table
 
-    from hba_ray.runtime.jobs import Jobs
+    from hba_ray.cluster.jobs import Jobs
 
     jobs = Jobs(address)
     table = Table("job", "status", "exit code", "message", box=None, pad_edge=False)
@@ -57,7 +57,7 @@ def logs(
     job: Name, address: Address = None, follow: Annotated[bool, typer.Option("--follow", help="Until the job has ended.")] = False
 ) -> None:
     """Print what a job says."""
-    from hba_ray.runtime.jobs import Jobs
+    from hba_ray.cluster.jobs import Jobs
 
     jobs = Jobs(address)
     if follow:
@@ -68,7 +68,7 @@ def logs(
 @app.command()
 def stop(job: Name, address: Address = None) -> None:
     """Stop a job; submitted again, its spec goes on where it was."""
-    from hba_ray.runtime.jobs import Jobs
+    from hba_ray.cluster.jobs import Jobs
 
     console.print(f"{job}: {'is being stopped' if Jobs(address).stop(job) else 'had ended already'}", highlight=False, markup=False)
 

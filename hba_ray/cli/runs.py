@@ -1,4 +1,4 @@
-"""`hba run` and `report`: do a spec, and look at what came of it."""
+"""`hba run`, `reproduce`, `report`, `describe`, `judge` and `export`: do a spec, and look at or use what came of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from hba_ray.cli.base import Overrides, SpecFile, check_run, console, quiet, read, say, show
+from hba_ray.cli.base import AtlasOrSpec, Overrides, SpecFile, check_run, console, quiet, read, say, show
+from hba_ray.specs.paper import TOY, experiments_folder, find_table
 
 app = typer.Typer()
 
@@ -18,8 +19,8 @@ def run(spec: SpecFile, overrides: Overrides = None) -> None:
     loaded = read(spec, overrides)
     quiet(loaded)
     from hba_ray.report.tables import terminal_table
-    from hba_ray.sweeps.sweep import run_sweep
-    from hba_ray.sweeps.trial import run_experiment
+    from hba_ray.runs.run import run_experiment
+    from hba_ray.runs.sweep import run_sweep
 
     if loaded.sweep is not None:
         swept = run_sweep(loaded, say)
@@ -47,9 +48,8 @@ def report(
 ) -> None:
     """Print the tables of a finished run or sweep, and make its page again."""
     check_run(folder, "report.json")
-    from hba_ray.report.files import write_tables
-    from hba_ray.report.tables import read_json, terminal_table
-    from hba_ray.sweeps.runs import rebuild_page
+    from hba_ray.report.tables import read_json, terminal_table, write_tables
+    from hba_ray.runs.opened import rebuild_page
 
     file = folder / "report.json"
     found = read_json(file.read_text(encoding="utf-8"), where=str(file))
@@ -60,3 +60,100 @@ def report(
         show("report", page)
     else:
         show("tables", write_tables(found, folder, format))
+
+
+Table = Annotated[str, typer.Argument(metavar="TABLE", help="Number of a table of the paper, e.g. T11.")]
+Scale = Annotated[
+    Literal["full", "toy"], typer.Option(help="toy: the same plan on the toy atlas with a tiny random model; it gives no verdict.")
+]
+Folder = Annotated[Path | None, typer.Option("--experiments", help="Folder of the shipped specs, where it is not beside the package.")]
+
+
+@app.command()
+def reproduce(table: Table, overrides: Overrides = None, scale: Scale = "full", experiments: Folder = None) -> None:
+    """Run or read the trials of a table of the paper, and judge them; exit code 3 where a claim is not met."""
+    folder = experiments_folder(experiments)
+    file = find_table(table, folder)
+    from hba_ray.runs.reproduce import read_table
+
+    spec = read_table(file, overrides or [], toy=folder / TOY if scale == "toy" else None)
+    quiet(spec)
+    from hba_ray.report.formats import terminal
+    from hba_ray.report.paper_table import outcome, sheets, title
+    from hba_ray.runs.reproduce import reproduce as run
+
+    made = run(spec, say, overrides or [])
+    console.print(terminal(title(made.verdict), sheets(made.verdict, made.differs)))
+    for file in made.files:
+        show("table", file)
+    show("report", made.page)
+    show("outcome", outcome(made.verdict))
+    if not made.verdict.is_met:
+        raise typer.Exit(3)
+
+
+@app.command()
+def describe(atlas: AtlasOrSpec, overrides: Overrides = None) -> None:
+    """Extract pose, acoustic and transcript descriptors of an atlas; started again, it goes on where it was."""
+    loaded = read(atlas, overrides)
+    quiet(loaded)
+    from rich.table import Table
+
+    from hba_ray.actions.describe import describe_atlas, with_streams
+    from hba_ray.store.folders import Storage
+
+    summary = describe_atlas(with_streams(loaded), say)
+    table = Table("stream", "rows", "described", "no clip", "masked", "clips", "extracted now", "seconds", box=None, pad_edge=False)
+    for stream, found in summary["streams"].items():
+        masked = ", ".join(f"{reason}: {rows}" for reason, rows in found["bad"].items()) or "0"
+        counts = (str(found[name]) for name in ("clips", "extracted"))
+        table.add_row(stream, str(found["rows"]), str(found["described"]), str(found["absent"]), masked, *counts, f"{found['seconds']:.1f}")
+    console.print(table)
+    for reason, rows in summary["unreadable"].items():
+        say(f"{rows} rows could not be read: {reason}")
+    show("descriptors", Storage(loaded.compute.storage).descriptors)
+
+
+@app.command()
+def judge(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, as `hba run` prints it.")],
+    settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Of the judge, e.g. prompts=paraphrased.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="CSV of a person's labels: sample_id, label, and dataset where ids repeat.")] = None,
+    arm: Annotated[str | None, typer.Option(help="The arm to grade; all by default.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Instead of grading, write a CSV of so many answers for a person to label.")
+    ] = None,
+) -> None:
+    """Grade a run's open answers with another judge or other prompts, without generating them again."""
+    check_run(run, "resolved.yaml")
+    from hba_ray.actions.judge import TITLE, judge_run, write_label_sheet
+    from hba_ray.report.formats import terminal
+
+    if sample is not None:
+        show("labels", write_label_sheet(run, arm, sample))
+        return
+    judged = judge_run(run, settings or [], say, labels=labels, only=arm)
+    console.print(terminal(TITLE, judged.sheets))
+    show("graders", judged.folder / "graders.md")
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    arm: Annotated[str | None, typer.Option(help="Model to write: sft, sft+bam or grpo; the last stage's by default.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to write; model-ARM in the run's folder by default.")] = None,
+) -> None:
+    """Write a run's trained model in the layout of Qwen2.5-Omni, which transformers and vLLM load; heads lie beside it."""
+    check_run(folder, "resolved.yaml")
+    from hba_ray.runs.opened import open_run
+
+    run = open_run(folder)
+    quiet(run.spec)
+    from hba_ray.actions.export import export_run
+    from hba_ray.models.export import ADAPTERS
+
+    written = export_run(run, arm, to)
+    show("model", written)
+    if (written / ADAPTERS).is_dir():
+        show("adapters", written / ADAPTERS)
+        console.print("transformers and vLLM load the model without its adapters; the README.md beside them says how to apply them")

@@ -16,7 +16,7 @@ from hba_ray.specs import ExperimentSpec
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hba_ray.sweeps.steps.base import Step
+    from hba_ray.steps.base import Step
 
 app = typer.Typer()
 
@@ -45,8 +45,8 @@ def schema() -> None:
 @app.command()
 def plan(spec: SpecFile, overrides: Overrides = None) -> None:
     """Show the steps of a spec, or the trials of a sweep: what is done already, what is shared, what the rest needs."""
-    from hba_ray.runtime.storage import Storage
-    from hba_ray.sweeps.plan import plan as make_plan
+    from hba_ray.runs.plan import plan as make_plan
+    from hba_ray.store.folders import Storage
 
     loaded = read(spec, overrides)
     if loaded.sweep is not None:
@@ -73,9 +73,8 @@ def _show_sweep(spec: ExperimentSpec) -> None:
     """What it comes to, then the trials, then the steps that they share."""
     from rich.table import Table
 
+    from hba_ray.runs.sweep_plan import estimate, plan_sweep
     from hba_ray.specs.trials import in_words
-    from hba_ray.sweeps.estimate import estimate
-    from hba_ray.sweeps.shared import plan_sweep
 
     swept = plan_sweep(spec)
     facts = Table(box=None, pad_edge=False, show_header=False)

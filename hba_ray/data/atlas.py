@@ -24,8 +24,8 @@ from hba_ray.data.prompts import with_transcript
 from hba_ray.data.rows import FEATURE_COLUMNS, MEDIA_COLUMNS, Row, parse_row
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import DataError
-from hba_ray.runtime.read_back import DO_AGAIN, read_parquet
 from hba_ray.specs import AtlasSpec
+from hba_ray.store.files import DO_AGAIN, read_parquet
 
 _LIGHT = ("problem", "answer", "dataset", "class_label", "modality_signature", "sample_id", "clip_id")
 _HEAVY = (*MEDIA_COLUMNS.values(), *FEATURE_COLUMNS)

@@ -17,10 +17,10 @@ import torch
 
 from hba_ray.data.atlas import AtlasIndex, Drop, read_rows
 from hba_ray.data.media import decode_audio, decode_image, decode_video, probe_audio, probe_video
+from hba_ray.data.order import Window
 from hba_ray.data.prompts import chat_message, prompt_hash, question_of, withhold
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS
-from hba_ray.data.windows import Window
 from hba_ray.errors import DataError
 from hba_ray.specs import MediaSpec
 

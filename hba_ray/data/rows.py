@@ -14,8 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from hba_ray.data.labels import consolidate
-from hba_ray.data.tasks import Dataset, find_dataset
+from hba_ray.data.tasks import Dataset, consolidate, find_dataset
 from hba_ray.errors import DataError
 
 MEDIA_COLUMNS = {"image": "images", "video": "videos", "audio": "audios"}

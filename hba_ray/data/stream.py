@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
-from hba_ray.data.windows import Window
+from hba_ray.data.order import Window
 from hba_ray.errors import DataError, HbaError
 
 if TYPE_CHECKING:

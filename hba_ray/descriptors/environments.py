@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.runtime.storage import claimed
 from hba_ray.specs import fingerprint
+from hba_ray.store.folders import claimed
 
 BUILD_SECONDS = 1800.0
 _SHARED = ("ray[data]", "pyarrow", "av", "soundfile", "pillow")

@@ -15,16 +15,16 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from hba_ray.cluster.session import ANYWHERE
 from hba_ray.data.atlas import AtlasIndex
-from hba_ray.descriptors.clips import KeyStore, Wanted, find_wanted
 from hba_ray.descriptors.environments import check_here, default_folder, runtime_env
+from hba_ray.descriptors.keys import KeyStore, Wanted, find_wanted
 from hba_ray.descriptors.pools import Done, Work, describe_here, describe_on_ray, place_of
 from hba_ray.descriptors.tables import maker, note_identity, released_maker, table_of
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
-from hba_ray.runtime.session import ANYWHERE
-from hba_ray.runtime.storage import claimed
 from hba_ray.specs import ComputeSpec
 from hba_ray.specs.descriptors import DescriptorsSpec, Stream
+from hba_ray.store.folders import claimed
 
 Progress = Callable[[str, int, int], None]
 """Told (what, done, total): "clips" while rows are read for their keys, then each stream by its name."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import ray
 
     from hba_ray.data.atlas import AtlasIndex
-    from hba_ray.descriptors.clips import Wanted
+    from hba_ray.descriptors.keys import Wanted
 
 TRIES = 3
 """Times that a clip is begun in one run. Ray begins it again where its actor was lost; one that takes
@@ -143,7 +143,7 @@ def read_clips(index: AtlasIndex, wanted: Sequence[Wanted]) -> Iterator[tuple[st
         DataError: a row cannot be read any more.
     """
     from hba_ray.data.atlas import read_rows
-    from hba_ray.descriptors.clips import clip_of
+    from hba_ray.descriptors.keys import clip_of
 
     by_line: dict[int, list[Wanted]] = {}
     for one in wanted:

@@ -11,10 +11,10 @@ from typing import Any, Literal, cast
 from hba_ray.descriptors.environments import ENVIRONMENTS
 from hba_ray.descriptors.pools import Extractor
 from hba_ray.descriptors.store import Table
-from hba_ray.runtime.digests import file_digest
-from hba_ray.runtime.storage import write_text
 from hba_ray.specs import fingerprint
 from hba_ray.specs.descriptors import DescriptorsSpec, Stream
+from hba_ray.store.files import file_digest
+from hba_ray.store.folders import write_text
 
 VERSIONS: dict[Stream, int] = {"pose": 1, "acoustic": 1, "transcripts": 1}
 """Raised when the code of an extractor changes what it makes, so that old rows are not taken for new ones."""

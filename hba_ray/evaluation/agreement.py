@@ -118,3 +118,26 @@ def _once_each(labels: Iterable[tuple[str, bool | None]], where: str) -> dict[st
             raise DataError(where, f"sample '{sample}' appears twice", "give one verdict a row", reason="duplicate sample")
         once[sample] = label
     return once
+
+
+def labels_of(file: Path, names: Iterable[str]) -> dict[str, bool | None]:
+    """A person's labels, under the names that the judges' have.
+
+    Args:
+        names: "dataset sample_id" of each judged answer.
+
+    Raises:
+        DataError: a label is of no judged row, or of rows of two datasets.
+    """
+    known: dict[str, list[str]] = {}
+    for name in names:
+        known.setdefault(name, []).append(name)
+        known.setdefault(name.partition(" ")[2], []).append(name)
+    named: dict[str, bool | None] = {}
+    for sample, label in read_labels(file).items():
+        found = known.get(sample, [])
+        if len(found) != 1:
+            what = "is no open answer of this arm" if not found else f"is in {len(found)} datasets"
+            raise DataError(str(file), f"sample '{sample}' {what}", "give the columns dataset, sample_id, label", reason="unknown row")
+        named[found[0]] = label
+    return named

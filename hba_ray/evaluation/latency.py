@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from hba_ray.data.batches import BatchMaker, MicroBatch
+from hba_ray.data.order import Window
 from hba_ray.data.stream import make_here
 from hba_ray.data.tasks import DATASETS
-from hba_ray.data.windows import Window
 from hba_ray.errors import DataError, EnvironmentMissing
-from hba_ray.evaluation.predict_bam import BamPredictJob, BamPredictor
 from hba_ray.models.backbone import load_processor
 from hba_ray.models.bam import Descriptors, attached
+from hba_ray.predict.heads import BamPredictJob, BamPredictor
 
 MEMORY_ROWS = 16
 """Rows whose peak of memory is looked at."""

@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.tasks import DATASETS
-from hba_ray.descriptors.attach import Descriptors
 from hba_ray.descriptors.pooling import normalise
-from hba_ray.evaluation.predict import SCHEMA
+from hba_ray.descriptors.vectors import Descriptors
+from hba_ray.predict.heads import SCHEMA
 from hba_ray.specs.descriptors import Normalisation, Stream
 
 if TYPE_CHECKING:

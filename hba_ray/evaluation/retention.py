@@ -20,14 +20,14 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from hba_ray.errors import DataError
-from hba_ray.evaluation.judge import WAIT_SECONDS, JudgeItem, run_coroutine
-from hba_ray.evaluation.judge_cache import Grade, GradeCache, open_cache
-from hba_ray.evaluation.judge_client import Endpoint, Reply, ask_all
-from hba_ray.evaluation.judge_prompts import ReplyFormat
 from hba_ray.evaluation.statistics import Interval, ratio_interval
-from hba_ray.runtime.progress import Bar
+from hba_ray.judge.cache import Grade, GradeCache, open_cache
+from hba_ray.judge.client import Endpoint, Reply, ask_all
+from hba_ray.judge.grade import WAIT_SECONDS, JudgeItem, run_coroutine
+from hba_ray.judge.prompts import ReplyFormat
+from hba_ray.progress import Bar
 from hba_ray.specs.base import fingerprint
-from hba_ray.specs.judge import JudgeSpec
+from hba_ray.specs.evaluate import JudgeSpec
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,11 +19,10 @@ from pydantic.dataclasses import dataclass
 
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, TASKS, Dataset
 from hba_ray.errors import DataError
-from hba_ray.evaluation.metrics import METRICS, POLARITY, ClassScore, is_counted, per_class
+from hba_ray.evaluation.metrics import METRICS, POLARITY, ClassScore, ScaleScore, is_counted, per_class, sentiment_scales
 from hba_ray.evaluation.published import PublishedModel, published_score
-from hba_ray.evaluation.sentiment import ScaleScore, sentiment_scales
 from hba_ray.evaluation.statistics import bootstrap_draws, expected_calibration_error, interval
-from hba_ray.runtime.read_back import from_json
+from hba_ray.store.files import from_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,9 +29,9 @@ from hba_ray.data.tasks import ALL_CLASSES
 from hba_ray.errors import CheckpointError
 from hba_ray.models.bam import Bam, Head
 from hba_ray.models.omni import OmniSapiens
-from hba_ray.runtime.digests import file_digest, folder_digests
 from hba_ray.specs.bam import BamSpec
 from hba_ray.specs.base import fingerprint
+from hba_ray.store.files import file_digest, folder_digests
 
 FORMAT = 1
 """Version of the layout; a reader refuses any other."""

@@ -1,14 +1,19 @@
-"""Learning curves of a step, from the lines of its log: which metrics belong on one chart, and in what order."""
+"""Learning curves of a step, from the lines of its log: which metrics belong on one chart, and in what order.
+
+What is taken for what: truth against prediction, for each dataset with classes and each arm.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hba_ray.data.tasks import DATASETS
+from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE
+from hba_ray.evaluation.metrics import confusion
+from hba_ray.evaluation.pairs import ArmRows
 
 MOST_POINTS = 200
 """Points of a line; more are averaged in groups of equal size."""
@@ -98,3 +103,43 @@ def _line(name: str, points: list[tuple[float, float]]) -> Line:
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     means = tuple((sum(step for step, _ in group) / len(group), sum(value for _, value in group) / len(group)) for group in groups)
     return Line(name, means, size)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Rows by truth and prediction.
+
+    Attributes:
+        labels: the classes.
+        counts: truth by prediction; the last column holds predictions that are none of the labels.
+    """
+
+    dataset: str
+    arm: str
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+def confusions(arms: Sequence[ArmRows]) -> tuple[Confusion, ...]:
+    """In the benchmark's order of datasets, and in that of the arms.
+
+    Raises:
+        DataError: a true label is none of its dataset's.
+    """
+    found = [one for arm in arms for one in _confusions(arm)]
+    place = {dataset: number for number, dataset in enumerate(DATASETS)}
+    return tuple(sorted(found, key=lambda one: place[one.dataset]))
+
+
+def _confusions(arm: ArmRows) -> Iterator[Confusion]:
+    pairs: dict[str, tuple[list[str], list[str | None]]] = {}
+    columns = (arm.predictions.column(name).to_pylist() for name in ("dataset", "true", "predicted"))
+    for dataset, true, predicted in zip(*columns, strict=True):
+        if not DATASETS[dataset].task.is_open:
+            truths, guesses = pairs.setdefault(dataset, ([], []))
+            truths.append(true)
+            guesses.append(predicted)
+    for dataset, (truths, guesses) in pairs.items():
+        labels = (*DATASETS[dataset].labels, *(label for label in SPLIT_SURPRISE if label in truths))
+        counts = confusion(truths, guesses, labels).tolist()
+        yield Confusion(dataset, arm.name, labels, tuple(tuple(row) for row in counts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hba_ray.report.base import Report
+from hba_ray.report.model import Report
 
 INCHES = 8.0
 ROW_INCHES = 0.28

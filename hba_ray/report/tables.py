@@ -2,22 +2,33 @@
 
 The same sheets (title, header, rows of text) become Markdown and tables for the terminal. Nothing
 here depends on the clock or the machine, so equal reports are equal files.
+
+Sheets beside the scores: open answers, sentiment scales, differences between arms, calibration, size against score.
+
+What an addition to a model changes, task by task and dataset by dataset: the form of the paper's Tables 6 and 10 to 12.
+
+A report's tables as files, in the form that a reader asks for.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
 
 from pydantic import TypeAdapter
 from rich.console import RenderableType
 
-from hba_ray.data.tasks import SPLITS, TASKS
-from hba_ray.evaluation.scores import DatasetScore, TaskScore
-from hba_ray.report.base import MISSING, TINY_TITLE, Facts, Report, Sheet, between, columns, dataset_place, number, signed
-from hba_ray.report.differences import difference_sheets
-from hba_ray.report.formats import line, markdown, terminal
-from hba_ray.report.measures import measure_sheets
-from hba_ray.runtime.read_back import from_json
+from hba_ray.data.tasks import DATASETS, SPLITS, TASKS
+from hba_ray.evaluation.published import COLUMNS, PublishedModel, published_score
+from hba_ray.evaluation.scores import DatasetScore, Scores, TaskScore
+from hba_ray.evaluation.statistics import spearman
+from hba_ray.report.formats import line, markdown, terminal, to_csv, to_latex
+from hba_ray.report.model import MISSING, TINY_TITLE, Facts, Report, Sheet, between, columns, dataset_place, number, signed
+from hba_ray.store.files import from_json
+from hba_ray.store.folders import write_text
 
 __all__ = ["MISSING", "TINY_TITLE", "Facts", "Report", "read_json", "render_json", "render_markdown", "terminal_table"]
 
@@ -161,3 +172,207 @@ def _facts(facts: Facts) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in sorted(facts.versions.items()))
     lines = {"Model": facts.model, "Seed": str(facts.seed), "Fingerprint": facts.fingerprint, "Versions": versions or MISSING}
     return "\n".join(f"- {name}: {line(value)}" for name, value in lines.items())
+
+
+OPEN_NOTE = "Judge: share of answers that it calls TRUE, which is the paper's measure; one without a readable verdict is not TRUE."
+SCALE_NOTE = (
+    "Five classes join the two negative and the two positive grades of seven; two leave out rows whose truth is neutral. "
+    "Table 19's columns are each dataset's finest scale."
+)
+PAIR_NOTE = (
+    "Difference: the arm minus the one that it is held against, on the rows of both. p: paired permutation test over clips, two-sided; "
+    "Holm: adjusted for all tests of this table. Detectable: the smallest true difference that this many clips show with a power of 0.8."
+)
+CALIBRATION_NOTE = "Expected calibration error over 15 bins: how far a prediction's probability is from its chance of being right."
+SIZE_NOTE = "Rows of all splits, ranked from the largest; scores from the highest (Table 14). Equal ones share the better rank."
+SPEARMAN_NOTE = "Rank correlation of rows and score over datasets (Table 15, whose numbers let equal values take the better rank)."
+
+
+def measure_sheets(report: Report) -> tuple[Sheet, ...]:
+    """The sheets that have a row, in reading order."""
+    made = (_open_sheet(report), _pair_sheet(report), _scale_sheet(report), _calibration_sheet(report), _size_sheet(report))
+    return tuple(sheet for sheet in (*made, _spearman_sheet(report)) if sheet.rows)
+
+
+def _scores(report: Report) -> Iterator[tuple[str, DatasetScore]]:
+    """(arm, score), dataset by dataset."""
+    found = [(arm, score) for arm, scores in report.scores.items() for score in scores.datasets]
+    yield from sorted(found, key=lambda one: dataset_place((one[1].dataset,)))
+
+
+def _open_sheet(report: Report) -> Sheet:
+    header = ("Dataset", "Arm", "Rows", "Judge", "95% interval", "Unreadable", "Exact match")
+    rows = tuple(
+        (
+            *(score.dataset, arm, str(score.rows), number(score.value), between(score.interval)),
+            *(str(score.unreadable), number(score.exact_match)),
+        )
+        for arm, score in _scores(report)
+        if score.metric == "judge_accuracy"
+    )
+    return Sheet("Open answers", header, rows, 2, (OPEN_NOTE,))
+
+
+def _pair_sheet(report: Report) -> Sheet:
+    header = ("Dataset", "Arm", "Against", "Metric", "Rows", "Clips", "Difference", "95% interval", "p", "Holm", "Detectable")
+    rows = [
+        (
+            *(pair.dataset, pair.second, pair.first, pair.metric, str(pair.rows), str(pair.clips), signed(pair.difference)),
+            *(between(pair.interval, signed), _chance(pair.p_value), _chance(pair.p_adjusted), number(pair.detectable)),
+        )
+        for pair in report.comparisons
+    ]
+    return Sheet("Differences between arms", header, tuple(sorted(rows, key=dataset_place)), 4, (PAIR_NOTE,))
+
+
+def _scale_sheet(report: Report) -> Sheet:
+    rows = tuple(
+        (score.dataset, arm, str(scale.classes), str(scale.rows), number(scale.accuracy), number(scale.weighted_f1))
+        for arm, score in _scores(report)
+        for scale in score.scales
+    )
+    return Sheet("Sentiment scales", ("Dataset", "Arm", "Classes", "Rows", "Accuracy", "Weighted F1"), rows, 2, (SCALE_NOTE,))
+
+
+def _calibration_sheet(report: Report) -> Sheet:
+    rows = tuple(
+        (score.dataset, arm, number(score.calibration_error)) for arm, score in _scores(report) if score.calibration_error is not None
+    )
+    return Sheet("Calibration", ("Dataset", "Arm", "Calibration error"), rows, 2, (CALIBRATION_NOTE,))
+
+
+def _sizes(report: Report, arm: str) -> tuple[list[str], list[int], list[float]]:
+    """Datasets with a score and a size, their rows over all splits, and their scores."""
+    used = report.facts.rows_used
+    known = [(one.dataset, sum(used[one.dataset].values()), one.value) for one in report.scores[arm].datasets if one.dataset in used]
+    known = [(dataset, rows, value) for dataset, rows, value in known if value is not None]
+    return [dataset for dataset, _, _ in known], [rows for _, rows, _ in known], [value for _, _, value in known]
+
+
+def _size_sheet(report: Report) -> Sheet:
+    from scipy.stats import rankdata
+
+    header = ("Dataset", "Arm", "Rows", "Rank by rows", "Score", "Rank by score")
+    found: list[tuple[str, ...]] = []
+    for arm in report.scores:
+        datasets, sizes, values = _sizes(report, arm)
+        if datasets:
+            ranks = [rankdata([-one for one in column], method="min").astype(int) for column in (sizes, values)]
+            columns = zip(datasets, sizes, ranks[0], values, ranks[1], strict=True)
+            found += [(name, arm, str(size), str(place), number(value), str(rank)) for name, size, place, value, rank in columns]
+    return Sheet("Size and score", header, tuple(sorted(found, key=dataset_place)), 2, (SIZE_NOTE,))
+
+
+def _spearman_sheet(report: Report) -> Sheet:
+    rows = []
+    for arm in report.scores:
+        datasets, sizes, values = _sizes(report, arm)
+        by_mean, by_best = spearman(sizes, values), spearman(sizes, values, ties="best")
+        if by_mean is not None:
+            rows.append((arm, str(len(datasets)), signed(by_mean), signed(by_best)))
+    return Sheet(
+        "Does size decide the score?", ("Arm", "Datasets", "Spearman", "Spearman as in Table 15"), tuple(rows), 1, (SPEARMAN_NOTE,)
+    )
+
+
+def _chance(value: float | None) -> str:
+    """
+    >>> _chance(0.0004)
+    '<0.001'
+    """
+    return MISSING if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+NOTE = "Change: absolute, and in per cent of the first arm's score. A task's score is the mean over its datasets."
+PUBLISHED_NOTE = (
+    "Published: from the paper's Table 4; of a task the mean over all of the paper's datasets, which is its Table 6, up to its rounding. "
+    "Open answers are judged there."
+)
+_Cell = float | None
+_FAMILY = "OmniSapiens-7B "
+
+
+def difference_sheets(report: Report) -> tuple[Sheet, ...]:
+    """A sheet for each arm that adds something to another."""
+    return tuple(_sheet(first, second, report) for first, second in pairs(list(report.scores)))
+
+
+def pairs(arms: list[str]) -> Iterator[tuple[str, str]]:
+    """(without, with): an arm `a+b` beside `a`, and beside `a without ...`.
+
+    >>> list(pairs(["sft", "sft without media", "sft+bam"]))
+    [('sft', 'sft+bam'), ('sft without media', 'sft+bam')]
+    """
+    for second in arms:
+        base = second.rpartition("+")[0]
+        yield from ((first, second) for first in arms if base and (first == base or first.startswith(f"{base} without ")))
+
+
+def _sheet(first: str, second: str, report: Report) -> Sheet:
+    before, after = report.scores[first], report.scores[second]
+    models = (before.published_model, after.published_model)
+    rows = tuple(_rows(before, after, models))
+    header = ("Task", "Dataset", first, second, "Change", "Per cent", *(f"Published {model.removeprefix(_FAMILY)}" for model in models))
+    notes = (NOTE, PUBLISHED_NOTE) if models[0] != models[1] else (NOTE,)
+    return Sheet(f"From {first} to {second}", (*header, "Published change", "Published per cent"), rows, 2, notes)
+
+
+def _rows(before: Scores, after: Scores, models: tuple[PublishedModel, PublishedModel]) -> Iterator[tuple[str, ...]]:
+    """A task's row, then those of its datasets."""
+    held = {score.dataset: score.value for score in before.datasets}
+    means = {score.task: score.value for score in before.tasks}
+    for task in after.tasks:
+        if task.task in means:
+            published = [_published_mean(model, task) for model in models]
+            yield task.task, "all", *_cells(means[task.task], task.value), *_cells(*published)
+        for one in after.datasets:
+            if one.task == task.task and one.dataset in held:
+                published = [published_score(model, one.dataset) for model in models]
+                yield task.task, one.dataset, *_cells(held[one.dataset], one.value), *_cells(*published)
+
+
+def _published_mean(model: PublishedModel, task: TaskScore) -> _Cell:
+    """None for a task of which no dataset is the paper's."""
+    if not set(task.datasets) & set(COLUMNS):
+        return None
+    known = [published_score(model, dataset) for dataset in COLUMNS if DATASETS[dataset].task is TASKS[task.task]]
+    values = [value for value in known if value is not None]
+    return fmean(values) if values else None
+
+
+def _cells(before: _Cell, after: _Cell) -> tuple[str, ...]:
+    """Both scores, what changed, and that in per cent."""
+    change = None if before is None or after is None else after - before
+    share = MISSING if change is None or not before else f"{100 * change / before:+.1f}"
+    return number(before), number(after), signed(change), share
+
+
+Form = Literal["markdown", "csv", "latex", "json"]
+
+
+def write_tables(report: Report, folder: Path, form: Form) -> Path:
+    """Writes all tables below a run's folder.
+
+    Returns:
+        The file; of CSV the folder, which has a file for each table.
+    """
+    if form == "csv":
+        (folder / "tables").mkdir(exist_ok=True)
+        for sheet in sheets(report):
+            write_text(folder / "tables" / f"{file_name(sheet.title)}.csv", to_csv(sheet))
+        return folder / "tables"
+    name, text = {
+        "markdown": ("table.md", lambda: render_markdown(report)),
+        "latex": ("table.tex", lambda: "\n".join(map(to_latex, sheets(report)))),
+        "json": ("report.json", lambda: render_json(report)),
+    }[form]
+    write_text(folder / name, text())
+    return folder / name
+
+
+def file_name(title: str) -> str:
+    """
+    >>> file_name("From sft without media to sft+bam")
+    'from-sft-without-media-to-sft+bam'
+    """
+    return re.sub(r"[^a-z0-9+]+", "-", title.lower()).strip("-")

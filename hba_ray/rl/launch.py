@@ -19,12 +19,12 @@ import ray
 from omegaconf import DictConfig
 from ray.exceptions import RayError, TaskCancelledError
 
+from hba_ray.cluster.session import ANYWHERE, rollout_cpus
 from hba_ray.data.atlas import AtlasIndex
-from hba_ray.data.reasoning import load_reasoning
+from hba_ray.data.prompts import load_reasoning
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing, HbaError, TrainingError
 from hba_ray.rl.records import read_failures
 from hba_ray.rl.settings import RlPaths, environment, uses_gpu, verl_config
-from hba_ray.runtime.session import ANYWHERE, rollout_cpus
 from hba_ray.specs import ExperimentSpec
 
 NAMESPACE, RUNNER = "hba_ray", "grpo"
@@ -165,8 +165,6 @@ class _Runner:
     def run(self, config: DictConfig) -> None:
         from verl.trainer.main_ppo import TaskRunnerV1
         from verl.utils.config import validate_config
-
-        from hba_ray.rl import trainer  # noqa: F401  # registers itself
 
         validate_config(config=config, use_reference_policy=config.actor_rollout_ref.actor.use_kl_loss, use_critic=False)
         TaskRunnerV1.__ray_metadata__.modified_class().run(config)  # type: ignore[attr-defined]

@@ -16,8 +16,7 @@ import torch
 
 from hba_ray.data.media import SAMPLE_RATE
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.rl.dataset import RowSettings
-from hba_ray.rl.prompts import Prompt, make_prompt
+from hba_ray.rl.dataset import Prompt, RowSettings, make_prompt
 from hba_ray.specs.atlas import MediaSpec
 
 TOLERANCE = 1e-3

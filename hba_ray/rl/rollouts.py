@@ -18,8 +18,7 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
 from hba_ray.errors import DataError, HbaError, TrainingError
-from hba_ray.rl.dataset import RowSettings
-from hba_ray.rl.prompts import Prompt, make_prompt
+from hba_ray.rl.dataset import Prompt, RowSettings, make_prompt
 from hba_ray.rl.records import note_failure
 
 KEPT_ROWS = 64

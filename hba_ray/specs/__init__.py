@@ -9,9 +9,8 @@ from hba_ray.specs.grpo import GrpoSpec, HarpoSpec, RewardSpec
 from hba_ray.specs.load import load_spec
 from hba_ray.specs.model import LoraSpec, ModelSpec, TinySpec
 from hba_ray.specs.paper import Contrast, Gate, MeasuredBy, PaperSpec
-from hba_ray.specs.sft import SftSpec
+from hba_ray.specs.sft import SftSpec, TransferSpec
 from hba_ray.specs.sweep import AshaSpec, DrawSpec, SweepSpec
-from hba_ray.specs.transfer import TransferSpec
 from hba_ray.specs.trials import Trial, trials
 
 __all__ = [

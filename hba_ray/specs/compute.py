@@ -31,7 +31,7 @@ class ComputeSpec(Spec):
     cpus: int | None = Field(default=None, ge=1)
     """Logical CPUs of a local Ray; null is the number of cores, at least four. Where the stage `grpo` runs, verl's come on top."""
     fork: bool = True
-    """Start the workers of a local Ray without GPUs as forks of a process that has imported what they need (`runtime/forking.py`)."""
+    """Start the workers of a local Ray without GPUs as forks of a process that has imported what they need (`cluster/forkserver.py`)."""
     object_store_mib: int = Field(default=512, ge=80)
     """Shared memory of a local Ray, MiB."""
     storage: str = Field(default="runs", min_length=1)

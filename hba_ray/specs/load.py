@@ -1,18 +1,21 @@
 """From a YAML file and `key=value` words to a validated spec, with errors that name file, line and key.
 
 OmegaConf reads (`extends`, interpolation, overrides); pydantic validates.
+
+Prompts that a user may replace by a file: one of ours by its name, or a YAML file of the same form.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.resources import files
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
@@ -20,8 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from hba_ray.errors import SpecError
-from hba_ray.specs.experiment import ExperimentSpec
-from hba_ray.specs.problems import problem
+from hba_ray.specs.base import Spec
+from hba_ray.specs.experiment import ExperimentSpec, problem
 from hba_ray.specs.trials import trials
 
 MAX_SPEC_BYTES = 1 << 20
@@ -264,3 +267,33 @@ def _located(invalid: ValidationError, layers: Sequence[_Layer]) -> SpecError:
     path, what, way_out = problems[0]
     rest = [f"also {_locate(other, layers)}: {said}" for other, said, _ in problems[1:6]]
     return SpecError(_locate(path, layers), what, "\n  ".join(part for part in (way_out, *rest) if part))
+
+
+Prompts = TypeVar("Prompts", bound=Spec)
+
+
+def load_prompt_file(kind: type[Prompts], name: str, *, key: str, built_in: Mapping[str, str]) -> Prompts:
+    """
+    Args:
+        kind: what the file holds.
+        name: one of ours, or the path of a file.
+        key: of the spec that names it.
+        built_in: ours, name -> file from the package's folder.
+
+    Raises:
+        SpecError: no such file, not YAML, or a field is missing, unknown or not what it should be.
+    """
+    where = f"{key}={name}"
+    source = files("hba_ray") / built_in[name] if name in built_in else Path(name).expanduser()
+    way_out = f"give {', '.join(built_in)} or a YAML file in the form of hba_ray/{next(iter(built_in.values()))}"
+    try:
+        raw = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise SpecError(where, f"cannot be read: {cause.strerror}", way_out) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as cause:
+        raise SpecError(where, f"is not YAML: {' '.join(str(cause).split())}", way_out) from None
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as cause:
+        defects = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'file'}: {error['msg']}" for error in cause.errors())
+        raise SpecError(where, defects, way_out) from None

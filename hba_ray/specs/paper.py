@@ -4,14 +4,19 @@ A cell is published[column][row]. A column is a model or a setting of the paper'
 of which trials measures it. A row names what is measured: a dataset or a task, and behind a slash
 another measure than the benchmark's (`mosei_senti/weighted_f1`, `all/spearman`), or a fact of the
 arm that is no score (`cost/peak_mb`, `answers/perplexity`, `agreement/kappa`).
+
+The specs that ship with the package: their folder, and those of the paper's tables by number.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+import hba_ray
+from hba_ray.errors import SpecError
 from hba_ray.specs.base import Spec
 
 TableId = Literal[
@@ -104,3 +109,35 @@ class PaperSpec(Spec):
             if stray:
                 raise ValueError(f"contrasts.{place}: row '{stray[0]}' is not published for both columns")
         return self
+
+
+TOY = Path("base") / "toy.yaml"
+"""What `hba reproduce --scale toy` lays over a spec, in the folder of shipped experiments."""
+
+
+def experiments_folder(given: Path | None = None) -> Path:
+    """The folder of shipped specs: the one given, or beside the package, or below the working folder.
+
+    Raises:
+        SpecError: there is none.
+    """
+    for folder in [given] if given else [Path(hba_ray.__file__).parents[1] / "experiments", Path("experiments")]:
+        if (folder / "paper").is_dir():
+            return folder
+    where = str(given or "experiments")
+    raise SpecError(where, "no folder with the paper's specs: it has no `paper` in it", "give the repository's as --experiments FOLDER")
+
+
+def find_table(table: str, folder: Path) -> Path:
+    """The spec of a table, by its number: `T11`, in any case, or `11`.
+
+    Raises:
+        SpecError: there is none; names those that are there.
+    """
+    known = {file.name.partition("_")[0]: file for file in sorted((folder / "paper").glob("T*_*.yaml"))}
+    name = table.strip().upper().removeprefix("TABLE").strip()
+    name = name if name.startswith("T") else f"T{name}"
+    if name in known:
+        return known[name]
+    there = ", ".join(sorted(known, key=lambda one: int(one[1:])))
+    raise SpecError(str(folder / "paper"), f"no spec for a table '{table}'", f"there are: {there}")

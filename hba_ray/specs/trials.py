@@ -18,8 +18,7 @@ from pydantic import ValidationError
 
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import fingerprint
-from hba_ray.specs.experiment import ExperimentSpec
-from hba_ray.specs.problems import problem
+from hba_ray.specs.experiment import ExperimentSpec, problem
 from hba_ray.specs.sweep import DrawSpec, SweepSpec
 
 MOST_TRIALS = 1000

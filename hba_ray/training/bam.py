@@ -29,15 +29,7 @@ from hba_ray.models.checkpoints import load_adapters, load_class_heads, model_id
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.bam import BamSpec
-from hba_ray.training.sources import (
-    ClassSource,
-    LiveAnswers,
-    LiveBackbone,
-    Source,
-    live_classes,
-    stored_answers,
-    stored_classes,
-)
+from hba_ray.training.sources import ClassSource, LiveAnswers, LiveBackbone, Source, live_classes, stored_answers, stored_classes
 from hba_ray.training.states import Kind, StatesJob, Store, device_of, load_sft
 
 Describe = Callable[[str, Sequence[str]], Mapping[str, Descriptors]]
@@ -184,7 +176,7 @@ def train_bam_on_ray(
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    from hba_ray.runtime.session import ANYWHERE
+    from hba_ray.cluster.session import ANYWHERE
 
     compute = job.spec.compute
     resources = {"num_cpus": compute.cpus_per_worker, "num_gpus": compute.gpus_per_worker, "max_retries": compute.max_failures}

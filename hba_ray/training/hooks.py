@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hba_ray.errors import CheckpointError, EnvironmentMissing
-from hba_ray.runtime.storage import copy_folder, read_lines, write_text
+from hba_ray.store.folders import copy_folder, read_lines, write_text
 from hba_ray.training.loop import Hook, Run, State, gather_drops
 
 _STATE, _LAYOUT, _ENGINE, _BEST, _TAG = "state.json", "layout.json", "engine", "best", "engine"

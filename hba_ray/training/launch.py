@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hba_ray.data.batches import BatchMaker, MicroBatch
+from hba_ray.data.order import Window
 from hba_ray.data.stream import make_here
-from hba_ray.data.windows import Window
 from hba_ray.models.checkpoints import new_folder
-from hba_ray.runtime.storage import copy_folder
+from hba_ray.store.folders import copy_folder
 from hba_ray.training.hooks import FolderStore, best_of
 from hba_ray.training.loop import State
 from hba_ray.training.sft import SftJob, train_sft
@@ -66,6 +66,6 @@ def _train_here(job: SftJob, folder: Path) -> Path:
 
 
 def _train_on_ray(job: SftJob, folder: Path) -> Path:
-    from hba_ray.training.on_ray import train_on_ray  # imports Ray
+    from hba_ray.training.on_ray import train_on_ray
 
     return train_on_ray(job, folder)

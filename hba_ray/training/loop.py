@@ -2,23 +2,28 @@
 
 A step is one optimiser step: `accumulation` micro-batches, or what is left of them at the end of an
 epoch. Every row has the same weight in the loss, wherever it falls.
+
+The worker's view of the data: iterators of micro-batches for an epoch of training and for validation.
+
+Knows the order (data/order.py) and how to resume inside an epoch; whether Ray makes the batches or
+this process does is one argument.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.distributed
 
-from hba_ray.data.atlas import Drop
+from hba_ray.data.atlas import AtlasIndex, Drop
 from hba_ray.data.batches import MicroBatch
+from hba_ray.data.order import Order, Window, micro_batches_per_epoch, plan_epoch
 from hba_ray.errors import TrainingError
-from hba_ray.training.feed import Feed
 
 
 @dataclass
@@ -254,3 +259,44 @@ def gather_drops(drops: list[Drop]) -> list[Drop]:
         torch.distributed.all_gather_object(parts, drops)
         drops = [drop for part in parts for drop in part]
     return sorted(set(drops), key=lambda drop: (drop.split, drop.dataset, drop.row, drop.reason))
+
+
+Make = Callable[[str, Sequence[Window]], Iterator[MicroBatch]]
+"""(split, windows) -> their micro-batches in order."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Micro-batches for one worker.
+
+    Attributes:
+        order: of the training split; validation walks the files in their own order.
+    """
+
+    index: AtlasIndex
+    order: Order
+    make: Make
+
+    @property
+    def micro_batches_per_epoch(self) -> int:
+        return micro_batches_per_epoch(self.index, self.order)
+
+    def training(self, epoch: int, start: int = 0) -> Iterator[MicroBatch]:
+        """The epoch's micro-batches from number `start`; windows before it are not read."""
+        windows = plan_epoch(self.index, self.order, epoch)
+        skipped = 0
+        while windows and skipped + windows[0].micro_batches <= start:
+            skipped += windows.pop(0).micro_batches
+        batches = self.make("train", windows)
+        for _ in range(start - skipped):
+            next(batches)
+        return batches
+
+    @property
+    def validates(self) -> bool:
+        return len(self.index.rows_of("validation")) > 0
+
+    def validation(self) -> Iterator[MicroBatch]:
+        """All rows of the validation split, dealt out over the workers; nothing is dropped."""
+        order = replace(self.order, split="validation", shuffle=False)
+        return self.make("validation", plan_epoch(self.index, order))

@@ -18,11 +18,11 @@ import ray.exceptions
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from hba_ray.cluster.failures import as_final
 from hba_ray.data.batches import MicroBatch
+from hba_ray.data.order import Window
 from hba_ray.data.stream import make_on_ray
-from hba_ray.data.windows import Window
 from hba_ray.errors import EnvironmentMissing, HbaError, TrainingError
-from hba_ray.runtime.final import as_final
 from hba_ray.training.sft import SftJob, train_sft
 
 _START_ATTEMPTS = 10

@@ -16,13 +16,12 @@ from typing import Any, Literal
 
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.batches import BatchSettings
-from hba_ray.data.windows import Order
+from hba_ray.data.order import Order
 from hba_ray.errors import CheckpointError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.training.deepspeed import join_process_group, start_engine
-from hba_ray.training.feed import Feed, Make
 from hba_ray.training.hooks import Checkpoints, StepLog, StopWhenFlat, Store
-from hba_ray.training.loop import Hook, Run, State, fit
+from hba_ray.training.loop import Feed, Hook, Make, Run, State, fit
 
 Part = Literal["all", "classes", "answers"]
 """What of the model is trained: all that the spec says, that without lm_head, or lm_head alone."""

@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hba_ray.data.atlas import read_rows
 from hba_ray.data.batches import BatchMaker, MicroBatch
+from hba_ray.data.order import Window
 from hba_ray.data.tasks import CLASS_INDEX
-from hba_ray.data.windows import Window
 from hba_ray.errors import DataError
 from hba_ray.models.bam import DecoderTail, Head, attached
 from hba_ray.models.omni import OmniSapiens

@@ -98,7 +98,7 @@ def measure_sweep(folder: Path) -> dict[str, float | str]:
     from hba_ray.models.tiny import build_tiny
     from hba_ray.specs import AtlasSpec, TinySpec, ToySpec
     from hba_ray.training.bam import train_bam
-    from tests.training.bam_jobs import make_shop
+    from tests.helpers.bam_jobs import make_shop
 
     folder.mkdir()
     build_toy(ToySpec(rows=160), folder / "atlas", "parquet")

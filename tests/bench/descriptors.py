@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 from ray.data import DataContext
 
+from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.data.toy import film, speak
 from hba_ray.descriptors.acoustic import AcousticExtractor
-from hba_ray.descriptors.clips import Wanted
 from hba_ray.descriptors.environments import build, default_folder, runtime_env
 from hba_ray.descriptors.extract import extract
+from hba_ray.descriptors.keys import Wanted
 from hba_ray.descriptors.pools import Work, describe_here, describe_on_ray
 from hba_ray.descriptors.tables import maker, table_of
-from hba_ray.runtime.session import ray_session
 from hba_ray.specs import AtlasSpec, ComputeSpec
 from hba_ray.specs.descriptors import FUNCTIONALS, DescriptorsSpec, Stream
 from tests.bench._side_by_side import seconds

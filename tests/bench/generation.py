@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hba_ray.models.backbone import load_backbone, load_processor
-from hba_ray.models.decoding import Decoding, decode
+from hba_ray.models.omni import Decoding, decode
 from hba_ray.models.tiny import build_tiny
 from hba_ray.specs.model import TinySpec
 

@@ -126,7 +126,7 @@ def spec_of(folder: Path, micro_batch: int, recompute: bool, workers: int, **sec
 
 def measure_sft(index: AtlasIndex, backbone: Path, folder: Path, micro_batch: int, recompute: bool) -> dict[str, float | str]:
     """Through Ray Train, Ray Data and DeepSpeed; the first step, which waits for the loaders' start, is left out."""
-    from hba_ray.runtime.session import ray_session
+    from hba_ray.cluster.session import ray_session
     from hba_ray.training.launch import launch_sft
     from hba_ray.training.sft import SftJob
 
@@ -165,7 +165,7 @@ def layer_weights(backbone: Path) -> int:
 def measure_adapters(index: AtlasIndex, backbone: Path, folder: Path, rows: int = TOLD_ROWS) -> dict[str, float | str]:
     """Table 13, and a sweep of BAM trials on stored states against the backbone in every step, timed on one trial."""
     from hba_ray.evaluation.latency import measure_latency
-    from hba_ray.evaluation.predict_bam import BamPredictJob
+    from hba_ray.predict.heads import BamPredictJob
     from hba_ray.specs.bam import BamSpec
     from hba_ray.training.bam import BamJob, train_bam
     from hba_ray.training.states import compute_states

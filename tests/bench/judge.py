@@ -17,12 +17,12 @@ from statistics import median
 
 from rich.console import Console
 
-from hba_ray.evaluation.judge import JudgeItem, judge_items
-from hba_ray.evaluation.judge_client import DIALECTS, request_body
-from hba_ray.evaluation.judge_prompts import load_prompts
-from hba_ray.runtime.progress import progress
-from hba_ray.specs.judge import JudgeSpec
-from tests.evaluation.stub_judge import KEY, KEY_ENV, StubJudge
+from hba_ray.judge.client import DIALECTS, request_body
+from hba_ray.judge.grade import JudgeItem, judge_items
+from hba_ray.judge.prompts import load_prompts
+from hba_ray.progress import progress
+from hba_ray.specs.evaluate import JudgeSpec
+from tests.helpers.stub_judge import KEY, KEY_ENV, StubJudge
 
 ITEMS, CONCURRENCY, ROUNDS = 1000, 50, 3
 LATENCY_SECONDS, FAILING_SHARE, PAUSE_SECONDS = 0.2, 0.05, 0.5

@@ -19,16 +19,16 @@ import pyarrow.parquet as pq
 import soundfile
 from torch.utils.data import DataLoader, Dataset
 
+from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.data.batches import BatchMaker, BatchSettings
+from hba_ray.data.order import Order, plan_epoch
 from hba_ray.data.rows import Row, parse_row
 from hba_ray.data.stream import make_here, make_on_ray
 from hba_ray.data.tasks import DATASETS
-from hba_ray.data.windows import Order, plan_epoch
 from hba_ray.data.writers import write_parquet
 from hba_ray.models.backbone import load_processor
 from hba_ray.models.tiny import build_tiny
-from hba_ray.runtime.session import ray_session
 from hba_ray.specs import AtlasSpec, ComputeSpec, TinySpec
 from tests.bench._side_by_side import speed_up
 

@@ -13,8 +13,7 @@ import re
 import time
 from statistics import median
 
-from hba_ray.rl.encoder import encoder_folder
-from hba_ray.rl.rewards import Response, compute_score, score_responses
+from hba_ray.rl.rewards import Response, compute_score, encoder_folder, score_responses
 from hba_ray.specs import RewardSpec
 from tests.bench._side_by_side import seconds
 

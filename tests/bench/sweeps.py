@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 def work(part: object, say: object, metric: str, report: object) -> None:
     """A trial that takes its time and records something."""
-    from hba_ray.runtime.journal import FILE, JournalTracker
-    from hba_ray.sweeps.shared import Part
+    from hba_ray.runs.sweep_plan import Part
+    from hba_ray.store.journal import FILE, JournalTracker
 
     assert isinstance(part, Part)
     tracker = JournalTracker(part.trial.folder / FILE)
@@ -31,13 +31,13 @@ def work(part: object, say: object, metric: str, report: object) -> None:
 
 
 def measure() -> dict[str, float | str]:
-    from hba_ray.runtime.journal import FILE, Record, forwarding
-    from hba_ray.runtime.session import ray_session
-    from hba_ray.runtime.tracking import MlflowTracker, standard_tags
+    from hba_ray.cluster.session import ray_session
+    from hba_ray.runs.sweep_plan import Part, plan_sweep
+    from hba_ray.runs.tune import run_parts
     from hba_ray.specs.compute import ComputeSpec, TrackingSpec
-    from hba_ray.sweeps.shared import Part, plan_sweep
-    from hba_ray.sweeps.tuning import run_parts
-    from tests.sweeps.jobs import small_sweep
+    from hba_ray.store.journal import FILE, Record, forwarding
+    from hba_ray.store.mlflow import MlflowTracker, standard_tags
+    from tests.helpers.experiments import small_sweep
 
     with tempfile.TemporaryDirectory() as place:
         storage = Path(place)
@@ -65,8 +65,8 @@ def measure() -> dict[str, float | str]:
 def _plan_all() -> None:
     """All in one process, as tests do it; specs whose data is not there are validated only."""
     script = (
-        "import sys, tempfile\nfrom pathlib import Path\nfrom hba_ray.errors import HbaError\nfrom hba_ray.runtime.storage import Storage\n"
-        "from hba_ray.specs import load_spec\nfrom hba_ray.sweeps.plan import plan\nfrom hba_ray.sweeps.shared import plan_sweep\n"
+        "import sys, tempfile\nfrom pathlib import Path\nfrom hba_ray.errors import HbaError\nfrom hba_ray.store.folders import Storage\n"
+        "from hba_ray.specs import load_spec\nfrom hba_ray.runs.plan import plan\nfrom hba_ray.runs.sweep_plan import plan_sweep\n"
         "place = tempfile.mkdtemp()\n"
         "for file in sorted(Path('experiments').rglob('*.yaml')):\n"
         "    spec = load_spec(file, [f'compute.storage={place}'])\n"

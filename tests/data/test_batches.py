@@ -10,9 +10,9 @@ import torch
 
 from hba_ray.data.atlas import build_index
 from hba_ray.data.batches import IGNORED, BatchMaker, BatchSettings, MicroBatch, padding_ratio
+from hba_ray.data.order import Order, Window, plan_epoch
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import CLASSES, DATASETS
-from hba_ray.data.windows import Order, Window, plan_epoch
 from hba_ray.data.writers import write_jsonl
 from hba_ray.errors import BadMedia
 from hba_ray.specs import AtlasSpec, MediaSpec

@@ -11,12 +11,12 @@ import torch
 
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
+from hba_ray.data.order import Order, Window, plan_epoch
 from hba_ray.data.stream import made_by_models, make_here, make_on_ray, micro_batch_dataset
-from hba_ray.data.windows import Order, Window, plan_epoch
 from hba_ray.errors import BadMedia, CheckpointError
 from hba_ray.models.backbone import load_processor
 from hba_ray.specs import AtlasSpec, ComputeSpec, MediaSpec
-from tests.data.damage import with_broken_clip
+from tests.helpers.damaged_rows import with_broken_clip
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SETTINGS = BatchSettings(
@@ -27,7 +27,7 @@ SETTINGS = BatchSettings(
 @pytest.fixture(scope="module", autouse=True)
 def ray_cluster(tmp_path_factory) -> Iterator[None]:
     """One Ray for all tests here: each start costs ten seconds and more."""
-    from hba_ray.runtime.session import ray_session
+    from hba_ray.cluster.session import ray_session
 
     with ray_session(ComputeSpec(cpus=4, object_store_mib=200), tmp_path_factory.mktemp("logs")):
         yield

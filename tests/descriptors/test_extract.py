@@ -7,15 +7,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from hba_ray.actions.check_atlas import examine
 from hba_ray.descriptors import pools
-from hba_ray.descriptors.attach import Descriptors
 from hba_ray.descriptors.extract import Summary, extract
-from hba_ray.descriptors.health import examine
 from hba_ray.descriptors.tables import table_of
+from hba_ray.descriptors.vectors import Descriptors
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
 from hba_ray.specs.descriptors import AcousticSpec, DescriptorsSpec, TranscriptSpec
-from tests.descriptors.indices import index_of
+from tests.helpers.indices import index_of
 
 pytest.importorskip("opensmile")
 
@@ -90,7 +90,7 @@ def test_a_finished_store_reads_no_clip_again(odd_atlas, tmp_path, counted, monk
     first = run(odd_atlas, tmp_path)
     before = contents(tmp_path)
     counted.clear()
-    monkeypatch.setattr("hba_ray.descriptors.clips.read_rows", None)
+    monkeypatch.setattr("hba_ray.descriptors.keys.read_rows", None)
     again = run(odd_atlas, tmp_path).streams["acoustic"]
     assert not counted and again.extracted == 0 and again.described == first.streams["acoustic"].described
     assert contents(tmp_path) == before

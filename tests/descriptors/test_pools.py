@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hba_ray.cluster.session import ray_session
 from hba_ray.data.toy import speak
-from hba_ray.descriptors.clips import find_wanted
 from hba_ray.descriptors.extract import Place, collect_keys
+from hba_ray.descriptors.keys import find_wanted
 from hba_ray.descriptors.pools import Extractor, Work, describe_on_ray
 from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import BadMedia, EnvironmentMissing
-from hba_ray.runtime.session import ray_session
 from hba_ray.specs import ComputeSpec
 from hba_ray.specs.compute import PythonsSpec
 from hba_ray.specs.descriptors import DescriptorsSpec
 from tests.descriptors.conftest import row, write_rows
-from tests.descriptors.indices import index_of
+from tests.helpers.indices import index_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 CPUS = 2

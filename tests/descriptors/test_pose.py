@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from hba_ray.actions.check_atlas import examine
+from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.data.toy import film, speak
-from hba_ray.descriptors.attach import Descriptors, attach
 from hba_ray.descriptors.environments import build, default_folder
 from hba_ray.descriptors.extract import Summary, extract
-from hba_ray.descriptors.health import examine
 from hba_ray.descriptors.pooling import mean_std, quartiles
 from hba_ray.descriptors.pose import PARTS
 from hba_ray.descriptors.store import read_frames
 from hba_ray.descriptors.tables import table_of
+from hba_ray.descriptors.vectors import Descriptors, attach
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.runtime.session import ray_session
 from hba_ray.specs import AtlasSpec, ComputeSpec
 from hba_ray.specs.descriptors import DescriptorsSpec, PoseSpec
 

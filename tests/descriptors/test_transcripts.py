@@ -14,8 +14,8 @@ from hba_ray.descriptors.transcripts import TranscriptExtractor
 from hba_ray.errors import BadMedia
 from hba_ray.specs import ComputeSpec
 from hba_ray.specs.descriptors import DescriptorsSpec, TranscriptSpec
-from tests.descriptors.indices import index_of
-from tests.descriptors.whisper import checkpoint
+from tests.helpers.indices import index_of
+from tests.helpers.whisper import checkpoint
 
 from .conftest import movie
 
@@ -63,7 +63,7 @@ def test_another_checkpoint_is_another_table(tmp_path):
 
 @pytest.mark.slow
 def test_transcripts_of_an_atlas_are_read_back_by_row(odd_atlas, tmp_path):
-    from hba_ray.descriptors.attach import Descriptors
+    from hba_ray.descriptors.vectors import Descriptors
 
     spec = DescriptorsSpec(streams=("transcripts",), transcripts=TranscriptSpec(model=str(checkpoint(tmp_path / "tiny.pt")), rows="all"))
     index = index_of(odd_atlas)

@@ -12,7 +12,7 @@ from hba_ray.evaluation.columns import Column, Fact, compare
 from hba_ray.evaluation.metrics import weighted_f1
 from hba_ray.evaluation.scores import dataset_seed
 from hba_ray.evaluation.statistics import Interval, bootstrap_interval, compare_arms
-from tests.evaluation.hand_made import result, rows_of
+from tests.helpers.hand_made import result, rows_of
 
 
 def column(*parts: tuple[str, int, int], resamples: int = 400, **more: Any) -> Column:

@@ -10,7 +10,7 @@ import pytest
 
 from hba_ray.data.tasks import DATASETS, TASKS
 from hba_ray.evaluation.published import COLUMNS, PUBLISHED, published_score
-from tests.paper.headings import DATASETS as HEADINGS
+from tests.helpers.headings import DATASETS as HEADINGS
 
 FIXTURE = Path(__file__).parent / "fixtures" / "table4.csv"
 MODELS = {

@@ -13,10 +13,10 @@ import torch
 from rich.console import Console
 
 from hba_ray.errors import DataError
-from hba_ray.evaluation.judge import JudgeItem
 from hba_ray.evaluation.retention import Written, backbone_log_losses, log_losses, mean_rating, perplexity, rate_answers, read_ratings
-from hba_ray.runtime.progress import Bar
-from tests.evaluation.stub_judge import KEY, KEY_ENV, StubJudge
+from hba_ray.judge.grade import JudgeItem
+from hba_ray.progress import Bar
+from tests.helpers.stub_judge import KEY, KEY_ENV, StubJudge
 
 
 def bar() -> Bar:

@@ -14,7 +14,7 @@ from hba_ray.models.bam import Adapter, Bam, DecoderTail, Descriptors, Head, att
 from hba_ray.models.checkpoints import load_adapters, load_class_heads, model_identity, save_adapters, save_model
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs.bam import AUTHORS_BAM, BamSpec
-from tests.models.looks import MakeModel
+from tests.helpers.looks import MakeModel
 
 WIDTHS = {"pose": 10, "acoustic": 14}
 EOS, PAD = 3, 0

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from hba_ray.errors import CheckpointError
 from hba_ray.models.checkpoints import load_model, new_folder, save_model
-from tests.limits import files_of_at_most
-from tests.models.looks import MakeModel, logits, unchanged, weights
+from tests.helpers.limits import files_of_at_most
+from tests.helpers.looks import MakeModel, logits, unchanged, weights
 
 
 @pytest.mark.parametrize("train", ["lora", "all", "heads"])

@@ -10,7 +10,7 @@ import torch
 from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS, CLASSES
 from hba_ray.errors import DataError, TrainingError
 from hba_ray.models.omni import OmniSapiens
-from tests.models.looks import MakeModel
+from tests.helpers.looks import MakeModel
 
 
 def gradients(model: OmniSapiens, batch: dict) -> dict[str, torch.Tensor | None]:

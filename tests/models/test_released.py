@@ -14,7 +14,7 @@ from hba_ray.models.bam import Bam, Descriptors, task_head
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.models.released import load_released, load_released_adapters, load_released_head, read_released
 from hba_ray.specs.bam import BamSpec
-from tests.models.looks import MakeModel, logits, unchanged, weights
+from tests.helpers.looks import MakeModel, logits, unchanged, weights
 
 WIDTHS = {"pose": 10, "acoustic": 14}
 

@@ -15,9 +15,9 @@ from nbformat import NotebookNode
 
 from hba_ray.evaluation.scores import DatasetScore
 from hba_ray.report.tables import TINY_TITLE
-from hba_ray.runtime.tracking import Tracker
-from hba_ray.sweeps.trial import Finished, run_experiment
-from tests.training.jobs import small_spec
+from hba_ray.runs.run import Finished, run_experiment
+from hba_ray.store.mlflow import Tracker
+from tests.helpers.sft_jobs import small_spec
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = nbformat.read(ROOT / "notebooks" / "read_a_run.ipynb", as_version=4)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from hba_ray.evaluation.published import PUBLISHED
-from tests.paper.headings import DATASETS
+from tests.helpers.headings import DATASETS
 
 HERE = Path(__file__).parent
 SPECS = HERE.parents[1] / "experiments" / "paper"

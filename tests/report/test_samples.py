@@ -1,9 +1,8 @@
 """Rows to read: right by text or by judge, and a fair choice where there are too many."""
 
-from hba_ray.evaluation.comparisons import ArmRows
-from hba_ray.report.clips import Clip
-from hba_ray.report.samples import PER_DATASET, samples
-from tests.report.answers import table, two_arms
+from hba_ray.evaluation.pairs import ArmRows
+from hba_ray.report.samples import PER_DATASET, Clip, samples
+from tests.helpers.answers import table, two_arms
 
 
 def test_every_row_has_its_truth_and_what_each_arm_said():

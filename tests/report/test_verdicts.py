@@ -10,7 +10,7 @@ from hba_ray.errors import SpecError
 from hba_ray.evaluation.columns import Column
 from hba_ray.report.verdicts import TableVerdict, check_rows, judge_table, toy_row
 from hba_ray.specs import PaperSpec
-from tests.evaluation.hand_made import result, rows_of
+from tests.helpers.hand_made import result, rows_of
 
 
 def table(**changes: Any) -> PaperSpec:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray.util import state
 
+from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import read_rows
 from hba_ray.data.rows import Row
 from hba_ray.errors import DataError, EnvironmentMissing, HbaError, TrainingError
@@ -32,10 +33,9 @@ from hba_ray.rl.checkpoints import latest_step, write_trained
 from hba_ray.rl.dataset import AtlasDataset
 from hba_ray.rl.launch import GrpoJob, _held, check_room, run_grpo
 from hba_ray.rl.records import dropped_rows
-from hba_ray.runtime.session import ray_session
 from hba_ray.specs import ExperimentSpec
+from tests.helpers.damaged_rl import Damaged, damaged
 from tests.rl.conftest import SPEC, Toy
-from tests.rl.damage import Damaged, damaged
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(1500)]

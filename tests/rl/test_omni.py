@@ -8,9 +8,9 @@ from transformers import AutoModelForImageTextToText
 
 from hba_ray.data.batches import process
 from hba_ray.models.backbone import load_backbone, load_processor
+from hba_ray.rl.dataset import make_prompt
 from hba_ray.rl.omni import OmniActor, drop_repeats, register_actor, unsampled_ids
 from hba_ray.rl.parity import model_inputs, positions
-from hba_ray.rl.prompts import make_prompt
 from tests.rl.conftest import Toy
 
 SIGNATURES = ("text", "text_audio", "text_video", "text_video_audio")

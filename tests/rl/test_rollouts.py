@@ -10,8 +10,7 @@ from omegaconf import OmegaConf
 
 from hba_ray.data.atlas import AtlasIndex, Drop, build_index
 from hba_ray.errors import BadMedia, DataError, TrainingError
-from hba_ray.rl.dataset import AtlasDataset, atlas_index
-from hba_ray.rl.prompts import make_prompt
+from hba_ray.rl.dataset import AtlasDataset, atlas_index, make_prompt
 from hba_ray.rl.records import dropped_rows, note_failure, read_failures
 from tests.rl.conftest import Toy
 

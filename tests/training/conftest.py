@@ -4,7 +4,7 @@ import pytest
 
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.specs import AtlasSpec
-from tests.training.jobs import Workshop
+from tests.helpers.sft_jobs import Workshop
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hba_ray.cluster.session import ray_session
 from hba_ray.errors import CheckpointError, DataError, TrainingError
 from hba_ray.models.bam import Descriptors
 from hba_ray.models.checkpoints import load_adapters
-from hba_ray.runtime.session import ray_session
 from hba_ray.specs.bam import AUTHORS_BAM
 from hba_ray.training import bam as training
 from hba_ray.training.bam import BamJob, Supply, class_probabilities, describe_source, train_bam, train_bam_on_ray
-from tests.training.bam_jobs import BamShop, describe_by_label, describe_by_noise, make_shop, words_atlas
+from tests.helpers.bam_jobs import BamShop, describe_by_label, describe_by_noise, make_shop, words_atlas
 
 ALL = ("toy_tone", "toy_nod", "toy_answers")
 

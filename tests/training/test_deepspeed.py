@@ -3,7 +3,7 @@
 import pytest
 
 from hba_ray.training.deepspeed import deepspeed_settings
-from tests.training.jobs import small_spec
+from tests.helpers.sft_jobs import small_spec
 
 
 def test_the_papers_batch_comes_out_of_micro_batch_accumulation_and_workers():

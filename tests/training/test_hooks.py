@@ -9,7 +9,7 @@ import torch
 
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.training.hooks import written
-from tests.limits import files_of_at_most
+from tests.helpers.limits import files_of_at_most
 
 
 def test_a_scratch_folder_without_room_is_named_with_the_way_out(tmp_path: Path):

@@ -13,8 +13,8 @@ from ray.util import state
 from hba_ray.errors import BadMedia, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
 from hba_ray.training.launch import launch_sft
-from tests.data.damage import with_broken_clip
-from tests.training.jobs import Workshop, lines, losses, small_spec
+from tests.helpers.damaged_rows import with_broken_clip
+from tests.helpers.sft_jobs import Workshop, lines, losses, small_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 SHARED = {"cpus": 6, "cpus_per_worker": 0.5, "cpus_per_loader": 0.5, "micro_batch": 4, "object_store_mib": 200}
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 240
 @pytest.fixture(scope="module", autouse=True)
 def ray_cluster(tmp_path_factory) -> Iterator[None]:
     """One Ray for all tests here: each start costs ten seconds and more."""
-    from hba_ray.runtime.session import ray_session
+    from hba_ray.cluster.session import ray_session
 
     with ray_session(ComputeSpec(cpus=6, object_store_mib=200), tmp_path_factory.mktemp("logs")):
         yield

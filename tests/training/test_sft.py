@@ -8,7 +8,7 @@ import pytest
 from hba_ray.errors import CheckpointError, DataError, TrainingError
 from hba_ray.training.hooks import StepLog
 from hba_ray.training.launch import launch_sft
-from tests.training.jobs import Workshop, lines, losses, small_spec
+from tests.helpers.sft_jobs import Workshop, lines, losses, small_spec
 
 
 class Cut(Exception):

@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.errors import DataError
 from hba_ray.models.bam import DecoderTail
-from hba_ray.runtime.session import ray_session
 from hba_ray.training import states
 from hba_ray.training.bam import BamJob
 from hba_ray.training.sources import FACTS, stored_answers
 from hba_ray.training.states import SCHEMA, Extractor, StatesJob, Store, compute_states, load_sft
-from tests.training.bam_jobs import BamShop, make_shop
+from tests.helpers.bam_jobs import BamShop, make_shop
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""What commands do beside running a spec: describe, judge, check, export, doctor."""

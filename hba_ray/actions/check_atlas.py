@@ -1,0 +1,264 @@
+"""Every clip of an atlas decoded once, for what is wrong with it: damage, silence, length.
+
+What an atlas's descriptors say about its clips: corrupt ones, silent ones, faces that were never seen, and what is missing.
+
+What `hba atlas check` shows: rows beside Table 7, the modalities that rows have, clips, and descriptors.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hba_ray.data.atlas import AtlasIndex, read_rows
+from hba_ray.data.media import LONGEST_SECONDS, SAMPLE_RATE, SHORTEST_SIDE, decode_audio, decode_image, decode_video, probe_video
+from hba_ray.data.rows import MEDIA_COLUMNS, Row
+from hba_ray.data.tasks import DATASETS, SPLITS
+from hba_ray.descriptors.keys import KeyStore, Wanted, find_wanted
+from hba_ray.descriptors.pose import PARTS
+from hba_ray.descriptors.store import Table
+from hba_ray.descriptors.tables import table_of
+from hba_ray.errors import BadMedia, DataError
+from hba_ray.report.tables import MISSING, Sheet
+from hba_ray.specs.descriptors import Stream
+
+if TYPE_CHECKING:
+    from hba_ray.data.atlas import AtlasIndex
+    from hba_ray.specs.descriptors import DescriptorsSpec
+
+
+SILENCE = 1e-3
+"""Peaks below this share of full scale, -60 dB, count as silence."""
+_READ_ROWS = 256
+
+
+@dataclass
+class Clips:
+    """One dataset's clips of one modality.
+
+    Attributes:
+        clips: how many there are.
+        seconds: length of each sound or video that can be read, in the order of the index.
+        silent: sounds that stay below -60 dB.
+        bad: reason -> clips.
+        places: the first rows with a bad clip, each with what is wrong.
+    """
+
+    dataset: str
+    modality: str
+    clips: int = 0
+    seconds: list[float] = field(default_factory=list)
+    silent: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    places: list[str] = field(default_factory=list)
+
+
+def check_clips(
+    index: AtlasIndex, splits: Sequence[str], progress: Callable[[int], None] = lambda rows: None, *, places: int = 5
+) -> tuple[list[Clips], dict[str, int]]:
+    """Decodes the sound of every clip whole, of every video its first and last frame, every image.
+
+    Args:
+        progress: told how many rows are done.
+        places: rows with a bad clip that are named, for each dataset and modality.
+
+    Returns:
+        the clips by dataset and modality, and reason -> rows that could not be read at all.
+    """
+    found: dict[tuple[str, str], Clips] = {}
+    unreadable: Counter[str] = Counter()
+    done = 0
+    for lines in (
+        index.rows_of(split)[start : start + _READ_ROWS] for split in splits for start in range(0, len(index.rows_of(split)), _READ_ROWS)
+    ):
+        for row in read_rows(index, lines.tolist()):
+            if isinstance(row, DataError):
+                unreadable[row.reason] += 1
+            else:
+                for modality, clips in row.media.items():
+                    one = found.setdefault((row.dataset.id, modality), Clips(row.dataset.id, modality))
+                    for clip in clips:
+                        _check(one, clip, row, places)
+            done += 1
+            progress(done)
+    return [found[key] for key in sorted(found)], dict(unreadable)
+
+
+def _check(found: Clips, clip: bytes | Path, row: Row, places: int) -> None:
+    found.clips += 1
+    where = f"{row.dataset.id} {row.sample_id}"
+    try:
+        if found.modality == "audio":
+            samples_T = decode_audio(clip, LONGEST_SECONDS, where=where)
+            found.silent += bool(np.abs(samples_T).max() < SILENCE)
+            found.seconds.append(len(samples_T) / SAMPLE_RATE)
+        elif found.modality == "video":
+            decode_video(clip, 2, SHORTEST_SIDE**2, where=where)
+            found.seconds.append(probe_video(clip, where=where).seconds)
+        else:
+            decode_image(clip, SHORTEST_SIDE**2, where=where)
+    except BadMedia as bad:
+        found.bad[bad.reason] += 1
+        if len(found.places) < places:
+            found.places.append(f"{where}: {bad.what}")
+
+
+@dataclass(frozen=True)
+class Health:
+    """One dataset's rows and one stream.
+
+    Attributes:
+        rows: rows of the dataset.
+        clips: rows that have a clip for the stream; a video without sound is none for the acoustic one.
+        described: rows with a vector or a transcript.
+        missing: rows whose clip was not extracted with these settings, or changed since.
+        bad: reason -> rows.
+        faceless: rows in no frame of which a face was found (pose).
+        face_share: mean share of frames with a face (pose); None without a described row.
+        silent: rows whose sound stays below -60 dB (acoustic).
+        seconds: total length of the sound (acoustic, transcripts); 0 where it is not known.
+    """
+
+    dataset: str
+    stream: str
+    rows: int
+    clips: int
+    described: int
+    missing: int
+    bad: dict[str, int]
+    faceless: int = 0
+    face_share: float | None = None
+    silent: int = 0
+    seconds: float = 0.0
+
+
+def examine(store: Path, spec: DescriptorsSpec, index: AtlasIndex, splits: Sequence[str]) -> list[Health]:
+    """Each dataset and stream of these splits; reads small columns only and extracts nothing."""
+    kept = KeyStore.of(store, index)
+    keys = [kept.load(chunk, bad_rows=True) for split in splits for chunk in kept.chunks(index.rows_of(split))]
+    datasets = index.table.column("dataset").to_numpy(zero_copy_only=False)
+    rows = Counter(datasets[line] for split in splits for line in index.rows_of(split))
+    found = []
+    for stream in spec.streams:
+        wanted: dict[str, list[Wanted]] = {dataset: [] for dataset in rows}
+        unkept = Counter(rows)
+        for chunk in keys:
+            if chunk is not None:
+                unkept.subtract(datasets[chunk.column("line").to_numpy()])
+                for one in find_wanted(chunk, spec, stream, index):
+                    wanted[datasets[one.line]].append(one)
+        facts = _facts(table_of(store, spec, stream))
+        found += [_examine(dataset, stream, rows[dataset], unkept[dataset], clips, facts) for dataset, clips in sorted(wanted.items())]
+    return found
+
+
+def _facts(table: Table) -> dict[str, dict]:
+    """Clip -> what the small columns of its row say."""
+    names = [name for name in ("clip", "reason", "seconds", "peak", "detected") if name in table.schema.names]
+    return {row["clip"]: row for row in table.columns(names).to_pylist()}
+
+
+def _examine(dataset: str, stream: Stream, rows: int, unkept: int, wanted: list[Wanted], facts: dict[str, dict]) -> Health:
+    known = [(one, facts[one.clip]) for one in wanted if one.clip in facts]
+    there = [row for one, row in known if not one.lacks_sound(row["reason"])]
+    good = [row for row in there if row["reason"] is None]
+    faces = [row["detected"][list(PARTS).index("face")] for row in good] if stream == "pose" else []
+    return Health(
+        dataset=dataset,
+        stream=stream,
+        rows=rows,
+        clips=len(wanted) - len(known) + len(there),
+        described=len(good),
+        missing=len(wanted) - len(known) + unkept,
+        bad=dict(Counter(row["reason"] for row in there if row["reason"])),
+        faceless=sum(share == 0 for share in faces),
+        face_share=float(np.mean(faces)) if faces else None,
+        silent=sum(row["peak"] < SILENCE for row in good if row.get("peak") is not None),
+        seconds=float(sum(row["seconds"] or 0.0 for row in good)),
+    )
+
+
+LETTERS = {"T": "text", "A": "audio", "V": "video"}
+"""Table 2's letters."""
+
+
+def row_sheet(index: AtlasIndex) -> Sheet:
+    """Rows of each dataset and split beside the published counts."""
+    rows = []
+    for dataset, counts in index.counts().items():
+        for split, expected in zip(SPLITS, DATASETS[dataset].counts or (None, None, None), strict=True):
+            found = counts.get(split, 0)
+            difference = MISSING if expected is None else f"{found - expected:+d}" if found != expected else "0"
+            rows.append((dataset, split, str(found), MISSING if expected is None else str(expected), difference))
+    return Sheet("Rows", ("dataset", "split", "rows", "Table 7", "difference"), tuple(rows), 2)
+
+
+def modality_sheet(index: AtlasIndex) -> Sheet:
+    """Rows that have each modality, over all splits, beside what Table 2 says of the dataset."""
+    names = ("text", *MEDIA_COLUMNS)
+    counts: dict[str, dict[str, int]] = {}
+    for dataset, signature in zip(*(index.table.column(name).to_pylist() for name in ("dataset", "modality_signature")), strict=True):
+        own = counts.setdefault(dataset, dict.fromkeys(("rows", *names), 0))
+        own["rows"] += 1
+        for name in set(names) & set(signature.split("_")):
+            own[name] += 1
+    rows = [
+        (dataset, *(str(count) for count in own.values()), ", ".join(LETTERS[letter] for letter in DATASETS[dataset].modalities))
+        for dataset, own in sorted(counts.items())
+    ]
+    return Sheet("Rows by modality", ("dataset", "rows", *names, "Table 2"), tuple(rows), 1)
+
+
+def clip_sheet(clips: Sequence[Clips], unreadable: Mapping[str, int]) -> Sheet:
+    """Clips that were decoded: how long they are, and what is wrong with them."""
+    rows = [
+        (
+            one.dataset,
+            one.modality,
+            str(one.clips),
+            *_lengths(one.seconds),
+            str(one.silent) if one.modality == "audio" else MISSING,
+            counted(one.bad) or "0",
+        )
+        for one in clips
+    ]
+    notes = (f"Rows that could not be read: {counted(unreadable)}.",) if unreadable else ()
+    return Sheet("Clips", ("dataset", "modality", "clips", "minutes", "shortest, s", "longest, s", "silent", "bad"), tuple(rows), 2, notes)
+
+
+def descriptor_sheet(health: Sequence[Health]) -> Sheet:
+    """What is extracted, and what it says about the clips."""
+    rows = [
+        (
+            one.stream,
+            one.dataset,
+            str(one.rows),
+            str(one.clips),
+            str(one.described),
+            str(one.missing),
+            counted(one.bad) or "0",
+            str(one.faceless) if one.stream == "pose" else MISSING,
+            f"{one.face_share:.1%}" if one.face_share is not None else MISSING,
+            str(one.silent) if one.stream == "acoustic" else MISSING,
+            f"{one.seconds / 60:.1f}" if one.seconds else MISSING,
+        )
+        for one in health
+    ]
+    header = ("stream", "dataset", "rows", "with a clip", "described", "missing or stale", "masked", "no face", "frames with a face")
+    return Sheet("Descriptors", (*header, "silent", "minutes"), tuple(rows), 2)
+
+
+def counted(reasons: Mapping[str, int]) -> str:
+    """`corrupt audio: 2, empty file: 1`."""
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
+
+
+def _lengths(seconds: Sequence[float]) -> tuple[str, str, str]:
+    if not seconds:
+        return MISSING, MISSING, MISSING
+    return f"{np.sum(seconds) / 60:.1f}", f"{min(seconds):.2f}", f"{max(seconds):.2f}"

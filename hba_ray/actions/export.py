@@ -1,0 +1,80 @@
+"""The trained model of a run, as a folder that transformers and vLLM load by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hba_ray.errors import SpecError
+from hba_ray.models.checkpoints import load_model, model_identity, new_folder
+from hba_ray.models.export import ADAPTERS
+from hba_ray.runs.opened import OpenedRun
+from hba_ray.steps import bam
+from hba_ray.steps.base import Context
+from hba_ray.store.folders import copy_folder, write_text
+
+ABOUT_ADAPTERS = """# Adapters of this model
+
+The folder above is the SFT model: transformers and vLLM load it, and leave these adapters alone. What they
+add to the hidden state before the last decoder layer, h^(L-1) + delta(descriptors), is part of no layout
+that those libraries read. In Python:
+
+    from hba_ray.models.export import load_exported_adapters
+    bam = load_exported_adapters(Path(EXPORT), DATASET)
+
+`bam(descriptors)` is delta, `bam.class_logits(h, delta)` the classes from the pooled h^(L-1), and
+`hba_ray.models.bam.attached` lets delta join generation.
+"""
+
+
+def exportable(run: OpenedRun) -> dict[str, str]:
+    """Arm -> kind of the step that made its model; BAM's arm is the SFT model with adapters beside it."""
+    arms = {"sft": "sft", bam.ARM: "bam", "grpo": "grpo"}
+    return {arm: kind for arm, kind in arms.items() if any(step.kind == kind for step in run.steps)}
+
+
+def export_run(run: OpenedRun, arm: str | None = None, to: Path | None = None) -> Path:
+    """Writes a run's model in the full Qwen2.5-Omni layout, LoRA merged, with its heads and adapters beside it.
+
+    Args:
+        arm: the last stage's by default.
+        to: folder to write, replaced where it exists; `model-<arm>` in the run's folder by default.
+
+    Returns:
+        The folder. Adapters in it are for our own code; `ABOUT_ADAPTERS`, written beside them, says why and how.
+
+    Raises:
+        SpecError: the run has no such arm.
+        HbaError: a step of the run is not finished.
+        CheckpointError: the backbone or the checkpoint cannot be used.
+    """
+    arms = exportable(run)
+    arm = arm or next(reversed(arms), "of the last stage")
+    if arm not in arms:
+        raise SpecError(f"arm {arm}", "the run has no model of this name", f"it has: {', '.join(arms) or 'none that can be exported'}")
+    folders = run.folders()
+    to = to or run.folder / f"model-{arm}"
+    if arms[arm] == "grpo":
+        with new_folder(to) as draft:
+            copy_folder(folders["grpo"] / "model", draft)
+        return to
+    with new_folder(to) as draft:
+        _export_sft(run, folders, draft)
+        if arms[arm] == "bam":
+            copy_folder(folders["bam"] / bam.ADAPTERS, draft / ADAPTERS)
+            write_text(draft / ADAPTERS / "README.md", ABOUT_ADAPTERS)
+    return to
+
+
+def _export_sft(run: OpenedRun, folders: dict[str, Path], to: Path) -> None:
+    import torch
+
+    from hba_ray.models.backbone import load_processor
+    from hba_ray.models.export import export_model
+    from hba_ray.training.sft import build_model
+
+    backbone = Context(run.spec, folders, run.folder, lambda metrics, step: None).backbone
+    model = build_model(run.spec, backbone, bf16=False)  # LoRA is merged in fp32
+    trained = folders["sft"] / "model"
+    load_model(model, trained)
+    dtype = torch.bfloat16 if run.spec.uses_bf16 else torch.float32
+    export_model(model, load_processor(backbone), to, dtype=dtype, identity=model_identity(backbone, trained))

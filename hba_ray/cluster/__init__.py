@@ -1,0 +1,1 @@
+"""Where work runs: Ray sessions and jobs, forked workers, environments."""

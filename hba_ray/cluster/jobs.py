@@ -1,0 +1,235 @@
+"""Ray jobs: a spec sent to a running cluster, and looked after from here.
+
+What is uploaded is this package and one resolved spec, nothing else of the working folder. The commit,
+and what was changed since, are recorded when a job is sent: there is no checkout on the cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import yaml
+
+import hba_ray
+from hba_ray.cluster.session import LOOPBACK
+from hba_ray.errors import EnvironmentMissing, SpecError
+from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.store.provenance import COMMIT, DIFF, DIRTY, changes, source, user
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+DEFAULT_ADDRESS = f"http://{LOOPBACK}:8265"
+WAY_TO_A_DASHBOARD = "give the address of its dashboard, http://HOST:8265, as --address; through a tunnel: ssh -L 8265:localhost:8265 HOST"
+SPEC_FILE, DIFF_FILE = "spec.yaml", "source.diff"
+ENTRYPOINT = f"python -m hba_ray run {SPEC_FILE}"
+"""What a job runs, on the head, in the uploaded folder."""
+EXIT = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
+"""Exit code of a job whose driver left none; a job that was stopped is no success."""
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job on a cluster.
+
+    Attributes:
+        name: submission id.
+        status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
+        exit_code: of the finished job, as `hba` itself would have ended with; None while it runs.
+    """
+
+    name: str
+    status: str
+    message: str
+    exit_code: int | None
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What is sent.
+
+    Attributes:
+        folder: the package and the spec.
+        bytes: size of its files.
+    """
+
+    folder: Path
+    bytes: int
+    runtime_env: Mapping[str, Any]
+    metadata: Mapping[str, str]
+
+
+def for_cluster(spec: ExperimentSpec) -> ExperimentSpec:
+    """The spec as it runs inside a job: on the cluster that it is sent to.
+
+    Raises:
+        SpecError: results or data are in a relative folder, which is another one on the cluster.
+    """
+    for key, folder in (("compute.storage", spec.compute.storage), ("atlas.root", spec.atlas.root)):
+        if folder is not None and not Path(folder).is_absolute() and "://" not in folder:
+            raise SpecError(
+                key, f"'{folder}' is relative, and a job has a working folder of its own", f"give {key}=/FOLDER that all nodes see"
+            )
+    return spec.model_copy(update={"compute": spec.compute.model_copy(update={"address": "auto"})})
+
+
+def dashboard_url(address: str) -> str:
+    """The address of a dashboard; HOST:PORT means http://HOST:PORT.
+
+    Ray itself would take an address without http:// for that of a control service, and wait for it for half a minute.
+
+    >>> dashboard_url("head:8265")
+    'http://head:8265'
+
+    Raises:
+        SpecError: it is no address of a dashboard.
+    """
+    url = address if "://" in address else f"http://{address}"
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    if not known or address == "auto":
+        raise SpecError("--address", f"'{address}' is no address of a Ray dashboard", WAY_TO_A_DASHBOARD)
+    return url.rstrip("/")
+
+
+def job_name(spec: ExperimentSpec) -> str:
+    """The same for the same spec, so that a command typed twice finds its job."""
+    return f"hba-{spec.name}-{fingerprint(spec.identity())[:8]}"
+
+
+@contextmanager
+def packed(spec: ExperimentSpec) -> Iterator[Upload]:
+    """The upload of a spec, in a temporary folder for the time of the block."""
+    with tempfile.TemporaryDirectory(prefix="hba-job-") as place:
+        folder = Path(place)
+        package = Path(hba_ray.__file__).parent
+        shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        text = yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+        (folder / SPEC_FILE).write_text(text, encoding="utf-8")
+        commit, dirty = source()
+        said = {"spec": spec.name, "fingerprint": fingerprint(spec.identity()), "user": user(), "version": hba_ray.__version__}
+        variables = {}
+        if commit is not None:
+            variables = {COMMIT: commit, DIRTY: str(dirty).lower()}
+            said |= {"commit": commit, "dirty": str(dirty).lower()}
+            if dirty:
+                (folder / DIFF_FILE).write_text(changes(), encoding="utf-8")
+                variables[DIFF] = DIFF_FILE
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        yield Upload(folder, size, {"working_dir": str(folder), "env_vars": variables}, said)
+
+
+class Jobs:
+    """The jobs of a cluster.
+
+    Args:
+        address: of its dashboard, http://HOST:8265; by default RAY_API_SERVER_ADDRESS, or this machine.
+
+    Raises:
+        SpecError: the address is that of something else.
+        EnvironmentMissing: nobody answers there, or a token is asked for.
+    """
+
+    def __init__(self, address: str | None = None):
+        self.address = dashboard_url(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
+        with _answers(self.address):
+            from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+            from ray.job_submission import JobSubmissionClient
+
+            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray job submit` does
+            self._client: JobSubmissionClient = JobSubmissionClient(self.address)
+
+    def submit(self, spec: ExperimentSpec, say: Callable[[str], None]) -> str:
+        """Sends a spec, unless a job for it is on its way already.
+
+        Returns:
+            The submission id: that of the spec, with a number behind it where earlier jobs have ended.
+
+        Raises:
+            SpecError: see `for_cluster`.
+        """
+        spec = for_cluster(spec)
+        name = base = job_name(spec)
+        with _answers(self.address):
+            known = {job.submission_id: job for job in self._client.list_jobs() if job.submission_id}
+            attempt = 1
+            while name in known:
+                if not known[name].status.is_terminal():
+                    say(f"{name} is on its way already")
+                    return name
+                attempt += 1
+                name = f"{base}-{attempt}"
+            with packed(spec) as upload:
+                say(f"uploading {upload.bytes / 2**20:.1f} MiB: the package and {SPEC_FILE}")
+                metadata, environment = dict(upload.metadata), dict(upload.runtime_env)
+                self._client.submit_job(entrypoint=ENTRYPOINT, submission_id=name, runtime_env=environment, metadata=metadata)
+        return name
+
+    def list(self) -> list[Job]:
+        """Those that were submitted, the newest first."""
+        with _answers(self.address):
+            jobs = [job for job in self._client.list_jobs() if job.submission_id]
+        return [_job(job) for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)]
+
+    def get(self, name: str) -> Job:
+        with _answers(self.address, name):
+            return _job(self._client.get_job_info(name))
+
+    def logs(self, name: str) -> str:
+        with _answers(self.address, name):
+            return self._client.get_job_logs(name)
+
+    def follow(self, name: str, show: Callable[[str], None]) -> Job:
+        """Hands what the job says to `show` as it comes, until the job has ended."""
+        shown = 0
+        while True:
+            job = self.get(name)
+            text = self.logs(name)
+            if len(text) > shown:
+                show(text[shown:])
+                shown = len(text)
+            if job.exit_code is not None:
+                return job
+            time.sleep(POLL_SECONDS)
+
+    def stop(self, name: str) -> bool:
+        """Whether there was something to stop. Stopped jobs go on where they were when their spec is submitted again."""
+        with _answers(self.address, name):
+            return self._client.stop_job(name)
+
+
+def _job(details: JobDetails) -> Job:
+    status = details.status.value
+    code = None
+    if details.status.is_terminal():
+        own = getattr(details, "driver_exit_code", None)
+        code = own if own and status == "FAILED" and 0 < own < 128 else EXIT[status]
+    return Job(details.submission_id or "", status, details.message or "", code)
+
+
+@contextmanager
+def _answers(address: str, name: str = "") -> Iterator[None]:
+    """Turns the client's failures into ours."""
+    try:
+        yield
+    except ConnectionError as cause:
+        raise EnvironmentMissing("--address", f"no Ray dashboard answers at {address}", WAY_TO_A_DASHBOARD) from cause
+    except (RuntimeError, ValueError) as cause:
+        reason = str(cause).strip().splitlines()[0][:300] if str(cause).strip() else type(cause).__name__
+        if "404" in reason or "does not exist" in reason:
+            raise SpecError(name, f"no such job at {address}", "`hba status` lists the jobs") from None
+        way_out = "if it asks for a token, set RAY_AUTH_TOKEN to it and RAY_AUTH_MODE=token"
+        raise EnvironmentMissing("--address", f"the Ray cluster at {address} refused: {reason}", way_out) from cause

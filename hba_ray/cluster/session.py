@@ -1,0 +1,377 @@
+"""A Ray to work in: a private one on this machine, or the cluster that is already there.
+
+A private Ray gives its address to every process that it starts. Ray Train frees the resources of a
+stopped trial by asking the state API, which refuses to answer where it cannot tell which Ray of the
+machine is meant, or where no dashboard runs: later trials would then wait for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from hba_ray.cluster import forkserver
+from hba_ray.errors import EnvironmentMissing
+from hba_ray.specs.compute import ComputeSpec, TrackingSpec
+
+LOOPBACK = "127.0.0.1"
+ANYWHERE: dict[str, Any] = {"scheduling_strategy": "DEFAULT"}
+"""Options of a task or an actor that may be started inside a trial of Ray Tune: it would otherwise be sought a place
+among the resources that hold the trial's driver, where there is none."""
+NO_PROGRESS = "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
+"""After so many seconds without a block moved, Ray Data gives a pipeline up."""
+CONNECT_SECONDS = 10.0
+"""Seconds that a cluster has to accept a connection."""
+SOCKET_PATH_BYTES = 107
+"""Longest path of a unix socket, Linux's `sun_path` less its closing zero."""
+RAY_SOCKET_SUFFIX = "/hba-ray-xxxxxxxx/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store.00"
+"""The longest that Ray puts behind the temporary folder."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """The Ray that a run uses.
+
+    Attributes:
+        address: `host:port` of its control service.
+        cpus, gpus: logical resources of the whole cluster; of its largest size where it grows by itself.
+        nodes: machines of the cluster, at its largest size, too.
+    """
+
+    address: str
+    cpus: float
+    gpus: float
+    nodes: int
+
+
+def check_capacity(spec: ComputeSpec, available_cpus: float, available_gpus: float) -> None:
+    """Refuses what would start and then wait for ever.
+
+    Workers hold their CPUs for as long as they run, and each feeds itself through `loaders` tasks of
+    its own. Where nothing is left for those, no row ever arrives and nothing says so.
+
+    Raises:
+        EnvironmentMissing: names what is needed, what is there, and the fields to change.
+    """
+    for_workers, for_loaders = spec.workers * spec.cpus_per_worker, spec.workers * spec.loaders * spec.cpus_per_loader
+    if for_workers + for_loaders > available_cpus:
+        needed = f"{for_workers + for_loaders:g} CPUs ({for_workers:g} for workers, {for_loaders:g} for loaders)"
+        raise EnvironmentMissing(
+            "compute",
+            f"the experiment needs {needed}, but there are {available_cpus:g}",
+            "lower compute.workers, compute.cpus_per_worker, compute.loaders or compute.cpus_per_loader"
+            + (", or raise compute.cpus: CPUs of a local Ray are logical ones" if spec.address == "local" else ", or add nodes"),
+        )
+    if spec.workers * spec.gpus_per_worker > available_gpus:
+        raise EnvironmentMissing(
+            "compute",
+            f"the experiment needs {spec.workers * spec.gpus_per_worker:g} GPUs, but there are {available_gpus:g}",
+            "lower compute.workers or compute.gpus_per_worker" + ("; 0 trains on the CPU" if spec.address == "local" else ", or add nodes"),
+        )
+
+
+def check_store(tracking: TrackingSpec, session: Session) -> None:
+    """Refuses a store that several machines would write into as a file.
+
+    Raises:
+        EnvironmentMissing: an sqlite store, and a cluster of more than one machine: the driver may sit on any of them.
+    """
+    if session.nodes > 1 and (tracking.mlflow is None or tracking.mlflow.startswith("sqlite:")):
+        raise EnvironmentMissing(
+            "tracking.mlflow",
+            f"an sqlite store is for one machine, and the cluster has up to {session.nodes}",
+            "start `mlflow server` where the head can reach it, and give its address: tracking.mlflow=http://HOST:PORT",
+        )
+
+
+def rollout_cpus(spec: ComputeSpec) -> int:
+    """CPUs that a run of verl holds: three for the workers of each GPU, and its driver, queue, storage, server and rollout worker."""
+    return 3 * max(1, spec.workers) + 7
+
+
+def local_cpus(spec: ComputeSpec, *, rollouts: bool = False) -> int:
+    """Logical CPUs of a private Ray: as stated, or the cores of the machine, at least four; and what verl holds, on top."""
+    return (spec.cpus or max(4, os.cpu_count() or 1)) + (rollout_cpus(spec) if rollouts else 0)
+
+
+@contextmanager
+def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: bool = False) -> Iterator[Session]:
+    """Ray for the time of the block; shut down and the environment restored after it, also on Ctrl-C.
+
+    Inside another session, or where Ray already runs in this process, that one is used and left alone.
+
+    Args:
+        spec: `address` says which Ray; `cpus` and `object_store_mib` shape a private one.
+        log_folder: gets `ray.log` (what Ray says to this process) and the logs of a private Ray's processes.
+        rollouts: verl will run in it. A private Ray without GPUs then has logical ones, one for each worker, since
+            verl counts its places in GPUs on any machine.
+
+    Raises:
+        EnvironmentMissing: no such cluster, no token for it, or not enough CPUs or GPUs in it.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield _describe(spec)
+        return
+    log_folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(_environ())
+        stack.enter_context(_ray_log(log_folder / "ray.log"))
+        stack.enter_context(_native_log(log_folder / "native.log"))
+        if spec.address == "local":
+            check_capacity(spec, local_cpus(spec, rollouts=rollouts), float("inf"))
+            stack.enter_context(_private(spec, log_folder, rollouts))
+        else:
+            stack.enter_context(_joined(spec))
+        session = _describe(spec)
+        check_capacity(spec, session.cpus, session.gpus)
+        yield session
+
+
+@contextmanager
+def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[None]:
+    import ray
+
+    port = _free_port()
+    os.environ.update(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{ray.util.get_node_ip_address()}:{port}")
+    for name, value in _local_defaults(spec).items():
+        os.environ.setdefault(name, value)
+    folder = _temporary_folder()
+    forks = spec.fork and not spec.gpus_per_worker
+    try:
+        with _Starting(log_folder):
+            ray.init(
+                address="local",
+                runtime_env={"py_executable": forkserver.executable(str(folder))} if forks else None,
+                num_cpus=local_cpus(spec, rollouts=rollouts),
+                num_gpus=max(1, spec.workers) if rollouts and not spec.gpus_per_worker else None,
+                object_store_memory=spec.object_store_mib * 2**20,
+                include_dashboard=True,
+                dashboard_host=LOOPBACK,
+                dashboard_port=0,
+                log_to_driver=False,
+                _temp_dir=str(folder),
+            )
+        _set_data()
+        yield
+    finally:
+        ray.shutdown()
+        for logs in folder.glob("session_2*/logs"):
+            shutil.copytree(logs, log_folder / logs.parent.name, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Starting:
+    """Says what to do where a private Ray does not start: it gives itself 30 seconds, which a busy machine may not grant."""
+
+    log_folder: Path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is Exception or isinstance(error, (RuntimeError, ConnectionError, TimeoutError)):  # Ray raises `Exception` itself
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            way_out = f"wait until the machine is less busy, or free memory, and run it again; Ray's own logs are in {self.log_folder}"
+            raise EnvironmentMissing("compute.address", f"no private Ray could be started: {reason}", way_out) from error
+
+
+@contextmanager
+def _joined(spec: ComputeSpec) -> Iterator[None]:
+    import ray
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray.exceptions import AuthenticationError
+
+    check_reachable(spec.address)
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray start` does, but `ray.init` does not
+    missing = {name: value for name, value in _shared_defaults(spec).items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        ray.init(address=spec.address, log_to_driver=False, runtime_env={"env_vars": missing})
+    except (AuthenticationError, ConnectionError) as cause:
+        if spec.address == "auto" and "RAY_ADDRESS" not in os.environ:
+            raise _no_cluster(spec.address) from cause
+        way_out = "if it asks for a token, set RAY_AUTH_TOKEN to it and RAY_AUTH_MODE=token; its Ray must be of the same version"
+        raise EnvironmentMissing("compute.address", f"the Ray cluster at '{spec.address}' turned the connection down", way_out) from cause
+    try:
+        _set_data()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_reachable(address: str) -> None:
+    """Refuses an address at which nothing listens: Ray itself would try for a minute, and then end the process.
+
+    Raises:
+        EnvironmentMissing: no such cluster, or no address of one.
+    """
+    if address.startswith("ray://"):
+        way_out = "start it on the cluster, with compute.address=auto, through `ray job submit`"
+        raise EnvironmentMissing("compute.address", f"'{address}' is Ray Client, through which training cannot be driven", way_out)
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if not address or address == "auto":
+        return
+    if not port.isdigit():
+        raise EnvironmentMissing("compute.address", f"'{address}' is no Ray address", "give local, auto or HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as cause:
+        raise _no_cluster(address) from cause
+
+
+def _no_cluster(address: str) -> EnvironmentMissing:
+    way_out = "start one with `ray start --head`, give its HOST:PORT, or set compute.address=local"
+    return EnvironmentMissing("compute.address", f"no Ray cluster answers at '{address}'", way_out)
+
+
+def _shared_defaults(spec: ComputeSpec) -> dict[str, str]:
+    """Variables for all processes of a run, wherever they are."""
+    shared = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "RAY_DATA_USE_DATASOURCE_V2": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        NO_PROGRESS: str(24 * 3600),  # not half an hour: long clips, and waiting for one's turn, take longer
+    }
+    if spec.gpus_per_worker:
+        return shared
+    return shared | {
+        "DS_ACCELERATOR": "cpu",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who asks for no GPU sees none
+        "TORCHDYNAMO_DISABLE": "1",  # on a CPU compilation takes longer than it saves
+    }
+
+
+def _local_defaults(spec: ComputeSpec) -> dict[str, str]:
+    """Variables of a private Ray; whatever the user has set stays."""
+    return _shared_defaults(spec) | {
+        "OMP_NUM_THREADS": "1",  # threads of several processes on few cores slow each other down tenfold
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_gcs_server_port_wait_time_s": "120",  # what Ray's control service has for its start on a busy machine
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a worker's report waits for the next check
+        # Idle workers stay: starting one means importing torch again, for each epoch.
+        "RAY_idle_worker_killing_time_threshold_ms": "120000",
+        "RAY_num_workers_soft_limit": str(max(8, local_cpus(spec))),
+        "RAY_worker_register_timeout_seconds": "300",  # on a busy machine the imports alone may take more than Ray's 60
+        "RAY_prestart_worker_first_driver": "0",  # they would be of no environment, and ours have one
+    }
+
+
+def _describe(spec: ComputeSpec) -> Session:
+    import ray
+    from ray._private.state import state
+
+    largest = state.get_max_resources_from_cluster_config() if spec.address != "local" else None
+    resources: Mapping[str, float] = largest or ray.cluster_resources()
+    config = state.get_cluster_config() if spec.address != "local" else None
+    groups = config.node_group_configs if config else ()
+    nodes = max(sum(node["Alive"] for node in ray.nodes()), 1 + sum(group.max_count for group in groups))
+    return Session(ray.get_runtime_context().gcs_address, resources.get("CPU", 0.0), resources.get("GPU", 0.0), nodes)
+
+
+def _set_data() -> None:
+    """The variables reach child processes; in this one ray.data may have been imported before they were set."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.use_datasource_v2 = False
+    context.execution_no_progress_timeout_s = float(os.environ[NO_PROGRESS])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return probe.getsockname()[1]
+
+
+def _temporary_folder() -> Path:
+    """A new folder for Ray's sockets, in the first place whose path is short enough for them."""
+    for place in (os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"):
+        if place and len(os.fsencode(place)) + len(RAY_SOCKET_SUFFIX) <= SOCKET_PATH_BYTES and os.access(place, os.W_OK):
+            return Path(tempfile.mkdtemp(prefix="hba-ray-", dir=place))
+    limit = SOCKET_PATH_BYTES - len(RAY_SOCKET_SUFFIX)
+    raise EnvironmentMissing(
+        "RAY_TMPDIR",
+        "no writable temporary folder has a path short enough for Ray's sockets",
+        f"set RAY_TMPDIR to one of at most {limit} bytes",
+    )
+
+
+@contextmanager
+def _environ() -> Iterator[None]:
+    """Puts `os.environ` back as it was."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextmanager
+def _ray_log(file: Path) -> Iterator[None]:
+    """Sends what Ray's libraries log in this process, and what its raylets report to it, to `file` instead of the terminal."""
+    os.environ.setdefault("RAY_DATA_LOGGING_CONFIG", str(Path(__file__).with_name("ray_data_logging.yaml")))
+    import ray.data  # noqa: F401  # gives its logger handlers when it is imported, so: before they are taken away
+    from ray._private import worker
+
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setLevel(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.data", "ray.train", "ray.tune")]
+    before = [(logger, logger.handlers[:], logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [], True
+    loggers[0].handlers, loggers[0].propagate = [handler], False
+    prints, worker.print_to_stdstream = worker.print_to_stdstream, _log_report  # Ray 2.60 prints them, whatever `log_to_driver` says
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = prints
+        for logger, handlers, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
+        handler.close()
+
+
+def _log_report(report: dict[str, Any], ignore_prefix: bool = False) -> None:
+    for line in report["lines"]:
+        logging.getLogger("ray.raylet").warning(line)
+
+
+@contextmanager
+def _native_log(file: Path) -> Iterator[None]:
+    """Sends what is written to descriptor 2 past Python, as by Ray's core, to `file`; Python's own standard error stays where it is."""
+    sys.stderr.flush()
+    python, terminal = sys.stderr, os.dup(2)
+    with file.open("ab") as log, os.fdopen(terminal, "w", buffering=1, encoding="utf-8", errors="backslashreplace") as kept:
+        os.dup2(log.fileno(), 2)
+        if _descriptor(python) == 2:
+            sys.stderr = kept
+        try:
+            yield
+        finally:
+            kept.flush()
+            os.dup2(terminal, 2)
+            sys.stderr = python
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """What a stream writes to; none where it is an object in memory, as in notebooks."""
+    with suppress(OSError, ValueError, AttributeError):
+        return stream.fileno()
+    return None

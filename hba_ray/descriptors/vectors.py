@@ -1,0 +1,193 @@
+"""Vectors of rows: read from the tables by content, for any lines of the atlas index, a batch at a time.
+
+Shapes: B rows, D values of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from hba_ray.descriptors.keys import KeyStore, find_wanted
+from hba_ray.descriptors.pooling import ZScore
+from hba_ray.descriptors.store import Table
+from hba_ray.descriptors.tables import table_of
+from hba_ray.errors import DataError
+from hba_ray.specs.descriptors import AcousticSpec, PoseSpec, Stream
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import ray
+
+    from hba_ray.data.atlas import AtlasIndex
+    from hba_ray.specs.descriptors import DescriptorsSpec
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One stream: its table, the column that holds the vector, its width, and the clip of each line of the index."""
+
+    table: Table
+    name: str
+    width: int
+    clips: np.ndarray  # bytes [lines]; empty where the row has no clip
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """The descriptors of an atlas. Holds keys, not vectors; may be sent to other processes.
+
+    Attributes:
+        lines: which lines of the index were extracted, bool [lines].
+        names: line of the index -> (sample id, clip id), of the extracted rows that could be read.
+        places: split -> sample id -> line of the index; None for an id that several rows of the split have.
+    """
+
+    columns: dict[str, _Column]
+    lines: np.ndarray
+    names: dict[int, tuple[str, str]]
+    places: dict[str, dict[str, int | None]]
+
+    @classmethod
+    def open(cls, store: Path, spec: DescriptorsSpec, index: AtlasIndex, splits: Sequence[str]) -> Descriptors:
+        """
+        Raises:
+            DataError: the clips of a split were not extracted, or have changed since.
+        """
+        kept = KeyStore.of(store, index)
+        lines = np.zeros(len(index.table), bool)
+        clips = {stream: np.zeros(len(index.table), "S64") for stream in spec.streams}
+        names: dict[int, tuple[str, str]] = {}
+        places: dict[str, dict[str, int | None]] = {split: {} for split in splits}
+        for split, chunk in [(name, chunk) for name in splits for chunk in kept.chunks(index.rows_of(name))]:
+            keys = kept.load(chunk, bad_rows=True)
+            if keys is None:
+                raise _not_extracted(str(store), "rows of the atlas have no descriptors, or have changed since they were extracted")
+            lines[list(chunk)] = True
+            for line, sample, clip in zip(*(keys.column(name).to_pylist() for name in ("line", "sample_id", "clip_id")), strict=True):
+                if sample is not None:
+                    names[line] = (sample, clip)
+                    places[split][sample] = None if sample in places[split] else line
+            for stream in spec.streams:
+                for one in find_wanted(keys, spec, stream, index):
+                    clips[stream][one.line] = one.clip
+        return cls({stream: _column(store, spec, stream, clips[stream]) for stream in spec.streams}, lines, names, places)
+
+    def lines_of(self, split: str, samples: Sequence[str]) -> list[int]:
+        """The lines of the index that hold these samples of a split.
+
+        Raises:
+            DataError: a sample is not there, or several rows have its id.
+        """
+        found = [self.places[split].get(sample, -1) for sample in samples]
+        for sample, line in zip(samples, found, strict=True):
+            if line is None:
+                raise DataError(
+                    f"sample {sample}", f"is the id of several rows of {split}", "give each row an id", reason="duplicate sample"
+                )
+            if line < 0:
+                raise _not_extracted(f"sample {sample}", f"is no extracted row of {split}")
+        return [line for line in found if line is not None]
+
+    def width(self, stream: Stream) -> int:
+        """D of a stream's vectors."""
+        return self.columns[stream].width
+
+    def vectors(self, stream: Stream, lines: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(float32 [B, D], bool [B]): the vector of each row, and whether it has one; zeros where it has none.
+
+        Not normalised. Reads the row groups that hold these rows, and nothing else.
+
+        Raises:
+            DataError: a row was not extracted.
+        """
+        column = self.columns[stream]
+        values = self._read(stream, lines)
+        matrix_BD = np.zeros((len(values), column.width), np.float32)
+        present_B = np.array([value is not None for value in values], bool)
+        for position, value in enumerate(values):
+            if value is not None:
+                matrix_BD[position] = value
+        return matrix_BD, present_B
+
+    def transcripts(self, lines: Sequence[int] | np.ndarray) -> list[str | None]:
+        """What is said in each row; None where nothing was transcribed."""
+        return self._read("transcripts", lines)
+
+    def z_score(self, stream: Stream, lines: Sequence[int] | np.ndarray, batch: int = 512) -> ZScore:
+        """Mean and deviation of a stream over these lines, of the training split as a rule; a batch in memory at a time."""
+
+        def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            by_place = np.asarray(lines)[np.argsort(self.columns[stream].clips[np.asarray(lines)], kind="stable")]
+            for start in range(0, len(by_place), batch):
+                yield self.vectors(stream, by_place[start : start + batch])
+
+        try:
+            return ZScore.fit(batches())
+        except ValueError as cause:
+            raise DataError(f"descriptors.{stream}", str(cause), reason="missing descriptors") from None
+
+    def _read(self, stream: Stream, lines: Sequence[int] | np.ndarray) -> list[Any]:
+        column, wanted = self.columns[stream], np.asarray(lines, np.int64)
+        if not self.lines[wanted].all():
+            raise _not_extracted(f"line {wanted[~self.lines[wanted]][0]} of the index", "belongs to a split that was not opened")
+        clips = [clip.decode() or None for clip in column.clips[wanted]]
+        unknown = next((clip for clip in clips if clip and not column.table.holds(clip)), None)
+        if unknown:
+            raise _not_extracted(str(column.table.folder), f"holds no row of clip {unknown[:12]}")
+        return column.table.read(clips, column.name)
+
+
+def attach(dataset: ray.data.Dataset, descriptors: Descriptors, *, line: str = "line", batch_rows: int = 64) -> ray.data.Dataset:
+    """A Ray Data stage: for each stream a column of vectors and a column `<stream>_present`, or the transcripts.
+
+    Rows keep their order. Each task opens the tables once and reads what its rows need.
+
+    Args:
+        line: column with the rows' lines in the atlas index.
+    """
+    import ray
+
+    return dataset.map_batches(
+        _attach,  # type: ignore[arg-type]
+        fn_kwargs={"job": ray.put(descriptors), "line": line},
+        batch_size=batch_rows,
+        batch_format="pyarrow",
+    )
+
+
+def _attach(rows: pa.Table, job: ray.ObjectRef, line: str) -> pa.Table:
+    import pyarrow as pa
+
+    descriptors, lines = _opened(job), rows.column(line).to_numpy()
+    for stream in descriptors.columns:
+        if stream == "transcripts":
+            rows = rows.append_column("transcript", pa.array(descriptors.transcripts(lines), pa.string()))
+            continue
+        matrix_BD, present_B = descriptors.vectors(cast(Stream, stream), lines)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix_BD.ravel()), matrix_BD.shape[1])
+        rows = rows.append_column(stream, vectors).append_column(f"{stream}_present", pa.array(present_B))
+    return rows
+
+
+@lru_cache(maxsize=2)
+def _opened(job: ray.ObjectRef) -> Descriptors:
+    """One per process and job, so that files are opened once."""
+    import ray
+
+    return ray.get(job)
+
+
+def _column(store: Path, spec: DescriptorsSpec, stream: Stream, clips: np.ndarray) -> _Column:
+    settings = spec.of(stream)
+    name, width = (settings.column, settings.width) if isinstance(settings, PoseSpec | AcousticSpec) else ("text", 0)
+    return _Column(table_of(store, spec, stream), name, width, clips)
+
+
+def _not_extracted(where: str, what: str) -> DataError:
+    return DataError(where, what, "extract descriptors first: hba describe, or the step `describe` of a run", reason="missing descriptors")

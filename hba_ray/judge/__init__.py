@@ -1,0 +1,1 @@
+"""A language model that grades open answers."""

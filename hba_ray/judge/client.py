@@ -1,0 +1,316 @@
+"""One request to a judge: how it is written, sent, repeated, and how its reply is unpacked.
+
+The openai client repeats after 408, 409, 429, 5xx, time-outs and lost connections, waiting as long as
+Retry-After says or else exponentially. What is added here: replies that are no chat completion are
+repeated too, and every failure is either the endpoint's (the run stops) or the item's (`NoReply`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hba_ray.errors import EnvironmentMissing, HbaError
+from hba_ray.judge.prompts import REPLY_IN_WORDS, REPLY_SCHEMA, ReplyFormat
+from hba_ray.specs.evaluate import JudgeSpec
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+ITEMS_PER_PLACE = 2
+"""Items at work for each request that may be under way: while one waits to be tried again, another is asked."""
+PROBE_RETRIES = 2
+"""Repetitions of the first request: a wrong address should be known within seconds."""
+CONNECT_SECONDS = 10.0
+"""Longest wait for a connection: an address that swallows all that is sent to it is known within half a minute."""
+LONGEST_BACK_OFF_SECONDS = 8.0
+UNPAID = "insufficient_quota"
+"""OpenAI's code for a 429 that no waiting cures."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What of the protocol an endpoint understands."""
+
+    reply: ReplyFormat
+    token_limit: str
+    """The field that bounds the reply: OpenAI wants the newer, some servers know only the older."""
+
+
+DIALECTS = tuple(Dialect(reply, limit) for reply in ("schema", "text") for limit in ("max_completion_tokens", "max_tokens"))
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An endpoint's reply.
+
+    Attributes:
+        is_cut_off: the token limit ended it.
+    """
+
+    text: str
+    is_cut_off: bool
+    served_by: str
+    input_tokens: int
+    output_tokens: int
+
+
+class NoReply(EnvironmentMissing):
+    """One request came to nothing; others may still succeed."""
+
+
+class RequestRefused(NoReply):
+    """The endpoint does not take this request: 400 or 422."""
+
+
+class NotThere(EnvironmentMissing):
+    """The endpoint knows no such model, or there is no such address."""
+
+
+class MalformedReply(ValueError):
+    """The endpoint's reply is no chat completion."""
+
+
+def read_key(spec: JudgeSpec) -> str:
+    """The key of the endpoint, from the environment.
+
+    Raises:
+        EnvironmentMissing: the variable is not set, or holds what no HTTP header can.
+    """
+    if spec.key_env is None:
+        return "none"
+    key = os.environ.get(spec.key_env, "").strip()
+    if not key:
+        raise EnvironmentMissing(
+            "evaluate.judge.key_env",
+            f"the environment variable {spec.key_env} is not set",
+            f"export {spec.key_env}=..., or give evaluate.judge.key_env=null for an endpoint that asks for no key",
+        )
+    if not (key.isascii() and key.isprintable()):
+        what = f"the environment variable {spec.key_env} holds line breaks or characters beyond ASCII, which no key does"
+        raise EnvironmentMissing("evaluate.judge.key_env", what, f"export {spec.key_env}=... again, with the key alone")
+    return key
+
+
+def request_body(spec: JudgeSpec, dialect: Dialect, system: str, user: str, schema: Mapping[str, Any] = REPLY_SCHEMA) -> dict[str, Any]:
+    """The body of a chat-completions request: a fresh conversation of one system and one user turn.
+
+    Args:
+        schema: of the reply, where the endpoint takes one.
+    """
+    body: dict[str, Any] = {
+        "model": spec.model,
+        "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
+        dialect.token_limit: spec.max_tokens,
+    }
+    if dialect.reply == "schema":
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if spec.temperature is not None:
+        body["temperature"] = spec.temperature
+    if spec.reasoning_effort is not None:
+        body["reasoning_effort"] = spec.reasoning_effort
+    return body
+
+
+def read_body(text: str) -> Reply:
+    """The reply in the text of a chat completion.
+
+    Raises:
+        MalformedReply: the text is no JSON, or no chat completion.
+    """
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as cause:  # the latter where brackets are nested without end
+        raise MalformedReply(f"no JSON ({cause})") from None
+    return read_completion(body)
+
+
+def read_completion(body: Any) -> Reply:
+    """The reply in the body of a chat completion. A refusal is a text like any other.
+
+    Raises:
+        MalformedReply: the body is no chat completion.
+    """
+    try:
+        choice = body["choices"][0]
+        text = choice["message"].get("content") or choice["message"].get("refusal") or ""
+        usage = body.get("usage") or {}
+        reply = Reply(
+            text=text.encode("utf-8", "replace").decode(),  # JSON can spell half a character
+            is_cut_off=choice.get("finish_reason") == "length",
+            served_by=str(body.get("model") or ""),
+            input_tokens=int(usage.get("prompt_tokens") or 0),
+            output_tokens=int(usage.get("completion_tokens") or 0),
+        )
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as cause:
+        raise MalformedReply(f"no chat completion ({type(cause).__name__}: {cause})") from None
+    return reply
+
+
+class Endpoint:
+    """An open connection to a judge, once `probe` has found it in order.
+
+    Args:
+        schema: of the replies to all that is asked after the probe.
+    """
+
+    def __init__(self, spec: JudgeSpec, schema: Mapping[str, Any] = REPLY_SCHEMA):
+        from openai import DEFAULT_CONNECTION_LIMITS, AsyncOpenAI, DefaultAioHttpClient, Timeout
+
+        self.spec, self.schema = spec, schema
+        self.where = f"judge {spec.model} at {spec.base_url}"
+        self._key = read_key(spec)
+        # One connection for each request under way: who waits for a second try holds no place, and who waits for a place does not time out.
+        places = type(DEFAULT_CONNECTION_LIMITS)(max_connections=spec.concurrency, max_keepalive_connections=spec.concurrency)
+        timeout = Timeout(spec.timeout_seconds, connect=min(CONNECT_SECONDS, spec.timeout_seconds), pool=None)
+        self.client: AsyncOpenAI = AsyncOpenAI(
+            api_key=self._key,
+            base_url=spec.base_url,
+            max_retries=spec.retries,
+            timeout=timeout,
+            http_client=DefaultAioHttpClient(limits=places, timeout=timeout),  # two thirds of the CPU time of httpx's own transport
+        )
+        self.dialect = DIALECTS[0]
+
+    async def __aenter__(self) -> Endpoint:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+
+    async def probe(self) -> None:
+        """One small request, which finds out whether endpoint, key and model are there and settles the dialect.
+
+        Raises:
+            EnvironmentMissing: one of them is not.
+        """
+        client = self.client.with_options(max_retries=PROBE_RETRIES)
+        refusal = ""
+        for self.dialect in DIALECTS:
+            if self.spec.reply_format not in ("auto", self.dialect.reply):
+                continue
+            try:
+                system = f"This tests the connection. {REPLY_IN_WORDS[self.dialect.reply]}"
+                await self._reply(client, REPLY_SCHEMA, system, "Is 1 + 1 = 2?", PROBE_RETRIES)
+            except RequestRefused as refused:
+                refusal = refused.what
+            except NoReply as cause:
+                raise EnvironmentMissing(self.where, cause.what, "check evaluate.judge.base_url, and that the endpoint is up") from None
+            except NotThere as cause:
+                raise EnvironmentMissing(self.where, cause.what, await self._models_hint()) from None
+            else:
+                return
+        raise EnvironmentMissing(self.where, f"takes no request of ours: {refusal}", "check evaluate.judge.model and the judge's settings")
+
+    async def ask(self, system: str, user: str) -> Reply:
+        """The reply to a fresh conversation.
+
+        Raises:
+            NoReply: none came, or none that is a chat completion.
+            EnvironmentMissing: the endpoint will answer no other request either.
+        """
+        return await self._reply(self.client, self.schema, system, user, self.spec.retries)
+
+    async def _reply(self, client: AsyncOpenAI, schema: Mapping[str, Any], system: str, user: str, retries: int) -> Reply:
+        """The reply, where need be after damaged ones."""
+        defect = ""
+        for attempt in range(retries + 1):
+            if attempt:
+                await asyncio.sleep(min(0.5 * 2 ** (attempt - 1), LONGEST_BACK_OFF_SECONDS))
+            text = await self._post(client, schema, system, user)
+            try:
+                return read_body(text)
+            except MalformedReply as cause:
+                defect = str(cause)
+        raise NoReply(self.where, f"damaged replies only, the last of them {defect}")
+
+    async def _post(self, client: AsyncOpenAI, schema: Mapping[str, Any], system: str, user: str) -> str:
+        with self.failures():
+            body = request_body(self.spec, self.dialect, system, user, schema)
+            # `chat.completions.create` walks through the types of every field, a quarter of a request's CPU time; the reply is checked here
+            return await client.post("/chat/completions", body=body, cast_to=str)
+
+    async def _models_hint(self) -> str:
+        """The names that the endpoint lists, the nearest first."""
+        try:
+            with self.failures():
+                names = [model.id async for model in self.client.models.list()]
+        except EnvironmentMissing:
+            return "check evaluate.judge.base_url (does it end in /v1?) and evaluate.judge.model"
+        near = get_close_matches(self.spec.model, names, n=1, cutoff=0.4)
+        return f"give one of its models as evaluate.judge.model: {', '.join(dict.fromkeys([*near, *names[:8]]))}"
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Turns the client's errors into ours for the time of the block; no message of ours holds the key."""
+        import openai
+
+        try:
+            yield
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as cause:
+            what = f"refuses the key in {self.spec.key_env}" if self.spec.key_env else "asks for a key, and evaluate.judge.key_env is null"
+            raise EnvironmentMissing(self.where, f"{what} ({cause.status_code})", "check the key and what it may use") from None
+        except openai.NotFoundError as cause:
+            raise NotThere(self.where, f"no such model or address: {self._redacted(cause)}") from None
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as cause:
+            raise RequestRefused(self.where, f"request refused: {self._redacted(cause)}") from None
+        except openai.APIError as cause:
+            if cause.code == UNPAID:
+                raise EnvironmentMissing(self.where, "the account has no credit left", "what is graded is kept; run again later") from None
+            # "Request timed out" is the client's word for refused and lost connections too; what lies beneath says which it was
+            beneath = cause.__cause__ if isinstance(cause, openai.APIConnectionError) else None
+            raise NoReply(self.where, f"no reply: {self._redacted(beneath if beneath and str(beneath) else cause)}") from None
+
+    def _redacted(self, cause: BaseException) -> str:
+        """A server's message in one line, without the key."""
+        message = " ".join(str(cause).split())
+        return (message.replace(self._key, "[key]") if self.spec.key_env else message)[:300]
+
+
+class Collector(Protocol):
+    """Takes what comes of each key."""
+
+    def keep(self, key: str, reply: Reply) -> None: ...
+
+    def fail(self, key: str, what: str) -> None: ...
+
+    def watch(self, state: str) -> None: ...
+
+
+async def ask_all(endpoint: Endpoint, turns: Mapping[str, tuple[str, str]], collector: Collector) -> None:
+    """Asks for every key, with as many requests under way as the spec allows.
+
+    Args:
+        turns: key -> the system's and the user's turn.
+
+    Raises:
+        EnvironmentMissing: the endpoint has stopped answering; what was collected is kept.
+    """
+    waiting = iter(turns.items())
+    failures_in_a_row = 0
+
+    async def work() -> None:
+        nonlocal failures_in_a_row
+        for key, (system, user) in waiting:
+            try:
+                collector.keep(key, await endpoint.ask(system, user))
+                failures_in_a_row = 0
+            except NoReply as cause:
+                collector.fail(key, cause.what)
+                failures_in_a_row += 1
+                if failures_in_a_row > endpoint.spec.concurrency:
+                    way_out = "run again later; what is graded is kept"
+                    raise EnvironmentMissing(endpoint.where, f"has stopped answering: {cause.what}", way_out) from None
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(ITEMS_PER_PLACE * endpoint.spec.concurrency, len(turns))):
+                group.create_task(work())
+    except* HbaError as stopped:
+        raise stopped.exceptions[0] from None

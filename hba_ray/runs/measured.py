@@ -1,0 +1,263 @@
+"""What finished trials measured of a table's columns: predictions, verdicts of judges, and facts that are no scores.
+
+Numbers of an arm that are no scores of its predictions: what adapters cost, how answers are written, how far judges agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hba_ray.errors import DataError, SpecError
+from hba_ray.evaluation.agreement import Labels, agree, labels_of
+from hba_ray.evaluation.columns import FACTS, ArmResult, Column, Fact
+from hba_ray.evaluation.statistics import Interval, interval, ratio_draws
+from hba_ray.runs.plan import plan
+from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, trials
+from hba_ray.specs.base import value_at
+from hba_ray.steps.base import Step, rows_used
+from hba_ray.steps.evaluate import PREDICTIONS
+from hba_ray.steps.judge import verdicts_in
+from hba_ray.steps.retention import WRITTEN
+from hba_ray.store.files import read_parquet
+from hba_ray.store.folders import Storage
+
+if TYPE_CHECKING:
+    from hba_ray.evaluation.latency import Latency
+
+
+PERSON = "person"
+
+
+@dataclass(frozen=True)
+class PlannedArms:
+    """One trial of a table's spec, planned."""
+
+    name: str
+    spec: ExperimentSpec
+    steps: Sequence[Step]
+
+    def step(self, kind: str, arm: str) -> Step | None:
+        """The step of a kind that looks at an arm."""
+        return next((step for step in self.steps if step.kind == kind and step.arm == arm), None)
+
+    def finished(self, kind: str, arm: str) -> Path | None:
+        """The folder of such a step, where it is done."""
+        step = self.step(kind, arm)
+        return step.folder if step is not None and step.is_done else None
+
+    def is_meant(self, arm: str, where: Mapping[str, Any]) -> bool:
+        """Whether it has this arm and these settings."""
+        return all(value_at(self.spec, key) == value for key, value in where.items()) and self.step("evaluate", arm) is not None
+
+
+def planned_arms(spec: ExperimentSpec) -> list[PlannedArms]:
+    """The trials of a spec, or the one that it is."""
+    storage = Storage(spec.compute.storage)
+    made = [(trial.name, trial.spec) for trial in trials(spec)] or [(spec.name, spec)]
+    plain = [(name, one.model_copy(update={"paper": None})) for name, one in made]  # the table is nothing that a trial depends on
+    return [PlannedArms(name, one, plan(one, storage)) for name, one in plain]
+
+
+def check_columns(spec: ExperimentSpec, planned: Sequence[PlannedArms]) -> None:
+    """Refuses a table with a column that no trial would measure.
+
+    Raises:
+        SpecError: names the column, and the arms that there are.
+    """
+    for column, measured in (spec.paper.arms if spec.paper else {}).items():
+        if measured is None:
+            continue
+        other = [measured.against] if isinstance(measured.against, dict) else []
+        for where in [measured.where, *other]:
+            if not any(trial.is_meant(measured.arm, where) for trial in planned):
+                arms = dict.fromkeys(step.arm for trial in planned for step in trial.steps if step.kind == "evaluate" and step.arm)
+                settings = "".join(f", {key}={value}" for key, value in where.items())
+                what = f"no trial measures the column '{column}': arm '{measured.arm}'{settings}"
+                raise SpecError(f"{spec.name}: paper.arms", what, f"arms here: {', '.join(arms)}; is its setting among those of sweep?")
+
+
+def measured_columns(paper: PaperSpec, planned: Sequence[PlannedArms], latency: Latency | None = None) -> dict[str, Column]:
+    """Column -> what finished trials measured of it; columns that no trial measures are left out.
+
+    Args:
+        latency: what adapters cost on this machine, where the table asks for it.
+
+    Raises:
+        DataError: predictions are damaged, two trials measure one cell, or a person's labels are not in order.
+    """
+    columns = {}
+    for name, measured in paper.arms.items():
+        if measured is None or (measured.against == PERSON and paper.labels is None):
+            continue
+        asked = {row.partition("/")[0] for row in paper.published[name]} & FACTS.keys()
+        found = _each_once(_results(measured, planned, _Facts(paper, planned, asked, latency)))
+        if found:
+            is_toy = any(trial.spec.atlas.source == "toy" for trial in planned)
+            columns[name] = Column(found, toy=is_toy)
+    return columns
+
+
+def _each_once(results: Iterable[tuple[str, str, ArmResult]]) -> tuple[ArmResult, ...]:
+    """An arm that several trials share counts once.
+
+    Args:
+        results: (what the predictions are, what the verdicts are, they themselves).
+
+    Raises:
+        DataError: trials share predictions that two judges have graded.
+    """
+    found: dict[str, tuple[str, ArmResult]] = {}
+    for predictions, verdicts, result in results:
+        known, first = found.setdefault(predictions, (verdicts, result))
+        if known != verdicts:
+            what = f"{first.trial} and {result.trial} have other verdicts on the same answers"
+            raise DataError(result.arm, what, "narrow the column's `where`", reason="two trials for one cell")
+    return tuple(result for _, result in found.values())
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Facts of a column's arms.
+
+    Attributes:
+        asked: what its rows are about, of `FACTS`.
+    """
+
+    paper: PaperSpec
+    planned: Sequence[PlannedArms]
+    asked: set[str]
+    latency: Latency | None
+
+    def of(self, measured: MeasuredBy, trial: PlannedArms, predictions: Path) -> dict[str, Fact]:
+        found: dict[str, Fact] = {}
+        if "cost" in self.asked and self.latency is not None:
+            found |= cost(self.latency, measured.arm)
+        clips = clips_in(predictions) if {"answers", "agreement"} & self.asked else {}
+        retained = trial.finished("retention", measured.arm)
+        if "answers" in self.asked and retained is not None:
+            found |= written(retained / WRITTEN, clips)
+        judged = trial.finished("judge", measured.arm)
+        if "agreement" in self.asked and judged is not None:
+            other = self._other_grader(measured, trial, judged)
+            found |= {} if other is None else agreement(judged, other, clips)
+        return found
+
+    def _other_grader(self, measured: MeasuredBy, trial: PlannedArms, judged: Path) -> Path | dict[str, bool | None] | None:
+        """Whom a judge is held against: the folder of another's verdicts on the same answers, or a person's labels."""
+        if measured.against == PERSON:
+            return labels_of(Path(self.paper.labels or ""), labels_in(judged))
+        answers = trial.step("evaluate", measured.arm)
+        against = measured.against if isinstance(measured.against, dict) else None
+        for other in self.planned:
+            if against is not None and other.is_meant(measured.arm, against) and other.step("evaluate", measured.arm) == answers:
+                return other.finished("judge", measured.arm)
+        return None
+
+
+def _results(measured: MeasuredBy, planned: Sequence[PlannedArms], of: _Facts) -> Iterator[tuple[str, str, ArmResult]]:
+    """(what the predictions are, what the verdicts are, they themselves) of each trial that is meant."""
+    for trial in planned:
+        folder = trial.finished("evaluate", measured.arm) if trial.is_meant(measured.arm, measured.where) else None
+        if folder is None:
+            continue
+        judged = trial.finished("judge", measured.arm)
+        yield (
+            folder.name,
+            "" if judged is None else judged.name,
+            ArmResult(
+                trial=trial.name,
+                arm=measured.arm,
+                seed=_seed(trial.spec, measured.arm),
+                predictions=read_parquet(folder / PREDICTIONS),
+                sizes={dataset: sum(splits.values()) for dataset, splits in rows_used(trial.steps).items()},
+                verdicts=None if judged is None else verdicts_in(judged),
+                facts=of.of(measured, trial, folder / PREDICTIONS),
+            ),
+        )
+
+
+def _seed(spec: ExperimentSpec, arm: str) -> int:
+    """What tells repetitions of an arm apart."""
+    own: Any = value_at(spec, "bam.seed") if "bam" in arm.split("+") else None
+    return spec.seed if own is None else int(own)
+
+
+RATINGS = ("fluency", "coherence", "relevance")
+NORMAL_95 = 1.96
+"""Standard errors on either side of a mean that hold it 19 times of 20."""
+PAPERS_GPU, PAPERS_PRECISIONS = "H200", ("bf16", "fp16")
+"""What Table 13 was measured on, and the precisions whose weights take as many bytes."""
+
+
+def cost(found: Latency, arm: str) -> dict[str, Fact]:
+    """Time and memory of an arm, with adapters or without; comparable with the paper's on its own GPU alone."""
+    of = found.with_bam if "bam" in arm.split("+") else found.without
+    is_papers = PAPERS_GPU in found.device and found.precision in PAPERS_PRECISIONS
+    caveat, error = "" if is_papers else "other hardware", of.deviation / max(found.rows, 1) ** 0.5
+    mean = Interval(of.mean, of.mean - NORMAL_95 * error, of.mean + NORMAL_95 * error, error, 0.95, found.rows)
+    others = {
+        name: Interval(value, None, None, None, 0.95, found.rows) for name, value in (("std_seconds", of.deviation), ("peak_mb", of.peak))
+    }
+    return {f"cost/{name}": Fact(one, caveat=caveat) for name, one in {"mean_seconds": mean, **others}.items()}
+
+
+def cost_note(found: Latency) -> str:
+    """What a reader of the costs has to know, where they are not measured as the paper's."""
+    return (
+        f"Measured on {found.device}, weights in {found.precision}, {found.rows} rows; the paper has FP16 on H200 GPUs and 500 rows. "
+        "Verdicts are given on such a GPU alone."
+    )
+
+
+def written(rows: Path, clips: Mapping[str, str]) -> dict[str, Fact]:
+    """How an arm's open answers are written; what no judge has rated is left out.
+
+    Args:
+        rows: table of the retention step.
+        clips: "dataset sample_id" -> clip, of all rows of the arm.
+    """
+    table = read_parquet(rows).to_pylist()
+    of_rows = [clips[f"{row['dataset']} {row['sample_id']}"] for row in table]
+    rated = {name: [row[name] for row in table] for name in RATINGS}
+    facts = {
+        f"answers/{name}": _mean([rating or 0 for rating in given], [float(rating is not None) for rating in given], of_rows)
+        for name, given in rated.items()
+        if any(rating is not None for rating in given)
+    }
+    losses, tokens = [row["log_loss"] for row in table], [float(row["tokens"]) for row in table]
+    return facts | ({"answers/perplexity": _mean(losses, tokens, of_rows, exponent=True)} if any(tokens) else {})
+
+
+def agreement(first: Path, second: Path | Labels, clips: Mapping[str, str]) -> dict[str, Fact]:
+    """Cohen's kappa of a judge and another, or a person.
+
+    Args:
+        first, second: folders of judge steps; or labels by "dataset sample_id".
+        clips: "dataset sample_id" -> clip.
+    """
+    other = labels_in(second) if isinstance(second, Path) else second
+    return {"agreement/kappa": Fact(agree(labels_in(first), other, clips=clips).kappa)}
+
+
+def labels_in(folder: Path) -> dict[str, bool | None]:
+    """What a judge step left, by "dataset sample_id"."""
+    return {f"{dataset} {sample}": correct for (dataset, sample), correct in verdicts_in(folder).items()}
+
+
+def clips_in(predictions: Path) -> dict[str, str]:
+    """Clip of each predicted row, by "dataset sample_id"; a row without one is its own."""
+    rows = read_parquet(predictions, columns=["dataset", "sample_id", "clip_id"]).to_pylist()
+    return {f"{row['dataset']} {row['sample_id']}": row["clip_id"] or row["sample_id"] for row in rows}
+
+
+def _mean(parts: Sequence[float], wholes: Sequence[float], clips: Sequence[str], *, exponent: bool = False) -> Fact:
+    """sum(parts) / sum(wholes) on the rows that count, or the exponential of it, resampled by clip."""
+    drawn_R, value = ratio_draws(parts, wholes, clips), sum(parts) / sum(wholes)
+    drawn_R, value = (np.exp(drawn_R), float(np.exp(value))) if exponent else (drawn_R, value)
+    order = tuple(dict.fromkeys(clips))
+    return Fact(interval(value, drawn_R, len(order)), drawn_R, order)

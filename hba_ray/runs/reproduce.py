@@ -1,0 +1,165 @@
+"""Reproduces a table of the paper: does or reads the trials of its spec, and sets what they measured beside what is published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hba_ray.errors import SpecError
+from hba_ray.report.formats import to_csv, to_latex
+from hba_ray.report.page import Judged
+from hba_ray.report.paper_table import render_json, render_markdown, sheets
+from hba_ray.report.verdicts import TableVerdict, check_rows, judge_table, toy_row
+from hba_ray.runs.measured import check_columns, cost_note, measured_columns, planned_arms
+from hba_ray.runs.opened import rebuild_page, write_verdict
+from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, load_spec
+from hba_ray.steps import describe, generation
+from hba_ray.store.folders import write_text
+from hba_ray.store.journal import FILE, JournalTracker, forwarding
+from hba_ray.store.mlflow import MlflowTracker
+
+if TYPE_CHECKING:
+    from hba_ray.evaluation.latency import Latency
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """A table, judged.
+
+    Attributes:
+        differs: what this run did otherwise than the shipped spec.
+        files: the table as Markdown, CSV, LaTeX and JSON.
+        page: the run's report, the table in it.
+    """
+
+    verdict: TableVerdict
+    differs: tuple[str, ...]
+    files: tuple[Path, ...]
+    page: Path
+
+
+def read_table(file: Path, overrides: Sequence[str], *, toy: Path | None = None) -> ExperimentSpec:
+    """A table's spec, at its own scale or at that of the toy overlay.
+
+    Raises:
+        SpecError: as `load_spec`; or it has no table, or a row that nothing could measure.
+    """
+    spec = load_spec(file, overrides)
+    if spec.paper is None:
+        raise SpecError(str(file), "has no `paper` section, so there is nothing to set results beside", "use `hba run`")
+    check_rows(spec.paper, str(file))
+    return spec if toy is None else _at_toy_scale(file, spec, overrides, toy)
+
+
+def _at_toy_scale(file: Path, spec: ExperimentSpec, overrides: Sequence[str], toy: Path) -> ExperimentSpec:
+    """The same plan under the overlay; held-out datasets have toy ones in their place, and baselines the tiny model untrained."""
+    needs_ray = "grpo" in spec.stages or describe.settings(spec).streams  # verl's workers, and the extractors' own environments
+    implied = [f"name={spec.name}-toy", f"compute.workers={int(bool(needs_ray))}"]
+    if spec.atlas.held_out:
+        stand_ins = dict.fromkeys(row for name in spec.atlas.held_out if (row := toy_row(name)))
+        implied.append(f"atlas.held_out=[{', '.join(stand_ins)}]")
+    if spec.evaluate.baselines:
+        implied.append("evaluate.baselines=[tiny]")
+    small, untrained = load_spec(file, [*implied, *overrides], over=[toy]), generation.baselines(spec)
+    paper = _paper(small)
+    arms = {name: _stand_in(measured, untrained) for name, measured in paper.arms.items()}
+    return small.model_copy(update={"paper": paper.model_copy(update={"arms": arms})})
+
+
+def _stand_in(measured: MeasuredBy | None, untrained: Container[str]) -> MeasuredBy | None:
+    if measured is None or measured.arm not in untrained:
+        return measured
+    return measured.model_copy(update={"arm": f"{generation.ZERO_SHOT}tiny"})
+
+
+def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Sequence[str] = ()) -> Reproduced:
+    """Does what is not done yet, and judges.
+
+    Args:
+        say: takes a line for people.
+        overrides: of the command line, which the table names.
+
+    Raises:
+        HbaError: what a trial could not do; finished trials stay finished.
+        SpecError: a column is measured by no trial.
+    """
+    paper = _paper(spec)
+    planned = planned_arms(spec)
+    if not _is_toy(spec):
+        check_columns(spec, planned)
+    folder = _run(spec, say)
+    latency = _latency(spec, say) if any(row.startswith("cost/") for rows in paper.published.values() for row in rows) else None
+    found = judge_table(paper, measured_columns(paper, planned, latency), is_toy=_is_toy(spec))
+    changed = [f"{word} (command line)" for word in overrides if not word.startswith(("compute.", "tracking."))]  # those change no result
+    notes = (*changed, *((cost_note(latency),) if latency else ()))
+    files = tuple(write_table(found, notes, folder))
+    write_verdict(folder, Judged(found, notes))
+    page = rebuild_page(folder)
+    _record(spec, folder, (*files, page), say)
+    return Reproduced(found, notes, files, page)
+
+
+def _record(spec: ExperimentSpec, folder: Path, files: Sequence[Path], say: Callable[[str], None]) -> None:
+    """Adds files to the record of a finished run. The page that it has is from before the verdict."""
+    from hba_ray.runs.run import alone_in
+
+    with alone_in(folder, say), forwarding(MlflowTracker(spec.tracking, folder.parent), say) as forwarder:
+        tracker = JournalTracker(folder / FILE)
+        for file in files:
+            tracker.log_artifact(file)
+        forwarder.add(folder / FILE)
+
+
+def _latency(spec: ExperimentSpec, say: Callable[[str], None]) -> Latency:
+    """What adapters cost on this machine: as measured before, or measured now."""
+    from hba_ray.progress import progress
+    from hba_ray.runs.cost import known_cost, measure_cost
+
+    plain = spec.model_copy(update={"paper": None})
+    known = known_cost(plain)
+    if known is not None:
+        say(f"latency and memory were measured before, on {known.device}")
+        return known
+    with progress("latency and memory", total=None) as bar:
+        return measure_cost(plain, on_row=bar.advance)[0]
+
+
+def write_table(found: TableVerdict, differs: Sequence[str], folder: Path) -> Iterator[Path]:
+    """Writes the table in all forms; gives the files."""
+    made = sheets(found, differs)
+    texts = {
+        "md": render_markdown(found, differs),
+        "csv": to_csv(made[0]),
+        "tex": "\n".join(map(to_latex, made)),
+        "json": render_json(found),
+    }
+    for ending, text in texts.items():
+        file = folder / f"{found.paper.table}.{ending}"
+        write_text(file, text)
+        yield file
+
+
+def _run(spec: ExperimentSpec, say: Callable[[str], None]) -> Path:
+    """Does what is not done yet; gives the folder of the run."""
+    plain = spec.model_copy(update={"paper": None})
+    if spec.sweep is None:
+        from hba_ray.runs.run import run_experiment
+
+        return run_experiment(plain, say).folder
+    from hba_ray.runs.sweep import run_sweep
+
+    swept = run_sweep(plain, say)
+    swept.check()
+    return swept.folder
+
+
+def _paper(spec: ExperimentSpec) -> PaperSpec:
+    if spec.paper is None:
+        raise SpecError(spec.name, "has no `paper` section, so there is nothing to set results beside", "use `hba run`")
+    return spec.paper
+
+
+def _is_toy(spec: ExperimentSpec) -> bool:
+    return spec.model.backbone == "tiny" or spec.atlas.source == "toy"

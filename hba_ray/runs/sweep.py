@@ -1,0 +1,286 @@
+"""A sweep from spec to report: shared steps once, then the trials; what is finished is never done again.
+
+The truth about what is finished lies with the results: a step's mark, written last and at once, and a
+trial's ledger, which is only added to. Both are read before anything starts, so a killed driver, a
+lost cluster or a second command at the same time need no repair: the same command does the rest.
+Whoever works on a sweep, a trial or a step holds its lock, which the system frees when it dies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hba_ray.cluster.session import check_store, ray_session
+from hba_ray.errors import HbaError, SpecError, TrialsFailed
+from hba_ray.report.figures import save_score_figure
+from hba_ray.report.tables import Report, render_json, render_markdown
+from hba_ray.runs.opened import PAGE, Trained, labels, write_page
+from hba_ray.runs.parts import Outcome, do_part
+from hba_ray.runs.run import alone_in, check_first, flat, needs_ray, write_origin
+from hba_ray.runs.sweep_plan import Part, PlannedTrial, SweepPlan, plan_sweep
+from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.store.folders import Storage, ledger, note, write_text
+from hba_ray.store.journal import FILE, Forwarder, JournalTracker, Record, forwarding
+from hba_ray.store.mlflow import PARENT, MlflowTracker, Status, standard_tags
+
+ROLE, SWEEP, STAGE = "hba.role", "hba.sweep", "hba.stage"
+"""Tags: sweep or trial; the sweep's fingerprint; the stages that a trial trains."""
+STATUS: dict[str, Status] = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+
+@dataclass(frozen=True)
+class FinishedSweep:
+    """What a sweep came to.
+
+    Attributes:
+        reports: of the finished trials, by name.
+        outcomes: of all trials, by name.
+        report: the trials side by side; None where none has finished.
+    """
+
+    folder: Path
+    plan: SweepPlan
+    reports: dict[str, Report]
+    outcomes: dict[str, Outcome]
+    report: Report | None
+    mlflow: str
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "table.md"
+
+    @property
+    def page(self) -> Path:
+        return self.folder / PAGE
+
+    def check(self) -> None:
+        """
+        Raises:
+            TrialsFailed: some trials failed; the others are kept.
+            HbaError: all of them failed.
+        """
+        failed = [outcome for outcome in self.outcomes.values() if outcome.status == "failed"]
+        if not failed:
+            return
+        reasons = "; ".join(f"{outcome.part.name}: {outcome.message}" for outcome in failed[:3])
+        kind = TrialsFailed if len(failed) < len(self.outcomes) else HbaError
+        way_out = "what is finished is kept; the same command tries the rest again"
+        raise kind(str(self.folder), f"{len(failed)} of {len(self.outcomes)} trials failed: {reasons}", way_out)
+
+
+def run_sweep(spec: ExperimentSpec, say: Callable[[str], None]) -> FinishedSweep:
+    """Does what is not done yet and reports. Failed trials do not end a sweep; see `FinishedSweep.check`.
+
+    Raises:
+        HbaError: what cannot work for any trial, before it starts: axes, capacity, the store, a step that all trials share.
+    """
+    plan = plan_sweep(_with_absolute_storage(spec))
+    _check(plan)
+    with ExitStack() as stack:
+        stack.enter_context(alone_in(plan.folder, say))
+        run_parts = stack.enter_context(_runner(plan, say))
+        origin = write_origin(plan.spec, plan.folder)
+        mlflow = MlflowTracker(spec.tracking, plan.storage.folder)
+        forwarder = stack.enter_context(forwarding(mlflow, say))
+        driver = _Driver(plan, say, forwarder, run_parts)
+        with driver.recorded():
+            outcomes = driver.run()
+            reports = {trial.name: report for trial in plan.trials if (report := trial.report())}
+            report = combined(plan, reports, outcomes) if reports else None
+            driver.record(report, reports, outcomes, origin)
+    return FinishedSweep(plan.folder, plan, reports, outcomes, report, mlflow.uri)
+
+
+RunParts = Callable[[Sequence[Part], "Note"], list[Outcome]]
+Note = Callable[[str, Part, Outcome | None], None]
+
+
+@contextmanager
+def _runner(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[RunParts]:
+    """How parts are run: on Ray Tune, or one after the other in this process where `compute.workers` is 0."""
+    spec = plan.spec
+    if not any(needs_ray(spec, trial.steps) for trial in plan.trials):
+        yield lambda parts, note: [_do_here(part, say, note) for part in parts]
+        return
+    from hba_ray.runs.tune import run_parts, trials_at_once
+
+    with ray_session(spec.compute, plan.folder / "logs", rollouts="grpo" in spec.stages) as session:
+        check_store(spec.tracking, session)
+        sweep = spec.sweep
+        at_once = min(trials_at_once(trial.spec, session, sweep.concurrent if sweep else None) for trial in plan.trials)
+        say(f"{len(plan.trials)} trials, {at_once} at a time")
+        asha = sweep.asha if sweep else None
+        yield lambda parts, note: run_parts(parts, at_once, plan.folder / "tune", note, asha)
+
+
+def _do_here(part: Part, say: Callable[[str], None], note: Note) -> Outcome:
+    note("started", part, None)
+    try:
+        do_part(part, lambda line: say(f"  {line}"))
+        outcome = Outcome(part, "done")
+    except HbaError as error:
+        outcome = Outcome(part, "failed", str(error))
+    note(outcome.status, part, outcome)
+    return outcome
+
+
+class _Driver:
+    """The process that holds the sweep's lock: starts parts, keeps the ledger, and has the record written."""
+
+    def __init__(self, plan: SweepPlan, say: Callable[[str], None], forwarder: Forwarder, run_parts: RunParts):
+        self.plan, self.say, self.forwarder, self.run_parts = plan, say, forwarder, run_parts
+        self.journal = plan.folder / FILE
+        self.tracker = JournalTracker(self.journal)
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """The sweep's own record, above those of its trials; closed as what the sweep came to."""
+        plan = self.plan
+        swept = {key for trial in plan.trials for key in trial.trial.sets}
+        fixed = {key: value for key, value in flat(plan.spec.identity()).items() if key not in swept and key.split(".")[0] not in _UNSAID}
+        tags = standard_tags(plan.fingerprint, plan.spec.seed) | {ROLE: "sweep", SWEEP: plan.fingerprint}
+        self.forwarder.add(self.journal)
+        self.tracker.start(plan.spec.name, fixed, tags)
+        self.forwarder.flush()  # a store that is not there is found now
+        parent = self.forwarder.run_id(self.journal)
+        for trial in plan.trials:
+            self.forwarder.add(trial.folder / FILE, self._record(trial, parent))
+        status: Status = "KILLED"
+        try:
+            yield
+            status = "FINISHED"
+        except HbaError:
+            status = "FAILED"
+            raise
+        finally:
+            self.tracker.end(status)
+
+    def run(self) -> dict[str, Outcome]:
+        """Outcome of every trial, by name."""
+        lines = ledger(self.plan.folder)
+        stopped = {line["fingerprint"] for line in lines if line.get("event") == "stopped" and line.get("asha") == self._asha}
+        outcomes = {trial.name: Outcome(Part(trial), "stopped") for trial in self.plan.trials if trial.fingerprint in stopped}
+        outcomes |= {trial.name: Outcome(Part(trial), "done") for trial in self.plan.trials if trial.report()}
+        for name, outcome in outcomes.items():
+            self.say(f"{name}: {outcome.status} before")
+            self.forwarder.end(outcome.part.trial.folder / FILE, STATUS[outcome.status])
+        todo = [Part(trial) for trial in self.plan.trials if trial.name not in outcomes]
+        if todo:
+            self._share()
+            outcomes |= {outcome.part.name: outcome for outcome in self.run_parts(todo, self._note)}
+        return {trial.name: outcomes[trial.name] for trial in self.plan.trials}
+
+    @property
+    def _asha(self) -> str | None:
+        """What stops trials early, by content: with other settings, a stopped trial gets another chance."""
+        sweep = self.plan.spec.sweep
+        return None if sweep is None or sweep.asha is None else fingerprint(sweep.asha.identity())
+
+    def _share(self) -> None:
+        """The steps that several trials need, before those trials wait for each other."""
+        first = self.plan.for_all()
+        if first is not None:
+            self.say(f"shared by all trials: {', '.join(step.name for step in first.trial.steps[: first.steps])}")
+            do_part(first, self.say)
+        some = self.plan.for_some()
+        if some:
+            self.run_parts(some, self._note)
+
+    def _note(self, event: str, part: Part, outcome: Outcome | None) -> None:
+        """Tells people, the ledger and the record what has become of a part."""
+        self.say(f"{part.name}: {event}" + (f": {outcome.message}" if outcome and outcome.message else ""))
+        if part.steps is None:
+            by = {"asha": self._asha} if event == "stopped" else {}
+            note(self.plan.folder, event=event, trial=part.name, fingerprint=part.trial.fingerprint, **by)
+            if outcome is not None:
+                self.forwarder.end(part.trial.folder / FILE, STATUS[outcome.status])
+
+    def _record(self, trial: PlannedTrial, parent: str) -> Record:
+        tags = standard_tags(trial.fingerprint, trial.spec.seed)
+        tags |= {PARENT: parent, ROLE: "trial", SWEEP: self.plan.fingerprint, STAGE: "+".join(trial.spec.stages)}
+        return Record(trial.name, trial.trial.sets, tags)
+
+    def record(self, report: Report | None, reports: dict[str, Report], outcomes: dict[str, Outcome], files: list[str]) -> None:
+        """Writes the report and adds it to the sweep's record."""
+        folder = self.plan.folder
+        counts = {f"trials/{status}": sum(outcome.status == status for outcome in outcomes.values()) for status in STATUS}
+        self.tracker.log_metrics({**counts, "trials/total": len(outcomes)}, step=len(ledger(folder)))
+        if report is not None:
+            write_text(folder / "report.json", render_json(report))
+            write_text(folder / "table.md", render_markdown(report))
+            save_score_figure(report, folder / "scores.png")
+            named = labels(reports, {trial.name: trial.steps for trial in self.plan.trials})
+            self.tracker.log_table(list(_rows(self.plan, report, named)), "table.csv")
+            self.tracker.describe(render_markdown(report))
+            finished = [Trained(trial.name, trial.steps, named[trial.name]) for trial in self.plan.trials if trial.name in named]
+            page = write_page(folder, report, finished, self.plan.spec.evaluate.split)
+            files = [*files, "table.md", "report.json", "scores.png", page.name]
+        for file in files:
+            self.tracker.log_artifact(folder / file)
+        trials = {trial.name: trial.fingerprint for trial in self.plan.trials if trial.name in reports}
+        note(folder, event="finished", fingerprint=self.plan.fingerprint, trials=trials)
+
+
+_UNSAID = ("sweep", "paper")
+"""Sections that are no parameters."""
+
+
+def combined(plan: SweepPlan, reports: dict[str, Report], outcomes: dict[str, Outcome]) -> Report:
+    """The finished trials as the arms of one report, what they all share before what is their own."""
+    first = next(iter(reports.values()))
+    named = labels(reports, {trial.name: trial.steps for trial in plan.trials})
+    arms = [(label, arm, trial) for trial, of_trial in named.items() for arm, label in of_trial.items()]
+    scores = {label: reports[trial].scores[arm] for label, arm, trial in sorted(arms, key=lambda one: one[0] != one[1])}
+    said = [(name, line) for name, report in reports.items() for line in report.notes]
+    for_all = {line for _, line in said if sum(other == line for _, other in said) == len(reports)}
+    notes = [line if line in for_all else f"{name}: {line}" for name, line in said]
+    notes += [
+        f"{name}: no result; {outcome.status} {outcome.message}".rstrip() + "." for name, outcome in outcomes.items() if name not in reports
+    ]
+    rows = [(report.facts.rows_used, report.facts.rows_dropped) for report in reports.values()]
+    alike = all(one == rows[0] for one in rows)
+    if not alike:
+        notes.append("Trials differ in the rows that they used: the report of each says which.")
+    facts = type(first.facts)(
+        model=plan.spec.model.backbone,
+        seed=plan.spec.seed,
+        fingerprint=plan.fingerprint,
+        versions=first.facts.versions,
+        rows_used=rows[0][0] if alike else {},
+        rows_dropped=rows[0][1] if alike else {},
+    )
+    return Report(title=plan.spec.name, scores=scores, facts=facts, notes=tuple(dict.fromkeys(notes)))
+
+
+def _rows(plan: SweepPlan, report: Report, named: Mapping[str, Mapping[str, str]]) -> Iterator[dict[str, Any]]:
+    """The scores, a row each, with the settings of their trial in columns; what trials share is there for each of them."""
+    for trial in plan.trials:
+        for arm, label in named.get(trial.name, {}).items():
+            for score in report.scores[label].datasets:
+                low, high = score.interval or (None, None)
+                settings = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in trial.trial.sets.items()}
+                measured = {"metric": score.metric, "score": score.value, "low": low, "high": high, "rows": score.counted}
+                yield {"trial": trial.name, **settings, "arm": arm, "dataset": score.dataset, **measured}
+
+
+def _check(plan: SweepPlan) -> None:
+    sweep = plan.spec.sweep
+    if sweep is None:
+        raise SpecError("sweep", "the spec has none", "run it as an experiment")
+    if sweep.asha and not plan.spec.compute.workers:
+        raise SpecError(
+            "sweep.asha", "compute.workers is 0, so trials run one after the other and none can be compared early", "leave it out"
+        )
+    for trial in plan.trials:
+        check_first(trial.spec, trial.steps)
+
+
+def _with_absolute_storage(spec: ExperimentSpec) -> ExperimentSpec:
+    """Trials are run by processes with working folders of their own."""
+    compute = spec.compute.model_copy(update={"storage": str(Storage(spec.compute.storage).folder)})
+    return spec.model_copy(update={"compute": compute})

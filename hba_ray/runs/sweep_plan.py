@@ -1,0 +1,238 @@
+"""What a sweep has to do: its trials' steps, those that several trials share, and in which order.
+
+Pure but for reading what is done. Steps that all trials share are done first, once; then, side by
+side, those that some of them share; then the trials. Steps are locked, so the order is a matter of
+speed and not of correctness.
+
+What a sweep will need: resources at a time, and time, as far as finished steps tell.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+
+from hba_ray.cluster.session import local_cpus, rollout_cpus
+from hba_ray.errors import DataError, SpecError
+from hba_ray.report.tables import Report, read_json
+from hba_ray.runs.plan import plan, run_fingerprint
+from hba_ray.specs import ExperimentSpec, Trial, fingerprint, trials
+from hba_ray.specs.trials import in_words
+from hba_ray.steps.base import Step, training_resources
+from hba_ray.store.folders import Storage, done, ledger
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial with its steps.
+
+    Attributes:
+        folder: of its run, the same as if it were run alone.
+    """
+
+    trial: Trial
+    steps: list[Step]
+    fingerprint: str
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.trial.name
+
+    @property
+    def spec(self) -> ExperimentSpec:
+        return self.trial.spec
+
+    def report(self) -> Report | None:
+        """The report of a finished trial. Its ledger says whether it is finished; a deleted report or result undoes that."""
+        if not any(line.get("event") == "finished" and line.get("fingerprint") == self.fingerprint for line in ledger(self.folder)):
+            return None
+        file = self.folder / "report.json"
+        if not file.is_file() or not all(step.is_done for step in self.steps if step.arm):
+            return None
+        try:
+            return read_json(file.read_text(), where=str(file))
+        except DataError:
+            return None  # an older version's; making it again from the finished steps takes seconds
+
+
+@dataclass(frozen=True)
+class Part:
+    """Work for one process: the first steps of a trial, or all of it.
+
+    Attributes:
+        steps: how many; None is the whole trial.
+    """
+
+    trial: PlannedTrial
+    steps: int | None = None
+
+    @property
+    def name(self) -> str:
+        if self.steps is None:
+            return self.trial.name
+        return f"{self.trial.steps[self.steps - 1].name} of {self.trial.name}"
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep, planned."""
+
+    spec: ExperimentSpec
+    storage: Storage
+    trials: tuple[PlannedTrial, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint([trial.fingerprint for trial in self.trials])
+
+    @property
+    def folder(self) -> Path:
+        return self.storage.run(self.spec.name, self.fingerprint)
+
+    @cached_property
+    def users(self) -> Counter[str]:
+        """Step's fingerprint -> number of trials that need it."""
+        return Counter(step.fingerprint for trial in self.trials for step in trial.steps)
+
+    def shared(self) -> list[Step]:
+        """The steps that more than one trial needs, each once, in order."""
+        return [step for step in self.distinct() if self.users[step.fingerprint] > 1]
+
+    def distinct(self) -> list[Step]:
+        """All steps, each once, in the order in which trials first need them."""
+        return list({step.fingerprint: step for trial in self.trials for step in trial.steps}.values())
+
+    def users_of(self, step: Step) -> str:
+        """Which trials need a step, in words: how many, and what those and no others have set."""
+        needing = [trial for trial in self.trials if any(one.fingerprint == step.fingerprint for one in trial.steps)]
+        if len(needing) == len(self.trials):
+            return "all"
+        sets = [dict(trial.trial.sets) for trial in needing]
+        alike = {key: value for key, value in sets[0].items() if all(other.get(key) == value for other in sets)}
+        settings = " ".join(f"{key}={in_words(value)}" for key, value in alike.items())
+        return f"{len(needing)} with {settings}" if settings else str(len(needing))
+
+    def for_all(self) -> Part | None:
+        """The first steps, as far as all trials share them; None where they are done."""
+        first = self.trials[0]
+        common = _leading(first, lambda step: self.users[step.fingerprint] == len(self.trials) > 1)
+        return None if all(step.is_done for step in first.steps[:common]) else Part(first, common)
+
+    def for_some(self) -> list[Part]:
+        """What gets the other shared steps done: for each, the first steps of one trial that leads to it."""
+        ends: dict[str, Part] = {}
+        within: set[str] = set()
+        for trial in self.trials:
+            length = _leading(trial, lambda step: self.users[step.fingerprint] > 1)
+            if not length or all(step.is_done for step in trial.steps[:length]):
+                continue
+            ends.setdefault(trial.steps[length - 1].fingerprint, Part(trial, length))
+            within |= {step.fingerprint for step in trial.steps[: length - 1]}
+        return [part for end, part in ends.items() if end not in within]
+
+
+def plan_sweep(spec: ExperimentSpec) -> SweepPlan:
+    """The plan of a spec that has a sweep.
+
+    Raises:
+        SpecError: two trials come to the same steps, so an axis changes nothing.
+        DataError, CheckpointError: what the steps are made from is not there.
+    """
+    storage = Storage(spec.compute.storage)
+    planned: dict[str, PlannedTrial] = {}
+    for trial in trials(spec):
+        steps = plan(trial.spec, storage)
+        name = run_fingerprint(steps)
+        if name in planned:
+            twins = f"the trials '{planned[name].name}' and '{trial.name}' come to the same steps"
+            raise SpecError("sweep", twins, f"with stages {list(trial.spec.stages)} nothing depends on what they differ in")
+        planned[name] = PlannedTrial(trial, steps, name, storage.run(spec.name, name))
+    return SweepPlan(spec, storage, tuple(planned.values()))
+
+
+def _leading(trial: PlannedTrial, wanted: Callable[[Step], bool]) -> int:
+    """How many of a trial's first steps are wanted ones."""
+    return next((place for place, step in enumerate(trial.steps) if not wanted(step)), len(trial.steps))
+
+
+def estimate(plan: SweepPlan) -> list[tuple[str, str]]:
+    """What it is, what it needs, how much is shared and what is not done costs: (word, line) each, for people."""
+    finished = sum(trial.report() is not None for trial in plan.trials)
+    steps = plan.distinct()
+    left = [step for step in steps if not step.is_done]
+    unshared = sum(len(trial.steps) for trial in plan.trials)
+    rollouts = any("grpo" in trial.spec.stages for trial in plan.trials)
+    verl = f", verl beside them {rollout_cpus(plan.spec.compute)} CPUs" if rollouts else ""
+    return [
+        ("trials", f"{len(plan.trials)} = {_varied(plan)}; done: {finished}"),
+        ("steps", f"{len(steps)} in place of {unshared}, since trials share them; to do: {len(left)}"),
+        ("needs", f"a trial {training_resources(plan.spec)}{verl}; trials at a time: {_at_once(plan)}"),
+        ("cost", _cost(plan, [step.kind for step in left])),
+    ]
+
+
+def _varied(plan: SweepPlan) -> str:
+    """What the trials are the product of.
+
+    For example `bam.hidden (2) x seeds (3)`.
+    """
+    sweep = plan.spec.sweep
+    if sweep is None:
+        return "1"
+    counts = {"arms": len(sweep.arms), **{key: len(values) for key, values in sweep.axes.items()}}
+    drawn = {f"points of {', '.join(sweep.search)}": sweep.samples or 0}
+    counts |= {**(drawn if sweep.search else {}), "seeds": len(sweep.seeds)}
+    return " x ".join(f"{name} ({count})" for name, count in counts.items() if count)
+
+
+def _at_once(plan: SweepPlan) -> str:
+    spec, sweep = plan.spec, plan.spec.sweep
+    if not spec.compute.workers:
+        return "1, as compute.workers is 0"
+    if any("grpo" in trial.spec.stages for trial in plan.trials):
+        return "1, as verl takes a cluster to itself"
+    most = f", sweep.concurrent is {sweep.concurrent}" if sweep and sweep.concurrent else ""
+    if spec.compute.address != "local":
+        return f"as many as the cluster's declared resources hold{most}"
+    compute = spec.compute
+    fits = int(local_cpus(compute) / (compute.workers * (compute.cpus_per_worker + compute.loaders * compute.cpus_per_loader)) + 1e-9)
+    return f"{min(fits, sweep.concurrent or fits) if sweep else fits} (CPUs here: {local_cpus(compute)}{most})"
+
+
+def _cost(plan: SweepPlan, kinds: list[str]) -> str:
+    """Of the steps that are left, by the median of those of their kind that are done in this storage."""
+    if not kinds:
+        return "none, all is done"
+    seconds = measured_seconds(plan.storage)
+    unknown = sorted({kind for kind in kinds if kind not in seconds})
+    hours = sum(seconds[kind] for kind in kinds if kind in seconds) / 3600
+    compute = plan.spec.compute
+    gpus = compute.workers * compute.gpus_per_worker
+    if not hours:
+        return "unknown until such steps have been done in this storage; the head of a shipped spec has an estimate"
+    price = f"about {_time(hours)} one after the other" + (f", {hours * gpus:.2g} GPU-hours" if gpus else "")
+    rest = f"; not counted, as none is done here yet: {', '.join(unknown)}" if unknown else ""
+    return f"{price}, as long as such steps took here{rest}"
+
+
+def _time(hours: float) -> str:
+    """
+    >>> _time(0.05), _time(30)
+    ('3 min', '30 h')
+    """
+    return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.0f} h"
+
+
+def measured_seconds(storage: Storage) -> dict[str, float]:
+    """Kind of a step -> median wall time of those that are done in this storage."""
+    times: dict[str, list[float]] = {}
+    for folder in (storage.folder / "steps").glob("*-*"):
+        facts = done(folder)
+        if facts and "seconds" in facts:
+            times.setdefault(folder.name.rpartition("-")[0], []).append(facts["seconds"])
+    return {kind: median(values) for kind, values in times.items()}

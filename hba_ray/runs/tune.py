@@ -1,0 +1,177 @@
+"""Parts of a sweep side by side, on Ray Tune: a function trainable is a light driver of Ray Train workers.
+
+Tune schedules, compares (ASHA) and restarts what crashed. What is finished is known from the ledger
+and from the steps' own marks, so Tune's experiment state is thrown away and `Tuner.restore` is not
+used: it would have to be kept true beside them, unpickles what it finds, and after a crash offers
+only what the steps offer anyway, to go on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from hba_ray.cluster.failures import MISTAKES, as_final
+from hba_ray.cluster.session import Session
+from hba_ray.environ import variables
+from hba_ray.errors import EnvironmentMissing, HbaError
+from hba_ray.runs.parts import Outcome, do_part
+from hba_ray.runs.sweep_plan import Part
+from hba_ray.specs import AshaSpec, ExperimentSpec
+
+ON_HEAD = {"node:__internal_head__": 0.001}
+"""A trial's driver sits on the head, which is no spot node, and takes no CPU from the workers."""
+MOST_AT_ONCE = 500
+"""Drivers that `ON_HEAD` lets onto the head."""
+REPORTS, VALUE = "reports", "value"
+Work = Callable[[Part, Callable[[str], None], str, Callable[[float, int], None] | None], None]
+"""See `do_part`."""
+SETTINGS = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a spec mean the same in a trial
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's last word is whether it failed
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a KeyboardInterrupt, as everywhere
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # its state is not read again
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+"""Tune reads its settings from the environment."""
+
+
+def trials_at_once(spec: ExperimentSpec, session: Session, asked: int | None) -> int:
+    """How many trials the declared resources hold at a time; those with `grpo`, which verl runs one a cluster, go one by one.
+
+    Raises:
+        EnvironmentMissing: not even one fits.
+    """
+    compute = spec.compute
+    cpus = compute.workers * (compute.cpus_per_worker + compute.loaders * compute.cpus_per_loader)
+    gpus = compute.workers * compute.gpus_per_worker
+    fits = int(session.cpus / cpus + 1e-9)
+    if gpus:
+        fits = min(fits, int(session.gpus / gpus + 1e-9))
+    if fits < 1:
+        there = f"{session.cpus:g} CPUs and {session.gpus:g} GPUs"
+        raise EnvironmentMissing("compute", f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs; there are {there}", "lower compute.workers")
+    if "grpo" in spec.stages:
+        return 1
+    return min(fits, asked or fits, MOST_AT_ONCE)
+
+
+def run_parts(
+    parts: Sequence[Part],
+    at_once: int,
+    folder: Path,
+    note: Callable[[str, Part, Outcome | None], None],
+    asha: AshaSpec | None = None,
+    work: Work = do_part,
+) -> list[Outcome]:
+    """Does all parts, so many at a time.
+
+    Args:
+        folder: for what Tune writes; emptied.
+        note: told of a part that has started, and of its outcome when it has ended.
+        work: does a part, in a process of its own.
+
+    Returns:
+        Outcomes in the order of the parts.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    outcomes: dict[int, Outcome] = {}
+    metric = asha.metric if asha else ""
+    with variables(SETTINGS):
+        trainable = tune.with_resources(tune.with_parameters(_do, parts=list(parts), metric=metric, work=work), ON_HEAD)
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"place": tune.grid_search(list(range(len(parts))))},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=at_once,
+                reuse_actors=asha is None,  # a start costs seconds; one that ASHA stops is stopped by its end
+                scheduler=_scheduler(asha),
+                trial_name_creator=lambda trial: parts[trial.config["place"]].name,
+                trial_dirname_creator=lambda trial: f"{trial.config['place']:04d}",
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(folder),
+                verbose=0,
+                callbacks=[_Watch(parts, outcomes, note)],
+                failure_config=tune.FailureConfig(max_failures=max(part.trial.spec.compute.max_failures for part in parts)),
+            ),
+        )
+        tuner.fit()
+    lost = [Outcome(part, "failed", "it was not run to its end") for part in parts]
+    return [outcomes.get(place, lost[place]) for place in range(len(parts))]
+
+
+def _do(config: dict[str, Any], parts: list[Part], metric: str, work: Work) -> dict[str, Any]:
+    """The trainable. Our own errors and mistakes in the code are results: they would only come again; a crash is tried again."""
+    part = parts[config["place"]]
+
+    def report(value: float, number: int) -> None:
+        tune.report({VALUE: value, REPORTS: number})
+
+    try:
+        work(part, _say, metric, report if metric and part.steps is None else None)
+    except (HbaError, *MISTAKES) as error:
+        traceback.print_exc()  # into the process's own log
+        return {"failed": str(as_final(error, part.name))}
+    return {"failed": ""}
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")  # into the process's own log
+
+
+def _scheduler(asha: AshaSpec | None) -> TrialScheduler:
+    if asha is None:
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr=REPORTS,
+        metric=VALUE,
+        mode=asha.mode,
+        max_t=asha.most,
+        grace_period=asha.grace,
+        reduction_factor=asha.reduction,
+        stop_last_trials=False,
+    )
+
+
+class _Watch(tune.Callback):
+    """Tells of every part as it starts and ends; in the driver."""
+
+    def __init__(self, parts: Sequence[Part], outcomes: dict[int, Outcome], note: Callable[[str, Part, Outcome | None], None]):
+        self.parts, self.outcomes, self.note = parts, outcomes, note
+
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        """Tune writes callbacks down for a restore, which never happens; this one belongs to its driver."""
+        return tune.Callback, ()
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.note("started", self.parts[trial.config["place"]], None)
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        part = self.parts[trial.config["place"]]
+        failed = (trial.last_result or {}).get("failed")
+        if failed is None:
+            self._end(trial, Outcome(part, "stopped"))
+        else:
+            self._end(trial, Outcome(part, "failed" if failed else "done", failed))
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        file = Path(trial.error_file or "")  # of this machine; Tune's own getters look into the storage, where it comes later
+        lines = file.read_text(encoding="utf-8").strip().splitlines() if file.is_file() else []
+        message = lines[-1].strip() if lines else "its process was lost"
+        self._end(trial, Outcome(self.parts[trial.config["place"]], "failed", f"{message} (see the logs folder of the sweep)"))
+
+    def _end(self, trial: TuneTrial, outcome: Outcome) -> None:
+        self.outcomes[trial.config["place"]] = outcome
+        self.note(outcome.status, outcome.part, outcome)

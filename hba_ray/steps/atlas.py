@@ -1,0 +1,126 @@
+"""The atlas step: generates, converts or finds the rows, checks them, and indexes them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hba_ray.errors import DataError
+from hba_ray.progress import progress
+from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.steps.base import Context, Draft, Step, count_drops
+from hba_ray.store.files import file_digest, stamps
+
+CLIPS = (".mp4", ".wav")
+"""What converters copy."""
+
+
+def plan(draft: Draft) -> Step:
+    """
+    Raises:
+        DataError: the atlas or a converter's files are not there.
+    """
+    atlas = draft.spec.atlas
+    what = f"{atlas.source} atlas" + (f" at {atlas.root}" if atlas.root else "")
+    return draft.add("atlas", _identity(draft), what)
+
+
+def _identity(draft: Draft) -> dict[str, Any]:
+    """What the rows are: the generator's settings, or the content of the files."""
+    atlas = draft.spec.atlas
+    chosen = atlas.model_dump(mode="json", include={"source", "format", "datasets", "on_bad_row", "limit", "split_surprise", "split_by"})
+    if atlas.held_out:
+        chosen["held_out"] = list(atlas.held_out)
+    if atlas.source == "toy":
+        return {**chosen, "toy": atlas.toy.identity()}
+    root = Path(atlas.root or "")
+    if atlas.source == "released":
+        return {**chosen, **_of_shards(root, atlas.format)}
+    return {**chosen, **_of_sources(root), "seed": draft.spec.seed}
+
+
+def _of_shards(root: Path, layout: str) -> dict[str, Any]:
+    """The files of an atlas; where clips lie beside them, those that they name."""
+    from hba_ray.data.atlas import find_shards
+
+    shards = find_shards(root, layout)
+    files = [[Path(shard.path).name, shard.split, file_digest(Path(shard.path))] for shard in shards]
+    names = sorted({name for shard in shards if not shard.is_parquet for name in _named_in(Path(shard.path))})
+    return {"files": files, "clips": _stamped(root, names)}
+
+
+def _named_in(file: Path) -> Iterator[str]:
+    """The clips that lines of a jsonl file name; a line that is none, and a path that leaves the root, are told when the step is done."""
+    from hba_ray.data.rows import clip_names
+
+    with file.open("rb") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield from (name for name in clip_names(record) if _is_inside(name))
+
+
+def _is_inside(name: str) -> bool:
+    try:
+        return b"\0" not in name.encode() and not Path(name).is_absolute() and ".." not in Path(name).parts
+    except UnicodeEncodeError:
+        return False
+
+
+def _of_sources(root: Path) -> dict[str, Any]:
+    """A converter's tables, and the clips below its folder."""
+    if not root.is_dir():
+        raise DataError(str(root), "no such folder", "give the folder of the public files as atlas.root", reason="missing file")
+    files = [[path.name, file_digest(path)] for path in sorted(root.iterdir()) if path.suffix in (".csv", ".json")]
+    found = (Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(CLIPS))
+    return {"files": files, "clips": _stamped(root, sorted(path.relative_to(root).as_posix() for path in found))}
+
+
+def _stamped(root: Path, names: Sequence[str]) -> str | None:
+    """Clips by name, size and time of change: one that was mended is another."""
+    return fingerprint([*zip(names, stamps([root / name for name in names]), strict=True)]) if names else None
+
+
+def make(context: Context) -> dict[str, Any]:
+    from hba_ray.convert.registry import convert
+    from hba_ray.data.atlas import Drop, build_index
+    from hba_ray.data.toy import build_toy
+
+    spec, root = context.spec.atlas, context.folder / "rows"
+    facts: dict[str, Any] = {}
+    layout = None
+    drops: list[Drop] = []
+    with progress("atlas", total=None):
+        if spec.source == "toy":
+            layout = "jsonl" if spec.format == "jsonl" else "parquet"
+            build_toy(spec.toy, root, layout)
+        elif spec.source == "released":
+            root = Path(spec.root or "").absolute()
+        else:
+            card = convert(spec, root, context.spec.seed)
+            facts["card"], drops = card.to_json(), list(card.drops)
+        index = build_index(spec, root, layout)
+    index.save(context.folder)
+    return {**facts, "counts": index.counts(), "drops": count_drops([*drops, *index.drops])}
+
+
+def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
+    said = []
+    withheld = [name for name in ("audio", "video", "image") if name not in spec.atlas.modalities]
+    if withheld:
+        said.append(f"Withheld from the model: {', '.join(withheld)}.")
+    if spec.atlas.limit is not None:
+        said.append(f"Only the first {spec.atlas.limit} rows of each dataset in each split were used.")
+    for count in facts.get("card", {}).get("counts", ()):
+        reasons = "; ".join(f"{difference['rows']:+d} {difference['reason']}" for difference in count["differences"])
+        published = f", Table 7: {count['published']}" if count["published"] is not None else ""
+        said.append(
+            f"{count['dataset']} {count['split']}: {count['rows']} rows converted{published}" + (f" ({reasons})" if reasons else "") + "."
+        )
+    return said

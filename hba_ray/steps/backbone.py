@@ -1,0 +1,100 @@
+"""The backbone step: builds the tiny model. Its vocabulary comes from the training text; a real backbone is only named."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+from hba_ray.cluster.environment import install
+from hba_ray.cluster.session import CONNECT_SECONDS
+from hba_ray.errors import CheckpointError, EnvironmentMissing
+from hba_ray.progress import progress
+from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.specs.model import model_folder
+from hba_ray.steps import describe
+from hba_ray.steps.base import Context, Draft, Step
+from hba_ray.store.files import folder_digests
+
+
+def plan(draft: Draft) -> Step | None:
+    """None where the backbone is a folder or a hub id: then nothing has to be made."""
+    if draft.spec.model.backbone != "tiny":
+        return None
+    tiny = draft.spec.model.tiny
+    return draft.add("backbone", _identity(draft), f"tiny Qwen2.5-Omni, {tiny.layers} layers of {tiny.hidden}, random weights")
+
+
+def identity(draft: Draft) -> str:
+    """What names the backbone's content in the fingerprints of later steps.
+
+    Raises:
+        CheckpointError: the backbone is a folder that is not there.
+    """
+    return fingerprint(_identity(draft))
+
+
+def _identity(draft: Draft) -> dict[str, Any]:
+    return identity_of(draft, draft.spec.model.backbone, "model.backbone")
+
+
+def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
+    """What a model is: the settings of the tiny one, the files of a folder, or a hub id.
+
+    Args:
+        where: the key of the spec that names it.
+
+    Raises:
+        CheckpointError: it is a folder that is not there.
+    """
+    model = draft.spec.model
+    if name == "tiny":
+        seconds = draft.spec.atlas.media.audio_seconds
+        return {
+            "tiny": model.tiny.identity(),
+            "atlas": draft["atlas"].fingerprint,
+            "audio_seconds": seconds,
+            **describe.prompt_identity(draft.spec),
+        }
+    folder = model_folder(name, where)
+    return {"hub": name} if folder is None else {"folder": folder_digests(folder)}
+
+
+def check_hub(spec: ExperimentSpec) -> None:
+    """Asks for the config of a backbone that is a hub id: one question before the first step, not the hub's retries after it.
+
+    Raises:
+        CheckpointError: it is neither in the cache nor to be had.
+        EnvironmentMissing: the package that asks is not installed.
+    """
+    name = spec.model.backbone
+    if name != "tiny" and model_folder(name, "model.backbone") is None:
+        _ask_hub(name)
+
+
+@lru_cache
+def _ask_hub(name: str) -> None:
+    """Once, however many trials have this backbone."""
+    if find_spec("huggingface_hub") is None:
+        raise EnvironmentMissing("model.backbone", "huggingface_hub, which fetches models, is not installed", install("train"))
+    import httpx
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=CONNECT_SECONDS)
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as cause:
+        reason = (str(cause) or type(cause).__name__).strip().splitlines()[0]
+        way_out = "check the id and the network (HF_HUB_OFFLINE must not be set), or give a local folder"
+        raise CheckpointError("model.backbone", f"'{name}' cannot be fetched from the hub: {reason}", way_out) from None
+
+
+def make(context: Context) -> dict[str, Any]:
+    from hba_ray.models.tiny import build_tiny
+
+    spec = context.spec
+    with progress("backbone", total=None):
+        build_tiny(spec.model.tiny, context.folder / "model", context.index.texts("train"), audio_seconds=spec.atlas.media.audio_seconds)
+    return {}

@@ -1,0 +1,151 @@
+"""The describe step: extracts behavioural descriptors of all clips into a store that all atlases of the storage share.
+
+What is extracted is kept by content, so the step's own folder holds no more than the word that it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hba_ray.progress import phases
+from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.descriptors import STREAMS, DescriptorsSpec, Stream
+from hba_ray.steps.base import TRAINED_ON, TRANSCRIPTS, Context, Draft, Step, held_out
+from hba_ray.store.folders import LOCK_SECONDS, Storage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hba_ray.data.atlas import AtlasIndex
+    from hba_ray.descriptors.vectors import Descriptors
+
+
+def settings(spec: ExperimentSpec) -> DescriptorsSpec:
+    """The `descriptors` section with the streams that are extracted, those that adapters need among them, each once and in one order."""
+    wanted = {*spec.descriptors.streams, *(spec.bam.streams if "bam" in spec.stages else ())}
+    return spec.descriptors.model_copy(update={"streams": tuple(stream for stream in STREAMS if stream in wanted)})
+
+
+def plan(draft: Draft) -> Step | None:
+    """None where nothing is to be extracted."""
+    chosen, compute = settings(draft.spec), draft.spec.compute
+    if not chosen.streams:
+        return None
+    identity = {"atlas": draft["atlas"].fingerprint, **_identity(chosen)}
+    if "transcripts" in chosen.streams and draft.spec.atlas.held_out:
+        identity["transcribed"] = "all rows" if "transfer" in draft.spec.stages else "rows that are not held out"
+    what = f"extract {', '.join(chosen.streams)} of every clip"
+    resources = f"CPUs for extractors: {compute.extractors or 'all but one'}" if compute.workers else "1 CPU"
+    return draft.add("describe", identity, what, resources=resources, uses_ray=True)
+
+
+def _identity(chosen: DescriptorsSpec) -> dict[str, Any]:
+    """What is extracted; how it is pooled and normalised later is no part of it."""
+    from hba_ray.descriptors.tables import identity_of
+
+    return {"use_released": chosen.use_released, "streams": {stream: identity_of(chosen, stream) for stream in chosen.streams}}
+
+
+def vector_identity(spec: ExperimentSpec, stream: Literal["pose", "acoustic"]) -> dict[str, Any]:
+    """What a stream's vectors depend on besides the atlas: how they are extracted, pooled and normalised."""
+    from hba_ray.descriptors.tables import identity_of
+
+    chosen = spec.descriptors
+    settings = chosen.pose if stream == "pose" else chosen.acoustic
+    return {
+        "use_released": chosen.use_released,
+        "extracted": identity_of(chosen, stream),
+        "column": settings.column,
+        "normalisation": settings.normalisation,
+    }
+
+
+def prompt_identity(spec: ExperimentSpec) -> dict[str, Any]:
+    """What the steps that read prompts depend on besides the atlas: nothing, or the transcripts in them."""
+    from hba_ray.descriptors.tables import identity_of
+
+    if "transcripts" not in spec.descriptors.streams:
+        return {}
+    return {"transcripts": [identity_of(spec.descriptors, "transcripts"), spec.descriptors.transcripts.rows]}
+
+
+def make(context: Context, start_ray: Callable[[], object] = lambda: None) -> dict[str, Any]:
+    from hba_ray.data.tasks import SPLITS
+    from hba_ray.descriptors.extract import extract
+
+    spec, chosen = context.spec, settings(context.spec)
+
+    def described(index: AtlasIndex, streams: Sequence[Stream]) -> dict[str, Any]:
+        with phases("describe") as tell:
+            return extract(
+                chosen.model_copy(update={"streams": tuple(streams)}),
+                index,
+                SPLITS,
+                _store(spec),
+                compute=spec.compute,
+                on_bad_row=spec.atlas.on_bad_row,
+                progress=tell,
+                wait_seconds=LOCK_SECONDS,
+                start_ray=start_ray,
+            ).to_json()
+
+    facts = described(context.index, [stream for stream in chosen.streams if stream != "transcripts"])
+    if "transcripts" in chosen.streams:
+        spoken = described(context.whole_index.take(_spoken(context)), ["transcripts"])
+        facts = {"streams": facts["streams"] | spoken["streams"], "unreadable": spoken["unreadable"]}
+        _write_transcripts(context)
+    return facts
+
+
+def _spoken(context: Context) -> np.ndarray:
+    """Lines of the whole index whose rows some stage reads the prompts of: transfer trains on those that others are not shown."""
+    return context.whole_index.lines_without([] if "transfer" in context.spec.stages else held_out(context.spec), TRAINED_ON)
+
+
+def _write_transcripts(context: Context) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    whole = _spoken(context)
+    descriptors = open_descriptors(context.spec, context.whole_index.take(whole))
+    lines = sorted(descriptors.names)
+    said = {int(whole[line]): text for line, text in zip(lines, descriptors.transcripts(lines), strict=True) if text}
+    table = pa.table({"line": pa.array(said, pa.int64()), "text": pa.array(said.values(), pa.string())})
+    draft = context.folder / f".{TRANSCRIPTS}.draft"
+    pq.write_table(table, draft)
+    draft.replace(context.folder / TRANSCRIPTS)
+
+
+def open_descriptors(spec: ExperimentSpec, index: AtlasIndex) -> Descriptors:
+    """What the step made of all splits: keys in memory, vectors read when they are asked for.
+
+    Raises:
+        DataError: the clips have changed since, or the store was taken away.
+    """
+    from hba_ray.data.tasks import SPLITS
+    from hba_ray.descriptors.vectors import Descriptors
+
+    return Descriptors.open(_store(spec), settings(spec), index, SPLITS)
+
+
+def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
+    said = [_note(stream, found) for stream, found in facts["streams"].items()]
+    if facts["unreadable"]:
+        said.append(f"Rows that could not be read for descriptors: {_counted(facts['unreadable'])}.")
+    return said
+
+
+def _note(stream: Stream, found: Mapping[str, Any]) -> str:
+    held = "a transcript" if stream == "transcripts" else "a vector"
+    bad = f", {sum(found['bad'].values())} are masked ({_counted(found['bad'])})" if found["bad"] else ""
+    return f"Descriptors, {stream}: {found['described']} of {found['rows']} rows have {held}, {found['absent']} have no clip for it{bad}."
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {rows}" for reason, rows in reasons.items())
+
+
+def _store(spec: ExperimentSpec) -> Path:
+    return Storage(spec.compute.storage).descriptors

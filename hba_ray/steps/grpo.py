@@ -1,0 +1,164 @@
+"""The GRPO step: reinforcement learning by verl, its log followed into the bar and the tracker, its model written for all to load."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hba_ray.errors import TrainingError
+from hba_ray.progress import Bar, progress
+from hba_ray.specs import ExperimentSpec
+from hba_ray.steps import backbone, describe
+from hba_ray.steps.base import STEP_LOG, Context, Draft, Step, losses
+from hba_ray.store.follow import Metrics, followed
+
+ROLLOUTS = "rollouts.parquet"
+"""Sampled responses with their prompts, truths and parts of the reward."""
+REWARD = "reward/score"
+"""The mean reward of a step, by its name in the step log."""
+_SHOWN = {"reward": REWARD, "length": "response_length/mean", "seconds": "timing_s/step"}
+_TRACKED = (
+    "reward/", "val-core/", "val-aux/", "harpo/", "actor/pg_", "actor/ppo_kl", "actor/entropy", "actor/grad_norm", "actor/lr", "actor/kl",
+    "response_length/mean", "response_length/clip_ratio", "prompt_length/mean", "timing_s/", "training/rollout_",
+)  # fmt: skip
+"""What of verl's some 150 metrics of a step goes to the tracker, by the start of their names; the step's log has them all."""
+_MUST_BE_FINITE = (REWARD, "actor/pg_loss", "actor/grad_norm")
+
+
+def plan(draft: Draft) -> Step:
+    """
+    Raises:
+        SpecError: the file of the prompts' wording is not there or not in order.
+    """
+    from hba_ray.data.prompts import load_reasoning
+
+    spec = draft.spec
+    grpo = spec.grpo
+    start: dict[str, Any] = {"sft": draft["sft"].fingerprint} if grpo.init == "sft" else {"backbone": backbone.identity(draft)}
+    identity = {
+        "atlas": draft["atlas"].fingerprint,
+        **start,
+        "media": spec.atlas.media.identity(),
+        "modalities": sorted(spec.atlas.modalities),
+        **describe.prompt_identity(spec),
+        "precision": spec.model.precision,
+        "seed": spec.seed,
+        "grpo": grpo.identity() | {"prompts": load_reasoning(grpo.prompts).identity()},  # by what they say, not by their file's name
+    }
+    length = f"{grpo.steps} steps" if grpo.steps else f"{grpo.epochs} epochs"
+    what = f"{grpo.algorithm} from the {grpo.init}, {length} of {grpo.batch} prompts, {grpo.rollouts} rollouts each, lr {grpo.lr:g}"
+    workers = max(1, spec.compute.workers)
+    needs = f"{workers} GPUs" if spec.compute.gpus_per_worker else f"{workers} CPU worker{'s' if workers > 1 else ''}, vLLM's CPU build"
+    return draft.add("grpo", identity, what, resources=needs, uses_ray=True)
+
+
+def make(context: Context) -> dict[str, Any]:
+    import torch
+
+    from hba_ray.rl.checkpoints import latest_step, write_start, write_trained
+    from hba_ray.rl.launch import GrpoJob, clear_checkpoints, run_grpo
+    from hba_ray.rl.records import dropped_rows
+    from hba_ray.rl.settings import steps_per_epoch
+
+    spec, folder = context.spec, context.folder
+    job = GrpoJob(spec, folder / "start", context.index, folder)
+    job.config()  # refuses what verl would, before anything is written
+    if not job.start.exists():
+        sft = context.folders["sft"] / "model" if spec.grpo.init == "sft" else None
+        write_start(spec, context.backbone, sft, job.start, dtype=torch.bfloat16 if spec.uses_bf16 else torch.float32)
+    log = _Log(folder / STEP_LOG, context, latest_step(job.checkpoints))
+    job.metrics.unlink(missing_ok=True)
+    total = steps_per_epoch(spec, len(job.index.rows_of("train"))) * spec.grpo.epochs
+    total = min(total, spec.grpo.steps or total)
+    with progress("grpo", total=total) as bar:
+        bar.reach(log.last)
+        log.bar = bar
+        with followed(job.metrics, log.take):
+            if log.last < total:
+                run_grpo(job, lambda line: bar.show(waiting=line))
+    reached = latest_step(job.checkpoints)
+    if reached < total:
+        raise TrainingError(str(folder), f"verl ended at step {reached} of {total}", "run the same command to go on")
+    write_trained(job.checkpoints / f"global_step_{reached}", job.start, folder / "model")
+    _join_rollouts(job.rollouts, folder / ROLLOUTS)
+    clear_checkpoints(job)
+    lost = losses(dropped_rows(job.failures))
+    return {"optimizer_steps": reached, **_series(folder / STEP_LOG), "start_seconds": log.start_seconds, "lost": lost}
+
+
+class _Log:
+    """Turns verl's lines (`{"step": 3, "data": {...}}`, where null is not a number) into the step's log, the bar and the tracker.
+
+    Args:
+        last: step of the checkpoint that the run goes on from; later lines of an earlier attempt are taken back.
+    """
+
+    def __init__(self, path: Path, context: Context, last: int):
+        self.path, self.context, self.last = path, context, last
+        self.bar: Bar | None = None
+        self.begun, self.start_seconds = time.monotonic(), 0.0
+        kept = [line for line in _lines(path) if line["step"] <= last]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.known = {line["step"] for line in kept}
+
+    def take(self, line: Metrics) -> None:
+        step = int(line["step"])
+        data: dict[str, Any] = dict(line["data"])  # type: ignore[call-overload]
+        values = {name.replace("@", "_at_"): math.nan if value is None else float(value) for name, value in data.items()}
+        bad = [name for name in _MUST_BE_FINITE if not math.isfinite(values.get(name, 0.0))]
+        if bad:
+            raise TrainingError(f"metric '{bad[0]}'", f"is {values[bad[0]]} at step {step}", "lower grpo.lr")
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        if not self.start_seconds and "timing_s/step" in values:
+            self.start_seconds = round(time.monotonic() - self.begun - values["timing_s/step"], 1)
+        if step in self.known:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.bar is not None and REWARD in values:
+            self.bar.reach(step)
+            self.bar.show(**{name: values[key] for name, key in _SHOWN.items() if key in values})
+        self.context.log({f"grpo/{name}": value for name, value in values.items() if name.startswith(_TRACKED)}, step)
+        self.known.add(step)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _series(log: Path) -> dict[str, Any]:
+    """Mean reward of the first and the last quarter of the steps, and the seconds of a step behind the first."""
+    lines = [line for line in _lines(log) if REWARD in line]
+    rewards = [line[REWARD] for line in lines]
+    quarter = max(1, len(rewards) // 4)
+    seconds = [line["timing_s/step"] for line in lines[1:] if "timing_s/step" in line]
+    return {
+        "reward_first_quarter": sum(rewards[:quarter]) / quarter,
+        "reward_last_quarter": sum(rewards[-quarter:]) / quarter,
+        "step_seconds": round(sum(seconds) / len(seconds), 2) if seconds else None,
+    }
+
+
+def _join_rollouts(folder: Path, file: Path) -> None:
+    """One table of all steps; the parts are removed."""
+    import shutil
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts = sorted(folder.glob("step-*.parquet"))
+    if parts:
+        pq.write_table(pa.concat_tables([pq.read_table(part) for part in parts], promote_options="default"), file)
+        shutil.rmtree(folder)
+
+
+def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
+    first, last = facts["reward_first_quarter"], facts["reward_last_quarter"]
+    said = f"{spec.grpo.algorithm.upper()} took {facts['optimizer_steps']} steps; mean reward {first:.3f} in the first quarter of them"
+    shape = spec.grpo.reward.shape
+    said += f", {last:.3f} in the last."
+    return [said, f"Its reward holds the share of {shape}, which says nothing about behaviour."] if shape != "none" else [said]

@@ -1,0 +1,77 @@
+"""`hba doctor` says what a spec would miss here, in the words of the run itself, and no secret."""
+
+import socket
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hba_ray.actions import doctor
+from hba_ray.actions.doctor import Check, check_machine
+from hba_ray.specs import ExperimentSpec
+
+
+def checks(stated: bool = True, **sections: object) -> dict[str, Check]:
+    spec = ExperimentSpec.model_validate({"name": "x", "atlas": {"source": "toy"}, "sft": {"batch": 64}, **sections})
+    return {check.what: check for check in check_machine(spec, stated=stated)}
+
+
+def test_nothing_is_missing_of_what_no_spec_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    found = checks(stated=False, compute={"storage": str(tmp_path)})
+    assert {check.state for check in found.values()} == {"ok", "not here"}
+    assert found["Ray"].state == "not here" and "'.[train]'" in found["Ray"].way_out
+
+
+def test_what_a_spec_needs_and_is_not_there_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    found = checks(compute={"storage": str(tmp_path)})
+    assert [found[what].state for what in ("Ray", "decoding clips", "extractor: pose")] == ["missing", "missing", "not here"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "what", "says"),
+    [
+        ({"compute": {"gpus_per_worker": 1}}, "CPUs, GPUs", "needs 1 GPUs"),
+        ({"compute": {"cpus": 1, "workers": 4}}, "CPUs, GPUs", "needs 8 CPUs"),
+        ({"compute": {"object_store_mib": 10**9}}, "shared memory", "1000000000 asked for"),
+        ({"compute": {"storage": "/proc/nowhere"}}, "disk", ""),
+        ({"compute": {"address": "127.0.0.1:1"}}, "Ray", "no Ray cluster answers"),
+        ({"tracking": {"mlflow": "http://127.0.0.1:1"}}, "MLflow", "nothing listens at http://127.0.0.1:1"),
+        ({"evaluate": {"judge": {"base_url": "http://127.0.0.1:1/v1"}}}, "judge", "nothing listens at http://127.0.0.1:1/v1"),
+        (
+            {"descriptors": {"streams": ["pose"]}, "compute": {"pythons": {"pose": "/nowhere/python"}}},
+            "extractor: pose",
+            "/nowhere/python is no program",
+        ),
+    ],
+)
+def test_a_thing_that_is_missing_is_named_with_a_way_out(sections: dict, what: str, says: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "gpu_names", list)
+    check = checks(**sections)[what]
+    assert (check.state, bool(check.way_out)) == ("missing", True)
+    assert says in check.found
+
+
+def test_a_service_that_listens_is_ok_and_the_key_is_not_shown(monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        judge = {"base_url": f"{url}/v1", "key_env": "A_KEY"}
+        monkeypatch.setenv("A_KEY", "sk-secret")
+        found = checks(tracking={"mlflow": url}, evaluate={"judge": judge})
+        assert [found[what].state for what in ("MLflow", "judge", "judge's key")] == ["ok"] * 3
+        assert "sk-secret" not in str(found)
+        monkeypatch.delenv("A_KEY")
+        assert checks(evaluate={"judge": judge})["judge's key"].state == "missing"
+
+
+def test_a_python_of_another_version_is_missing_even_without_a_spec(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "sys", SimpleNamespace(version="3.13.1 (main)", version_info=(3, 13, 1), prefix="/env"))
+    assert checks(stated=False)["Python"].state == "missing"
+
+
+def test_packages_out_of_bounds_are_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(metadata, "requires", lambda name: ['pydantic==1.0; extra == "train"'])
+    check = checks()["packages: train"]
+    assert check.state == "missing" and check.found.startswith("0 of 1: pydantic is ")

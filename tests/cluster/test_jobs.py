@@ -1,0 +1,108 @@
+"""What is sent to a cluster is small, known by its spec, and says where it comes from; what ends otherwise than well says so."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from ray.job_submission import JobStatus
+
+from hba_ray.cluster import jobs as module
+from hba_ray.cluster.jobs import Jobs, _job, for_cluster, job_name, packed
+from hba_ray.errors import EnvironmentMissing, SpecError
+from hba_ray.specs import load_spec
+from hba_ray.store.provenance import COMMIT, DIFF, DIRTY, JOB_CONFIG, changes, ray_job, source
+from tests.helpers.experiments import small_experiment
+
+
+def test_the_upload_is_the_package_and_one_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "source", lambda: ("c" * 40, True))
+    monkeypatch.setattr(module, "changes", lambda: "a patch\n")
+    spec = small_experiment(tmp_path)
+    with packed(spec) as upload:
+        assert {path.name for path in upload.folder.iterdir()} == {"hba_ray", "spec.yaml", "source.diff"}
+        assert not list(upload.folder.rglob("*.pyc"))
+        assert 10_000 < upload.bytes < 5 * 2**20
+        assert load_spec(upload.folder / "spec.yaml") == spec
+        assert upload.runtime_env == {
+            "working_dir": str(upload.folder),
+            "env_vars": {COMMIT: "c" * 40, DIRTY: "true", DIFF: "source.diff"},
+        }
+        assert (upload.metadata["commit"], upload.metadata["dirty"], upload.metadata["spec"]) == ("c" * 40, "true", "small")
+    assert not upload.folder.exists()
+
+
+def test_a_job_finds_what_its_senders_checkout_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "source.diff").write_text("a patch\n")
+    monkeypatch.setenv(COMMIT, "c" * 40)
+    monkeypatch.setenv(DIRTY, "true")
+    monkeypatch.setenv(DIFF, str(tmp_path / "source.diff"))
+    assert source(tmp_path) == ("c" * 40, True)
+    assert changes() == "a patch\n"
+    assert ray_job() is None
+    monkeypatch.setenv(JOB_CONFIG, '{"metadata": {"job_submission_id": "hba-x-1"}}')
+    assert ray_job() == "hba-x-1"
+
+
+def test_the_name_is_that_of_the_spec(tmp_path: Path):
+    spec = small_experiment(tmp_path)
+    assert job_name(spec) == job_name(small_experiment(tmp_path)) and job_name(spec).startswith("hba-small-")
+    assert job_name(spec) != job_name(small_experiment(tmp_path, seed=1))
+
+
+@pytest.mark.parametrize(("changes", "key"), [({"compute__storage": "runs"}, "compute.storage"), ({"atlas__root": "data"}, "atlas.root")])
+def test_relative_folders_are_refused_since_they_are_others_on_the_cluster(tmp_path: Path, changes: dict, key: str):
+    spec = small_experiment(tmp_path)
+    for path, value in changes.items():
+        section, name = path.split("__")
+        spec = spec.model_copy(update={section: getattr(spec, section).model_copy(update={name: value})})
+    with pytest.raises(SpecError, match=f"{key}: '.*' is relative"):
+        for_cluster(spec)
+
+
+def test_inside_a_job_the_cluster_is_the_one_that_it_runs_on(tmp_path: Path):
+    assert for_cluster(small_experiment(tmp_path)).compute.address == "auto"
+
+
+@pytest.mark.parametrize(
+    ("status", "own", "code"),
+    [("RUNNING", None, None), ("SUCCEEDED", 0, 0), ("FAILED", 4, 4), ("FAILED", None, 1), ("FAILED", -9, 1), ("STOPPED", None, 130)],
+)
+def test_a_job_ends_with_the_code_of_what_it_ran_and_stopped_is_no_success(status: str, own: int | None, code: int | None):
+    details = SimpleNamespace(submission_id="hba-x", status=JobStatus(status), message="", driver_exit_code=own)
+    assert _job(details).exit_code == code  # type: ignore[arg-type]
+
+
+def test_a_spec_whose_job_is_on_its_way_is_not_sent_again_and_after_its_end_it_is(tmp_path: Path):
+    spec = small_experiment(tmp_path)
+    name = job_name(for_cluster(spec))
+    sent: list[str] = []
+    known = [SimpleNamespace(submission_id=name, status=JobStatus.RUNNING)]
+    jobs = Jobs.__new__(Jobs)
+    jobs.address = "http://here"
+    jobs._client = SimpleNamespace(list_jobs=lambda: known, submit_job=lambda **words: sent.append(words["submission_id"]))  # type: ignore[assignment]
+    assert jobs.submit(spec, lambda line: None) == name and not sent
+    known[0].status = JobStatus.FAILED
+    assert jobs.submit(spec, lambda line: None) == f"{name}-2" and sent == [f"{name}-2"]
+
+
+def test_where_no_dashboard_is_a_way_out_is_named():
+    with pytest.raises(EnvironmentMissing, match=r"no Ray dashboard answers at http://127\.0\.0\.1:1\n  give the address"):
+        Jobs("http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "auto", "http://", "http://head:port", "head:99999999", "ftp://head:8265"])
+def test_what_is_no_address_of_a_dashboard_is_refused_before_anyone_is_asked(address: str):
+    with pytest.raises(SpecError, match=r"is no address of a Ray dashboard\n  give the address"):
+        Jobs(address)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:1/"])
+def test_the_protocol_and_the_last_slash_of_an_address_may_be_left_out_or_not(address: str):
+    with pytest.raises(EnvironmentMissing, match=r"no Ray dashboard answers at http://127\.0\.0\.1:1\n"):
+        Jobs(address)
+
+
+def test_the_spec_that_is_sent_is_resolved(tmp_path: Path):
+    with packed(small_experiment(tmp_path, name="sent")) as upload:
+        assert yaml.safe_load((upload.folder / "spec.yaml").read_text())["name"] == "sent"

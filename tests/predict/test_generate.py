@@ -1,0 +1,149 @@
+"""A model without heads answers every row in words, and the words are read as a label or as none."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from hba_ray.data.atlas import AtlasIndex, Drop, build_index
+from hba_ray.data.prompts import load_reasoning
+from hba_ray.data.rows import Row
+from hba_ray.data.stream import unpacked
+from hba_ray.data.tasks import DATASETS
+from hba_ray.errors import CheckpointError, DataError
+from hba_ray.evaluation.scores import score_predictions
+from hba_ray.predict.generate import GenerateJob, ask_plainly, generate_rows, read_label
+from hba_ray.predict.heads import SCHEMA
+from hba_ray.specs import AtlasSpec
+from tests.helpers.experiments import small_experiment
+
+
+@pytest.fixture(scope="module")
+def index(toy) -> AtlasIndex:
+    return build_index(AtlasSpec(root=str(toy.parquet), limit=3), toy.parquet)
+
+
+def job(index: AtlasIndex, model: Path | str, **changes: Any) -> GenerateJob:
+    generation = {"engine": "transformers", "max_new_tokens": 6, **changes.pop("generation", {})}
+    spec = small_experiment(Path("unused"), evaluate__generation=generation, **changes)
+    return GenerateJob(spec, str(model), index)
+
+
+def run(job: GenerateJob) -> tuple[dict[str, dict[str, Any]], list[Drop]]:
+    """Records by sample, and drops."""
+    records, drops = [], []
+    for made, dropped in generate_rows(job):
+        records, drops = records + made, drops + dropped
+    by_sample = {record["sample_id"]: record for record in records}
+    assert len(by_sample) == len(records)
+    return by_sample, drops
+
+
+@pytest.fixture(scope="module")
+def greedy(index, tiny_backbone) -> dict[str, dict[str, Any]]:
+    return run(job(index, tiny_backbone))[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "dataset", "label"),
+    [
+        ("Happy", "cremad", "happy"),
+        ("  **joy**.\n", "meld_emotion", "happy"),
+        ("'Sarcastic'", "mmsd", "sarcasm"),
+        ("not sarcastic", "mmsd", "not sarcasm"),
+        ("calm", "cremad", None),
+        ("I think that it is happy", "cremad", None),
+        ("", "cremad", None),
+        ("�\x00", "cremad", None),
+        ("happy", "mimeqa", None),
+    ],
+)
+def test_an_answer_is_a_label_of_its_own_dataset_or_none(answer: str, dataset: str, label: str | None):
+    assert read_label(answer, DATASETS[dataset]) == label
+
+
+def test_split_surprise_is_read_where_the_atlas_tells_them_apart():
+    surprise = "Pleasant surprise"
+    assert read_label(surprise, DATASETS["meld_emotion"]) == "surprise"
+    assert read_label(surprise, DATASETS["meld_emotion"], split_surprise=True) == "positive surprise"
+
+
+def test_labels_are_named_in_a_prompt_that_does_not_name_them():
+    row = Row("a", "a", DATASETS["mmsd"], "<audio>\nIs it meant?", "sarcasm", "sarcasm")
+    assert ask_plainly(row).problem == "<audio>\nIs it meant?\nReply with one of these labels and nothing else: not sarcasm, sarcasm."
+    named = replace(row, problem="Not sarcasm, or sarcasm?")
+    assert ask_plainly(named) is named
+    open_row = replace(row, dataset=DATASETS["mimeqa"])
+    assert ask_plainly(open_row) is open_row
+
+
+def test_every_row_is_answered_and_scored(index, greedy):
+    assert len(greedy) == len(index.rows_of("test"))
+    for record in greedy.values():
+        dataset = DATASETS[record["dataset"]]
+        assert record["predicted"] is None or record["predicted"] in dataset.labels
+        assert isinstance(record["response"], str) and record["answer"] == record["response"].strip()
+        assert record["question"] and record["prompt_hash"]
+    scores = score_predictions(pa.Table.from_pylist(list(greedy.values()), schema=SCHEMA), index.label_counts("train"))
+    assert {score.dataset for score in scores.datasets} == {"toy_tone", "toy_nod", "toy_words", "toy_answers"}
+
+
+def test_answers_do_not_depend_on_the_rows_beside_them(index, tiny_backbone, greedy):
+    alone, _ = run(job(index, tiny_backbone, compute__micro_batch=1))
+    assert {name: record["response"] for name, record in alone.items()} == {name: record["response"] for name, record in greedy.items()}
+
+
+def test_sampling_follows_its_seed(index, tiny_backbone, greedy):
+    def responses(seed: int) -> list[str]:
+        made, _ = run(job(index, tiny_backbone, generation={"temperature": 1.0, "seed": seed}))
+        return [made[name]["response"] for name in greedy]
+
+    first = responses(0)
+    assert first == responses(0)
+    assert first != responses(1) and first != [record["response"] for record in greedy.values()]
+
+
+def test_reasoning_prompts_are_asked_and_only_their_box_is_read(index, tiny_backbone, greedy):
+    reasoning = replace(job(index, tiny_backbone), reasoning=load_reasoning("standard"), answer_from="boxed")
+    made, _ = run(pickle.loads(pickle.dumps(reasoning)))
+    for name, record in made.items():
+        assert record["prompt_hash"] != greedy[name]["prompt_hash"] and record["question"] == greedy[name]["question"]
+        assert record["answer"] is None and record["predicted"] is None
+    facts = next(record for record in greedy.values() if record["dataset"] == "toy_tone")
+    boxed = reasoning.record(facts, "<think>low voice</think> \\boxed{Sadness}")
+    assert (boxed["answer"], boxed["predicted"]) == ("Sadness", "sad")
+    assert reasoning.record(facts, "\\boxed{calm}")["predicted"] is None
+
+
+def test_a_prompt_longer_than_the_context_is_a_bad_row(index, tiny_backbone):
+    with pytest.raises(DataError, match=r"test row .* the prompt has \d+ tokens, and at most 63 fit"):
+        run(job(index, tiny_backbone, generation={"context": 64}))
+    made, drops = run(job(index, tiny_backbone, generation={"context": 64}, atlas__on_bad_row="drop"))
+    assert drops and {drop.reason for drop in drops} == {"prompt too long"}
+    assert len(made) + len(drops) == len(index.rows_of("test"))
+
+
+def test_a_response_ends_where_the_context_does(index, tiny_backbone, greedy):
+    whole, _ = run(job(index, tiny_backbone, generation={"context": 400, "max_new_tokens": 400}, compute__micro_batch=1))
+    assert all(record["response"] for record in whole.values())
+
+
+def test_a_model_that_is_not_there_is_refused(index, tmp_path: Path):
+    with pytest.raises(CheckpointError, match="no such folder"):
+        run(job(index, tmp_path / "nowhere"))
+
+
+def test_an_error_that_an_actor_hands_on_is_raised_by_the_driver():
+    made = [([{"row": 1}], []), CheckpointError("model", "has no chat template")]
+    batches = [pa.table({"answers": [pickle.dumps(one)]}) for one in made]
+    dataset: Any = SimpleNamespace(iter_batches=lambda **_: iter(batches))
+    rows = unpacked(dataset, "answers")
+    assert next(rows) == ([{"row": 1}], [])
+    with pytest.raises(CheckpointError, match="has no chat template"):
+        next(rows)

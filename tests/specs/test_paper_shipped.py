@@ -1,0 +1,24 @@
+"""The shipped specs are found where they are, and a table of the paper by its number."""
+
+import pytest
+
+from hba_ray.errors import SpecError
+from hba_ray.specs.paper import experiments_folder, find_table
+
+SHIPPED = experiments_folder()
+
+
+@pytest.mark.parametrize("word", ["T11", "t11", "11", "Table 11"])
+def test_a_table_is_found_by_its_number(word):
+    assert find_table(word, SHIPPED).name == "T11_bam_width.yaml"
+
+
+def test_an_unknown_table_names_those_that_are_there():
+    with pytest.raises(SpecError, match="no spec for a table 'T7'") as refused:
+        find_table("T7", SHIPPED)
+    assert "T4, T5, T6, T8" in refused.value.way_out and refused.value.exit_code == 2
+
+
+def test_a_folder_without_the_papers_specs_is_refused(tmp_path):
+    with pytest.raises(SpecError, match="--experiments FOLDER"):
+        experiments_folder(tmp_path)

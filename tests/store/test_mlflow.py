@@ -1,0 +1,205 @@
+"""The MLflow record against a real sqlite store: continued, never doubled, closed when its driver died."""
+
+import json
+import os
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hba_ray.errors import EnvironmentMissing, HbaError, TrainingError
+from hba_ray.specs.compute import TrackingSpec
+from hba_ray.store import mlflow as module
+from hba_ray.store.mlflow import CHANGED, FINGERPRINT, OWNER, MemoryTracker, MlflowTracker, Tracker, csv_text, standard_tags
+from hba_ray.store.provenance import Process
+
+TAGS = {FINGERPRINT: "0123456789ab"}
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def tracker(storage: Path) -> MlflowTracker:
+    return MlflowTracker(TrackingSpec(), storage)
+
+
+def run_of(tracker: MlflowTracker):
+    return tracker._client.get_run(tracker.run_id)
+
+
+def history(tracker: MlflowTracker, metric: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in tracker._client.get_metric_history(tracker.run_id, metric)]
+
+
+def abandon(tracker: MlflowTracker, **changes: object) -> str:
+    """Leaves the run open, as if its driver were another process."""
+    tracker._client.set_tag(tracker.run_id, OWNER, replace(Process.current(), **changes).to_text())
+    return tracker.run_id
+
+
+def test_a_run_holds_what_was_logged_and_leaves_the_working_folder_alone(
+    tracker: MlflowTracker, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.yaml").write_text("name: whole")
+    tracker.start("whole", {"sft.lr": 1e-4, "long": "x" * 7000}, standard_tags("0123456789ab", seed=3))
+    tracker.log_metrics({"train/loss": 2.5, "train/lr": 1e-4}, step=1)
+    tracker.log_artifact(tmp_path / "spec.yaml")
+    tracker.log_table([{"task": "EMO", "n": 3}], "tables/tasks.csv")
+    tracker.log_input("toy", "f" * 64, "atlas/toy")
+    tracker.end()
+
+    run = run_of(tracker)
+    assert (run.info.run_name, run.info.status) == ("whole", "FINISHED")
+    assert run.data.params["sft.lr"] == "0.0001"
+    assert len(run.data.params["long"]) == 6000
+    assert run.data.metrics == {"train/loss": 2.5, "train/lr": 1e-4}
+    assert run.data.tags["hba.seed"] == "3" and run.data.tags["mlflow.user"]
+    assert run.inputs.dataset_inputs[0].dataset.digest == "f" * 36
+    folder = storage / "mlartifacts" / run.info.run_id / "artifacts"
+    assert (folder / "spec.yaml").read_text() == "name: whole"
+    assert (folder / "tables" / "tasks.csv").read_text() == "task,n\nEMO,3\n"
+    assert len(json.loads((folder / "params.json").read_text())["long"]) == 7000
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+def test_the_same_spec_continues_its_run_and_doubles_no_step(storage: Path) -> None:
+    first = MlflowTracker(TrackingSpec(), storage)
+    first.start("resumed", {"compute.workers": 1}, TAGS)
+    for step in (1, 2, 3):
+        first.log_metrics({"train/loss": 1.0 / step}, step)
+    first.log_metrics({"train/loss": 9.0}, 3)  # workers were replaced and repeat a step
+    first.end("FAILED")
+
+    second = MlflowTracker(TrackingSpec(), storage)
+    second.start("resumed", {"compute.workers": 2, "new": "x"}, TAGS)
+    assert second.run_id == first.run_id
+    assert run_of(second).info.status == "RUNNING"
+    for step in (3, 4):
+        second.log_metrics({"train/loss": 1.0 / step, "validation/loss": 2.0}, step)
+    second.end()
+
+    assert history(second, "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
+    assert history(second, "validation/loss") == [(3, 2.0), (4, 2.0)]
+    run = run_of(second)
+    assert run.data.params == {"compute.workers": "1", "new": "x"}
+    assert json.loads(run.data.tags[CHANGED]) == {"compute.workers": "2"}
+
+
+def test_another_fingerprint_is_another_run(storage: Path, tracker: MlflowTracker) -> None:
+    tracker.start("changed", {}, TAGS)
+    before = tracker.run_id
+    tracker.end()
+    tracker.start("changed", {}, {FINGERPRINT: "ba9876543210"})
+    assert tracker.run_id != before
+
+
+def test_the_run_of_a_dead_driver_is_closed_or_continued(tracker: MlflowTracker) -> None:
+    tracker.start("died", {}, {FINGERPRINT: "ba9876543210"})
+    other_spec = abandon(tracker, boot="before the machine was started again")
+    tracker.start("died", {}, TAGS)
+    same_spec = abandon(tracker, started=1)
+
+    tracker.start("died", {}, TAGS)
+    assert tracker.run_id == same_spec
+    assert tracker._client.get_run(other_spec).info.status == "KILLED"
+    assert run_of(tracker).data.tags[OWNER] == Process.current().to_text()
+
+
+def test_a_living_driver_keeps_its_run(tracker: MlflowTracker) -> None:
+    tracker.start("alive", {}, TAGS)
+    parent = os.getppid()
+    started = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19])
+    abandon(tracker, pid=parent, started=started)
+    with pytest.raises(HbaError, match=f"process {parent} is running 'alive' right now"):
+        tracker.start("alive", {}, TAGS)
+
+
+def test_a_run_on_another_machine_is_left_alone(tracker: MlflowTracker) -> None:
+    tracker.start("elsewhere", {}, TAGS)
+    theirs = abandon(tracker, host="elsewhere")
+    tracker.start("elsewhere", {}, TAGS)
+    assert tracker.run_id != theirs
+    assert tracker._client.get_run(theirs).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_metric_that_is_no_number_is_refused_by_name(tracker: MlflowTracker, value: float) -> None:
+    tracker.start("finite", {}, TAGS)
+    for refusing in (tracker, MemoryTracker()):
+        with pytest.raises(TrainingError, match=r"metric 'train/loss': is -?(nan|inf) at step 7"):
+            refusing.log_metrics({"good": 1.0, "train/loss": value}, step=7)
+    assert history(tracker, "good") == []
+
+
+def test_a_server_that_is_not_there_is_reported_in_seconds(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    before = dict(os.environ)
+    started = time.monotonic()
+    with pytest.raises(EnvironmentMissing, match=f"MLflow at http://127.0.0.1:{port} does not do its work"):
+        MlflowTracker(TrackingSpec(mlflow=f"http://127.0.0.1:{port}"), tmp_path)
+    assert time.monotonic() - started < 30
+    assert {name for name in os.environ if name.startswith("MLFLOW_HTTP")} == {name for name in before if name.startswith("MLFLOW_HTTP")}
+
+
+def test_a_storage_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentMissing, match="see that its folder can be written"):
+        MlflowTracker(TrackingSpec(), tmp_path / "file" / "runs")
+
+
+@pytest.mark.parametrize("left", [b"SQLite format 3\0" + bytes(100), b"no store", b"\xff" * 5000])
+def test_a_damaged_store_is_named_and_may_be_moved_away(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "mlflow.db").write_bytes(left)
+    with pytest.raises(EnvironmentMissing, match=r"mlflow\.db does not do its work: .*\n.*moved away, it is begun anew"):
+        MlflowTracker(TrackingSpec(), tmp_path)
+
+
+def test_a_new_store_that_cannot_be_made_whole_is_no_hindrance_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def full(tracker: MlflowTracker, name: str) -> str:
+        tracker._client.search_experiments()  # the tables are there, the experiment is not
+        raise MlflowException("database or disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(EnvironmentMissing, match="make room"):
+        patched.setattr(MlflowTracker, "_open", full)
+        MlflowTracker(TrackingSpec(), tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_store_that_someone_opens_for_ever_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from filelock import FileLock
+
+    monkeypatch.setattr(module, "OPENING_SECONDS", 0.2)
+    with FileLock(tmp_path / "mlflow.db.lock"), pytest.raises(EnvironmentMissing, match="no other program holds it"):
+        MlflowTracker(TrackingSpec(), tmp_path)
+
+
+def test_nothing_can_be_logged_before_the_start(tracker: MlflowTracker) -> None:
+    with pytest.raises(HbaError, match="the run has not been started"):
+        tracker.log_metrics({"loss": 1.0}, 1)
+
+
+def test_a_memory_tracker_keeps_what_it_is_told() -> None:
+    tracker = MemoryTracker()
+    record: Tracker = tracker
+    record.start("run", {"lr": 0.1}, TAGS)
+    record.log_metrics({"loss": 1.0}, 1)
+    record.log_metrics({"loss": 2.0}, 1)
+    record.log_table([{"a": 1}], "t.csv")
+    record.end("KILLED")
+    assert (tracker.name, tracker.params, tracker.status) == ("run", {"lr": 0.1}, "KILLED")
+    assert tracker.metrics["loss"] == {1: 1.0}
+    assert tracker.texts == {"t.csv": "a\n1\n"}
+
+
+def test_a_table_takes_quotes_commas_and_missing_cells() -> None:
+    assert csv_text([{"a": 'x,"y"'}, {"b": None}]) == 'a,b\n"x,""y""",\n,\n'
