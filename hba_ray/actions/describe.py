@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hba_ray.cluster.session import ray_session
 from hba_ray.errors import SpecError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.descriptors import USUAL_STREAMS
-from hba_ray.steps import atlas, describe
-from hba_ray.steps.base import Context, Draft, Step
-from hba_ray.store.folders import LOCK_SECONDS, Storage, claimed, finish
+from hba_ray.steps import describe
+from hba_ray.steps.atlas import Atlas
+from hba_ray.steps.base import Context, Draft
+from hba_ray.steps.run import do_step
+from hba_ray.store.folders import Storage
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex
@@ -36,14 +38,16 @@ def index_of(spec: ExperimentSpec) -> AtlasIndex:
 
     if spec.atlas.source == "released":
         return build_index(spec.atlas, Path(spec.atlas.root or ""))
-    step = atlas.plan(Draft(spec, Storage(spec.compute.storage)))
+    draft = Draft(spec, Storage(spec.compute.storage))
+    Atlas().plan(draft)
+    step = draft["atlas"]
     if not step.is_done:
         what = f"'{spec.atlas.source}' is not made yet; only files that are there can be checked"
         raise SpecError("atlas.source", what, "make it with `hba describe` or `hba run`, or give the folder of a finished atlas")
     return AtlasIndex.load(step.folder)
 
 
-def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> dict[str, Any]:
+def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> describe.DescribeResult:
     """Does the atlas step where it is not done, and extracts every descriptor that the storage lacks.
 
     Unlike a run, it looks at the store also where the step was done before: what was taken away or
@@ -53,27 +57,18 @@ def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> dict[str
         spec: with streams, see `with_streams`.
         say: takes a line for people.
 
-    Returns:
-        `Summary.to_json` of hba_ray/descriptors/extract.py.
-
     Raises:
         HbaError: the atlas, a clip or an environment is not what it should be; what is extracted stays.
     """
     draft = Draft(spec, Storage(spec.compute.storage))
-    rows, descriptors = atlas.plan(draft), describe.plan(draft)
-    if descriptors is None:
+    for kind in (Atlas(), describe.Describe()):
+        kind.plan(draft)
+    if "describe" not in draft:
         raise ValueError("the spec names no stream")
-    folders = {step.name: step.folder for step in draft.steps}
-
-    def context(step: Step) -> Context:
-        say(f"{step.name} {step.fingerprint}: {step.what}")
-        return Context(spec, folders, step.folder, lambda values, at: None)
-
-    with claimed(rows.folder, wait_seconds=LOCK_SECONDS):
-        if not rows.is_done:
-            finish(rows.folder, atlas.make(context(rows)))
-    with ExitStack() as stack, claimed(descriptors.folder, wait_seconds=LOCK_SECONDS):
+    rows, descriptors = draft["atlas"], draft["describe"]
+    do_step(Context(spec, rows, {}), say)
+    with ExitStack() as stack:
         start_ray = lambda: stack.enter_context(ray_session(spec.compute, descriptors.folder / "logs"))  # noqa: E731
-        facts = describe.make(context(descriptors), start_ray)
-        finish(descriptors.folder, facts)
-    return facts
+        context = Context(spec, descriptors, {rows.name: rows}, start_ray=start_ray)
+        do_step(context, say, again=lambda result: True)
+    return describe.Describe().result(descriptors.folder)

@@ -7,9 +7,9 @@ from pathlib import Path
 from hba_ray.errors import SpecError
 from hba_ray.models.checkpoints import load_model, model_identity, new_folder
 from hba_ray.models.export import ADAPTERS
-from hba_ray.runs.opened import OpenedRun
-from hba_ray.steps import bam
-from hba_ray.steps.base import Context
+from hba_ray.runs.plan import Experiment
+from hba_ray.specs.arms import ADAPTED, SFT, Arm
+from hba_ray.steps.bam import ADAPTERS as TRAINED_ADAPTERS
 from hba_ray.store.folders import copy_folder, write_text
 
 ABOUT_ADAPTERS = """# Adapters of this model
@@ -26,13 +26,13 @@ that those libraries read. In Python:
 """
 
 
-def exportable(run: OpenedRun) -> dict[str, str]:
+def exportable(run: Experiment) -> dict[str, str]:
     """Arm -> kind of the step that made its model; BAM's arm is the SFT model with adapters beside it."""
-    arms = {"sft": "sft", bam.ARM: "bam", "grpo": "grpo"}
-    return {arm: kind for arm, kind in arms.items() if any(step.kind == kind for step in run.steps)}
+    kinds = {step.kind.name for step in run.steps}
+    return {str(arm): str(arm.last_stage) for arm in (SFT, ADAPTED, Arm(("grpo",))) if arm.last_stage in kinds}
 
 
-def export_run(run: OpenedRun, arm: str | None = None, to: Path | None = None) -> Path:
+def export_run(run: Experiment, arm: str | None = None, to: Path | None = None) -> Path:
     """Writes a run's model in the full Qwen2.5-Omni layout, LoRA merged, with its heads and adapters beside it.
 
     Args:
@@ -51,30 +51,31 @@ def export_run(run: OpenedRun, arm: str | None = None, to: Path | None = None) -
     arm = arm or next(reversed(arms), "of the last stage")
     if arm not in arms:
         raise SpecError(f"arm {arm}", "the run has no model of this name", f"it has: {', '.join(arms) or 'none that can be exported'}")
-    folders = run.folders()
+    steps = run.finished_steps()
     to = to or run.folder / f"model-{arm}"
     if arms[arm] == "grpo":
         with new_folder(to) as draft:
-            copy_folder(folders["grpo"] / "model", draft)
+            copy_folder(steps["grpo"].folder / "model", draft)
         return to
     with new_folder(to) as draft:
-        _export_sft(run, folders, draft)
+        _export_sft(run, draft)
         if arms[arm] == "bam":
-            copy_folder(folders["bam"] / bam.ADAPTERS, draft / ADAPTERS)
+            copy_folder(steps["bam"].folder / TRAINED_ADAPTERS, draft / ADAPTERS)
             write_text(draft / ADAPTERS / "README.md", ABOUT_ADAPTERS)
     return to
 
 
-def _export_sft(run: OpenedRun, folders: dict[str, Path], to: Path) -> None:
+def _export_sft(run: Experiment, to: Path) -> None:
     import torch
 
     from hba_ray.models.backbone import load_processor
     from hba_ray.models.export import export_model
     from hba_ray.training.sft import build_model
 
-    backbone = Context(run.spec, folders, run.folder, lambda metrics, step: None).backbone
+    context = run.context("sft")
+    backbone = context.backbone
     model = build_model(run.spec, backbone, bf16=False)  # LoRA is merged in fp32
-    trained = folders["sft"] / "model"
+    trained = context.folder / "model"
     load_model(model, trained)
     dtype = torch.bfloat16 if run.spec.uses_bf16 else torch.float32
     export_model(model, load_processor(backbone), to, dtype=dtype, identity=model_identity(backbone, trained))

@@ -21,11 +21,13 @@ from hba_ray.report.formats import markdown
 from hba_ray.report.model import MISSING, Sheet, between, number
 from hba_ray.runs.opened import ledger_steps
 from hba_ray.specs import ExperimentSpec, load_spec
-from hba_ray.steps import compare, judge
-from hba_ray.steps.base import Context, Draft, Step
-from hba_ray.steps.evaluate import PREDICTIONS
+from hba_ray.steps import compare
+from hba_ray.steps.base import Context, Draft, Result, Step
+from hba_ray.steps.evaluate import PREDICTIONS, Evaluate
+from hba_ray.steps.judge import Judge, JudgeResult, open_items
+from hba_ray.steps.run import do_step
 from hba_ray.store.files import read_parquet
-from hba_ray.store.folders import LOCK_SECONDS, Storage, claimed, done, finish, note, reopen, write_text
+from hba_ray.store.folders import Storage, note, write_text
 
 if TYPE_CHECKING:
     from hba_ray.evaluation.agreement import Agreement
@@ -59,7 +61,7 @@ class Grader:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Gradings:
     """What a grading leaves.
 
     Attributes:
@@ -73,7 +75,7 @@ class Judged:
 
 def judge_run(
     run: Path, overrides: Sequence[str], say: Callable[[str], None], *, labels: Path | None = None, only: str | None = None
-) -> Judged:
+) -> Gradings:
     """Grades the open answers of a run's arms.
 
     Args:
@@ -97,8 +99,8 @@ def judge_run(
     if not any(grader.labels for grader in graders):
         raise DataError(str(run), "has no open answers", "only free-text tasks are judged: SOC, INT, NVC", reason="no open answers")
     if labels is not None:
-        graders.append(_person(labels, graders, arms[0].arm or ""))
-    return _write(run / "judge", graders, {step.arm or "": clips_in(step.folder / PREDICTIONS) for step in arms})
+        graders.append(_person(labels, graders, str(arms[0].arm)))
+    return _write(run / "judge", graders, {str(step.arm): clips_in(step.folder / PREDICTIONS) for step in arms})
 
 
 def write_label_sheet(run: Path, arm: str | None, rows: int, seed: int = 0) -> Path:
@@ -109,7 +111,7 @@ def write_label_sheet(run: Path, arm: str | None, rows: int, seed: int = 0) -> P
     """
 
     (step,) = _predicted(run, arm, alone="--sample")
-    items = judge.open_items(read_parquet(step.folder / PREDICTIONS).to_pylist())
+    items = open_items(read_parquet(step.folder / PREDICTIONS).to_pylist())
     drawn = random.Random(seed).sample(items, min(rows, len(items)))
     file = run / f"labels-{step.arm}.csv".replace(" ", "-")
     if file.exists():
@@ -128,8 +130,8 @@ def _predicted(run: Path, only: str | None, alone: str = "") -> list[Step]:
         only: the one arm that is wanted.
         alone: the option that is about one arm.
     """
-    found = [step for step in _steps_of(run) if step.kind == "evaluate"]
-    wanted = [step for step in found if only is None or step.arm == only]
+    found = [step for step in _steps_of(run) if step.kind == Evaluate()]
+    wanted = [step for step in found if only is None or str(step.arm) == only]
     names = ", ".join(str(step.arm) for step in found) or "none"
     if not wanted:
         raise SpecError(str(run), f"has no predictions of {only or 'any arm'}", f"arms with predictions: {names}")
@@ -152,34 +154,29 @@ def _spec_of(run: Path, overrides: Sequence[str]) -> ExperimentSpec:
 def _steps_of(run: Path) -> list[Step]:
     """The finished steps that the run's ledger names, in its order; judge steps of all judges."""
     found = ledger_steps(run)
-    newest = {step.name: step for step in found if step.kind != "judge"}
-    return [step for step in [*newest.values(), *(step for step in found if step.kind == "judge")] if step.is_done]
+    newest = {step.name: step for step in found if step.kind != Judge()}
+    return [step for step in [*newest.values(), *(step for step in found if step.kind == Judge())] if step.is_done]
 
 
 def _grade(run: Path, spec: ExperimentSpec, steps: Sequence[Step], arms: Sequence[Step], say: Callable[[str], None]) -> None:
     """The judge step of each arm, where it is not done or the endpoint did not answer all of it."""
-    folders = {step.name: step.folder for step in steps if step.kind != "judge"}
-    draft = Draft(spec, Storage(spec.compute.storage))
-    planned = [step for step in (judge.plan(draft, predicted) for predicted in arms) if step]
-    if any(not _is_settled(step) for step in planned):
-        judge.check(spec)
-    for step in planned:
-        with claimed(step.folder, wait_seconds=LOCK_SECONDS):
-            if _is_settled(step):
-                say(f"{step.name} {step.fingerprint}: done before")
-            else:
-                say(f"{step.name} {step.fingerprint}: {step.what}")
-                if step.is_done:
-                    say("the next `hba run` holds arms against each other again, with the new verdicts")
-                    compare.reopen_those_with(step.folder)
-                reopen(step.folder)
-                finish(step.folder, judge.make(Context(spec, folders, step.folder, lambda metrics, number: None, step.arm)))
+    earlier = {step.name: step for step in steps if step.kind != Judge()}
+    storage = Storage(spec.compute.storage)
+    draft = Draft(spec, storage)
+    for predicted in arms:
+        Judge().plan_for(draft, predicted)
+    if any(not step.is_done or _has_unanswered(step.result()) for step in draft.steps):
+        Judge.check(spec)
+    for step in draft.steps:
+        if step.is_done and _has_unanswered(step.result()):
+            say("the next `hba run` holds arms against each other again, with the new verdicts")
+            compare.reopen_those_with(step.folder, storage)
+        do_step(Context(spec, step, earlier), say, again=_has_unanswered)
         note(run, event="judged", step=step.name, fingerprint=step.fingerprint)
 
 
-def _is_settled(step: Step) -> bool:
-    facts = done(step.folder)
-    return facts is not None and UNANSWERED not in facts["unreadable"]
+def _has_unanswered(result: Result) -> bool:
+    return isinstance(result, JudgeResult) and UNANSWERED in result.unreadable
 
 
 def _graders(steps: Sequence[Step], predicted: Step) -> list[Grader]:
@@ -188,9 +185,9 @@ def _graders(steps: Sequence[Step], predicted: Step) -> list[Grader]:
 
     made = []
     for step in steps:
-        facts = done(step.folder) if step.kind == "judge" and step.arm == predicted.arm else None
-        if facts:
-            made.append(Grader(step.arm or "", f"{facts['judge']} {step.fingerprint[:4]}", facts["prompts"], labels_in(step.folder)))
+        if step.kind == Judge() and step.arm == predicted.arm:
+            result = Judge().result(step.folder)
+            made.append(Grader(str(step.arm), f"{result.judge} {step.fingerprint[:4]}", result.prompts, labels_in(step.folder)))
     return made
 
 
@@ -200,7 +197,7 @@ def _person(file: Path, graders: Sequence[Grader], arm: str) -> Grader:
     return Grader(arm, PERSON, MISSING, labels_of(file, graders[0].labels))
 
 
-def _write(folder: Path, graders: Sequence[Grader], clips: Mapping[str, Mapping[str, str]]) -> Judged:
+def _write(folder: Path, graders: Sequence[Grader], clips: Mapping[str, Mapping[str, str]]) -> Gradings:
     from hba_ray.evaluation.agreement import agree
 
     pairs = [(one, other) for one, other in combinations(graders, 2) if one.arm == other.arm]
@@ -215,7 +212,7 @@ def _write(folder: Path, graders: Sequence[Grader], clips: Mapping[str, Mapping[
     write_text(
         folder / "graders.json", json.dumps([dict(zip(sheet.header, row, strict=True)) for sheet in sheets for row in sheet.rows], indent=1)
     )
-    return Judged(folder, sheets)
+    return Gradings(folder, sheets)
 
 
 SCORE_HEADER = ("Arm", "Grader", "Prompts", "Rows", "Judge", "95% interval", "Unreadable")

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 
 from hba_ray.runs.plan import plan
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps import MAKERS
-from hba_ray.steps.base import Context
-from hba_ray.store.folders import Storage, claimed, finish
-from hba_ray.store.mlflow import MemoryTracker
+from hba_ray.steps.base import Context, Step
+from hba_ray.steps.run import do_step
 
 if TYPE_CHECKING:
     from hba_ray.rl.parity import RowParity
@@ -31,16 +29,12 @@ def check_rollout(spec: ExperimentSpec, rows: int, say: Callable[[str], None]) -
     from hba_ray.rl.checkpoints import write_start
     from hba_ray.rl.parity import compare
 
-    folders: dict[str, Path] = {}
-    context = Context(spec, folders, Path(), MemoryTracker().log_metrics)
-    for step in plan(spec.model_copy(update={"stages": ("sft",)}), Storage(spec.compute.storage)):
-        if step.kind not in ("atlas", "backbone"):
-            continue
-        with claimed(step.folder, wait_seconds=3600):
-            if not step.is_done:
-                say(f"{step.name} {step.fingerprint}: {step.what}")
-                finish(step.folder, MAKERS[step.kind](Context(spec, folders, step.folder, MemoryTracker().log_metrics)))
-        folders[step.name] = step.folder
+    earlier: dict[str, Step] = {}
+    for step in plan(spec.model_copy(update={"stages": ("sft",)})).steps:
+        if step.kind.name in ("atlas", "backbone"):
+            do_step(Context(spec, step, dict(earlier)), say)
+            earlier[step.name] = step
+    context = Context(spec, earlier["atlas"], earlier)
     index = context.index
     signatures = index.table.column("modality_signature").to_pylist()
     lines: dict[str, list[int]] = {}
@@ -51,4 +45,4 @@ def check_rollout(spec: ExperimentSpec, rows: int, say: Callable[[str], None]) -
         start = Path(folder) / "start"
         write_start(spec, context.backbone, None, start, dtype=torch.bfloat16 if spec.uses_bf16 else torch.float32)
         say(f"vLLM answers {len(chosen)} rows")
-        return compare(str(start), str(folders["atlas"] / "train"), chosen, spec.atlas.media, spec.atlas.modalities)
+        return compare(str(start), str(earlier["atlas"].folder / "train"), chosen, spec.atlas.media, spec.atlas.modalities)

@@ -92,9 +92,10 @@ def bam(
     quiet(loaded)
     from hba_ray.progress import progress
     from hba_ray.runs.cost import TABLE, measure_cost
+    from hba_ray.runs.plan import plan
 
     with progress("bench bam", total=None) as bar:
-        found, run = measure_cost(loaded, rows, warm_up, bar.advance)
+        found, run = measure_cost(plan(loaded), rows, warm_up, bar.advance)
     from hba_ray.report.formats import terminal
     from hba_ray.report.paper_table import cost_sheet
 

@@ -19,11 +19,13 @@ def run(spec: SpecFile, overrides: Overrides = None) -> None:
     loaded = read(spec, overrides)
     quiet(loaded)
     from hba_ray.report.tables import terminal_table
+    from hba_ray.runs.plan import plan
     from hba_ray.runs.run import run_experiment
     from hba_ray.runs.sweep import run_sweep
+    from hba_ray.runs.sweep_plan import plan_sweep
 
     if loaded.sweep is not None:
-        swept = run_sweep(loaded, say)
+        swept = run_sweep(plan_sweep(loaded), say)
         if swept.report is not None:
             console.print(terminal_table(swept.report))
             show("table", swept.table)
@@ -31,7 +33,7 @@ def run(spec: SpecFile, overrides: Overrides = None) -> None:
         show("mlflow", swept.mlflow)
         swept.check()
         return
-    finished = run_experiment(loaded, say)
+    finished = run_experiment(plan(loaded), say)
     console.print(terminal_table(finished.report))
     show("table", finished.table)
     show("report", finished.page)
@@ -104,12 +106,12 @@ def describe(atlas: AtlasOrSpec, overrides: Overrides = None) -> None:
 
     summary = describe_atlas(with_streams(loaded), say)
     table = Table("stream", "rows", "described", "no clip", "masked", "clips", "extracted now", "seconds", box=None, pad_edge=False)
-    for stream, found in summary["streams"].items():
-        masked = ", ".join(f"{reason}: {rows}" for reason, rows in found["bad"].items()) or "0"
-        counts = (str(found[name]) for name in ("clips", "extracted"))
-        table.add_row(stream, str(found["rows"]), str(found["described"]), str(found["absent"]), masked, *counts, f"{found['seconds']:.1f}")
+    for stream, found in summary.streams.items():
+        masked = ", ".join(f"{reason}: {rows}" for reason, rows in found.bad.items()) or "0"
+        counts = (str(found.clips), str(found.extracted))
+        table.add_row(stream, str(found.rows), str(found.described), str(found.absent), masked, *counts, f"{found.seconds:.1f}")
     console.print(table)
-    for reason, rows in summary["unreadable"].items():
+    for reason, rows in summary.unreadable.items():
         say(f"{rows} rows could not be read: {reason}")
     show("descriptors", Storage(loaded.compute.storage).descriptors)
 

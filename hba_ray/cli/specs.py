@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -46,16 +46,15 @@ def schema() -> None:
 def plan(spec: SpecFile, overrides: Overrides = None) -> None:
     """Show the steps of a spec, or the trials of a sweep: what is done already, what is shared, what the rest needs."""
     from hba_ray.runs.plan import plan as make_plan
-    from hba_ray.store.folders import Storage
 
     loaded = read(spec, overrides)
     if loaded.sweep is not None:
         _show_sweep(loaded)
         return
-    console.print(_steps(make_plan(loaded, Storage(loaded.compute.storage))))
+    console.print(_steps(make_plan(loaded).steps))
 
 
-def _steps(steps: list[Step], trials: Callable[[Step], str] | None = None) -> Table:
+def _steps(steps: Sequence[Step], trials: Callable[[Step], str] | None = None) -> Table:
     """
     Args:
         trials: which trials need a step, in words.
@@ -86,7 +85,7 @@ def _show_sweep(spec: ExperimentSpec) -> None:
     table = Table("trial", *arms, "fingerprint", "done", "steps of its own, to do", box=None, pad_edge=False)
     for trial in swept.trials:
         own = [step.name for step in trial.steps if not step.is_done and step.fingerprint not in known]
-        sets = [Text(", ".join(f"{key}={in_words(value)}" for key, value in trial.trial.sets.items()) or "–")] if arms else []
+        sets = [Text(", ".join(f"{key}={in_words(value)}" for key, value in trial.sets.items()) or "–")] if arms else []
         table.add_row(Text(trial.name), *sets, trial.fingerprint, "yes" if trial.report() else "no", ", ".join(own) or "–")
     console.print(Text(spec.name, style="bold"), facts, "", table, "", sep="\n", highlight=False)
     console.print("shared steps, done first" if shared else "no step is shared", highlight=False)

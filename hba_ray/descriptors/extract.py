@@ -20,7 +20,7 @@ from hba_ray.data.atlas import AtlasIndex
 from hba_ray.descriptors.environments import check_here, default_folder, runtime_env
 from hba_ray.descriptors.keys import KeyStore, Wanted, find_wanted
 from hba_ray.descriptors.pools import Done, Work, describe_here, describe_on_ray, place_of
-from hba_ray.descriptors.tables import maker, note_identity, released_maker, table_of
+from hba_ray.descriptors.tables import StreamSummary, maker, note_identity, released_maker, table_of
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
 from hba_ray.specs.descriptors import DescriptorsSpec, Stream
@@ -29,29 +29,6 @@ from hba_ray.store.folders import claimed
 Progress = Callable[[str, int, int], None]
 """Told (what, done, total): "clips" while rows are read for their keys, then each stream by its name."""
 OnBadRow = Literal["fail", "drop"]
-
-
-@dataclass(frozen=True)
-class StreamSummary:
-    """What one stream has now.
-
-    Attributes:
-        rows: rows looked at.
-        described: rows with a vector or a transcript.
-        absent: rows with no clip for the stream, or with a video without sound.
-        bad: reason -> rows whose clip cannot be described; they are masked.
-        clips: different clips among all of these.
-        extracted: clips of them that were described now; the others were there.
-        seconds: wall time.
-    """
-
-    rows: int
-    described: int
-    absent: int
-    bad: dict[str, int]
-    clips: int
-    extracted: int
-    seconds: float
 
 
 @dataclass(frozen=True)

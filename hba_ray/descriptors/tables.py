@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -61,3 +62,26 @@ def identity_of(spec: DescriptorsSpec, stream: Stream) -> dict[str, Any]:
     if stream == "transcripts" and checkpoint.is_file():
         identity["settings"] = {**identity["settings"], "model": file_digest(checkpoint)}
     return identity
+
+
+@dataclass(frozen=True)
+class StreamSummary:
+    """What one stream has now.
+
+    Attributes:
+        rows: rows looked at.
+        described: rows with a vector or a transcript.
+        absent: rows with no clip for the stream, or with a video without sound.
+        bad: reason -> rows whose clip cannot be described; they are masked.
+        clips: different clips among all of these.
+        extracted: clips of them that were described now; the others were there.
+        seconds: wall time.
+    """
+
+    rows: int
+    described: int
+    absent: int
+    bad: dict[str, int]
+    clips: int
+    extracted: int
+    seconds: float

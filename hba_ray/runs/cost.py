@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hba_ray.errors import SpecError
-from hba_ray.runs.plan import plan, run_fingerprint
-from hba_ray.specs import ExperimentSpec
+from hba_ray.runs.plan import Experiment
 from hba_ray.steps import bam
-from hba_ray.steps.base import Context, Step
-from hba_ray.store.folders import Storage, write_text
+from hba_ray.steps.base import Context
+from hba_ray.store.folders import write_text
 
 if TYPE_CHECKING:
     from hba_ray.evaluation.latency import Latency
@@ -22,40 +21,34 @@ TABLE, NUMBERS = "table13.md", "table13.json"
 
 
 def measure_cost(
-    spec: ExperimentSpec, rows: int = 500, warm_up: int = 1, on_row: Callable[[], None] = lambda: None
+    experiment: Experiment, rows: int = 500, warm_up: int = 1, on_row: Callable[[], None] = lambda: None
 ) -> tuple[Latency, Path]:
     """What the adapters of a finished experiment cost, and the folder of its run, where that is written down.
 
     Raises:
         SpecError: the spec has no adapters, or they are not trained yet.
     """
-    if "bam" not in spec.stages:
+    spec, folder = experiment.spec, experiment.folder
+    trained = next((step for step in experiment.steps if step.kind == bam.Bam()), None)
+    if trained is None:
         raise SpecError("stages", "has no 'bam', so there are no adapters to measure", "give a spec with stages: [sft, bam]")
-    steps, folder = _planned(spec)
-    missing = [step.name for step in steps if not step.arm and not step.is_done]
+    made = {step.name: step for step in experiment.steps if not step.arm}
+    missing = [name for name, step in made.items() if not step.is_done]
     if missing:
         raise SpecError(spec.name, f"the step '{missing[0]}' is not done yet", "run the spec first: hba run SPEC")
     from hba_ray.evaluation.latency import measure_latency
     from hba_ray.report.paper_table import render_cost
 
-    folders = {step.name: step.folder for step in steps}
-    context = Context(spec, folders, folders["bam"], lambda metrics, step: None)
     folder.mkdir(parents=True, exist_ok=True)
-    found = measure_latency(bam.predict_job(context), rows, warm_up, on_row)
+    found = measure_latency(bam.predict_job(Context(spec, trained, made)), rows, warm_up, on_row)
     write_text(folder / TABLE, render_cost(found, spec.model.backbone))
     write_text(folder / NUMBERS, json.dumps(found.to_json(), indent=1) + "\n")
     return found, folder
 
 
-def known_cost(spec: ExperimentSpec) -> Latency | None:
+def known_cost(experiment: Experiment) -> Latency | None:
     """What was measured before; None where nothing was."""
     from hba_ray.evaluation.latency import Latency
 
-    file = _planned(spec)[1] / NUMBERS
+    file = experiment.folder / NUMBERS
     return Latency.from_json(file.read_text(encoding="utf-8"), where=str(file)) if file.is_file() else None
-
-
-def _planned(spec: ExperimentSpec) -> tuple[list[Step], Path]:
-    storage = Storage(spec.compute.storage)
-    steps = plan(spec, storage)
-    return steps, storage.run(spec.name, run_fingerprint(steps))

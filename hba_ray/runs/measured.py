@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,15 +16,15 @@ from hba_ray.errors import DataError, SpecError
 from hba_ray.evaluation.agreement import Labels, agree, labels_of
 from hba_ray.evaluation.columns import FACTS, ArmResult, Column, Fact
 from hba_ray.evaluation.statistics import Interval, interval, ratio_draws
-from hba_ray.runs.plan import plan
-from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, trials
-from hba_ray.specs.base import value_at
-from hba_ray.steps.base import Step, rows_used
+from hba_ray.runs.plan import Experiment
+from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec
+from hba_ray.specs.arms import Arm
+from hba_ray.steps import bam
+from hba_ray.steps.drops import rows_used
 from hba_ray.steps.evaluate import PREDICTIONS
 from hba_ray.steps.judge import verdicts_in
 from hba_ray.steps.retention import WRITTEN
 from hba_ray.store.files import read_parquet
-from hba_ray.store.folders import Storage
 
 if TYPE_CHECKING:
     from hba_ray.evaluation.latency import Latency
@@ -33,37 +33,7 @@ if TYPE_CHECKING:
 PERSON = "person"
 
 
-@dataclass(frozen=True)
-class PlannedArms:
-    """One trial of a table's spec, planned."""
-
-    name: str
-    spec: ExperimentSpec
-    steps: Sequence[Step]
-
-    def step(self, kind: str, arm: str) -> Step | None:
-        """The step of a kind that looks at an arm."""
-        return next((step for step in self.steps if step.kind == kind and step.arm == arm), None)
-
-    def finished(self, kind: str, arm: str) -> Path | None:
-        """The folder of such a step, where it is done."""
-        step = self.step(kind, arm)
-        return step.folder if step is not None and step.is_done else None
-
-    def is_meant(self, arm: str, where: Mapping[str, Any]) -> bool:
-        """Whether it has this arm and these settings."""
-        return all(value_at(self.spec, key) == value for key, value in where.items()) and self.step("evaluate", arm) is not None
-
-
-def planned_arms(spec: ExperimentSpec) -> list[PlannedArms]:
-    """The trials of a spec, or the one that it is."""
-    storage = Storage(spec.compute.storage)
-    made = [(trial.name, trial.spec) for trial in trials(spec)] or [(spec.name, spec)]
-    plain = [(name, one.model_copy(update={"paper": None})) for name, one in made]  # the table is nothing that a trial depends on
-    return [PlannedArms(name, one, plan(one, storage)) for name, one in plain]
-
-
-def check_columns(spec: ExperimentSpec, planned: Sequence[PlannedArms]) -> None:
+def check_columns(spec: ExperimentSpec, planned: Sequence[Experiment]) -> None:
     """Refuses a table with a column that no trial would measure.
 
     Raises:
@@ -74,14 +44,14 @@ def check_columns(spec: ExperimentSpec, planned: Sequence[PlannedArms]) -> None:
             continue
         other = [measured.against] if isinstance(measured.against, dict) else []
         for where in [measured.where, *other]:
-            if not any(trial.is_meant(measured.arm, where) for trial in planned):
-                arms = dict.fromkeys(step.arm for trial in planned for step in trial.steps if step.kind == "evaluate" and step.arm)
+            if not any(trial.has(Arm.parse(measured.arm), where) for trial in planned):
+                arms = dict.fromkeys(str(step.arm) for trial in planned for step in trial.steps if step.kind.name == "evaluate")
                 settings = "".join(f", {key}={value}" for key, value in where.items())
                 what = f"no trial measures the column '{column}': arm '{measured.arm}'{settings}"
                 raise SpecError(f"{spec.name}: paper.arms", what, f"arms here: {', '.join(arms)}; is its setting among those of sweep?")
 
 
-def measured_columns(paper: PaperSpec, planned: Sequence[PlannedArms], latency: Latency | None = None) -> dict[str, Column]:
+def measured_columns(paper: PaperSpec, planned: Sequence[Experiment], latency: Latency | None = None) -> dict[str, Column]:
     """Column -> what finished trials measured of it; columns that no trial measures are left out.
 
     Args:
@@ -129,62 +99,58 @@ class _Facts:
     """
 
     paper: PaperSpec
-    planned: Sequence[PlannedArms]
+    planned: Sequence[Experiment]
     asked: set[str]
     latency: Latency | None
 
-    def of(self, measured: MeasuredBy, trial: PlannedArms, predictions: Path) -> dict[str, Fact]:
+    def collect(self, measured: MeasuredBy, trial: Experiment, predictions: Path) -> dict[str, Fact]:
         found: dict[str, Fact] = {}
         if "cost" in self.asked and self.latency is not None:
-            found |= cost(self.latency, measured.arm)
+            found |= cost_facts(self.latency, measured.arm)
         clips = clips_in(predictions) if {"answers", "agreement"} & self.asked else {}
-        retained = trial.finished("retention", measured.arm)
+        retained = trial.finished("retention", Arm.parse(measured.arm))
         if "answers" in self.asked and retained is not None:
-            found |= written(retained / WRITTEN, clips)
-        judged = trial.finished("judge", measured.arm)
+            found |= retention_facts(retained / WRITTEN, clips)
+        judged = trial.finished("judge", Arm.parse(measured.arm))
         if "agreement" in self.asked and judged is not None:
             other = self._other_grader(measured, trial, judged)
-            found |= {} if other is None else agreement(judged, other, clips)
+            found |= {} if other is None else agreement_facts(judged, other, clips)
         return found
 
-    def _other_grader(self, measured: MeasuredBy, trial: PlannedArms, judged: Path) -> Path | dict[str, bool | None] | None:
+    def _other_grader(self, measured: MeasuredBy, trial: Experiment, judged: Path) -> Path | dict[str, bool | None] | None:
         """Whom a judge is held against: the folder of another's verdicts on the same answers, or a person's labels."""
         if measured.against == PERSON:
             return labels_of(Path(self.paper.labels or ""), labels_in(judged))
-        answers = trial.step("evaluate", measured.arm)
+        arm = Arm.parse(measured.arm)
+        answers = trial.step("evaluate", arm)
         against = measured.against if isinstance(measured.against, dict) else None
         for other in self.planned:
-            if against is not None and other.is_meant(measured.arm, against) and other.step("evaluate", measured.arm) == answers:
-                return other.finished("judge", measured.arm)
+            if against is not None and other.has(arm, against) and other.step("evaluate", arm) == answers:
+                return other.finished("judge", arm)
         return None
 
 
-def _results(measured: MeasuredBy, planned: Sequence[PlannedArms], of: _Facts) -> Iterator[tuple[str, str, ArmResult]]:
+def _results(measured: MeasuredBy, planned: Sequence[Experiment], of: _Facts) -> Iterator[tuple[str, str, ArmResult]]:
     """(what the predictions are, what the verdicts are, they themselves) of each trial that is meant."""
+    arm = Arm.parse(measured.arm)
     for trial in planned:
-        folder = trial.finished("evaluate", measured.arm) if trial.is_meant(measured.arm, measured.where) else None
+        folder = trial.finished("evaluate", arm) if trial.has(arm, measured.where) else None
         if folder is None:
             continue
-        judged = trial.finished("judge", measured.arm)
+        judged = trial.finished("judge", Arm.parse(measured.arm))
         yield (
             folder.name,
             "" if judged is None else judged.name,
             ArmResult(
                 trial=trial.name,
                 arm=measured.arm,
-                seed=_seed(trial.spec, measured.arm),
+                seed=bam.seed(trial.spec) if arm.has_adapters else trial.spec.seed,
                 predictions=read_parquet(folder / PREDICTIONS),
                 sizes={dataset: sum(splits.values()) for dataset, splits in rows_used(trial.steps).items()},
                 verdicts=None if judged is None else verdicts_in(judged),
-                facts=of.of(measured, trial, folder / PREDICTIONS),
+                facts=of.collect(measured, trial, folder / PREDICTIONS),
             ),
         )
-
-
-def _seed(spec: ExperimentSpec, arm: str) -> int:
-    """What tells repetitions of an arm apart."""
-    own: Any = value_at(spec, "bam.seed") if "bam" in arm.split("+") else None
-    return spec.seed if own is None else int(own)
 
 
 RATINGS = ("fluency", "coherence", "relevance")
@@ -194,9 +160,9 @@ PAPERS_GPU, PAPERS_PRECISIONS = "H200", ("bf16", "fp16")
 """What Table 13 was measured on, and the precisions whose weights take as many bytes."""
 
 
-def cost(found: Latency, arm: str) -> dict[str, Fact]:
+def cost_facts(found: Latency, arm: str) -> dict[str, Fact]:
     """Time and memory of an arm, with adapters or without; comparable with the paper's on its own GPU alone."""
-    of = found.with_bam if "bam" in arm.split("+") else found.without
+    of = found.with_bam if Arm.parse(arm).has_adapters else found.without
     is_papers = PAPERS_GPU in found.device and found.precision in PAPERS_PRECISIONS
     caveat, error = "" if is_papers else "other hardware", of.deviation / max(found.rows, 1) ** 0.5
     mean = Interval(of.mean, of.mean - NORMAL_95 * error, of.mean + NORMAL_95 * error, error, 0.95, found.rows)
@@ -214,7 +180,7 @@ def cost_note(found: Latency) -> str:
     )
 
 
-def written(rows: Path, clips: Mapping[str, str]) -> dict[str, Fact]:
+def retention_facts(rows: Path, clips: Mapping[str, str]) -> dict[str, Fact]:
     """How an arm's open answers are written; what no judge has rated is left out.
 
     Args:
@@ -233,7 +199,7 @@ def written(rows: Path, clips: Mapping[str, str]) -> dict[str, Fact]:
     return facts | ({"answers/perplexity": _mean(losses, tokens, of_rows, exponent=True)} if any(tokens) else {})
 
 
-def agreement(first: Path, second: Path | Labels, clips: Mapping[str, str]) -> dict[str, Fact]:
+def agreement_facts(first: Path, second: Path | Labels, clips: Mapping[str, str]) -> dict[str, Fact]:
     """Cohen's kappa of a judge and another, or a person.
 
     Args:

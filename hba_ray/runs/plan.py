@@ -1,60 +1,113 @@
-"""Spec -> steps, in order. Each step is named by the fingerprint of all that its result depends on.
+"""Spec -> experiment: its steps, in order, each named by the fingerprint of all that its result depends on.
 
-`compute` and `tracking` are no part of it: the same experiment on another machine is the same
-experiment. Steps that two specs share have the same fingerprint, and are done once.
+`tracking` is no part of a name, and of `compute` only what changes a result: the same experiment on another machine is
+the same experiment. Steps that two specs share have the same fingerprint, and are done once.
 
-An arm is a variant of the model that is evaluated for itself; reports list the arms side by side.
+An experiment is planned once, and passed on.
 """
 
 from __future__ import annotations
 
-from hba_ray.errors import SpecError
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hba_ray.errors import DataError, HbaError
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.steps import atlas, backbone, bam, compare, describe, evaluate, generation, grpo, judge, probe, retention, sft, transfer
-from hba_ray.steps.base import Draft, Step
-from hba_ray.store.folders import Storage
+from hba_ray.specs.arms import Arm
+from hba_ray.specs.base import value_at
+from hba_ray.steps import AFTER, BEFORE, STAGES
+from hba_ray.steps.base import Context, Draft, Step
+from hba_ray.store.folders import Storage, ledger
 
-STAGES = {"sft": sft.plan, "bam": bam.plan, "transfer": transfer.plan, "grpo": grpo.plan}
-"""Stage of a spec -> what adds its steps to a plan."""
+if TYPE_CHECKING:
+    from hba_ray.report.tables import Report
 
 
-def plan(spec: ExperimentSpec, storage: Storage) -> list[Step]:
-    """The steps of an experiment, in order.
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment, planned.
+
+    Attributes:
+        name: that people know it by: of its spec, or of a sweep's trial.
+        folder: of its run, the same whether it is run alone or as a trial.
+        fingerprint: of what its results depend on.
+        sets: what a sweep sets for it, by dotted key.
+    """
+
+    name: str
+    spec: ExperimentSpec
+    steps: tuple[Step, ...]
+    folder: Path
+    fingerprint: str
+    sets: Mapping[str, Any] = field(default_factory=dict)
+
+    def step(self, kind: str, arm: Arm | None = None) -> Step | None:
+        """The step of a kind that looks at an arm."""
+        return next((step for step in self.steps if step.kind.name == kind and step.arm == arm), None)
+
+    def finished(self, kind: str, arm: Arm) -> Path | None:
+        """The folder of such a step, where it is done."""
+        step = self.step(kind, arm)
+        return step.folder if step is not None and step.is_done else None
+
+    def has(self, arm: Arm, where: Mapping[str, Any]) -> bool:
+        """Whether it predicts with this arm and has these settings, by dotted key."""
+        return all(value_at(self.spec, key) == value for key, value in where.items()) and self.step("evaluate", arm) is not None
+
+    def finished_steps(self) -> dict[str, Step]:
+        """The steps by their names.
+
+        Raises:
+            HbaError: one is not finished.
+        """
+        for step in self.steps:
+            if not step.is_done:
+                raise HbaError(str(self.folder), f"its step '{step.name}' is not finished", "run the spec again, which goes on with it")
+        return {step.name: step for step in self.steps}
+
+    def context(self, name: str) -> Context:
+        """What a step of this name is given, when all steps are finished."""
+        steps = self.finished_steps()
+        return Context(self.spec, steps[name], steps)
+
+    def report(self) -> Report | None:
+        """The report of a finished experiment. Its ledger says whether it is finished; a deleted report or result undoes that."""
+        from hba_ray.report.tables import read_json
+
+        if not any(line.get("event") == "finished" and line.get("fingerprint") == self.fingerprint for line in ledger(self.folder)):
+            return None
+        file = self.folder / "report.json"
+        if not file.is_file() or not all(step.is_done for step in self.steps if step.arm):
+            return None
+        try:
+            return read_json(file.read_text(), where=str(file))
+        except DataError:
+            return None  # an older version's; making it again from the finished steps takes seconds
+
+
+def plan(spec: ExperimentSpec, storage: Storage | None = None, *, name: str = "", sets: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment of a spec without a sweep.
+
+    Args:
+        storage: that of the spec by default.
+        name: that of the spec by default.
+        sets: what a sweep sets for it.
 
     Raises:
-        SpecError: a stage has no steps, or the judge's prompts are not in order.
+        SpecError: a step's settings are not in order, such as the judge's prompts.
         DataError: the atlas or a converter's files are not there.
-        CheckpointError: the backbone is a folder that is not there.
+        CheckpointError: a model is a folder that is not there.
     """
+    storage = storage or Storage(spec.compute.storage)
     draft = Draft(spec, storage)
-    atlas.plan(draft)
-    describe.plan(draft)
-    backbone.plan(draft)
-    for stage in spec.stages:
-        if stage not in STAGES:
-            raise SpecError("stages", f"no steps for '{stage}' are there yet", f"there are: {', '.join(STAGES)}")
-        STAGES[stage](draft)
-    for arm in arms(spec):
-        evaluate.plan(draft, arm)
-    predicted = [step for step in draft.steps if step.arm]
-    for step in predicted:
-        judge.plan(draft, step)
-    for step in predicted:
-        compare.plan(draft, step.arm or "")
-    probe.plan(draft)
-    for step in predicted:
-        retention.plan(draft, step)
-    return draft.steps
+    for kind in (*BEFORE, *(STAGES[stage] for stage in spec.stages), *AFTER):
+        kind.plan(draft)
+    named = run_fingerprint(draft.steps)
+    return Experiment(name or spec.name, spec, tuple(draft.steps), storage.run(spec.name, named), named, sets or {})
 
 
-def arms(spec: ExperimentSpec) -> list[str]:
-    """The arms that a spec's stages make, as reports name them, those without what `evaluate.robustness` names, and its baselines."""
-    several = {"bam": bam.arms, "transfer": lambda of: [transfer.arm(of)]}
-    made = [arm for stage in spec.stages for arm in (several[stage](spec) if stage in several else [stage])]
-    less = [f"{arm}{evaluate.WITHOUT}{name}" for arm in evaluate.seeing(spec, made) for name in spec.evaluate.robustness]
-    return [*made, *less, *generation.baselines(spec)]
-
-
-def run_fingerprint(steps: list[Step]) -> str:
-    """Names the experiment: what its results, those of its last steps, depend on."""
+def run_fingerprint(steps: list[Step] | tuple[Step, ...]) -> str:
+    """Names an experiment by what its results, those of the steps that look at an arm, depend on."""
     return fingerprint([step.fingerprint for step in steps if step.arm])

@@ -12,10 +12,14 @@ from hba_ray.report.formats import to_csv, to_latex
 from hba_ray.report.page import Judged
 from hba_ray.report.paper_table import render_json, render_markdown, sheets
 from hba_ray.report.verdicts import TableVerdict, check_rows, judge_table, toy_row
-from hba_ray.runs.measured import check_columns, cost_note, measured_columns, planned_arms
-from hba_ray.runs.opened import rebuild_page, write_verdict
+from hba_ray.runs.measured import check_columns, cost_note, measured_columns
+from hba_ray.runs.opened import rebuild_page
+from hba_ray.runs.plan import Experiment, plan
+from hba_ray.runs.results import write_verdict
+from hba_ray.runs.sweep_plan import SweepPlan, plan_sweep
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, load_spec
-from hba_ray.steps import describe, generation
+from hba_ray.specs.arms import Arm, baselines
+from hba_ray.steps import describe
 from hba_ray.store.folders import write_text
 from hba_ray.store.journal import FILE, JournalTracker, forwarding
 from hba_ray.store.mlflow import MlflowTracker
@@ -62,16 +66,16 @@ def _at_toy_scale(file: Path, spec: ExperimentSpec, overrides: Sequence[str], to
         implied.append(f"atlas.held_out=[{', '.join(stand_ins)}]")
     if spec.evaluate.baselines:
         implied.append("evaluate.baselines=[tiny]")
-    small, untrained = load_spec(file, [*implied, *overrides], over=[toy]), generation.baselines(spec)
+    small, untrained = load_spec(file, [*implied, *overrides], over=[toy]), baselines(spec)
     paper = _paper(small)
     arms = {name: _stand_in(measured, untrained) for name, measured in paper.arms.items()}
     return small.model_copy(update={"paper": paper.model_copy(update={"arms": arms})})
 
 
-def _stand_in(measured: MeasuredBy | None, untrained: Container[str]) -> MeasuredBy | None:
-    if measured is None or measured.arm not in untrained:
+def _stand_in(measured: MeasuredBy | None, untrained: Container[Arm]) -> MeasuredBy | None:
+    if measured is None or Arm.parse(measured.arm) not in untrained:
         return measured
-    return measured.model_copy(update={"arm": f"{generation.ZERO_SHOT}tiny"})
+    return measured.model_copy(update={"arm": str(Arm(baseline="tiny"))})
 
 
 def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Sequence[str] = ()) -> Reproduced:
@@ -86,12 +90,14 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
         SpecError: a column is measured by no trial.
     """
     paper = _paper(spec)
-    planned = planned_arms(spec)
+    planned = _planned(spec)
+    trials = planned.trials if isinstance(planned, SweepPlan) else (planned,)
     if not _is_toy(spec):
-        check_columns(spec, planned)
-    folder = _run(spec, say)
-    latency = _latency(spec, say) if any(row.startswith("cost/") for rows in paper.published.values() for row in rows) else None
-    found = judge_table(paper, measured_columns(paper, planned, latency), is_toy=_is_toy(spec))
+        check_columns(spec, trials)
+    folder = _run(planned, say)
+    wants_cost = any(row.startswith("cost/") for rows in paper.published.values() for row in rows)
+    latency = _latency(trials[0], say) if wants_cost else None
+    found = judge_table(paper, measured_columns(paper, trials, latency), is_toy=_is_toy(spec))
     changed = [f"{word} (command line)" for word in overrides if not word.startswith(("compute.", "tracking."))]  # those change no result
     notes = (*changed, *((cost_note(latency),) if latency else ()))
     files = tuple(write_table(found, notes, folder))
@@ -103,27 +109,26 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
 
 def _record(spec: ExperimentSpec, folder: Path, files: Sequence[Path], say: Callable[[str], None]) -> None:
     """Adds files to the record of a finished run. The page that it has is from before the verdict."""
-    from hba_ray.runs.run import alone_in
+    from hba_ray.runs.run import run_lock
 
-    with alone_in(folder, say), forwarding(MlflowTracker(spec.tracking, folder.parent), say) as forwarder:
+    with run_lock(folder, say), forwarding(MlflowTracker(spec.tracking, folder.parent), say) as forwarder:
         tracker = JournalTracker(folder / FILE)
         for file in files:
             tracker.log_artifact(file)
         forwarder.add(folder / FILE)
 
 
-def _latency(spec: ExperimentSpec, say: Callable[[str], None]) -> Latency:
+def _latency(experiment: Experiment, say: Callable[[str], None]) -> Latency:
     """What adapters cost on this machine: as measured before, or measured now."""
     from hba_ray.progress import progress
     from hba_ray.runs.cost import known_cost, measure_cost
 
-    plain = spec.model_copy(update={"paper": None})
-    known = known_cost(plain)
+    known = known_cost(experiment)
     if known is not None:
         say(f"latency and memory were measured before, on {known.device}")
         return known
     with progress("latency and memory", total=None) as bar:
-        return measure_cost(plain, on_row=bar.advance)[0]
+        return measure_cost(experiment, on_row=bar.advance)[0]
 
 
 def write_table(found: TableVerdict, differs: Sequence[str], folder: Path) -> Iterator[Path]:
@@ -141,16 +146,21 @@ def write_table(found: TableVerdict, differs: Sequence[str], folder: Path) -> It
         yield file
 
 
-def _run(spec: ExperimentSpec, say: Callable[[str], None]) -> Path:
-    """Does what is not done yet; gives the folder of the run."""
+def _planned(spec: ExperimentSpec) -> Experiment | SweepPlan:
+    """What the table is measured on; the table itself is nothing that a trial depends on."""
     plain = spec.model_copy(update={"paper": None})
-    if spec.sweep is None:
+    return plan(plain) if spec.sweep is None else plan_sweep(plain)
+
+
+def _run(planned: Experiment | SweepPlan, say: Callable[[str], None]) -> Path:
+    """Does what is not done yet; gives the folder of the run."""
+    if isinstance(planned, Experiment):
         from hba_ray.runs.run import run_experiment
 
-        return run_experiment(plain, say).folder
+        return run_experiment(planned, say).folder
     from hba_ray.runs.sweep import run_sweep
 
-    swept = run_sweep(plain, say)
+    swept = run_sweep(planned, say)
     swept.check()
     return swept.folder
 

@@ -19,12 +19,15 @@ from hba_ray.cluster.session import check_store, ray_session
 from hba_ray.errors import HbaError, SpecError, TrialsFailed
 from hba_ray.report.figures import save_score_figure
 from hba_ray.report.tables import Report, render_json, render_markdown
-from hba_ray.runs.opened import PAGE, Trained, labels, write_page
-from hba_ray.runs.parts import Outcome, do_part
-from hba_ray.runs.run import alone_in, check_first, flat, needs_ray, write_origin
-from hba_ray.runs.sweep_plan import Part, PlannedTrial, SweepPlan, plan_sweep
-from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.store.folders import Storage, ledger, note, write_text
+from hba_ray.runs.assignments import Outcome, do_assignment
+from hba_ray.runs.plan import Experiment
+from hba_ray.runs.results import PAGE, labels, write_page
+from hba_ray.runs.run import check_first, needs_ray, run_lock, write_origin
+from hba_ray.runs.sweep_plan import Assignment, SweepPlan
+from hba_ray.specs import fingerprint
+from hba_ray.specs.base import flat
+from hba_ray.steps.run import done_again
+from hba_ray.store.folders import ledger, note, write_text
 from hba_ray.store.journal import FILE, Forwarder, JournalTracker, Record, forwarding
 from hba_ray.store.mlflow import PARENT, MlflowTracker, Status, standard_tags
 
@@ -67,27 +70,28 @@ class FinishedSweep:
         failed = [outcome for outcome in self.outcomes.values() if outcome.status == "failed"]
         if not failed:
             return
-        reasons = "; ".join(f"{outcome.part.name}: {outcome.message}" for outcome in failed[:3])
+        reasons = "; ".join(f"{outcome.assignment.name}: {outcome.message}" for outcome in failed[:3])
         kind = TrialsFailed if len(failed) < len(self.outcomes) else HbaError
         way_out = "what is finished is kept; the same command tries the rest again"
         raise kind(str(self.folder), f"{len(failed)} of {len(self.outcomes)} trials failed: {reasons}", way_out)
 
 
-def run_sweep(spec: ExperimentSpec, say: Callable[[str], None]) -> FinishedSweep:
+def run_sweep(plan: SweepPlan, say: Callable[[str], None]) -> FinishedSweep:
     """Does what is not done yet and reports. Failed trials do not end a sweep; see `FinishedSweep.check`.
 
     Raises:
         HbaError: what cannot work for any trial, before it starts: axes, capacity, the store, a step that all trials share.
     """
-    plan = plan_sweep(_with_absolute_storage(spec))
     _check(plan)
+    for line in done_again(plan.distinct(), plan.storage):
+        say(line)
     with ExitStack() as stack:
-        stack.enter_context(alone_in(plan.folder, say))
-        run_parts = stack.enter_context(_runner(plan, say))
+        stack.enter_context(run_lock(plan.folder, say))
+        run_assignments = stack.enter_context(_runner(plan, say))
         origin = write_origin(plan.spec, plan.folder)
-        mlflow = MlflowTracker(spec.tracking, plan.storage.folder)
+        mlflow = MlflowTracker(plan.spec.tracking, plan.storage.folder)
         forwarder = stack.enter_context(forwarding(mlflow, say))
-        driver = _Driver(plan, say, forwarder, run_parts)
+        driver = _Driver(plan, say, forwarder, run_assignments)
         with driver.recorded():
             outcomes = driver.run()
             reports = {trial.name: report for trial in plan.trials if (report := trial.report())}
@@ -96,18 +100,18 @@ def run_sweep(spec: ExperimentSpec, say: Callable[[str], None]) -> FinishedSweep
     return FinishedSweep(plan.folder, plan, reports, outcomes, report, mlflow.uri)
 
 
-RunParts = Callable[[Sequence[Part], "Note"], list[Outcome]]
-Note = Callable[[str, Part, Outcome | None], None]
+RunAssignments = Callable[[Sequence[Assignment], "Note"], list[Outcome]]
+Note = Callable[[str, Assignment, Outcome | None], None]
 
 
 @contextmanager
-def _runner(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[RunParts]:
-    """How parts are run: on Ray Tune, or one after the other in this process where `compute.workers` is 0."""
+def _runner(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[RunAssignments]:
+    """How assignments are done: on Ray Tune, or one after the other in this process where `compute.workers` is 0."""
     spec = plan.spec
     if not any(needs_ray(spec, trial.steps) for trial in plan.trials):
-        yield lambda parts, note: [_do_here(part, say, note) for part in parts]
+        yield lambda assignments, note: [_do_here(one, say, note) for one in assignments]
         return
-    from hba_ray.runs.tune import run_parts, trials_at_once
+    from hba_ray.runs.tune import run_assignments, trials_at_once
 
     with ray_session(spec.compute, plan.folder / "logs", rollouts="grpo" in spec.stages) as session:
         check_store(spec.tracking, session)
@@ -115,25 +119,25 @@ def _runner(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[RunParts]:
         at_once = min(trials_at_once(trial.spec, session, sweep.concurrent if sweep else None) for trial in plan.trials)
         say(f"{len(plan.trials)} trials, {at_once} at a time")
         asha = sweep.asha if sweep else None
-        yield lambda parts, note: run_parts(parts, at_once, plan.folder / "tune", note, asha)
+        yield lambda assignments, note: run_assignments(assignments, at_once, plan.folder / "tune", note, asha)
 
 
-def _do_here(part: Part, say: Callable[[str], None], note: Note) -> Outcome:
-    note("started", part, None)
+def _do_here(assignment: Assignment, say: Callable[[str], None], note: Note) -> Outcome:
+    note("started", assignment, None)
     try:
-        do_part(part, lambda line: say(f"  {line}"))
-        outcome = Outcome(part, "done")
+        do_assignment(assignment, lambda line: say(f"  {line}"))
+        outcome = Outcome(assignment, "done")
     except HbaError as error:
-        outcome = Outcome(part, "failed", str(error))
-    note(outcome.status, part, outcome)
+        outcome = Outcome(assignment, "failed", str(error))
+    note(outcome.status, assignment, outcome)
     return outcome
 
 
 class _Driver:
-    """The process that holds the sweep's lock: starts parts, keeps the ledger, and has the record written."""
+    """The process that holds the sweep's lock: starts assignments, keeps the ledger, and has the record written."""
 
-    def __init__(self, plan: SweepPlan, say: Callable[[str], None], forwarder: Forwarder, run_parts: RunParts):
-        self.plan, self.say, self.forwarder, self.run_parts = plan, say, forwarder, run_parts
+    def __init__(self, plan: SweepPlan, say: Callable[[str], None], forwarder: Forwarder, run_assignments: RunAssignments):
+        self.plan, self.say, self.forwarder, self.run_assignments = plan, say, forwarder, run_assignments
         self.journal = plan.folder / FILE
         self.tracker = JournalTracker(self.journal)
 
@@ -141,8 +145,10 @@ class _Driver:
     def recorded(self) -> Iterator[None]:
         """The sweep's own record, above those of its trials; closed as what the sweep came to."""
         plan = self.plan
-        swept = {key for trial in plan.trials for key in trial.trial.sets}
-        fixed = {key: value for key, value in flat(plan.spec.identity()).items() if key not in swept and key.split(".")[0] not in _UNSAID}
+        swept = {key for trial in plan.trials for key in trial.sets}
+        fixed = {
+            key: value for key, value in flat(plan.spec.identity()).items() if key not in swept and key.split(".")[0] not in NOT_PARAMETERS
+        }
         tags = standard_tags(plan.fingerprint, plan.spec.seed) | {ROLE: "sweep", SWEEP: plan.fingerprint}
         self.forwarder.add(self.journal)
         self.tracker.start(plan.spec.name, fixed, tags)
@@ -164,15 +170,15 @@ class _Driver:
         """Outcome of every trial, by name."""
         lines = ledger(self.plan.folder)
         stopped = {line["fingerprint"] for line in lines if line.get("event") == "stopped" and line.get("asha") == self._asha}
-        outcomes = {trial.name: Outcome(Part(trial), "stopped") for trial in self.plan.trials if trial.fingerprint in stopped}
-        outcomes |= {trial.name: Outcome(Part(trial), "done") for trial in self.plan.trials if trial.report()}
+        outcomes = {trial.name: Outcome(Assignment(trial), "stopped") for trial in self.plan.trials if trial.fingerprint in stopped}
+        outcomes |= {trial.name: Outcome(Assignment(trial), "done") for trial in self.plan.trials if trial.report()}
         for name, outcome in outcomes.items():
             self.say(f"{name}: {outcome.status} before")
-            self.forwarder.end(outcome.part.trial.folder / FILE, STATUS[outcome.status])
-        todo = [Part(trial) for trial in self.plan.trials if trial.name not in outcomes]
+            self.forwarder.end(outcome.assignment.trial.folder / FILE, STATUS[outcome.status])
+        todo = [Assignment(trial) for trial in self.plan.trials if trial.name not in outcomes]
         if todo:
             self._share()
-            outcomes |= {outcome.part.name: outcome for outcome in self.run_parts(todo, self._note)}
+            outcomes |= {outcome.assignment.name: outcome for outcome in self.run_assignments(todo, self._note)}
         return {trial.name: outcomes[trial.name] for trial in self.plan.trials}
 
     @property
@@ -186,24 +192,24 @@ class _Driver:
         first = self.plan.for_all()
         if first is not None:
             self.say(f"shared by all trials: {', '.join(step.name for step in first.trial.steps[: first.steps])}")
-            do_part(first, self.say)
+            do_assignment(first, self.say)
         some = self.plan.for_some()
         if some:
-            self.run_parts(some, self._note)
+            self.run_assignments(some, self._note)
 
-    def _note(self, event: str, part: Part, outcome: Outcome | None) -> None:
-        """Tells people, the ledger and the record what has become of a part."""
-        self.say(f"{part.name}: {event}" + (f": {outcome.message}" if outcome and outcome.message else ""))
-        if part.steps is None:
+    def _note(self, event: str, assignment: Assignment, outcome: Outcome | None) -> None:
+        """Tells people, the ledger and the record what has become of an assignment."""
+        self.say(f"{assignment.name}: {event}" + (f": {outcome.message}" if outcome and outcome.message else ""))
+        if assignment.steps is None:
             by = {"asha": self._asha} if event == "stopped" else {}
-            note(self.plan.folder, event=event, trial=part.name, fingerprint=part.trial.fingerprint, **by)
+            note(self.plan.folder, event=event, trial=assignment.name, fingerprint=assignment.trial.fingerprint, **by)
             if outcome is not None:
-                self.forwarder.end(part.trial.folder / FILE, STATUS[outcome.status])
+                self.forwarder.end(assignment.trial.folder / FILE, STATUS[outcome.status])
 
-    def _record(self, trial: PlannedTrial, parent: str) -> Record:
+    def _record(self, trial: Experiment, parent: str) -> Record:
         tags = standard_tags(trial.fingerprint, trial.spec.seed)
         tags |= {PARENT: parent, ROLE: "trial", SWEEP: self.plan.fingerprint, STAGE: "+".join(trial.spec.stages)}
-        return Record(trial.name, trial.trial.sets, tags)
+        return Record(trial.name, trial.sets, tags)
 
     def record(self, report: Report | None, reports: dict[str, Report], outcomes: dict[str, Outcome], files: list[str]) -> None:
         """Writes the report and adds it to the sweep's record."""
@@ -217,7 +223,7 @@ class _Driver:
             named = labels(reports, {trial.name: trial.steps for trial in self.plan.trials})
             self.tracker.log_table(list(_rows(self.plan, report, named)), "table.csv")
             self.tracker.describe(render_markdown(report))
-            finished = [Trained(trial.name, trial.steps, named[trial.name]) for trial in self.plan.trials if trial.name in named]
+            finished = [(trial, named[trial.name]) for trial in self.plan.trials if trial.name in named]
             page = write_page(folder, report, finished, self.plan.spec.evaluate.split)
             files = [*files, "table.md", "report.json", "scores.png", page.name]
         for file in files:
@@ -226,7 +232,7 @@ class _Driver:
         note(folder, event="finished", fingerprint=self.plan.fingerprint, trials=trials)
 
 
-_UNSAID = ("sweep", "paper")
+NOT_PARAMETERS = ("sweep", "paper")
 """Sections that are no parameters."""
 
 
@@ -263,7 +269,7 @@ def _rows(plan: SweepPlan, report: Report, named: Mapping[str, Mapping[str, str]
         for arm, label in named.get(trial.name, {}).items():
             for score in report.scores[label].datasets:
                 low, high = score.interval or (None, None)
-                settings = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in trial.trial.sets.items()}
+                settings = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in trial.sets.items()}
                 measured = {"metric": score.metric, "score": score.value, "low": low, "high": high, "rows": score.counted}
                 yield {"trial": trial.name, **settings, "arm": arm, "dataset": score.dataset, **measured}
 
@@ -277,10 +283,4 @@ def _check(plan: SweepPlan) -> None:
             "sweep.asha", "compute.workers is 0, so trials run one after the other and none can be compared early", "leave it out"
         )
     for trial in plan.trials:
-        check_first(trial.spec, trial.steps)
-
-
-def _with_absolute_storage(spec: ExperimentSpec) -> ExperimentSpec:
-    """Trials are run by processes with working folders of their own."""
-    compute = spec.compute.model_copy(update={"storage": str(Storage(spec.compute.storage).folder)})
-    return spec.model_copy(update={"compute": compute})
+        check_first(trial)

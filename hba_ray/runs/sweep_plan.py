@@ -1,10 +1,8 @@
-"""What a sweep has to do: its trials' steps, those that several trials share, and in which order.
+"""What a sweep has to do: its trials' steps, those that several trials share, in which order, and what it will need.
 
-Pure but for reading what is done. Steps that all trials share are done first, once; then, side by
-side, those that some of them share; then the trials. Steps are locked, so the order is a matter of
-speed and not of correctness.
-
-What a sweep will need: resources at a time, and time, as far as finished steps tell.
+Nothing is written, and of the storage only what is done is read. Steps that all trials share are done first, once; then,
+side by side, those that some of them share; then the trials. Steps are locked, so the order is a matter of speed and not
+of correctness.
 """
 
 from __future__ import annotations
@@ -15,60 +13,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from hba_ray.cluster.session import local_cpus, rollout_cpus
-from hba_ray.errors import DataError, SpecError
-from hba_ray.report.tables import Report, read_json
-from hba_ray.runs.plan import plan, run_fingerprint
-from hba_ray.specs import ExperimentSpec, Trial, fingerprint, trials
+from hba_ray.errors import SpecError
+from hba_ray.runs.plan import Experiment, plan
+from hba_ray.specs import ExperimentSpec, fingerprint, trials
 from hba_ray.specs.trials import in_words
-from hba_ray.steps.base import Step, training_resources
-from hba_ray.store.folders import Storage, done, ledger
+from hba_ray.steps import KINDS
+from hba_ray.steps.base import Step, StepKind, training_resources
+from hba_ray.store.folders import Storage, done
 
 
 @dataclass(frozen=True)
-class PlannedTrial:
-    """A trial with its steps.
-
-    Attributes:
-        folder: of its run, the same as if it were run alone.
-    """
-
-    trial: Trial
-    steps: list[Step]
-    fingerprint: str
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        return self.trial.name
-
-    @property
-    def spec(self) -> ExperimentSpec:
-        return self.trial.spec
-
-    def report(self) -> Report | None:
-        """The report of a finished trial. Its ledger says whether it is finished; a deleted report or result undoes that."""
-        if not any(line.get("event") == "finished" and line.get("fingerprint") == self.fingerprint for line in ledger(self.folder)):
-            return None
-        file = self.folder / "report.json"
-        if not file.is_file() or not all(step.is_done for step in self.steps if step.arm):
-            return None
-        try:
-            return read_json(file.read_text(), where=str(file))
-        except DataError:
-            return None  # an older version's; making it again from the finished steps takes seconds
-
-
-@dataclass(frozen=True)
-class Part:
+class Assignment:
     """Work for one process: the first steps of a trial, or all of it.
 
     Attributes:
         steps: how many; None is the whole trial.
     """
 
-    trial: PlannedTrial
+    trial: Experiment
     steps: int | None = None
 
     @property
@@ -84,7 +49,7 @@ class SweepPlan:
 
     spec: ExperimentSpec
     storage: Storage
-    trials: tuple[PlannedTrial, ...]
+    trials: tuple[Experiment, ...]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -112,28 +77,28 @@ class SweepPlan:
         needing = [trial for trial in self.trials if any(one.fingerprint == step.fingerprint for one in trial.steps)]
         if len(needing) == len(self.trials):
             return "all"
-        sets = [dict(trial.trial.sets) for trial in needing]
+        sets = [dict(trial.sets) for trial in needing]
         alike = {key: value for key, value in sets[0].items() if all(other.get(key) == value for other in sets)}
         settings = " ".join(f"{key}={in_words(value)}" for key, value in alike.items())
         return f"{len(needing)} with {settings}" if settings else str(len(needing))
 
-    def for_all(self) -> Part | None:
+    def for_all(self) -> Assignment | None:
         """The first steps, as far as all trials share them; None where they are done."""
         first = self.trials[0]
         common = _leading(first, lambda step: self.users[step.fingerprint] == len(self.trials) > 1)
-        return None if all(step.is_done for step in first.steps[:common]) else Part(first, common)
+        return None if all(step.is_done for step in first.steps[:common]) else Assignment(first, common)
 
-    def for_some(self) -> list[Part]:
+    def for_some(self) -> list[Assignment]:
         """What gets the other shared steps done: for each, the first steps of one trial that leads to it."""
-        ends: dict[str, Part] = {}
+        ends: dict[str, Assignment] = {}
         within: set[str] = set()
         for trial in self.trials:
             length = _leading(trial, lambda step: self.users[step.fingerprint] > 1)
             if not length or all(step.is_done for step in trial.steps[:length]):
                 continue
-            ends.setdefault(trial.steps[length - 1].fingerprint, Part(trial, length))
+            ends.setdefault(trial.steps[length - 1].fingerprint, Assignment(trial, length))
             within |= {step.fingerprint for step in trial.steps[: length - 1]}
-        return [part for end, part in ends.items() if end not in within]
+        return [assignment for end, assignment in ends.items() if end not in within]
 
 
 def plan_sweep(spec: ExperimentSpec) -> SweepPlan:
@@ -144,18 +109,19 @@ def plan_sweep(spec: ExperimentSpec) -> SweepPlan:
         DataError, CheckpointError: what the steps are made from is not there.
     """
     storage = Storage(spec.compute.storage)
-    planned: dict[str, PlannedTrial] = {}
+    compute = spec.compute.model_copy(update={"storage": str(storage.folder)})  # trials have working folders of their own
+    spec = spec.model_copy(update={"compute": compute})
+    planned: dict[str, Experiment] = {}
     for trial in trials(spec):
-        steps = plan(trial.spec, storage)
-        name = run_fingerprint(steps)
-        if name in planned:
-            twins = f"the trials '{planned[name].name}' and '{trial.name}' come to the same steps"
+        made = plan(trial.spec, storage, name=trial.name, sets=trial.sets)
+        twin = planned.setdefault(made.fingerprint, made)
+        if twin is not made:
+            twins = f"the trials '{twin.name}' and '{trial.name}' come to the same steps"
             raise SpecError("sweep", twins, f"with stages {list(trial.spec.stages)} nothing depends on what they differ in")
-        planned[name] = PlannedTrial(trial, steps, name, storage.run(spec.name, name))
     return SweepPlan(spec, storage, tuple(planned.values()))
 
 
-def _leading(trial: PlannedTrial, wanted: Callable[[Step], bool]) -> int:
+def _leading(trial: Experiment, wanted: Callable[[Step], bool]) -> int:
     """How many of a trial's first steps are wanted ones."""
     return next((place for place, step in enumerate(trial.steps) if not wanted(step)), len(trial.steps))
 
@@ -172,7 +138,7 @@ def estimate(plan: SweepPlan) -> list[tuple[str, str]]:
         ("trials", f"{len(plan.trials)} = {_varied(plan)}; done: {finished}"),
         ("steps", f"{len(steps)} in place of {unshared}, since trials share them; to do: {len(left)}"),
         ("needs", f"a trial {training_resources(plan.spec)}{verl}; trials at a time: {_at_once(plan)}"),
-        ("cost", _cost(plan, [step.kind for step in left])),
+        ("cost", _cost(plan, [step.kind.name for step in left])),
     ]
 
 
@@ -229,10 +195,10 @@ def _time(hours: float) -> str:
 
 
 def measured_seconds(storage: Storage) -> dict[str, float]:
-    """Kind of a step -> median wall time of those that are done in this storage."""
-    times: dict[str, list[float]] = {}
-    for folder in (storage.folder / "steps").glob("*-*"):
-        facts = done(folder)
-        if facts and "seconds" in facts:
-            times.setdefault(folder.name.rpartition("-")[0], []).append(facts["seconds"])
-    return {kind: median(values) for kind, values in times.items()}
+    """Kind of a step -> median wall time, in seconds, of those that are done in this storage."""
+    times = {name: [seconds for folder in storage.steps_of(name) if (seconds := _seconds(kind, folder))] for name, kind in KINDS.items()}
+    return {kind: median(values) for kind, values in times.items() if values}
+
+
+def _seconds(kind: StepKind[Any], folder: Path) -> float | None:
+    return None if done(folder) is None else kind.result(folder).seconds

@@ -1,4 +1,4 @@
-"""Parts of a sweep side by side, on Ray Tune: a function trainable is a light driver of Ray Train workers.
+"""Assignments of a sweep side by side, on Ray Tune: a function trainable is a light driver of Ray Train workers.
 
 Tune schedules, compares (ASHA) and restarts what crashed. What is finished is known from the ledger
 and from the steps' own marks, so Tune's experiment state is thrown away and `Tuner.restore` is not
@@ -23,8 +23,8 @@ from hba_ray.cluster.failures import MISTAKES, as_final
 from hba_ray.cluster.session import Session
 from hba_ray.environ import variables
 from hba_ray.errors import EnvironmentMissing, HbaError
-from hba_ray.runs.parts import Outcome, do_part
-from hba_ray.runs.sweep_plan import Part
+from hba_ray.runs.assignments import Outcome, do_assignment
+from hba_ray.runs.sweep_plan import Assignment
 from hba_ray.specs import AshaSpec, ExperimentSpec
 
 ON_HEAD = {"node:__internal_head__": 0.001}
@@ -32,8 +32,8 @@ ON_HEAD = {"node:__internal_head__": 0.001}
 MOST_AT_ONCE = 500
 """Drivers that `ON_HEAD` lets onto the head."""
 REPORTS, VALUE = "reports", "value"
-Work = Callable[[Part, Callable[[str], None], str, Callable[[float, int], None] | None], None]
-"""See `do_part`."""
+DoAssignment = Callable[[Assignment, Callable[[str], None], str, Callable[[float, int], None] | None], None]
+"""See `do_assignment`."""
 SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a spec mean the same in a trial
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -66,64 +66,66 @@ def trials_at_once(spec: ExperimentSpec, session: Session, asked: int | None) ->
     return min(fits, asked or fits, MOST_AT_ONCE)
 
 
-def run_parts(
-    parts: Sequence[Part],
+def run_assignments(
+    assignments: Sequence[Assignment],
     at_once: int,
     folder: Path,
-    note: Callable[[str, Part, Outcome | None], None],
+    note: Callable[[str, Assignment, Outcome | None], None],
     asha: AshaSpec | None = None,
-    work: Work = do_part,
+    do: DoAssignment = do_assignment,
 ) -> list[Outcome]:
-    """Does all parts, so many at a time.
+    """Does all assignments, so many at a time.
 
     Args:
         folder: for what Tune writes; emptied.
-        note: told of a part that has started, and of its outcome when it has ended.
-        work: does a part, in a process of its own.
+        note: told of a assignment that has started, and of its outcome when it has ended.
+        do: does one, in a process of its own.
 
     Returns:
-        Outcomes in the order of the parts.
+        Outcomes in the order of the assignments.
     """
     shutil.rmtree(folder, ignore_errors=True)
     outcomes: dict[int, Outcome] = {}
     metric = asha.metric if asha else ""
     with variables(SETTINGS):
-        trainable = tune.with_resources(tune.with_parameters(_do, parts=list(parts), metric=metric, work=work), ON_HEAD)
+        trainable = tune.with_resources(tune.with_parameters(_do, assignments=list(assignments), metric=metric, do=do), ON_HEAD)
         tuner = tune.Tuner(
             trainable,
-            param_space={"place": tune.grid_search(list(range(len(parts))))},
+            param_space={"place": tune.grid_search(list(range(len(assignments))))},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=at_once,
                 reuse_actors=asha is None,  # a start costs seconds; one that ASHA stops is stopped by its end
                 scheduler=_scheduler(asha),
-                trial_name_creator=lambda trial: parts[trial.config["place"]].name,
+                trial_name_creator=lambda trial: assignments[trial.config["place"]].name,
                 trial_dirname_creator=lambda trial: f"{trial.config['place']:04d}",
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(folder),
                 verbose=0,
-                callbacks=[_Watch(parts, outcomes, note)],
-                failure_config=tune.FailureConfig(max_failures=max(part.trial.spec.compute.max_failures for part in parts)),
+                callbacks=[_Watch(assignments, outcomes, note)],
+                failure_config=tune.FailureConfig(
+                    max_failures=max(assignment.trial.spec.compute.max_failures for assignment in assignments)
+                ),
             ),
         )
         tuner.fit()
-    lost = [Outcome(part, "failed", "it was not run to its end") for part in parts]
-    return [outcomes.get(place, lost[place]) for place in range(len(parts))]
+    lost = [Outcome(assignment, "failed", "it was not run to its end") for assignment in assignments]
+    return [outcomes.get(place, lost[place]) for place in range(len(assignments))]
 
 
-def _do(config: dict[str, Any], parts: list[Part], metric: str, work: Work) -> dict[str, Any]:
+def _do(config: dict[str, Any], assignments: list[Assignment], metric: str, do: DoAssignment) -> dict[str, Any]:
     """The trainable. Our own errors and mistakes in the code are results: they would only come again; a crash is tried again."""
-    part = parts[config["place"]]
+    assignment = assignments[config["place"]]
 
     def report(value: float, number: int) -> None:
         tune.report({VALUE: value, REPORTS: number})
 
     try:
-        work(part, _say, metric, report if metric and part.steps is None else None)
+        do(assignment, _say, metric, report if metric and assignment.steps is None else None)
     except (HbaError, *MISTAKES) as error:
         traceback.print_exc()  # into the process's own log
-        return {"failed": str(as_final(error, part.name))}
+        return {"failed": str(as_final(error, assignment.name))}
     return {"failed": ""}
 
 
@@ -146,32 +148,34 @@ def _scheduler(asha: AshaSpec | None) -> TrialScheduler:
 
 
 class _Watch(tune.Callback):
-    """Tells of every part as it starts and ends; in the driver."""
+    """Tells of every assignment as it starts and ends; in the driver."""
 
-    def __init__(self, parts: Sequence[Part], outcomes: dict[int, Outcome], note: Callable[[str, Part, Outcome | None], None]):
-        self.parts, self.outcomes, self.note = parts, outcomes, note
+    def __init__(
+        self, assignments: Sequence[Assignment], outcomes: dict[int, Outcome], note: Callable[[str, Assignment, Outcome | None], None]
+    ):
+        self.assignments, self.outcomes, self.note = assignments, outcomes, note
 
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
         """Tune writes callbacks down for a restore, which never happens; this one belongs to its driver."""
         return tune.Callback, ()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self.note("started", self.parts[trial.config["place"]], None)
+        self.note("started", self.assignments[trial.config["place"]], None)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        part = self.parts[trial.config["place"]]
+        assignment = self.assignments[trial.config["place"]]
         failed = (trial.last_result or {}).get("failed")
         if failed is None:
-            self._end(trial, Outcome(part, "stopped"))
+            self._end(trial, Outcome(assignment, "stopped"))
         else:
-            self._end(trial, Outcome(part, "failed" if failed else "done", failed))
+            self._end(trial, Outcome(assignment, "failed" if failed else "done", failed))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         file = Path(trial.error_file or "")  # of this machine; Tune's own getters look into the storage, where it comes later
         lines = file.read_text(encoding="utf-8").strip().splitlines() if file.is_file() else []
         message = lines[-1].strip() if lines else "its process was lost"
-        self._end(trial, Outcome(self.parts[trial.config["place"]], "failed", f"{message} (see the logs folder of the sweep)"))
+        self._end(trial, Outcome(self.assignments[trial.config["place"]], "failed", f"{message} (see the logs folder of the sweep)"))
 
     def _end(self, trial: TuneTrial, outcome: Outcome) -> None:
         self.outcomes[trial.config["place"]] = outcome
-        self.note(outcome.status, outcome.part, outcome)
+        self.note(outcome.status, outcome.assignment, outcome)

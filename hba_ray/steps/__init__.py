@@ -1,46 +1,27 @@
-"""The kinds of steps, one module each: how a step is named (`plan`), what it needs (`check`), how it is done (`make`),
-and what a report says of it (`notes`)."""
+"""The kinds of steps. Each is one class in a module of its name; this is the list of them, in the order of a plan."""
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
 from typing import Any
 
-from hba_ray.specs import ExperimentSpec
-from hba_ray.steps import atlas, backbone, bam, compare, describe, evaluate, grpo, judge, probe, retention, sft, states, transfer
-from hba_ray.steps.base import Context
+from hba_ray.steps.atlas import Atlas
+from hba_ray.steps.backbone import Backbone
+from hba_ray.steps.bam import Bam, States
+from hba_ray.steps.base import StepKind
+from hba_ray.steps.compare import Compare
+from hba_ray.steps.describe import Describe
+from hba_ray.steps.evaluate import Evaluate
+from hba_ray.steps.grpo import Grpo
+from hba_ray.steps.judge import Judge
+from hba_ray.steps.probe import Probe
+from hba_ray.steps.retention import Retention
+from hba_ray.steps.sft import Sft, Transfer
 
-MAKERS: dict[str, Callable[[Context], dict[str, Any]]] = {
-    "atlas": atlas.make,
-    "backbone": backbone.make,
-    "describe": describe.make,
-    "sft": sft.make,
-    "states": states.make,
-    "bam": bam.make,
-    "transfer": transfer.make,
-    "grpo": grpo.make,
-    "evaluate": evaluate.make,
-    "judge": judge.make,
-    "compare": compare.make,
-    "probe": probe.make,
-    "retention": retention.make,
-}
-"""Kind of a step -> what does it; returns what `done.json` says of it."""
-
-NOTES: dict[str, Callable[[ExperimentSpec, Mapping[str, Any]], list[str]]] = {
-    "atlas": atlas.notes,
-    "describe": describe.notes,
-    "sft": sft.notes,
-    "bam": bam.notes,
-    "transfer": transfer.notes,
-    "grpo": grpo.notes,
-    "evaluate": evaluate.notes,
-    "judge": judge.notes,
-    "probe": probe.notes,
-    "retention": retention.notes,
-}
-"""Kind of a step -> sentences for the report, from the spec and from what `make` returned."""
-
-CHECKS: dict[str, Callable[[ExperimentSpec], None]] = {
-    **dict.fromkeys(("sft", "bam", "grpo", "evaluate"), backbone.check_hub),
-    **dict.fromkeys(("judge", "retention"), judge.check),
-}
-"""Kind of a step -> what makes sure, before the first step of a run, that it can be done when its turn comes."""
+BEFORE: tuple[StepKind[Any], ...] = (Atlas(), Describe(), Backbone())
+"""Kinds that every experiment begins with."""
+STAGES: dict[str, StepKind[Any]] = {"sft": Sft(), "bam": Bam(), "transfer": Transfer(), "grpo": Grpo()}
+"""Stage of a spec -> the kind that trains it."""
+AFTER: tuple[StepKind[Any], ...] = (Evaluate(), Judge(), Compare(), Probe(), Retention())
+"""Kinds that look at what the stages have made."""
+KINDS: dict[str, StepKind[Any]] = {kind.name: kind for kind in (*BEFORE, States(), *STAGES.values(), *AFTER)}
+"""All kinds by name; `states` are planned by `bam`, which needs them."""

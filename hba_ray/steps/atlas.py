@@ -4,28 +4,85 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hba_ray.errors import DataError
 from hba_ray.progress import progress
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.steps.base import Context, Draft, Step, count_drops
+from hba_ray.steps.base import Context, Draft, Result, StepKind
+from hba_ray.steps.drops import count_drops
 from hba_ray.store.files import file_digest, stamps
 
 CLIPS = (".mp4", ".wav")
 """What converters copy."""
 
 
-def plan(draft: Draft) -> Step:
+@dataclass(frozen=True, kw_only=True)
+class AtlasResult(Result):
     """
-    Raises:
-        DataError: the atlas or a converter's files are not there.
+    Attributes:
+        counts: dataset -> split -> rows.
+        card: of a conversion: rows beside Table 7, and the reasons for differences.
     """
-    atlas = draft.spec.atlas
-    what = f"{atlas.source} atlas" + (f" at {atlas.root}" if atlas.root else "")
-    return draft.add("atlas", _identity(draft), what)
+
+    counts: dict[str, dict[str, int]]
+    card: dict[str, Any] | None = None
+
+
+class Atlas(StepKind[AtlasResult]):
+    """The rows of an experiment, in an index."""
+
+    name = "atlas"
+    version = 2
+    unversioned = 2
+    result_type = AtlasResult
+
+    def plan(self, draft: Draft) -> None:
+        """
+        Raises:
+            DataError: the atlas or a converter's files are not there.
+        """
+        atlas = draft.spec.atlas
+        draft.add(self, _identity(draft), f"{atlas.source} atlas" + (f" at {atlas.root}" if atlas.root else ""))
+
+    def make(self, context: Context) -> AtlasResult:
+        from hba_ray.convert.registry import convert
+        from hba_ray.data.atlas import Drop, build_index
+        from hba_ray.data.toy import build_toy
+
+        spec, root = context.spec.atlas, context.folder / "rows"
+        layout = card = None
+        drops: list[Drop] = []
+        with progress("atlas", total=None):
+            if spec.source == "toy":
+                layout = "jsonl" if spec.format == "jsonl" else "parquet"
+                build_toy(spec.toy, root, layout)
+            elif spec.source == "released":
+                root = Path(spec.root or "").absolute()
+            else:
+                conversion = convert(spec, root, context.spec.seed)
+                card, drops = conversion.to_json(), list(conversion.drops)
+            index = build_index(spec, root, layout)
+        index.save(context.folder)
+        counts = {dataset: {str(split): rows for split, rows in splits.items()} for dataset, splits in index.counts().items()}
+        return AtlasResult(counts=counts, card=card, drops=count_drops([*drops, *index.drops]))
+
+    def notes(self, spec: ExperimentSpec, result: AtlasResult) -> list[str]:
+        said = []
+        withheld = [name for name in ("audio", "video", "image") if name not in spec.atlas.modalities]
+        if withheld:
+            said.append(f"Withheld from the model: {', '.join(withheld)}.")
+        if spec.atlas.limit is not None:
+            said.append(f"Only the first {spec.atlas.limit} rows of each dataset in each split were used.")
+        for count in (result.card or {}).get("counts", ()):
+            reasons = "; ".join(f"{difference['rows']:+d} {difference['reason']}" for difference in count["differences"])
+            published = f", Table 7: {count['published']}" if count["published"] is not None else ""
+            why = f" ({reasons})" if reasons else ""
+            said.append(f"{count['dataset']} {count['split']}: {count['rows']} rows converted{published}{why}.")
+        return said
 
 
 def _identity(draft: Draft) -> dict[str, Any]:
@@ -85,42 +142,3 @@ def _of_sources(root: Path) -> dict[str, Any]:
 def _stamped(root: Path, names: Sequence[str]) -> str | None:
     """Clips by name, size and time of change: one that was mended is another."""
     return fingerprint([*zip(names, stamps([root / name for name in names]), strict=True)]) if names else None
-
-
-def make(context: Context) -> dict[str, Any]:
-    from hba_ray.convert.registry import convert
-    from hba_ray.data.atlas import Drop, build_index
-    from hba_ray.data.toy import build_toy
-
-    spec, root = context.spec.atlas, context.folder / "rows"
-    facts: dict[str, Any] = {}
-    layout = None
-    drops: list[Drop] = []
-    with progress("atlas", total=None):
-        if spec.source == "toy":
-            layout = "jsonl" if spec.format == "jsonl" else "parquet"
-            build_toy(spec.toy, root, layout)
-        elif spec.source == "released":
-            root = Path(spec.root or "").absolute()
-        else:
-            card = convert(spec, root, context.spec.seed)
-            facts["card"], drops = card.to_json(), list(card.drops)
-        index = build_index(spec, root, layout)
-    index.save(context.folder)
-    return {**facts, "counts": index.counts(), "drops": count_drops([*drops, *index.drops])}
-
-
-def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
-    said = []
-    withheld = [name for name in ("audio", "video", "image") if name not in spec.atlas.modalities]
-    if withheld:
-        said.append(f"Withheld from the model: {', '.join(withheld)}.")
-    if spec.atlas.limit is not None:
-        said.append(f"Only the first {spec.atlas.limit} rows of each dataset in each split were used.")
-    for count in facts.get("card", {}).get("counts", ()):
-        reasons = "; ".join(f"{difference['rows']:+d} {difference['reason']}" for difference in count["differences"])
-        published = f", Table 7: {count['published']}" if count["published"] is not None else ""
-        said.append(
-            f"{count['dataset']} {count['split']}: {count['rows']} rows converted{published}" + (f" ({reasons})" if reasons else "") + "."
-        )
-    return said

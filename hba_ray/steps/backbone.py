@@ -13,16 +13,28 @@ from hba_ray.progress import progress
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.model import model_folder
 from hba_ray.steps import describe
-from hba_ray.steps.base import Context, Draft, Step
+from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.store.files import folder_digests
 
 
-def plan(draft: Draft) -> Step | None:
-    """None where the backbone is a folder or a hub id: then nothing has to be made."""
-    if draft.spec.model.backbone != "tiny":
-        return None
-    tiny = draft.spec.model.tiny
-    return draft.add("backbone", _identity(draft), f"tiny Qwen2.5-Omni, {tiny.layers} layers of {tiny.hidden}, random weights")
+class Backbone(StepKind[Result]):
+    """The tiny model, built."""
+
+    name = "backbone"
+
+    def plan(self, draft: Draft) -> None:
+        """Nothing has to be made where the backbone is a folder or a hub id."""
+        tiny = draft.spec.model.tiny
+        if draft.spec.model.backbone == "tiny":
+            draft.add(self, _identity(draft), f"tiny Qwen2.5-Omni, {tiny.layers} layers of {tiny.hidden}, random weights")
+
+    def make(self, context: Context) -> Result:
+        from hba_ray.models.tiny import build_tiny
+
+        spec, texts = context.spec, context.index.texts("train")
+        with progress("backbone", total=None):
+            build_tiny(spec.model.tiny, context.folder / "model", texts, audio_seconds=spec.atlas.media.audio_seconds)
+        return Result()
 
 
 def identity(draft: Draft) -> str:
@@ -89,12 +101,3 @@ def _ask_hub(name: str) -> None:
         reason = (str(cause) or type(cause).__name__).strip().splitlines()[0]
         way_out = "check the id and the network (HF_HUB_OFFLINE must not be set), or give a local folder"
         raise CheckpointError("model.backbone", f"'{name}' cannot be fetched from the hub: {reason}", way_out) from None
-
-
-def make(context: Context) -> dict[str, Any]:
-    from hba_ray.models.tiny import build_tiny
-
-    spec = context.spec
-    with progress("backbone", total=None):
-        build_tiny(spec.model.tiny, context.folder / "model", context.index.texts("train"), audio_seconds=spec.atlas.media.audio_seconds)
-    return {}

@@ -1,10 +1,14 @@
-"""The BAM step: trains the adapters of each dataset on the frozen SFT model, side by side where there is room."""
+"""The steps of BAM: the states of the frozen SFT model, and the adapters that each dataset gets on top of it.
+
+A `states` step runs the SFT model over a split once, for all trials. What a trial of BAM changes (streams, widths, learning
+rates, epochs, seed) is no part of its name. The `bam` step trains the adapters, datasets side by side where there is room.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -13,83 +17,176 @@ from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import DataError, SpecError
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps import describe, states
-from hba_ray.steps.base import STEP_LOG, Context, Draft, Step, digest_checkpoint
-from hba_ray.store.folders import done, write_text
+from hba_ray.specs.arms import ADAPTED, MEDIA, adapted_model
+from hba_ray.specs.bam import BamSpec
+from hba_ray.steps import backbone, describe
+from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, StepKind, digest_checkpoint, precision_of, training_resources
+from hba_ray.steps.drops import losses
+from hba_ray.store.folders import write_text
 
 if TYPE_CHECKING:
+    from hba_ray.data.atlas import Drop
     from hba_ray.predict.heads import BamPredictJob
     from hba_ray.training.bam import BamJob, TrainedBam
     from hba_ray.training.bam_inputs import Described
 
-ARM = "sft+bam"
-WITHOUT_MEDIA = "sft without media"
-"""The SFT model shown what BAM is shown where `bam.raw_media` is off (Table 10), so that like is set against like."""
-HIDDEN = ("audio", "video")
-"""What `bam.raw_media: false` withholds from the model."""
 ADAPTERS = "adapters"
 
 
-def plan(draft: Draft) -> Step:
+@dataclass(frozen=True, kw_only=True)
+class StatesResult(Result):
     """
-    Raises:
-        CheckpointError: adapters that are to be taken are not there.
+    Attributes:
+        rows: kind of states -> rows that were to be run, lost ones among them.
     """
-    spec, bam = draft.spec, draft.spec.bam
-    for split in dict.fromkeys(("train", "validation", spec.evaluate.split) if bam.cache else ()):
-        states.plan(draft, split)
-    identity = {
-        "sft": draft["sft"].fingerprint,
-        "descriptors": {stream: describe.vector_identity(spec, stream) for stream in bam.streams},
-        "bam": {**bam.identity(), "seed": seed(spec)},
-        "taken": {
-            find_dataset(name, where="bam.checkpoints").id: digest_checkpoint(given, f"bam.checkpoints.{name}")
-            for name, given in bam.checkpoints.items()
-        },
-    }
-    what = f"{bam.epochs} epochs of {' and '.join(bam.streams)} adapters per dataset, hidden {bam.hidden}, lr {bam.lr:g}"
-    cpus = f"{spec.compute.cpus_per_worker:g} CPUs per dataset" if spec.compute.workers else "1 CPU"
-    return draft.add("bam", identity, what, resources=cpus, uses_ray=True)
+
+    rows: dict[str, int]
 
 
-def arms(spec: ExperimentSpec) -> list[str]:
-    return [ARM] if spec.bam.raw_media else [WITHOUT_MEDIA, ARM]
+class States(StepKind[StatesResult]):
+    """What the frozen SFT model makes of a split, kept for all trials of BAM."""
+
+    name = "states"
+    version = 3
+    unversioned = 2
+    raised = "rows that could not be read are counted now"
+    result_type = StatesResult
+
+    def plan(self, draft: Draft) -> None:
+        spec, bam = draft.spec, draft.spec.bam
+        for split in dict.fromkeys(("train", "validation", spec.evaluate.split) if bam.cache else ()):
+            identity = {
+                "sft": draft["sft"].fingerprint,
+                "split": split,
+                "raw_media": bam.raw_media,
+                "answers": bam.decoder_injection if _holds_answers(bam, split) else None,
+                "stored": bam.cache_precision,
+                "computed": precision_of(spec),
+            }
+            what = f"run the SFT model over the {split} split once" + ("" if bam.raw_media else ", without audio and video")
+            draft.add(self, identity, what, part=split, resources=training_resources(spec), uses_ray=True)
+
+    def make(self, context: Context) -> StatesResult:
+        from hba_ray.training.states import compute_states
+
+        split = context.part
+        job, index = job_of(context), context.index
+        datasets = index.table.column("dataset").take(index.rows_of(split)).to_pylist()
+        answers = sum(DATASETS[dataset].task.is_open for dataset in datasets)
+        rows = {False: len(datasets) - answers, True: answers if _holds_answers(context.spec.bam, split) else 0}
+        drops: list[Drop] = []
+        with progress(context.step.name, total=sum(rows.values())) as bar:
+            for is_open in (is_open for is_open, count in rows.items() if count):
+                folder = context.folder / job.kind(open_answers=is_open)
+                drops += compute_states(job.states_job(split, open_answers=is_open), folder, bar.advance)
+        return StatesResult(rows={job.kind(open_answers=is_open): count for is_open, count in rows.items()}, lost=losses(drops))
 
 
-def reference(spec: ExperimentSpec) -> str:
-    """The arm that the adapters stand on: where they have nothing to say, its answers are theirs."""
-    return "sft" if spec.bam.raw_media else WITHOUT_MEDIA
+def _holds_answers(bam: BamSpec, split: str) -> bool:
+    """Whether it holds what open answers need: only to train on, since they are scored by generation."""
+    named = [find_dataset(name, where="bam.datasets") for name in bam.datasets or ()]
+    return split in ("train", "validation") and (not named or any(dataset.task.is_open for dataset in named))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptersOfDataset:
+    """
+    Attributes:
+        best_epoch: whose adapters were kept, counted from 0; `validation_loss` is its loss, where there is a validation split.
+        taken_from: folder of adapters that took the place of training.
+    """
+
+    best_epoch: int = 0
+    validation_loss: float | None = None
+    taken_from: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BamResult(Result):
+    """
+    Attributes:
+        left_out: datasets of which no training row has a descriptor.
+    """
+
+    datasets: dict[str, AdaptersOfDataset]
+    left_out: list[str] = field(default_factory=list)
+
+
+class Bam(StepKind[BamResult]):
+    """The adapters of each dataset, trained on the frozen SFT model (paper section 3.6)."""
+
+    name = "bam"
+    version = 2
+    unversioned = 2
+    result_type = BamResult
+    check = staticmethod(backbone.check_hub)
+
+    def plan(self, draft: Draft) -> None:
+        """
+        Raises:
+            CheckpointError: adapters that are to be taken are not there.
+        """
+        spec, bam = draft.spec, draft.spec.bam
+        States().plan(draft)
+        identity = {
+            "sft": draft["sft"].fingerprint,
+            "descriptors": {stream: describe.vector_identity(spec, stream) for stream in bam.streams},
+            "bam": {**bam.identity(), "seed": seed(spec)},
+            "taken": {
+                find_dataset(name, where="bam.checkpoints").id: digest_checkpoint(given, f"bam.checkpoints.{name}")
+                for name, given in bam.checkpoints.items()
+            },
+        }
+        what = f"{bam.epochs} epochs of {' and '.join(bam.streams)} adapters per dataset, hidden {bam.hidden}, lr {bam.lr:g}"
+        cpus = f"{spec.compute.cpus_per_worker:g} CPUs per dataset" if spec.compute.workers else "1 CPU"
+        draft.add(self, identity, what, resources=cpus, uses_ray=True)
+
+    def make(self, context: Context) -> BamResult:
+        from hba_ray.training.bam import train_bam, train_bam_on_ray
+        from hba_ray.training.bam_inputs import adapted_datasets
+
+        spec, job, described = context.spec, job_of(context), described_by(context)
+        taken = _take(context, job, described)
+        datasets = [dataset for dataset in adapted_datasets(spec.bam, context.index) if dataset not in taken]
+        train = train_bam_on_ray if spec.compute.workers else train_bam
+        with progress("bam", total=len(datasets)) as bar:
+
+            def on_done(dataset: str) -> None:
+                bar.advance()
+                bar.show(dataset=dataset)
+
+            trained = train(job, datasets, described, context.folder / ADAPTERS, on_done)
+        _write_log(trained, spec.bam.epochs, context.folder / STEP_LOG)
+        made = {one.dataset: _kept(one) for one in trained}
+        given = {dataset: AdaptersOfDataset(taken_from=name) for dataset, name in taken.items()}
+        return BamResult(datasets={**made, **given}, left_out=[dataset for dataset in datasets if dataset not in made])
+
+    def notes(self, spec: ExperimentSpec, result: BamResult) -> list[str]:
+        taken = {dataset: one.taken_from for dataset, one in result.datasets.items() if one.taken_from}
+        epochs = {dataset: one.best_epoch + 1 for dataset, one in result.datasets.items() if dataset not in taken}
+        kept = ", ".join(f"{dataset} {epoch}" for dataset, epoch in epochs.items())
+        said = [f"BAM: adapters for {len(epochs)} datasets; epoch kept of {spec.bam.epochs}: {kept}."] if epochs or not taken else []
+        if taken:
+            given = ", ".join(f"{dataset} from {name}" for dataset, name in taken.items())
+            said.append(f"BAM: adapters that were not trained here: {given}.")
+        if result.left_out:
+            said.append(f"BAM: no training row of {', '.join(result.left_out)} has a descriptor, so the SFT model stands there.")
+        if not spec.bam.raw_media:
+            shown = f"'{adapted_model(spec)}' is the SFT model shown the same"
+            said.append(f"'{ADAPTED}' is trained and scored without raw audio and video; {shown}.")
+        if spec.bam.shuffle_descriptors:
+            said.append("BAM: descriptors are shuffled among the rows of a dataset, so they say nothing about the row: a control.")
+        return said
 
 
 def seed(spec: ExperimentSpec) -> int:
+    """What tells repetitions of the adapters apart."""
     return spec.seed if spec.bam.seed is None else spec.bam.seed
 
 
-def make(context: Context) -> dict[str, Any]:
-    from hba_ray.training.bam import train_bam, train_bam_on_ray
-    from hba_ray.training.bam_inputs import adapted_datasets
-
-    job = job_of(context)
-    datasets, described = adapted_datasets(context.spec.bam, context.index), described_by(context)
-    taken = _take(context, job, described)
-    datasets = [dataset for dataset in datasets if dataset not in taken]
-    train = train_bam_on_ray if context.spec.compute.workers else train_bam
-    with progress("bam", total=len(datasets)) as bar:
-
-        def on_done(dataset: str) -> None:
-            bar.advance()
-            bar.show(dataset=dataset)
-
-        trained = train(job, datasets, described, context.folder / ADAPTERS, on_done)
-    _write_log(trained, context.spec.bam.epochs, context.folder / STEP_LOG)
-    losses = {one.dataset: one.validation[one.best_epoch] if one.validation else None for one in trained}
-    return {
-        "datasets": {
-            **{one.dataset: {"best_epoch": one.best_epoch, "validation_loss": losses[one.dataset]} for one in trained},
-            **{dataset: {"taken_from": name} for dataset, name in taken.items()},
-        },
-        "left_out": [dataset for dataset in datasets if dataset not in losses],
-    }
+def _kept(trained: TrainedBam) -> AdaptersOfDataset:
+    loss = trained.validation[trained.best_epoch] if trained.validation else None
+    return AdaptersOfDataset(best_epoch=trained.best_epoch, validation_loss=loss)
 
 
 def _take(context: Context, job: BamJob, described: Described) -> dict[str, str]:
@@ -109,11 +206,11 @@ def _take(context: Context, job: BamJob, described: Described) -> dict[str, str]
     return taken
 
 
-def predictions(context: Context, before: list[dict[str, Any]], bar: Bar, hidden: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+def predictions(context: Context, before: list[dict[str, Any]], bar: Bar, withheld: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """The reference arm's predictions with those that adapters make in their place.
 
     Args:
-        hidden: modalities withheld from the model; kept states have seen all of them and are not used then.
+        withheld: modalities that the model is not shown; kept states have seen all of them and are not used then.
 
     Raises:
         DataError: states or descriptors are not what they should be, or a row that has adapters was not predicted.
@@ -121,8 +218,8 @@ def predictions(context: Context, before: list[dict[str, Any]], bar: Bar, hidden
     """
     from hba_ray.predict.heads import predict, stored_classes
 
-    spec, job = context.spec, predict_job(context, hidden)
-    stored = [dataset for dataset in job.datasets if spec.bam.cache and not hidden and not DATASETS[dataset].task.is_open]
+    spec, job = context.spec, predict_job(context, withheld)
+    stored = [dataset for dataset in job.datasets if spec.bam.cache and not withheld and not DATASETS[dataset].task.is_open]
     live = [dataset for dataset in job.datasets if dataset not in stored]
     made = dict(stored_classes(replace(job, datasets=stored)))
     for records, _ in predict(replace(job, datasets=live)) if live else ():
@@ -131,38 +228,38 @@ def predictions(context: Context, before: list[dict[str, Any]], bar: Bar, hidden
     lost = [record for record in before if record["dataset"] in job.datasets and (record["dataset"], record["sample_id"]) not in made]
     if lost:
         what = f"{len(lost)} rows that the SFT model predicted have no prediction with adapters, first: {lost[0]['sample_id']}"
-        raise DataError(f"evaluate {ARM}", what, "delete the folder of the step 'states' and run again", reason="missing prediction")
+        raise DataError(f"evaluate {ADAPTED}", what, "delete the folder of the step 'states' and run again", reason="missing prediction")
     return [record | made.get((record["dataset"], record["sample_id"]), {}) for record in before]
 
 
-def predict_job(context: Context, hidden: tuple[str, ...] = ()) -> BamPredictJob:
+def predict_job(context: Context, withheld: tuple[str, ...] = ()) -> BamPredictJob:
     """Prediction with the adapters that the step has trained.
 
     Args:
-        hidden: modalities that the model is not shown.
+        withheld: modalities that the model is not shown.
     """
     from hba_ray.predict.heads import BamPredictJob
 
-    spec, job, folder = context.spec, job_of(context), context.folders["bam"]
+    spec, job, folder = context.spec, job_of(context), context.folder_of("bam")
     return BamPredictJob(
         spec,
         context.backbone,
         job.model,
         context.index,
-        hidden if spec.bam.raw_media else HIDDEN,
+        withheld if spec.bam.raw_media else MEDIA,
         job=job,
         describe=described_by(context),
         adapters=folder / ADAPTERS,
-        datasets=list((done(folder) or {})["datasets"]),
+        datasets=list(Bam().result(folder).datasets),
     )
 
 
 def job_of(context: Context) -> BamJob:
     from hba_ray.training.bam import BamJob
 
-    spec, folders = context.spec, context.folders
-    stores = {name.removeprefix("states "): str(folder) for name, folder in folders.items() if name.startswith("states ")}
-    return BamJob(spec, spec.bam, context.backbone, str(folders["sft"] / "model"), context.index, stores)
+    spec = context.spec
+    stores = {step.part or "": str(step.folder) for step in context.earlier.values() if step.kind == States()}
+    return BamJob(spec, spec.bam, context.backbone, str(context.folder_of("sft") / "model"), context.index, stores)
 
 
 def described_by(context: Context) -> Described:
@@ -170,22 +267,6 @@ def described_by(context: Context) -> Described:
 
     spec, index = context.spec, context.index
     return Described.of(describe.open_descriptors(spec, index), index, spec.descriptors, spec.bam, seed(spec))
-
-
-def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
-    taken = {dataset: found["taken_from"] for dataset, found in facts["datasets"].items() if "taken_from" in found}
-    epochs = {dataset: found["best_epoch"] + 1 for dataset, found in facts["datasets"].items() if dataset not in taken}
-    kept = ", ".join(f"{dataset} {epoch}" for dataset, epoch in epochs.items())
-    said = [f"BAM: adapters for {len(epochs)} datasets; epoch kept of {spec.bam.epochs}: {kept}."] if epochs or not taken else []
-    if taken:
-        said.append(f"BAM: adapters that were not trained here: {', '.join(f'{dataset} from {name}' for dataset, name in taken.items())}.")
-    if facts["left_out"]:
-        said.append(f"BAM: no training row of {', '.join(facts['left_out'])} has a descriptor, so the SFT model stands there.")
-    if not spec.bam.raw_media:
-        said.append(f"'{ARM}' is trained and scored without raw audio and video; '{WITHOUT_MEDIA}' is the SFT model shown the same.")
-    if spec.bam.shuffle_descriptors:
-        said.append("BAM: descriptors are shuffled among the rows of a dataset, so they say nothing about the row: a control.")
-    return said
 
 
 def _write_log(trained: Sequence[TrainedBam], epochs: int, file: Path) -> None:

@@ -1,40 +1,132 @@
-"""What all steps have in common: a name by content, the steps before it, and what it is given when it is done.
+"""What all kinds of steps have in common: a name by content, a typed result, and what a step is given when it is done.
 
-What a step makes is read back from its folder, so a step done yesterday and one done now look the
-same to the next.
+A kind of step is a class with one job for each question that can be asked of it:
+
+    plan     which steps of this kind does a spec come to, and what do their results depend on?
+    check    can they be done here? Asked before the first step of a run
+    make     do one of them, in a folder of its own
+    notes    what has a reader of the report to know of it?
+    version  raised when the code changes what `make` makes, so that old results are not taken for new ones
+
+What a step makes is read back from its folder, so a step that was done yesterday and one that was done now look the
+same to the steps after it.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from hba_ray.data.tasks import find_dataset
-from hba_ray.errors import CheckpointError, DataError
+from hba_ray.errors import CheckpointError, DataError, HbaError
 from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.specs.arms import Arm
 from hba_ray.specs.model import model_folder
-from hba_ray.store.files import folder_digests, read_parquet
+from hba_ray.store.files import DO_AGAIN, folder_digests, read_parquet
 from hba_ray.store.folders import Storage, done, read_lines
 from hba_ray.store.follow import Metrics
 
 if TYPE_CHECKING:
-    from hba_ray.data.atlas import AtlasIndex, Drop
+    from hba_ray.data.atlas import AtlasIndex
 
 TRANSCRIPTS = "transcripts.parquet"
-"""In the folder of the describe step: line of the whole index, and what is said in the row's clip."""
+"""In the folder of the describe step: a line of the whole index, and what is said in that row's clip."""
 STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
-VERSIONS = {
-    **{"atlas": 2, "describe": 1, "backbone": 1, "sft": 1, "states": 2, "bam": 2, "transfer": 2, "grpo": 2},
-    **{"evaluate": 3, "judge": 1, "compare": 2, "retention": 2, "probe": 1},
-}
-"""Raised when the code of a step changes what it makes, so that old results are not taken for new ones."""
 TRAINED_ON = ("train", "validation")
 """The splits that training looks at."""
+Drops = dict[str, dict[str, int]]
+"""dataset -> reason -> rows."""
+Lost = dict[str, Drops]
+"""split -> dataset -> reason -> rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a finished step says of itself: the content of its `done.json`.
+
+    Attributes:
+        drops: rows that were left out when the atlas was made.
+        lost: rows of the atlas that the step could not use.
+        seconds: wall time; None where a former version of hba_ray, which did not measure it, did the step.
+        version: of the kind of step; None where a former version of hba_ray, which did not say it, did the step.
+    """
+
+    drops: Drops = field(default_factory=dict)
+    lost: Lost = field(default_factory=dict)
+    seconds: float | None = None
+    version: int | None = None
+
+
+R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True)
+class StepKind(ABC, Generic[R]):
+    """A kind of step. Kinds have no state of their own; `steps.KINDS` lists them."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    raised: ClassVar[str] = ""
+    """What the newest version changed, for users whose finished steps are of the one before."""
+    unversioned: ClassVar[int] = 1
+    """The version that finished steps are of which do not say it."""
+    result_type: ClassVar[type[Result]] = Result
+
+    @abstractmethod
+    def plan(self, draft: Draft) -> None:
+        """Adds the steps of this kind to a plan; none where the spec asks for none.
+
+        Raises:
+            HbaError: what a step is made from is not there.
+        """
+
+    @staticmethod
+    def check(spec: ExperimentSpec) -> None:
+        """Makes sure, before the first step of a run, that steps of this kind can be done when their turn comes.
+
+        A check that several kinds share is one function, and is made once.
+
+        Raises:
+            HbaError: they could not.
+        """
+
+    @abstractmethod
+    def make(self, context: Context) -> R:
+        """Does one step."""
+
+    def notes(self, spec: ExperimentSpec, result: R) -> list[str]:
+        """Sentences for the report."""
+        return []
+
+    def result(self, folder: Path) -> R:
+        """What a finished step of this kind says of itself.
+
+        Raises:
+            HbaError: it is not finished.
+            DataError: what it says is damaged.
+        """
+        said = done(folder)
+        if said is None:
+            raise HbaError(str(folder), f"this '{self.name}' step is not finished", "run the spec first")
+        try:
+            return _reader(self.result_type).validate_python(said)
+        except ValidationError as cause:
+            error = cause.errors()[0]
+            defect = f"is damaged: {'.'.join(map(str, error['loc']))}: {error['msg']}"
+            raise DataError(str(folder / "done.json"), defect, DO_AGAIN, reason="corrupt file") from cause
+
+
+@cache
+def _reader(kind: type[Result]) -> TypeAdapter[Any]:
+    """Reads results of a kind; what another version of hba_ray has added to them is passed over."""
+    return TypeAdapter(kind)
 
 
 @dataclass(frozen=True)
@@ -42,28 +134,35 @@ class Step:
     """One unit of work.
 
     Attributes:
-        kind: which module of this package does it.
-        name: unique within an experiment; the kind, and the arm or part where each of those has such a step.
+        name: unique within an experiment: the kind, and the arm or part where there are several of a kind.
         what: one line for people.
         resources: one line of what it needs at a time.
         uses_ray: whether it needs a Ray where `compute.workers` is not 0.
-        arm: which variant of the model it looks at, as reports name it.
+        arm: which variant of the model it looks at.
         part: which part of such work it is, for example a split.
     """
 
-    kind: str
+    kind: StepKind[Any]
     name: str
     fingerprint: str
     folder: Path
     what: str
     resources: str = "1 CPU"
     uses_ray: bool = False
-    arm: str | None = None
+    arm: Arm | None = None
     part: str | None = None
 
     @property
     def is_done(self) -> bool:
         return done(self.folder) is not None
+
+    def result(self) -> Any:
+        """As `StepKind.result`, for who does not know the kind."""
+        return self.kind.result(self.folder)
+
+    def to_json(self, result: Result) -> dict[str, Any]:
+        """The content of `done.json`."""
+        return asdict(replace(result, version=self.kind.version))
 
 
 @dataclass(frozen=True)
@@ -80,13 +179,17 @@ class Draft:
     def __getitem__(self, name: str) -> Step:
         return next(step for step in self.steps if step.name == name)
 
+    def of_kind(self, name: str) -> list[Step]:
+        """The steps of a kind that are in the plan already."""
+        return [step for step in self.steps if step.kind.name == name]
+
     def add(
         self,
-        kind: str,
-        identity: dict[str, Any],
+        kind: StepKind[Any],
+        identity: Mapping[str, Any],
         what: str,
         *,
-        arm: str | None = None,
+        arm: Arm | None = None,
         part: str | None = None,
         resources: str = "1 CPU",
         uses_ray: bool = False,
@@ -96,9 +199,9 @@ class Draft:
         Args:
             identity: JSON values that say all that the step's result depends on, earlier steps by their fingerprints.
         """
-        digest = fingerprint({"kind": kind, "version": VERSIONS[kind], **identity})
-        name = " ".join(word for word in (kind, part or arm) if word)
-        step = Step(kind, name, digest, self.storage.step(kind, digest), what, resources, uses_ray, arm, part)
+        digest = fingerprint({"kind": kind.name, "version": kind.version, **identity})
+        name = " ".join(word for word in (kind.name, part or (arm and str(arm))) if word)
+        step = Step(kind, name, digest, self.storage.step(kind.name, digest), what, resources, uses_ray, arm, part)
         self.steps.append(step)
         return step
 
@@ -108,18 +211,39 @@ class Context:
     """What a step is given.
 
     Attributes:
-        folders: name of an earlier step -> its folder.
-        folder: the step's own.
-        log: takes a step's metrics as they come: (values, optimiser step).
-        arm, part: of the step.
+        earlier: name of an earlier step -> that step.
+        log: takes the step's metrics as they come: (values, optimiser step).
+        start_ray: starts a Ray where there is none; for steps that find out themselves whether they need one.
     """
 
     spec: ExperimentSpec
-    folders: dict[str, Path]
-    folder: Path
-    log: Callable[[Metrics, int], None]
-    arm: str | None = None
-    part: str | None = None
+    step: Step
+    earlier: Mapping[str, Step]
+    log: Callable[[Metrics, int], None] = lambda values, number: None
+    start_ray: Callable[[], object] = lambda: None
+
+    @property
+    def folder(self) -> Path:
+        """The step's own folder."""
+        return self.step.folder
+
+    @property
+    def part(self) -> str:
+        assert self.step.part is not None
+        return self.step.part
+
+    @property
+    def arm(self) -> Arm:
+        assert self.step.arm is not None
+        return self.step.arm
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.spec.compute.storage)
+
+    def folder_of(self, name: str) -> Path:
+        """The folder of an earlier step."""
+        return self.earlier[name].folder
 
     @property
     def index(self) -> AtlasIndex:
@@ -128,12 +252,11 @@ class Context:
 
     @property
     def whole_index(self) -> AtlasIndex:
-        """All rows of the atlas; once the describe step has made them, with the transcripts of those that have no text of their own."""
-
+        """All rows of the atlas; once the describe step is done, with the transcripts of rows that have no text of their own."""
         from hba_ray.data.atlas import AtlasIndex
 
-        index = AtlasIndex.load(self.folders["atlas"])
-        file = self.folders.get("describe", self.folder) / TRANSCRIPTS
+        index = AtlasIndex.load(self.folder_of("atlas"))
+        file = (self.earlier["describe"].folder if "describe" in self.earlier else self.folder) / TRANSCRIPTS
         if self.folder == file.parent or not file.exists():
             return index
         said = read_parquet(file).to_pydict()
@@ -142,13 +265,20 @@ class Context:
     @property
     def backbone(self) -> str:
         """Folder or hub id of the backbone."""
+        if "backbone" in self.earlier:
+            return str(self.folder_of("backbone") / "model")
         name = self.spec.model.backbone
-        return str(self.folders["backbone"] / "model") if "backbone" in self.folders else str(model_folder(name, "model.backbone") or name)
+        return str(model_folder(name, "model.backbone") or name)
 
 
 def held_out(spec: ExperimentSpec) -> list[str]:
-    """The held-out datasets, by id."""
+    """The ids of the held-out datasets."""
     return [find_dataset(name, where="atlas.held_out").id for name in spec.atlas.held_out]
+
+
+def precision_of(spec: ExperimentSpec) -> str:
+    """The precision that a spec comes to on its machine, as it enters fingerprints."""
+    return "bf16" if spec.uses_bf16 else "fp32"
 
 
 def training_resources(spec: ExperimentSpec) -> str:
@@ -172,7 +302,7 @@ def shown_metrics(name: str, line: Mapping[str, Any]) -> tuple[Metrics, int]:
 
 
 def logged_metrics(step: Step) -> Iterator[tuple[Metrics, int]]:
-    """All metrics that a step has logged, whoever ran it; where lines were taken back, the first of a step counts."""
+    """(metrics, optimiser step) of each line of a step's log, whoever ran it."""
     for line in read_lines(step.folder / STEP_LOG):
         yield shown_metrics(step.name, line)
 
@@ -187,82 +317,3 @@ def digest_checkpoint(name: str, key: str) -> list[list[str]]:
     if not folder.is_dir():
         raise CheckpointError(key, f"no such folder: {name}", "give the folder of a checkpoint")
     return folder_digests(folder)
-
-
-def count_drops(drops: list[Drop]) -> dict[str, dict[str, int]]:
-    """dataset -> reason -> rows."""
-    counts: dict[str, dict[str, int]] = {}
-    for (dataset, reason), rows in sorted(Counter((drop.dataset, drop.reason) for drop in set(drops)).items()):
-        counts.setdefault(dataset, {})[reason] = rows
-    return counts
-
-
-def check_rows(index: AtlasIndex, split: str) -> None:
-    """Refuses a split without rows, where something is to be learnt from it, or scored.
-
-    Raises:
-        DataError: it has none.
-    """
-    if not len(index.rows_of(split)):
-        way_out = f"the folder needs a file such as {split}.jsonl or {split}-00000-of-00001.parquet; `hba atlas check` counts its rows"
-        raise DataError(index.root, f"the {split} split holds no rows", way_out, reason="no rows")
-
-
-def check_some_left(split: str, rows: int, drops: list[Drop]) -> None:
-    """Refuses a split of which no row could be read: there is nothing to train on, or to score.
-
-    Raises:
-        DataError: says why the rows were dropped.
-    """
-    lost = {drop for drop in drops if drop.split == split}
-    if rows and len(lost) >= rows:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(Counter(drop.reason for drop in lost).items()))
-        raise DataError(f"the {split} split", f"none of its {rows} rows could be read ({reasons})", "mend the clips", reason="no rows left")
-
-
-def losses(drops: list[Drop]) -> dict[str, dict[str, dict[str, int]]]:
-    """split -> dataset -> reason -> rows that a step had to leave out of those that the atlas holds."""
-    splits = sorted({drop.split for drop in drops})
-    return {split: count_drops([drop for drop in drops if drop.split == split]) for split in splits}
-
-
-def join_losses(parts: Iterable[Mapping[str, dict[str, dict[str, int]]]]) -> dict[str, dict[str, dict[str, int]]]:
-    """What several steps lost, together: two steps that read a split leave out the same rows, which count once.
-
-    >>> join_losses([{"test": {"cremad": {"corrupt audio": 2}}}, {"test": {"cremad": {"corrupt audio": 2}}}])
-    {'test': {'cremad': {'corrupt audio': 2}}}
-    """
-    joined: dict[str, dict[str, dict[str, int]]] = {}
-    for part in parts:
-        for split, datasets in part.items():
-            for dataset, reasons in datasets.items():
-                kept = joined.setdefault(split, {}).setdefault(dataset, {})
-                kept.update({reason: max(rows, kept.get(reason, 0)) for reason, rows in reasons.items()})
-    return joined
-
-
-def rows_left(counts: Mapping[str, Mapping[Any, int]], lost: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict[str, dict[Any, int]]:
-    """dataset -> split -> rows of the atlas, less those that steps had to leave out.
-
-    >>> rows_left({"cremad": {"train": 9, "test": 5}}, {"test": {"cremad": {"corrupt audio": 2}}})
-    {'cremad': {'train': 9, 'test': 3}}
-    """
-    return {
-        dataset: {split: rows - sum(lost.get(split, {}).get(dataset, {}).values()) for split, rows in splits.items()}
-        for dataset, splits in counts.items()
-    }
-
-
-def rows_used(steps: Sequence[Step]) -> dict[str, dict[Any, int]]:
-    """dataset -> split -> rows that finished steps of an experiment had, as reports and tables count them."""
-    facts = {step.name: done(step.folder) or {} for step in steps}
-    return rows_left(facts["atlas"].get("counts", {}), join_losses(fact["lost"] for fact in facts.values() if fact.get("lost")))
-
-
-def add_drops(parts: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
-    """The sum of several counts."""
-    totals: dict[str, Counter[str]] = {}
-    for part in parts:
-        for dataset, reasons in part.items():
-            totals.setdefault(dataset, Counter()).update(reasons)
-    return json.loads(json.dumps(totals))

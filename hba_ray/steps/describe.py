@@ -5,14 +5,15 @@ What is extracted is kept by content, so the step's own folder holds no more tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from hba_ray.descriptors.tables import StreamSummary
 from hba_ray.progress import phases
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.descriptors import STREAMS, DescriptorsSpec, Stream
-from hba_ray.steps.base import TRAINED_ON, TRANSCRIPTS, Context, Draft, Step, held_out
+from hba_ray.steps.base import TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind, held_out
 from hba_ray.store.folders import LOCK_SECONDS, Storage
 
 if TYPE_CHECKING:
@@ -28,17 +29,68 @@ def settings(spec: ExperimentSpec) -> DescriptorsSpec:
     return spec.descriptors.model_copy(update={"streams": tuple(stream for stream in STREAMS if stream in wanted)})
 
 
-def plan(draft: Draft) -> Step | None:
-    """None where nothing is to be extracted."""
-    chosen, compute = settings(draft.spec), draft.spec.compute
-    if not chosen.streams:
-        return None
-    identity = {"atlas": draft["atlas"].fingerprint, **_identity(chosen)}
-    if "transcripts" in chosen.streams and draft.spec.atlas.held_out:
-        identity["transcribed"] = "all rows" if "transfer" in draft.spec.stages else "rows that are not held out"
-    what = f"extract {', '.join(chosen.streams)} of every clip"
-    resources = f"CPUs for extractors: {compute.extractors or 'all but one'}" if compute.workers else "1 CPU"
-    return draft.add("describe", identity, what, resources=resources, uses_ray=True)
+@dataclass(frozen=True, kw_only=True)
+class DescribeResult(Result):
+    """
+    Attributes:
+        unreadable: reason -> rows that could not be read at all.
+    """
+
+    streams: dict[str, StreamSummary]
+    unreadable: dict[str, int] = field(default_factory=dict)
+
+
+class Describe(StepKind[DescribeResult]):
+    """The descriptors of all clips, extracted."""
+
+    name = "describe"
+    result_type = DescribeResult
+
+    def plan(self, draft: Draft) -> None:
+        chosen, compute = settings(draft.spec), draft.spec.compute
+        if not chosen.streams:
+            return
+        identity = {"atlas": draft["atlas"].fingerprint, **_identity(chosen)}
+        if "transcripts" in chosen.streams and draft.spec.atlas.held_out:
+            identity["transcribed"] = "all rows" if "transfer" in draft.spec.stages else "rows that are not held out"
+        resources = f"CPUs for extractors: {compute.extractors or 'all but one'}" if compute.workers else "1 CPU"
+        draft.add(self, identity, f"extract {', '.join(chosen.streams)} of every clip", resources=resources, uses_ray=True)
+
+    def make(self, context: Context) -> DescribeResult:
+        chosen = settings(context.spec)
+        made = _extract(context, context.index, [stream for stream in chosen.streams if stream != "transcripts"])
+        if "transcripts" not in chosen.streams:
+            return made
+        spoken = _extract(context, context.whole_index.take(_spoken(context)), ["transcripts"])
+        _write_transcripts(context)
+        return DescribeResult(streams=made.streams | spoken.streams, unreadable=spoken.unreadable)
+
+    def notes(self, spec: ExperimentSpec, result: DescribeResult) -> list[str]:
+        said = [_note(stream, found) for stream, found in result.streams.items()]
+        if result.unreadable:
+            said.append(f"Rows that could not be read for descriptors: {_counted(result.unreadable)}.")
+        return said
+
+
+def _extract(context: Context, index: AtlasIndex, streams: Sequence[Stream]) -> DescribeResult:
+    """Extracts what the store lacks of some streams."""
+    from hba_ray.data.tasks import SPLITS
+    from hba_ray.descriptors.extract import extract
+
+    spec = context.spec
+    with phases("describe") as tell:
+        summary = extract(
+            settings(spec).model_copy(update={"streams": tuple(streams)}),
+            index,
+            SPLITS,
+            context.storage.descriptors,
+            compute=spec.compute,
+            on_bad_row=spec.atlas.on_bad_row,
+            progress=tell,
+            wait_seconds=LOCK_SECONDS,
+            start_ray=context.start_ray,
+        )
+    return DescribeResult(streams=summary.streams, unreadable=summary.unreadable)
 
 
 def _identity(chosen: DescriptorsSpec) -> dict[str, Any]:
@@ -71,34 +123,6 @@ def prompt_identity(spec: ExperimentSpec) -> dict[str, Any]:
     return {"transcripts": [identity_of(spec.descriptors, "transcripts"), spec.descriptors.transcripts.rows]}
 
 
-def make(context: Context, start_ray: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    from hba_ray.data.tasks import SPLITS
-    from hba_ray.descriptors.extract import extract
-
-    spec, chosen = context.spec, settings(context.spec)
-
-    def described(index: AtlasIndex, streams: Sequence[Stream]) -> dict[str, Any]:
-        with phases("describe") as tell:
-            return extract(
-                chosen.model_copy(update={"streams": tuple(streams)}),
-                index,
-                SPLITS,
-                _store(spec),
-                compute=spec.compute,
-                on_bad_row=spec.atlas.on_bad_row,
-                progress=tell,
-                wait_seconds=LOCK_SECONDS,
-                start_ray=start_ray,
-            ).to_json()
-
-    facts = described(context.index, [stream for stream in chosen.streams if stream != "transcripts"])
-    if "transcripts" in chosen.streams:
-        spoken = described(context.whole_index.take(_spoken(context)), ["transcripts"])
-        facts = {"streams": facts["streams"] | spoken["streams"], "unreadable": spoken["unreadable"]}
-        _write_transcripts(context)
-    return facts
-
-
 def _spoken(context: Context) -> np.ndarray:
     """Lines of the whole index whose rows some stage reads the prompts of: transfer trains on those that others are not shown."""
     return context.whole_index.lines_without([] if "transfer" in context.spec.stages else held_out(context.spec), TRAINED_ON)
@@ -127,25 +151,14 @@ def open_descriptors(spec: ExperimentSpec, index: AtlasIndex) -> Descriptors:
     from hba_ray.data.tasks import SPLITS
     from hba_ray.descriptors.vectors import Descriptors
 
-    return Descriptors.open(_store(spec), settings(spec), index, SPLITS)
+    return Descriptors.open(Storage(spec.compute.storage).descriptors, settings(spec), index, SPLITS)
 
 
-def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
-    said = [_note(stream, found) for stream, found in facts["streams"].items()]
-    if facts["unreadable"]:
-        said.append(f"Rows that could not be read for descriptors: {_counted(facts['unreadable'])}.")
-    return said
-
-
-def _note(stream: Stream, found: Mapping[str, Any]) -> str:
+def _note(stream: str, found: StreamSummary) -> str:
     held = "a transcript" if stream == "transcripts" else "a vector"
-    bad = f", {sum(found['bad'].values())} are masked ({_counted(found['bad'])})" if found["bad"] else ""
-    return f"Descriptors, {stream}: {found['described']} of {found['rows']} rows have {held}, {found['absent']} have no clip for it{bad}."
+    bad = f", {sum(found.bad.values())} are masked ({_counted(found.bad)})" if found.bad else ""
+    return f"Descriptors, {stream}: {found.described} of {found.rows} rows have {held}, {found.absent} have no clip for it{bad}."
 
 
 def _counted(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{reason}: {rows}" for reason, rows in reasons.items())
-
-
-def _store(spec: ExperimentSpec) -> Path:
-    return Storage(spec.compute.storage).descriptors

@@ -1,128 +1,207 @@
 """The evaluate step, one for each arm: predicts the split and scores it.
 
-An arm is named by its stages joined by "+", and by what is withheld from it: "sft+bam without audio".
+Arms with heads are predicted by them. Baselines, and the model of the stage `grpo`, answer every question by generation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, get_args
 
+from hba_ray.data.tasks import DATASETS
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps import bam, generation, transfer
-from hba_ray.steps.base import Context, Draft, Step, check_rows, check_some_left, held_out, losses, training_resources
+from hba_ray.specs.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, baselines
+from hba_ray.steps import backbone, bam, describe
+from hba_ray.steps.base import Context, Draft, Result, StepKind, held_out, precision_of, training_resources
+from hba_ray.steps.drops import check_rows, check_some_left, losses
 from hba_ray.store.files import read_parquet
 from hba_ray.store.folders import write_text
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import Drop
     from hba_ray.evaluation.published import PublishedModel
+    from hba_ray.predict.generate import GenerateJob
 
 PREDICTIONS, SCORES = "predictions.parquet", "scores.json"
-WITHOUT = " without "
 
 
-def plan(draft: Draft, arm: str) -> Step:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult(Result):
     """
-    Args:
-        arm: its last stage's model is predicted with, or it is a baseline.
+    Attributes:
+        rows: that were predicted.
+        arm: of an arm that answers by generation, and so do the others:
+        out_of_domain: dataset -> responses without an answer of the dataset.
+        withheld: modality -> rows that have it and whose model does not take it.
+        as_images: modality -> rows of which the model was shown it as images.
+    """
+
+    rows: int
+    arm: str | None = None
+    out_of_domain: dict[str, int] = field(default_factory=dict)
+    withheld: dict[str, int] = field(default_factory=dict)
+    as_images: dict[str, int] = field(default_factory=dict)
+
+
+class Evaluate(StepKind[EvaluateResult]):
+    """An arm's predictions of the split, and their scores."""
+
+    name = "evaluate"
+    version = 3
+    unversioned = 3
+    result_type = EvaluateResult
+    check = staticmethod(backbone.check_hub)
+
+    def plan(self, draft: Draft) -> None:
+        spec = draft.spec
+        for arm in arms_of(spec):
+            without = f" without {' and '.join(arm.withheld)}" if arm.withheld else ""
+            what = f"predict and score the {spec.evaluate.split} split{without}"
+            draft.add(self, _identity(draft, arm), what, arm=arm, resources=training_resources(spec), uses_ray=True)
+
+    def make(self, context: Context) -> EvaluateResult:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from hba_ray.evaluation.scores import score_predictions
+        from hba_ray.predict.heads import SCHEMA
+
+        spec, index, arm = context.spec, context.index, context.arm
+        check_rows(context.whole_index, spec.evaluate.split)
+        with progress(context.step.name, total=len(index.rows_of(spec.evaluate.split))) as bar:
+            records, drops = _predict(context, bar)
+        check_some_left(spec.evaluate.split, len(records) + len(drops), drops)
+        table = pa.Table.from_pylist(sorted(records, key=lambda record: (record["dataset"], record["sample_id"])), schema=SCHEMA)
+        pq.write_table(table, context.folder / PREDICTIONS)
+        listed = held_out(spec) if arm.is_transferred else list(index.counts())
+        counts, published = context.whole_index.label_counts("train"), published_model(spec, arm)
+        scores = score_predictions(table, counts, datasets=listed, published_model=published)
+        write_text(context.folder / SCORES, scores.to_json())
+        said = {"arm": str(arm), **_counts(records)} if arm.is_generative else {}
+        return EvaluateResult(rows=len(records), lost=losses(drops), **said)
+
+    def notes(self, spec: ExperimentSpec, result: EvaluateResult) -> list[str]:
+        said = []
+        for modality, rows in result.withheld.items():
+            said.append(f"{result.arm}: the model takes no {modality}, which was withheld from {rows} rows.")
+        if rows := sum(result.as_images.values()):
+            said.append(f"{result.arm}: the model takes no video; {rows} rows showed it the frames as images.")
+        if result.out_of_domain:
+            each = ", ".join(f"{rows} of {dataset}" for dataset, rows in result.out_of_domain.items())
+            said.append(f"{result.arm}: responses without an answer of the dataset count as wrong: {each}.")
+        if spec.evaluate.split != "test":
+            said.append(f"Scores are on the {spec.evaluate.split} split; published numbers are on the test split.")
+        return said
+
+
+def _identity(draft: Draft, arm: Arm) -> dict[str, Any]:
+    """What an arm's predictions and scores depend on.
+
+    Raises:
+        CheckpointError: a baseline is a folder that is not there.
     """
     spec = draft.spec
-    whole, hidden = whole_and_hidden(arm)
-    if transfer.is_arm(arm):
-        identity = {"models": transfer.models(draft), "evaluate": spec.evaluate.identity()}
-    elif generation.is_generative(spec, arm):
-        identity = generation.identity(draft, arm)
+    if arm.is_generative:
+        return _generation_identity(draft, arm)
+    if arm.is_transferred:
+        models = [draft[f"transfer {dataset}"].fingerprint for dataset in held_out(spec)]
+        return {"models": models, "evaluate": spec.evaluate.identity()}
+    hidden = {"hidden": list(arm.withheld)} if arm.withheld else {}
+    return {"model": draft[str(arm.last_stage)].fingerprint, "evaluate": spec.evaluate.identity(), **hidden}
+
+
+def _generation_identity(draft: Draft, arm: Arm) -> dict[str, Any]:
+    spec = draft.spec
+    generation = spec.evaluate.generation
+    if arm.baseline is None:
+        made: dict[str, Any] = {"model": draft[str(arm.last_stage)].fingerprint}
     else:
-        identity = {"model": draft[whole.split("+")[-1]].fingerprint, "evaluate": spec.evaluate.identity()}
-        if hidden:
-            identity["hidden"] = list(hidden)
-    what = f"predict and score the {spec.evaluate.split} split" + (f" without {' and '.join(hidden)}" if hidden else "")
-    return draft.add("evaluate", identity, what, arm=arm, resources=training_resources(spec), uses_ray=True)
+        of_rows = {"atlas": draft["atlas"].fingerprint, "modalities": sorted(spec.atlas.modalities), "media": spec.atlas.media.identity()}
+        model = backbone.identity_of(draft, baselines(spec)[arm], "evaluate.baselines")
+        made = {"baseline": model, **of_rows, **describe.prompt_identity(spec), "precision": precision_of(spec)}
+    if generation.temperature > 0 and generation.engine == "transformers":
+        made["sampled_together"] = spec.compute.micro_batch  # rows of a micro-batch share a stream of random numbers
+    return {**made, "generation": generation.identity(), "split": spec.evaluate.split, "prompts": _prompts(spec, arm)}
 
 
-def whole_and_hidden(arm: str) -> tuple[str, tuple[str, ...]]:
-    """An arm without what is withheld from it, and that.
+def _prompts(spec: ExperimentSpec, arm: Arm) -> dict[str, Any] | None:
+    """The wording around each prompt, by content, and how a response is read; None where the prompt is the row's own.
 
-    >>> whole_and_hidden("sft+bam without audio")
-    ('sft+bam', ('audio',))
+    Raises:
+        SpecError: the file of the wording is not there or not in order.
     """
-    whole, _, hidden = arm.partition(WITHOUT)
-    return whole, bam.HIDDEN if arm == bam.WITHOUT_MEDIA else ((hidden,) if hidden else ())
+    from hba_ray.data.prompts import load_reasoning
+
+    chosen = spec.evaluate.generation.prompt
+    if chosen == "plain" or (chosen == "auto" and arm.baseline is not None):
+        return None
+    return {"reasoning": load_reasoning(spec.grpo.prompts).identity(), "answer_from": spec.grpo.reward.answer_from}
 
 
-def seeing(spec: ExperimentSpec, arms: Sequence[str]) -> list[str]:
-    """Those of the arms with heads that are shown media, and so can be robust against losing it."""
-    return [arm for arm in arms if arm == "sft" or (arm == bam.ARM and spec.bam.raw_media)]
-
-
-def predictions_of(folders: Mapping[str, Path], arm: str | None) -> Path:
-    """The folder of the step that has predicted for an arm.
-
-    Args:
-        folders: name of a step -> its folder.
-    """
-    return folders[f"evaluate {arm}"]
-
-
-def make(context: Context) -> dict[str, Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from hba_ray.evaluation.scores import score_predictions
-    from hba_ray.predict.heads import SCHEMA
-
-    spec, index, arm = context.spec, context.index, context.arm or ""
-    check_rows(context.whole_index, spec.evaluate.split)
-    whole, hidden = whole_and_hidden(arm)
-    with progress(f"evaluate {arm}", total=len(index.rows_of(spec.evaluate.split))) as bar:
-        if whole == bam.ARM:
-            reference = arm.replace(bam.ARM, "sft") if hidden else bam.reference(spec)
-            before = read_parquet(predictions_of(context.folders, reference) / PREDICTIONS)
-            records, drops = bam.predictions(context, before.to_pylist(), bar, hidden), []
-        elif transfer.is_arm(arm):
-            records, drops = transfer.predictions(context, bar)
-        else:
-            records, drops = _predict(context, hidden, bar)
-    check_some_left(spec.evaluate.split, len(records) + len(drops), drops)
-    table = pa.Table.from_pylist(sorted(records, key=lambda record: (record["dataset"], record["sample_id"])), schema=SCHEMA)
-    pq.write_table(table, context.folder / PREDICTIONS)
-    listed = held_out(spec) if transfer.is_arm(arm) else list(index.counts())
-    counts, published = context.whole_index.label_counts("train"), published_model(spec, arm)
-    scores = score_predictions(table, counts, datasets=listed, published_model=published)
-    write_text(context.folder / SCORES, scores.to_json())
-    facts = {"arm": arm, **generation.facts_of(records)} if generation.is_generative(spec, arm) else {}
-    return {"rows": len(records), "lost": losses(drops), **facts}
-
-
-def _predict(context: Context, hidden: tuple[str, ...], bar: Bar) -> tuple[list[dict[str, Any]], list[Drop]]:
+def _predict(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[Drop]]:
+    """A record of each row of the split, and the rows that could not be read."""
     from hba_ray.predict.generate import generate_rows
     from hba_ray.predict.heads import PredictJob, predict
 
-    if generation.is_generative(context.spec, context.arm):
-        predictions = generate_rows(generation.job_of(context))
+    spec, arm, index = context.spec, context.arm, context.index
+    if arm.whole == ADAPTED:
+        reference = Arm(SFT.stages, arm.withheld) if arm.withheld else adapted_model(spec)
+        before = read_parquet(context.folder_of(f"evaluate {reference}") / PREDICTIONS)
+        return bam.predictions(context, before.to_pylist(), bar, arm.withheld), []
+    if arm.is_generative:
+        predictions = [generate_rows(_generate_job(context))]
+    elif arm.is_transferred:
+        models = [(context.folder_of(f"transfer {dataset}"), context.whole_index.only(dataset)) for dataset in held_out(spec)]
+        predictions = [predict(PredictJob(spec, context.backbone, str(folder / "model"), rows)) for folder, rows in models]
     else:
-        predictions = predict(PredictJob(context.spec, context.backbone, str(context.folders["sft"] / "model"), context.index, hidden))
+        predictions = [predict(PredictJob(spec, context.backbone, str(context.folder_of("sft") / "model"), index, arm.withheld))]
     records: list[dict[str, Any]] = []
     drops: list[Drop] = []
-    for made, dropped in predictions:
+    for made, dropped in (part for parts in predictions for part in parts):
         records += made
         drops += dropped
         bar.advance(len(made) + len(dropped))
     return records, drops
 
 
-def published_model(spec: ExperimentSpec, arm: str) -> PublishedModel:
-    """Whose published scores stand beside an arm's."""
-    if generation.is_generative(spec, arm):
-        return generation.published_model(spec, arm)
-    return "OmniSapiens-7B BAM" if arm.startswith(bam.ARM) else "OmniSapiens-7B SFT"
+def _generate_job(context: Context) -> GenerateJob:
+    from hba_ray.data.prompts import ReasoningPrompt
+    from hba_ray.predict.generate import GenerateJob
+
+    spec, arm = context.spec, context.arm
+    if arm.baseline is None:
+        model = str(context.folder_of(str(arm.last_stage)) / "model")
+    else:
+        model = baselines(spec)[arm]
+        model = context.backbone if model == "tiny" else model
+    prompts = _prompts(spec, arm)
+    if prompts is None:
+        return GenerateJob(spec, model, context.index)
+    return GenerateJob(spec, model, context.index, ReasoningPrompt.model_validate(prompts["reasoning"]), prompts["answer_from"])
 
 
-def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
-    said = generation.notes(facts) if "withheld" in facts else []
-    if spec.evaluate.split != "test":
-        said.append(f"Scores are on the {spec.evaluate.split} split; published numbers are on the test split.")
-    return said
+def published_model(spec: ExperimentSpec, arm: Arm) -> PublishedModel:
+    """The model of the paper whose scores stand beside an arm's."""
+    from hba_ray.evaluation.published import PublishedModel
+
+    if arm.baseline is not None:
+        name = baselines(spec)[arm].rpartition("/")[2].lower()
+        published = [model for model in get_args(PublishedModel) if name.startswith(model.lower())]
+        return published[0] if published else "OmniSapiens-7B SFT"
+    if arm.is_generative:
+        return "OmniSapiens-7B RL"
+    return "OmniSapiens-7B BAM" if arm.has_adapters else "OmniSapiens-7B SFT"
+
+
+def _counts(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """What a reader has to know of generated answers: rows without a label of theirs, and what the model was not shown."""
+    counts: dict[str, Counter[str]] = {"out_of_domain": Counter(), "withheld": Counter(), "as_images": Counter()}
+    for record in records:
+        read = record["answer"] if DATASETS[record["dataset"]].task.is_open else record["predicted"]
+        counts["out_of_domain"].update([] if read else [record["dataset"]])
+        counts["withheld"].update(record.get("withheld", ()))
+        counts["as_images"].update(["video"] if record.get("as_images") else [])
+    return {name: dict(sorted(count.items())) for name, count in counts.items()}

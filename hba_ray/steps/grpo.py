@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from hba_ray.errors import TrainingError
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps import backbone, describe
-from hba_ray.steps.base import STEP_LOG, Context, Draft, Step, losses
+from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, StepKind, precision_of
+from hba_ray.steps.drops import losses
 from hba_ray.store.follow import Metrics, followed
 
 ROLLOUTS = "rollouts.parquet"
@@ -29,65 +30,97 @@ _TRACKED = (
 _MUST_BE_FINITE = (REWARD, "actor/pg_loss", "actor/grad_norm")
 
 
-def plan(draft: Draft) -> Step:
+@dataclass(frozen=True, kw_only=True)
+class GrpoResult(Result):
     """
-    Raises:
-        SpecError: the file of the prompts' wording is not there or not in order.
+    Attributes:
+        reward_first_quarter, reward_last_quarter: mean reward of these quarters of the steps.
+        step_seconds: mean wall time of a step, without the first; None where there was one step.
+        start_seconds: wall time until the first step began.
     """
-    from hba_ray.data.prompts import load_reasoning
 
-    spec = draft.spec
-    grpo = spec.grpo
-    start: dict[str, Any] = {"sft": draft["sft"].fingerprint} if grpo.init == "sft" else {"backbone": backbone.identity(draft)}
-    identity = {
-        "atlas": draft["atlas"].fingerprint,
-        **start,
-        "media": spec.atlas.media.identity(),
-        "modalities": sorted(spec.atlas.modalities),
-        **describe.prompt_identity(spec),
-        "precision": spec.model.precision,
-        "seed": spec.seed,
-        "grpo": grpo.identity() | {"prompts": load_reasoning(grpo.prompts).identity()},  # by what they say, not by their file's name
-    }
-    length = f"{grpo.steps} steps" if grpo.steps else f"{grpo.epochs} epochs"
-    what = f"{grpo.algorithm} from the {grpo.init}, {length} of {grpo.batch} prompts, {grpo.rollouts} rollouts each, lr {grpo.lr:g}"
-    workers = max(1, spec.compute.workers)
-    needs = f"{workers} GPUs" if spec.compute.gpus_per_worker else f"{workers} CPU worker{'s' if workers > 1 else ''}, vLLM's CPU build"
-    return draft.add("grpo", identity, what, resources=needs, uses_ray=True)
+    optimizer_steps: int
+    reward_first_quarter: float
+    reward_last_quarter: float
+    step_seconds: float | None = None
+    start_seconds: float = 0.0
 
 
-def make(context: Context) -> dict[str, Any]:
-    import torch
+class Grpo(StepKind[GrpoResult]):
+    """The decoder, trained by reinforcement learning (paper appendix B.2)."""
 
-    from hba_ray.rl.checkpoints import latest_step, write_start, write_trained
-    from hba_ray.rl.launch import GrpoJob, clear_checkpoints, run_grpo
-    from hba_ray.rl.records import dropped_rows
-    from hba_ray.rl.settings import steps_per_epoch
+    name = "grpo"
+    version = 3
+    unversioned = 2
+    raised = "the precision is named"
+    result_type = GrpoResult
+    check = staticmethod(backbone.check_hub)
 
-    spec, folder = context.spec, context.folder
-    job = GrpoJob(spec, folder / "start", context.index, folder)
-    job.config()  # refuses what verl would, before anything is written
-    if not job.start.exists():
-        sft = context.folders["sft"] / "model" if spec.grpo.init == "sft" else None
-        write_start(spec, context.backbone, sft, job.start, dtype=torch.bfloat16 if spec.uses_bf16 else torch.float32)
-    log = _Log(folder / STEP_LOG, context, latest_step(job.checkpoints))
-    job.metrics.unlink(missing_ok=True)
-    total = steps_per_epoch(spec, len(job.index.rows_of("train"))) * spec.grpo.epochs
-    total = min(total, spec.grpo.steps or total)
-    with progress("grpo", total=total) as bar:
-        bar.reach(log.last)
-        log.bar = bar
-        with followed(job.metrics, log.take):
-            if log.last < total:
-                run_grpo(job, lambda line: bar.show(waiting=line))
-    reached = latest_step(job.checkpoints)
-    if reached < total:
-        raise TrainingError(str(folder), f"verl ended at step {reached} of {total}", "run the same command to go on")
-    write_trained(job.checkpoints / f"global_step_{reached}", job.start, folder / "model")
-    _join_rollouts(job.rollouts, folder / ROLLOUTS)
-    clear_checkpoints(job)
-    lost = losses(dropped_rows(job.failures))
-    return {"optimizer_steps": reached, **_series(folder / STEP_LOG), "start_seconds": log.start_seconds, "lost": lost}
+    def plan(self, draft: Draft) -> None:
+        """
+        Raises:
+            SpecError: the file of the prompts' wording is not there or not in order.
+        """
+        from hba_ray.data.prompts import load_reasoning
+
+        spec = draft.spec
+        grpo = spec.grpo
+        start: dict[str, Any] = {"sft": draft["sft"].fingerprint} if grpo.init == "sft" else {"backbone": backbone.identity(draft)}
+        identity = {
+            "atlas": draft["atlas"].fingerprint,
+            **start,
+            "media": spec.atlas.media.identity(),
+            "modalities": sorted(spec.atlas.modalities),
+            **describe.prompt_identity(spec),
+            "precision": precision_of(spec),
+            "seed": spec.seed,
+            "grpo": grpo.identity() | {"prompts": load_reasoning(grpo.prompts).identity()},  # by what they say, not by their file's name
+        }
+        length = f"{grpo.steps} steps" if grpo.steps else f"{grpo.epochs} epochs"
+        what = f"{grpo.algorithm} from the {grpo.init}, {length} of {grpo.batch} prompts, {grpo.rollouts} rollouts each, lr {grpo.lr:g}"
+        workers = max(1, spec.compute.workers)
+        needs = f"{workers} GPUs" if spec.compute.gpus_per_worker else f"{workers} CPU worker{'s' if workers > 1 else ''}, vLLM's CPU build"
+        draft.add(self, identity, what, resources=needs, uses_ray=True)
+
+    def make(self, context: Context) -> GrpoResult:
+        import torch
+
+        from hba_ray.rl.checkpoints import latest_step, write_start, write_trained
+        from hba_ray.rl.launch import GrpoJob, clear_checkpoints, run_grpo
+        from hba_ray.rl.records import dropped_rows
+        from hba_ray.rl.settings import steps_per_epoch
+
+        spec, folder = context.spec, context.folder
+        job = GrpoJob(spec, folder / "start", context.index, folder)
+        job.config()  # refuses what verl would, before anything is written
+        if not job.start.exists():
+            sft = context.folder_of("sft") / "model" if spec.grpo.init == "sft" else None
+            write_start(spec, context.backbone, sft, job.start, dtype=torch.bfloat16 if spec.uses_bf16 else torch.float32)
+        log = _Log(folder / STEP_LOG, context, latest_step(job.checkpoints))
+        job.metrics.unlink(missing_ok=True)
+        total = steps_per_epoch(spec, len(job.index.rows_of("train"))) * spec.grpo.epochs
+        total = min(total, spec.grpo.steps or total)
+        with progress("grpo", total=total) as bar:
+            bar.reach(log.last)
+            log.bar = bar
+            with followed(job.metrics, log.take):
+                if log.last < total:
+                    run_grpo(job, lambda line: bar.show(waiting=line))
+        reached = latest_step(job.checkpoints)
+        if reached < total:
+            raise TrainingError(str(folder), f"verl ended at step {reached} of {total}", "run the same command to go on")
+        write_trained(job.checkpoints / f"global_step_{reached}", job.start, folder / "model")
+        _join_rollouts(job.rollouts, folder / ROLLOUTS)
+        clear_checkpoints(job)
+        lost = losses(dropped_rows(job.failures))
+        return GrpoResult(optimizer_steps=reached, **_series(folder / STEP_LOG), start_seconds=log.start_seconds, lost=lost)
+
+    def notes(self, spec: ExperimentSpec, result: GrpoResult) -> list[str]:
+        first, last = result.reward_first_quarter, result.reward_last_quarter
+        said = f"{spec.grpo.algorithm.upper()} took {result.optimizer_steps} steps; mean reward {first:.3f} in the first quarter of them"
+        shape = spec.grpo.reward.shape
+        said += f", {last:.3f} in the last."
+        return [said, f"Its reward holds the share of {shape}, which says nothing about behaviour."] if shape != "none" else [said]
 
 
 class _Log:
@@ -154,11 +187,3 @@ def _join_rollouts(folder: Path, file: Path) -> None:
     if parts:
         pq.write_table(pa.concat_tables([pq.read_table(part) for part in parts], promote_options="default"), file)
         shutil.rmtree(folder)
-
-
-def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
-    first, last = facts["reward_first_quarter"], facts["reward_last_quarter"]
-    said = f"{spec.grpo.algorithm.upper()} took {facts['optimizer_steps']} steps; mean reward {first:.3f} in the first quarter of them"
-    shape = spec.grpo.reward.shape
-    said += f", {last:.3f} in the last."
-    return [said, f"Its reward holds the share of {shape}, which says nothing about behaviour."] if shape != "none" else [said]

@@ -4,18 +4,20 @@ and the arm is scored again, now by the paper's measure."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.progress import progress
 from hba_ray.specs import AtlasSpec, ExperimentSpec
+from hba_ray.specs.arms import Arm
 from hba_ray.specs.evaluate import JudgeSpec
-from hba_ray.steps.base import Context, Draft, Step
-from hba_ray.steps.evaluate import PREDICTIONS, SCORES, predictions_of, published_model
+from hba_ray.steps.base import Context, Draft, Result, Step, StepKind
+from hba_ray.steps.evaluate import PREDICTIONS, SCORES, published_model
 from hba_ray.store.files import read_parquet
-from hba_ray.store.folders import Storage, write_text
+from hba_ray.store.folders import write_text
 
 if TYPE_CHECKING:
     from hba_ray.evaluation.scores import Record, Verdicts
@@ -24,34 +26,30 @@ if TYPE_CHECKING:
 VERDICTS = "verdicts.parquet"
 
 
-def plan(draft: Draft, predicted: Step) -> Step | None:
-    """None where the spec names no judge, or its datasets have no open answers.
-
-    Args:
-        predicted: the step that makes the arm's predictions.
-
-    Raises:
-        SpecError: the prompts file is missing or not in order.
+@dataclass(frozen=True, kw_only=True)
+class JudgeResult(Result):
     """
-    judge = draft.spec.evaluate.judge
-    if judge is None or not has_open_answers(draft.spec.atlas):
-        return None
-    from hba_ray.judge.grade import judge_fingerprint
+    Attributes:
+        arm: whose answers were graded.
+        judge, prompts: as the spec names them; `served_by` are the models that the endpoint says it took.
+        true, false: verdicts; `unreadable` counts by defect the replies that gave none.
+        from_cache: verdicts that cost nothing; tokens and dollars are those of the others, dollars None where no price is known.
+    """
 
-    identity = {"predictions": predicted.fingerprint, "judge": judge_fingerprint(judge)}
-    what = f"{judge.model} grades open answers by the {judge.prompts} prompts"
-    return draft.add("judge", identity, what, arm=predicted.arm, resources="network")
+    arm: str
+    judge: str
+    prompts: str
+    true: int
+    false: int
+    unreadable: dict[str, int]
+    from_cache: int
+    input_tokens: int
+    output_tokens: int
+    dollars: float | None = None
+    served_by: list[str] = field(default_factory=list)
 
 
-def has_open_answers(atlas: AtlasSpec) -> bool:
-    """Whether an atlas may hold rows of an open task, as far as its spec tells."""
-    if atlas.datasets is not None:
-        return any(find_dataset(name).task.is_open for name in atlas.datasets)
-    converted = [dataset for dataset in DATASETS.values() if dataset.source == atlas.source]
-    return any(dataset.task.is_open for dataset in converted) if converted else True
-
-
-def check(spec: ExperimentSpec) -> None:
+def check_endpoint(spec: ExperimentSpec) -> None:
     """Asks the judge one small question.
 
     Raises:
@@ -63,26 +61,72 @@ def check(spec: ExperimentSpec) -> None:
         check_judge(spec.evaluate.judge)
 
 
-def make(context: Context) -> dict[str, Any]:
-    import pyarrow.parquet as pq
+class Judge(StepKind[JudgeResult]):
+    """An arm's open answers, graded, and the arm scored again by the paper's measure."""
 
-    from hba_ray.evaluation.scores import score_predictions
-    from hba_ray.judge.grade import judge_items, verdict_table
+    name = "judge"
+    result_type = JudgeResult
+    check = staticmethod(check_endpoint)
 
-    judge, index = context.spec.evaluate.judge, context.index
-    assert judge is not None
-    predictions = read_parquet(predictions_of(context.folders, context.arm) / PREDICTIONS)
-    items = open_items(predictions.to_pylist())
-    with progress(f"judge {context.arm}", total=len(items)) as bar:
-        verdicts = judge_items(items, judge, Storage(context.spec.compute.storage).judge_cache, bar) if items else []
-    pq.write_table(verdict_table(verdicts), context.folder / VERDICTS)
-    said = {(verdict.dataset, verdict.sample_id): verdict.correct for verdict in verdicts}
-    published = published_model(context.spec, context.arm or "")
-    scores = score_predictions(
-        predictions, context.whole_index.label_counts("train"), datasets=index.counts(), verdicts=said, published_model=published
-    )
-    write_text(context.folder / SCORES, scores.to_json())
-    return {"arm": context.arm, **summary(verdicts, judge)}
+    def plan(self, draft: Draft) -> None:
+        """One for each arm that is predicted, where the spec names a judge and its datasets may have open answers.
+
+        Raises:
+            SpecError: the prompts file is missing or not in order.
+        """
+        for predicted in draft.of_kind("evaluate"):
+            self.plan_for(draft, predicted)
+
+    def plan_for(self, draft: Draft, predicted: Step) -> None:
+        """Plans the grading of what an evaluate step predicts."""
+        judge = draft.spec.evaluate.judge
+        if judge is None or not has_open_answers(draft.spec.atlas):
+            return
+        from hba_ray.judge.grade import judge_fingerprint
+
+        identity = {"predictions": predicted.fingerprint, "judge": judge_fingerprint(judge)}
+        what = f"{judge.model} grades open answers by the {judge.prompts} prompts"
+        draft.add(self, identity, what, arm=predicted.arm, resources="network")
+
+    def make(self, context: Context) -> JudgeResult:
+        import pyarrow.parquet as pq
+
+        from hba_ray.evaluation.scores import score_predictions
+        from hba_ray.judge.grade import judge_items, verdict_table
+
+        judge, arm = context.spec.evaluate.judge, context.arm
+        assert judge is not None
+        predictions = read_parquet(context.folder_of(f"evaluate {arm}") / PREDICTIONS)
+        items = open_items(predictions.to_pylist())
+        with progress(context.step.name, total=len(items)) as bar:
+            verdicts = judge_items(items, judge, context.storage.judge_cache, bar) if items else []
+        pq.write_table(verdict_table(verdicts), context.folder / VERDICTS)
+        said = {(verdict.dataset, verdict.sample_id): verdict.correct for verdict in verdicts}
+        counts, published = context.whole_index.label_counts("train"), published_model(context.spec, arm)
+        scores = score_predictions(predictions, counts, datasets=context.index.counts(), verdicts=said, published_model=published)
+        write_text(context.folder / SCORES, scores.to_json())
+        return _result(arm, verdicts, judge)
+
+    def notes(self, spec: ExperimentSpec, result: JudgeResult) -> list[str]:
+        unreadable = sum(result.unreadable.values())
+        if not result.true + result.false + unreadable:
+            return []
+        why = ", ".join(f"{defect} {count}" for defect, count in result.unreadable.items())
+        cost = "" if result.dollars is None else f", {result.dollars:.4f} dollars"
+        served = f" (served as {', '.join(result.served_by)})" if result.served_by else ""
+        return [
+            f"Open answers of {result.arm} were graded by {result.judge}{served} with the {result.prompts} prompts: "
+            f"{result.true} TRUE, {result.false} FALSE, {unreadable} unreadable" + (f" ({why})" if why else "") + "; "
+            f"{result.from_cache} from the cache, {result.input_tokens + result.output_tokens} tokens{cost}."
+        ]
+
+
+def has_open_answers(atlas: AtlasSpec) -> bool:
+    """Whether an atlas may hold rows of an open task, as far as its spec tells."""
+    if atlas.datasets is not None:
+        return any(find_dataset(name).task.is_open for name in atlas.datasets)
+    converted = [dataset for dataset in DATASETS.values() if dataset.source == atlas.source]
+    return any(dataset.task.is_open for dataset in converted) if converted else True
 
 
 def open_items(records: Sequence[Record]) -> list[JudgeItem]:
@@ -96,22 +140,23 @@ def open_items(records: Sequence[Record]) -> list[JudgeItem]:
     ]
 
 
-def summary(verdicts: Sequence[Verdict], judge: JudgeSpec) -> dict[str, Any]:
-    """Counts of verdicts and tokens; tokens and price are those of this run, answers from the cache cost nothing."""
+def _result(arm: Arm, verdicts: Sequence[Verdict], judge: JudgeSpec) -> JudgeResult:
+    """Counts of verdicts and tokens; answers from the cache cost nothing."""
     asked = [verdict for verdict in verdicts if not verdict.was_cached]
     tokens = [sum(getattr(verdict, name) for verdict in asked) for name in ("input_tokens", "output_tokens")]
-    return {
-        "judge": judge.model,
-        "prompts": judge.prompts,
-        "served_by": sorted({verdict.served_by for verdict in verdicts if verdict.served_by}),
-        "true": sum(verdict.correct is True for verdict in verdicts),
-        "false": sum(verdict.correct is False for verdict in verdicts),
-        "unreadable": dict(sorted(Counter(verdict.defect for verdict in verdicts if verdict.correct is None).items())),
-        "from_cache": len(verdicts) - len(asked),
-        "input_tokens": tokens[0],
-        "output_tokens": tokens[1],
-        "dollars": None if judge.price is None else (tokens[0] * judge.price.input + tokens[1] * judge.price.output) / 1e6,
-    }
+    return JudgeResult(
+        arm=str(arm),
+        judge=judge.model,
+        prompts=judge.prompts,
+        served_by=sorted({verdict.served_by for verdict in verdicts if verdict.served_by}),
+        true=sum(verdict.correct is True for verdict in verdicts),
+        false=sum(verdict.correct is False for verdict in verdicts),
+        unreadable=dict(sorted(Counter(verdict.defect for verdict in verdicts if verdict.correct is None).items())),
+        from_cache=len(verdicts) - len(asked),
+        input_tokens=tokens[0],
+        output_tokens=tokens[1],
+        dollars=None if judge.price is None else (tokens[0] * judge.price.input + tokens[1] * judge.price.output) / 1e6,
+    )
 
 
 def verdicts_in(folder: Path) -> Verdicts:
@@ -119,17 +164,3 @@ def verdicts_in(folder: Path) -> Verdicts:
 
     rows = read_parquet(folder / VERDICTS, columns=["dataset", "sample_id", "correct"]).to_pylist()
     return {(row["dataset"], row["sample_id"]): row["correct"] for row in rows}
-
-
-def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
-    unreadable = sum(facts["unreadable"].values())
-    if not facts["true"] + facts["false"] + unreadable:
-        return []
-    why = ", ".join(f"{defect} {count}" for defect, count in facts["unreadable"].items())
-    cost = "" if facts["dollars"] is None else f", {facts['dollars']:.4f} dollars"
-    served = f" (served as {', '.join(facts['served_by'])})" if facts["served_by"] else ""
-    return [
-        f"Open answers of {facts['arm']} were graded by {facts['judge']}{served} with the {facts['prompts']} prompts: "
-        f"{facts['true']} TRUE, {facts['false']} FALSE, {unreadable} unreadable" + (f" ({why})" if why else "") + "; "
-        f"{facts['from_cache']} from the cache, {facts['input_tokens'] + facts['output_tokens']} tokens{cost}."
-    ]

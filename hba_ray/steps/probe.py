@@ -2,61 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 from hba_ray.errors import SpecError
 from hba_ray.progress import progress
 from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.arms import Arm
 from hba_ray.specs.descriptors import USUAL_STREAMS, AcousticSpec, PoseSpec, VectorStream
 from hba_ray.steps import describe
-from hba_ray.steps.base import Context, Draft
+from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.evaluate import PREDICTIONS, SCORES
 from hba_ray.store.folders import write_text
 
-NAME = "probe"
 
-
-def plan(draft: Draft) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult(Result):
     """
-    Raises:
-        SpecError: there is nothing to probe.
+    Attributes:
+        rows: that were predicted; `without_a_vector` of them got the most frequent training label.
     """
-    spec = draft.spec
-    if not spec.descriptors.probe:
-        return
-    streams: list[VectorStream] = [stream for stream in USUAL_STREAMS if stream in describe.settings(spec).streams]
-    if not streams:
-        raise SpecError("descriptors.probe", "there are no vectors to probe", "name pose or acoustic in descriptors.streams")
-    for stream in streams:
-        identity = {"atlas": draft["atlas"].fingerprint, "vectors": describe.vector_identity(spec, stream), "split": spec.evaluate.split}
-        draft.add(NAME, identity, f"a linear classifier on {stream} vectors alone", arm=f"{NAME} {stream}", part=stream)
+
+    rows: int
+    without_a_vector: int
 
 
-def make(context: Context) -> dict[str, Any]:
-    import pyarrow.parquet as pq
+class Probe(StepKind[ProbeResult]):
+    """What a stream tells by itself."""
 
-    from hba_ray.evaluation.probe import probe
-    from hba_ray.evaluation.scores import score_predictions
+    name = "probe"
+    result_type = ProbeResult
 
-    spec, index = context.spec, context.index
-    stream = cast(VectorStream, context.part)
-    with progress(f"{context.arm}", total=len(index.counts())) as bar:
-        table, probed = probe(
-            describe.open_descriptors(spec, index),
-            stream,
-            index,
-            spec.evaluate.split,
-            normalisation=cast(PoseSpec | AcousticSpec, spec.descriptors.of(stream)).normalisation,
-            progress=lambda dataset: bar.advance(),
-        )
-    pq.write_table(table, context.folder / PREDICTIONS)
-    write_text(context.folder / SCORES, score_predictions(table, index.label_counts("train"), datasets=probed).to_json())
-    return {"rows": len(table), "without_a_vector": table.column("probability").null_count}
+    def plan(self, draft: Draft) -> None:
+        """
+        Raises:
+            SpecError: there is nothing to probe.
+        """
+        spec = draft.spec
+        if not spec.descriptors.probe:
+            return
+        streams: list[VectorStream] = [stream for stream in USUAL_STREAMS if stream in describe.settings(spec).streams]
+        if not streams:
+            raise SpecError("descriptors.probe", "there are no vectors to probe", "name pose or acoustic in descriptors.streams")
+        for stream in streams:
+            vectors = describe.vector_identity(spec, stream)
+            identity = {"atlas": draft["atlas"].fingerprint, "vectors": vectors, "split": spec.evaluate.split}
+            draft.add(self, identity, f"a linear classifier on {stream} vectors alone", arm=Arm(probe=stream), part=stream)
 
+    def make(self, context: Context) -> ProbeResult:
+        import pyarrow.parquet as pq
 
-def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
-    return [
-        "Probes: logistic regression on one stream's descriptors and nothing else, fitted on the training split; "
-        "a row without that stream gets the most frequent training label."
-    ]
+        from hba_ray.evaluation.probe import probe
+        from hba_ray.evaluation.scores import score_predictions
+
+        spec, index = context.spec, context.index
+        stream = cast(VectorStream, context.part)
+        with progress(context.step.name, total=len(index.counts())) as bar:
+            table, probed = probe(
+                describe.open_descriptors(spec, index),
+                stream,
+                index,
+                spec.evaluate.split,
+                normalisation=cast(PoseSpec | AcousticSpec, spec.descriptors.of(stream)).normalisation,
+                progress=lambda dataset: bar.advance(),
+            )
+        pq.write_table(table, context.folder / PREDICTIONS)
+        write_text(context.folder / SCORES, score_predictions(table, index.label_counts("train"), datasets=probed).to_json())
+        return ProbeResult(rows=len(table), without_a_vector=table.column("probability").null_count)
+
+    def notes(self, spec: ExperimentSpec, result: ProbeResult) -> list[str]:
+        return [
+            "Probes: logistic regression on one stream's descriptors and nothing else, fitted on the training split; "
+            "a row without that stream gets the most frequent training label."
+        ]

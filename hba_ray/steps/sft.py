@@ -1,11 +1,13 @@
-"""The SFT step: trains heads and decoder, and follows the step log into the bar and the tracker.
+"""Supervised steps: `sft` trains heads and decoder, `transfer` lets each held-out dataset be learnt briefly for itself.
 
-In the released code's order it is two: `sft classes`, then `sft`, which trains lm_head alone and holds all of the model.
+In the released code's order SFT is two steps: `sft classes`, then `sft`, which trains lm_head alone and holds all of the
+model. A transfer step starts from the SFT model, or from the backbone with fresh heads; its arm is evaluated on the
+held-out datasets alone, each predicted by its own model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +15,21 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.errors import SpecError
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.arms import transferred
 from hba_ray.steps import backbone, describe
 from hba_ray.steps.base import (
     STEP_LOG,
     Context,
     Draft,
-    Step,
-    check_rows,
-    check_some_left,
+    Result,
+    StepKind,
     digest_checkpoint,
-    losses,
+    held_out,
+    precision_of,
     shown_metrics,
     training_resources,
 )
+from hba_ray.steps.drops import check_rows, check_some_left, losses
 from hba_ray.store.folders import copy_folder
 from hba_ray.store.follow import Metrics, followed
 
@@ -34,41 +38,143 @@ if TYPE_CHECKING:
     from hba_ray.training.sft import Part
 
 CLASSES = "classes"
+ORDER_CHANGED = "the rows of an optimiser step no longer depend on compute.workers and compute.micro_batch, and the precision is named"
+"""Why finished training of a former version is done again."""
 
 
-def plan(draft: Draft) -> Step:
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult(Result):
     """
-    Raises:
-        CheckpointError: the model that is to be taken is not there.
+    Attributes:
+        optimizer_steps, epochs: that were taken.
+        best_epoch: whose model was kept, counted from 0; `best_validation_loss` is its loss, where there is a validation split.
+        part: of the model that was trained.
+        taken_from: folder of the model that took the place of training.
+        without_answers: no row had an open answer, so that lm_head is the backbone's.
     """
-    spec, named = draft.spec, identity(draft, draft.spec)
-    if spec.sft.checkpoint is not None:
-        named["checkpoint"] = digest_checkpoint(spec.sft.checkpoint, "sft.checkpoint")
-        return draft.add("sft", named, f"take the model in {spec.sft.checkpoint}")
-    what = f"{spec.sft.epochs} epochs of {spec.model.train} training, batch {spec.sft.batch}, lr {spec.sft.lr:g}"
-    rest: dict[str, Any] = {"resources": training_resources(spec), "uses_ray": True}
-    if spec.sft.mode == "joint":
-        return draft.add("sft", named, what, **rest)
-    first = draft.add("sft", {**named, "part": CLASSES}, f"{what}, on classes", part=CLASSES, **rest)
-    what = f"{spec.sft.answer_epochs} epochs of lm_head alone on open answers, batch {spec.sft.answer_batch}"
-    return draft.add("sft", {**named, "init": first.fingerprint}, what, **rest)
+
+    optimizer_steps: int = 0
+    epochs: int = 0
+    best_epoch: int | None = None
+    best_validation_loss: float | None = None
+    part: str = "all"
+    taken_from: str | None = None
+    without_answers: bool = False
 
 
-def identity(draft: Draft, spec: ExperimentSpec) -> dict[str, Any]:
+class Sft(StepKind[TrainingResult]):
+    """The classifier heads and the decoder, trained (paper section 3.5)."""
+
+    name = "sft"
+    version = 2
+    raised = ORDER_CHANGED
+    result_type = TrainingResult
+    check = staticmethod(backbone.check_hub)
+
+    def plan(self, draft: Draft) -> None:
+        """
+        Raises:
+            CheckpointError: the model that is to be taken is not there.
+        """
+        spec, named = draft.spec, _identity(draft, draft.spec)
+        if spec.sft.checkpoint is not None:
+            named["checkpoint"] = digest_checkpoint(spec.sft.checkpoint, "sft.checkpoint")
+            draft.add(self, named, f"take the model in {spec.sft.checkpoint}")
+            return
+        what = f"{spec.sft.epochs} epochs of {spec.model.train} training, batch {spec.sft.batch}, lr {spec.sft.lr:g}"
+        rest: dict[str, Any] = {"resources": training_resources(spec), "uses_ray": True}
+        if spec.sft.mode == "joint":
+            draft.add(self, named, what, **rest)
+            return
+        first = draft.add(self, {**named, "part": CLASSES}, f"{what}, on classes", part=CLASSES, **rest)
+        what = f"{spec.sft.answer_epochs} epochs of lm_head alone on open answers, batch {spec.sft.answer_batch}"
+        draft.add(self, {**named, "init": first.fingerprint}, what, **rest)
+
+    def make(self, context: Context) -> TrainingResult:
+        spec, step = context.spec, context.step
+        if spec.sft.checkpoint is not None:
+            return _take(context, Path(spec.sft.checkpoint).expanduser())
+        if spec.sft.mode == "joint":
+            return _train(context, spec, context.index)
+        index = context.index.of_kind(open_answers=step.part != CLASSES)
+        if step.part == CLASSES:
+            if not len(index.rows_of("train")):
+                what = "is 'staged', and no training row of the atlas has a class to begin with"
+                raise SpecError("sft.mode", what, "set sft.mode=joint, or take in datasets with classes")
+            return _train(context, spec, index, part="classes")
+        before = context.folder_of(f"{self.name} {CLASSES}") / "model"
+        if not len(index.rows_of("train")):
+            copy_folder(before, context.folder / "model")
+            return TrainingResult(without_answers=True)
+        answers = _fitted(spec, spec.sft.answer_batch, epochs=spec.sft.answer_epochs)
+        return _train(context, answers, index, init=str(before), part="answers")
+
+    def notes(self, spec: ExperimentSpec, result: TrainingResult) -> list[str]:
+        if result.taken_from is not None:
+            return [f"SFT: nothing was trained; the model is that of {result.taken_from}."]
+        if result.without_answers:
+            return ["SFT: no row has an open answer, so lm_head is the backbone's."]
+        of = {"all": "", "classes": " on classes", "answers": " of lm_head on open answers"}[result.part]
+        loss = result.best_validation_loss
+        validation = f", validation loss {loss:.4f}" if loss is not None else " (no validation split)"
+        kept = f"epoch {(result.best_epoch or 0) + 1} of {result.epochs} is kept"
+        return [f"SFT took {result.optimizer_steps} optimiser steps{of}; {kept}{validation}."]
+
+
+class Transfer(StepKind[TrainingResult]):
+    """A held-out dataset, learnt briefly (paper sections 4.2 and D.2)."""
+
+    name = "transfer"
+    version = 3
+    unversioned = 2
+    raised = ORDER_CHANGED
+    result_type = TrainingResult
+    check = staticmethod(backbone.check_hub)
+
+    def plan(self, draft: Draft) -> None:
+        for dataset in held_out(draft.spec):
+            spec = transfer_spec(draft.spec, dataset)
+            init = draft["sft"].fingerprint if _starts_from_sft(spec) else None
+            identity = {**_identity(draft, spec), "dataset": dataset, "init": init}
+            what = f"{spec.sft.epochs} epochs on {dataset}, batch {spec.sft.batch}, from the {'SFT model' if init else 'backbone'}"
+            draft.add(self, identity, what, part=dataset, resources=training_resources(spec), uses_ray=True)
+
+    def make(self, context: Context) -> TrainingResult:
+        spec = transfer_spec(context.spec, context.part)
+        init = str(context.folder_of("sft") / "model") if _starts_from_sft(spec) else None
+        return _train(context, spec, context.whole_index.only(context.part), init=init)
+
+    def notes(self, spec: ExperimentSpec, result: TrainingResult) -> list[str]:
+        start = "the SFT model" if _starts_from_sft(spec) else "the backbone with fresh heads"
+        taken = f"{result.optimizer_steps} optimiser steps, {result.epochs} epochs on one held-out dataset"
+        return [f"Transfer from {start}: {taken}."]
+
+
+def transfer_spec(spec: ExperimentSpec, dataset: str) -> ExperimentSpec:
+    """The spec that trains one held-out dataset's model: fewer workers and smaller micro-batches where its batch is small."""
+    settings = {"epochs": spec.transfer.epochs_of(dataset), "lr": spec.transfer.lr, "warmup_steps": spec.transfer.warmup_steps}
+    return _fitted(spec, spec.transfer.batch_of(dataset), **settings)
+
+
+def _starts_from_sft(spec: ExperimentSpec) -> bool:
+    return "sft" in transferred(spec).stages
+
+
+def _identity(draft: Draft, spec: ExperimentSpec) -> dict[str, Any]:
     """What supervised training with the settings of `spec` depends on."""
     return {
         "atlas": draft["atlas"].fingerprint,
         "backbone": backbone.identity(draft),
         "media": spec.atlas.media.identity(),
         "modalities": sorted(spec.atlas.modalities),
-        "model": spec.model.model_dump(mode="json", exclude={"backbone", "tiny"}),
+        "model": {**spec.model.model_dump(mode="json", exclude={"backbone", "tiny"}), "precision": precision_of(spec)},
         "seed": spec.seed,
         "sft": spec.sft.identity(),
         **describe.prompt_identity(spec),
     }
 
 
-def fitted(spec: ExperimentSpec, batch: int, **changes: Any) -> ExperimentSpec:
+def _fitted(spec: ExperimentSpec, batch: int, **changes: Any) -> ExperimentSpec:
     """The spec with another batch and other changes of `sft`: fewer workers and smaller micro-batches where the batch is small."""
     micro_batch = gcd(spec.compute.micro_batch, batch)
     workers = gcd(spec.compute.workers, batch // micro_batch) if spec.compute.workers else 0
@@ -76,39 +182,21 @@ def fitted(spec: ExperimentSpec, batch: int, **changes: Any) -> ExperimentSpec:
     return spec.model_copy(update={"sft": spec.sft.model_copy(update={"batch": batch, **changes}), "compute": compute})
 
 
-def make(context: Context) -> dict[str, Any]:
-    spec = context.spec
-    if spec.sft.checkpoint is not None:
-        from hba_ray.training.imported import take_model
+def _take(context: Context, given: Path) -> TrainingResult:
+    """Takes a model that was trained elsewhere."""
+    from hba_ray.training.imported import take_model
 
-        given = Path(spec.sft.checkpoint).expanduser()
-        with progress("sft", total=None):
-            take_model(spec, context.backbone, given, context.folder / "model")
-        return {"taken_from": given.name}
-    if spec.sft.mode == "joint":
-        return train(context, spec, context.index, name="sft")
-    index = context.index.of_kind(open_answers=context.part != CLASSES)
-    if context.part == CLASSES:
-        if not len(index.rows_of("train")):
-            what = "is 'staged', and no training row of the atlas has a class to begin with"
-            raise SpecError("sft.mode", what, "set sft.mode=joint, or take in datasets with classes")
-        return train(context, spec, index, name=f"sft {CLASSES}", part="classes")
-    before = context.folders[f"sft {CLASSES}"] / "model"
-    if not len(index.rows_of("train")):
-        copy_folder(before, context.folder / "model")
-        return {"without_answers": True}
-    answers = fitted(spec, spec.sft.answer_batch, epochs=spec.sft.answer_epochs)
-    return train(context, answers, index, name="sft", init=str(before), part="answers")
+    with progress("sft", total=None):
+        take_model(context.spec, context.backbone, given, context.folder / "model")
+    return TrainingResult(taken_from=given.name)
 
 
-def train(
-    context: Context, spec: ExperimentSpec, index: AtlasIndex, *, name: str, init: str | None = None, part: Part = "all"
-) -> dict[str, Any]:
+def _train(context: Context, spec: ExperimentSpec, index: AtlasIndex, *, init: str | None = None, part: Part = "all") -> TrainingResult:
     """Trains on an index, followed by the bar and the tracker.
 
     Args:
         init: folder of a trained model to start from; by default the backbone with fresh LoRA and heads.
-        part: what of the model.
+        part: of the model, which is trained.
 
     Raises:
         DataError: there is nothing to train on, or to score later.
@@ -119,33 +207,21 @@ def train(
 
     check_rows(index, "train")
     check_rows(context.whole_index, spec.evaluate.split)  # and not hours later
-    log = context.folder / STEP_LOG
+    log, name = context.folder / STEP_LOG, context.step.name
     job = SftJob(spec, context.backbone, index, str(log), init, part)
     per_epoch = -(-micro_batches_per_epoch(job.index, job.order(0, max(1, spec.compute.workers))) // spec.accumulation)
     with progress(name, total=per_epoch * spec.sft.epochs) as bar, followed(log, lambda metrics: _show(metrics, bar, context, name)):
         trained = launch_sft(job, context.folder)
     state = trained.state
     check_some_left("train", len(index.rows_of("train")), state.drops)
-    return {
-        "optimizer_steps": state.step,
-        "epochs": state.epoch,
-        "best_epoch": state.best_epoch,
-        "best_validation_loss": state.best_loss,
-        "lost": losses(state.drops),
-        "part": part,
-    }
-
-
-def notes(spec: ExperimentSpec, facts: Mapping[str, Any]) -> list[str]:
-    if "taken_from" in facts:
-        return [f"SFT: nothing was trained; the model is that of {facts['taken_from']}."]
-    if "without_answers" in facts:
-        return ["SFT: no row has an open answer, so lm_head is the backbone's."]
-    of = {"all": "", "classes": " on classes", "answers": " of lm_head on open answers"}[facts["part"]]
-    loss = facts["best_validation_loss"]
-    validation = f", validation loss {loss:.4f}" if loss is not None else " (no validation split)"
-    steps, kept = facts["optimizer_steps"], f"epoch {facts['best_epoch'] + 1} of {facts['epochs']} is kept"
-    return [f"SFT took {steps} optimiser steps{of}; {kept}{validation}."]
+    return TrainingResult(
+        optimizer_steps=state.step,
+        epochs=state.epoch,
+        best_epoch=state.best_epoch,
+        best_validation_loss=state.best_loss,
+        lost=losses(state.drops),
+        part=part,
+    )
 
 
 def _show(metrics: Metrics, bar: Bar, context: Context, name: str) -> None:

@@ -53,6 +53,10 @@ class Storage:
     def step(self, kind: str, fingerprint: str) -> Path:
         return self.folder / "steps" / f"{kind}-{fingerprint}"
 
+    def steps_of(self, kind: str) -> list[Path]:
+        """The folders of all steps of a kind, finished or not."""
+        return sorted((self.folder / "steps").glob(f"{kind}-*"))
+
     @property
     def descriptors(self) -> Path:
         return self.folder / "descriptors"

@@ -1,4 +1,4 @@
-"""Does one part of a sweep in this process, whoever started the process: the driver, or Ray Tune."""
+"""Does an assignment of a sweep in this process, whoever started the process: the driver, or Ray Tune."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hba_ray.runs.run import alone_in, do_steps, run_experiment
-from hba_ray.runs.sweep_plan import Part
+from hba_ray.runs.run import do_steps, run_experiment, run_lock
+from hba_ray.runs.sweep_plan import Assignment
 from hba_ray.store.journal import FILE, JournalTracker
 
 Status = Literal["done", "failed", "stopped"]
@@ -16,14 +16,14 @@ Status = Literal["done", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a part came to.
+    """What an assignment came to.
 
     Attributes:
         status: `stopped` is the scheduler's doing: others were better.
-        message: the error of a failed part.
+        message: the error where it failed.
     """
 
-    part: Part
+    assignment: Assignment
     status: Status
     message: str = ""
 
@@ -46,8 +46,11 @@ class ReportingJournal(JournalTracker):
             self._report(metrics[self._metric], sum(name == self._metric for name, _ in self._known))
 
 
-def do_part(part: Part, say: Callable[[str], None], metric: str = "", report: Callable[[float, int], None] | None = None) -> None:
-    """
+def do_assignment(
+    assignment: Assignment, say: Callable[[str], None], metric: str = "", report: Callable[[float, int], None] | None = None
+) -> None:
+    """Does the steps of an assignment that are not done.
+
     Args:
         metric: what early stopping looks at.
         report: takes its values: (value, number of the report).
@@ -55,11 +58,11 @@ def do_part(part: Part, say: Callable[[str], None], metric: str = "", report: Ca
     Raises:
         HbaError: what a step could not do.
     """
-    trial = part.trial
-    if part.steps is not None:
-        with alone_in(trial.folder, say):
-            do_steps(trial.spec, trial.steps[: part.steps], trial.folder, lambda metrics, step: None, say)
+    trial = assignment.trial
+    if assignment.steps is not None:
+        with run_lock(trial.folder, say):
+            do_steps(trial, lambda metrics, step: None, say, first=assignment.steps)
         return
     journal = trial.folder / FILE
     tracker = JournalTracker(journal) if report is None else ReportingJournal(journal, metric, report)
-    run_experiment(trial.spec, say, tracker)
+    run_experiment(trial, say, tracker)

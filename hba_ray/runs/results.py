@@ -1,0 +1,211 @@
+"""What the finished steps of an experiment, or of a sweep's trials side by side, say together: the report, and the page to look at."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from hba_ray.data.atlas import AtlasIndex
+from hba_ray.errors import DataError
+from hba_ray.evaluation.pairs import ArmRows, PairScore, pairs_from_json, with_holm
+from hba_ray.evaluation.scores import DatasetScore, Scores
+from hba_ray.report.curves import Curves, confusions, curves
+from hba_ray.report.page import Evidence, Judged, render_html
+from hba_ray.report.samples import Clip, Key, clips_note, sampled_clips, samples
+from hba_ray.report.tables import Facts, Report
+from hba_ray.runs.plan import Experiment
+from hba_ray.specs.arms import Arm
+from hba_ray.steps.base import STEP_LOG, Step
+from hba_ray.steps.compare import COMPARISON
+from hba_ray.steps.drops import rows_dropped, rows_used
+from hba_ray.steps.evaluate import PREDICTIONS, SCORES
+from hba_ray.steps.judge import VERDICTS, verdicts_in
+from hba_ray.store.files import from_json, read_parquet
+from hba_ray.store.folders import read_lines, write_text
+from hba_ray.store.provenance import environment
+
+PAGE, VERDICT = "report.html", "verdict.json"
+"""In a run's folder: the page, and the judged table of the paper, where `hba reproduce` has made one."""
+_JUDGED = TypeAdapter(Judged)
+SCORING = ("evaluate", "judge", "probe")
+"""Kinds of step that an arm's scores rest on."""
+EPOCHS = ("bam",)
+"""Kinds of step whose log has a line an epoch, not one an optimiser step."""
+
+
+Named = tuple[Experiment, Mapping[str, str]]
+"""A finished experiment, and the name on the page of each arm of its report."""
+
+
+def make_report(experiment: Experiment) -> Report:
+    """The report of finished steps, from what they left on disk.
+
+    Raises:
+        HbaError: a step is not finished.
+    """
+    spec, steps = experiment.spec, tuple(experiment.finished_steps().values())
+    return Report(
+        title=spec.name,
+        scores={str(step.arm): read_scores(step.folder) for step in steps if step.arm and (step.folder / SCORES).exists()},
+        facts=Facts(
+            model=spec.model.backbone,
+            seed=spec.seed,
+            fingerprint=experiment.fingerprint,
+            versions={"python": platform.python_version(), **environment()["packages"]},
+            rows_used=rows_used(steps),
+            rows_dropped=rows_dropped(steps),
+        ),
+        notes=_notes(experiment),
+        comparisons=with_holm(pair for step in steps if step.kind.name == "compare" for pair in read_comparison(step.folder)),
+    )
+
+
+def read_scores(folder: Path) -> Scores:
+    """What an evaluate or a judge step left; of an arm that has both, the judge's count."""
+    return Scores.from_json((folder / SCORES).read_text(), where=str(folder / SCORES))
+
+
+def read_comparison(folder: Path) -> tuple[PairScore, ...]:
+    """What a compare step left."""
+    return pairs_from_json((folder / COMPARISON).read_text(), where=str(folder / COMPARISON))
+
+
+def _notes(experiment: Experiment) -> tuple[str, ...]:
+    """What a reader of the table has to know, step by step, each thing once."""
+    spec = experiment.spec
+    notes = [note for step in experiment.steps for note in step.kind.notes(spec, step.result())]
+    if spec.compat == "authors":
+        notes.append("compat: authors, the released code's behaviour where it differs from the paper.")
+    return tuple(dict.fromkeys(notes))
+
+
+def score_metrics(report: Report) -> dict[str, float]:
+    """Scores under the names that MLflow shows: `score/<arm>/<dataset>` and `score/<arm>/task/<task>`, with `_ci_lo`, `_ci_hi`
+    and `_n`; MLflow takes no "+" in them."""
+    metrics: dict[str, float] = {}
+    for arm, scores in ((arm.replace("+", " "), scores) for arm, scores in report.scores.items()):
+        for score in (*scores.datasets, *scores.tasks):
+            if score.value is None:
+                continue
+            name = f"score/{arm}/" + (score.dataset if isinstance(score, DatasetScore) else f"task/{score.task}")
+            metrics[name] = score.value
+            if score.interval is not None:
+                metrics[f"{name}_ci_lo"], metrics[f"{name}_ci_hi"] = score.interval
+            if isinstance(score, DatasetScore):
+                metrics[f"{name}_n"] = score.counted
+    return metrics
+
+
+def labels(reports: Mapping[str, Report], steps: Mapping[str, Sequence[Step]]) -> dict[str, dict[str, str]]:
+    """Trial -> arm of its report -> the arm that it is in the sweep's.
+
+    What all trials share has the name that it has in each. What some share is named by the settings that those have in
+    common, and what is a trial's own by the trial.
+
+    Args:
+        reports, steps: of each trial, by its name.
+    """
+    users: dict[tuple[str, ...], list[str]] = {}
+    made: dict[str, dict[str, tuple[str, ...]]] = {}
+    for trial, report in reports.items():
+        for arm in report.scores:
+            scored = (step.fingerprint for step in steps[trial] if str(step.arm) == arm and step.kind.name in SCORING)
+            made.setdefault(trial, {})[arm] = (arm, *scored)
+            users.setdefault(made[trial][arm], []).append(trial)
+    names = {what: _label(what[0], trials, reports) for what, trials in users.items()}
+    twice = {name for name, count in Counter(names.values()).items() if count > 1}
+    return {
+        trial: {arm: f"{' and '.join(users[what])}: {arm}" if names[what] in twice else names[what] for arm, what in arms.items()}
+        for trial, arms in made.items()
+    }
+
+
+def _label(arm: str, trials: Sequence[str], reports: Mapping[str, Report]) -> str:
+    if len(trials) == 1:
+        return trials[0] if len(reports[trials[0]].scores) == 1 else f"{trials[0]}: {arm}"
+    if len(trials) == len(reports):
+        return arm
+    shared = [word for word in trials[0].split(" ") if all(word in other.split(" ") for other in trials)]
+    return f"{' '.join(shared) or ' and '.join(trials)}: {arm}"
+
+
+def write_page(folder: Path, report: Report, experiments: Sequence[Named], split: str) -> Path:
+    """Writes a run's page into its folder, with the judged table that lies there.
+
+    Raises:
+        DataError: predictions or the judged table are damaged.
+    """
+    file = folder / PAGE
+    write_text(file, render_html(report, gather(experiments, split), read_verdict(folder)))
+    return file
+
+
+def write_verdict(folder: Path, judged: Judged) -> None:
+    write_text(folder / VERDICT, _JUDGED.dump_json(judged, indent=1).decode() + "\n")
+
+
+def read_verdict(folder: Path) -> Judged | None:
+    """What `write_verdict` wrote; None where there is none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    file = folder / VERDICT
+    if not file.exists():
+        return None
+    way_out = "delete it and run `hba reproduce` again"
+    return from_json(_JUDGED, file.read_text(encoding="utf-8"), where=str(file), what="no judged table", way_out=way_out)
+
+
+def gather(experiments: Sequence[Named], split: str) -> Evidence:
+    """
+    Args:
+        split: whose rows were predicted.
+
+    Raises:
+        DataError: predictions are damaged, or of other datasets than this version knows.
+    """
+    arms = list({arm.name: arm for experiment, labels in experiments for arm in _arms(experiment, labels)}.values())
+    clips, notes = _clips([step for experiment, _ in experiments for step in experiment.steps], split)
+    return Evidence(tuple(_curves(experiments)), confusions(arms), samples(arms, clips, notes))
+
+
+def _arms(experiment: Experiment, labels: Mapping[str, str]) -> Iterable[ArmRows]:
+    judged: dict[Arm | None, Path] = {
+        step.arm: step.folder for step in experiment.steps if step.kind.name == "judge" and (step.folder / VERDICTS).exists()
+    }
+    for step in experiment.steps:
+        if str(step.arm) in labels and (step.folder / PREDICTIONS).exists():
+            verdicts = verdicts_in(judged[step.arm]) if step.arm in judged else None
+            yield ArmRows(labels[str(step.arm)], read_parquet(step.folder / PREDICTIONS), verdicts)
+
+
+def _curves(experiments: Sequence[Named]) -> Iterable[Curves]:
+    """A step that trials share is shown once, under the names of those that have it."""
+    users: dict[Path, list[str]] = {}
+    known: dict[Path, Step] = {}
+    for experiment, _ in experiments:
+        for step in experiment.steps:
+            if (step.folder / STEP_LOG).exists():
+                users.setdefault(step.folder, []).append(experiment.name)
+                known[step.folder] = step
+    for folder, step in known.items():
+        names = "" if len(users[folder]) == len(experiments) else f" of {', '.join(users[folder])}"
+        unit = "epoch" if step.kind.name in EPOCHS else "optimiser step"
+        yield curves(f"{step.name}{names}", read_lines(folder / STEP_LOG), unit=unit)
+
+
+def _clips(steps: Sequence[Step], split: str) -> tuple[dict[Key, tuple[Clip, ...]], list[str]]:
+    """Clips of the first experiment's atlas, and what is to be said of them; where the atlas is gone, that is said."""
+    atlas = next((step.folder for step in steps if step.kind.name == "atlas"), None)
+    if atlas is None:
+        return {}, ["No clips: the run has no atlas step."]
+    try:
+        found = sampled_clips(AtlasIndex.load(atlas), split)
+    except (DataError, FileNotFoundError) as cause:
+        return {}, [f"No clips: the atlas cannot be read any more ({cause})."]
+    return found, [clips_note(found)] if found else []
