@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hba_ray.data.batches import BatchMaker, MicroBatch
-from hba_ray.data.order import Window
+from hba_ray.data.order import Share, Window
 from hba_ray.data.stream import make_here
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError, EnvironmentMissing
@@ -115,7 +115,7 @@ def measure_latency(job: BamPredictJob, rows: int = 500, warm_up: int = 1, on_ro
 def _single(job: BamPredictJob, lines: np.ndarray) -> Iterator[MicroBatch]:
     """Batches of one row."""
     maker = BatchMaker(job.index, replace(job.settings, micro_batch=1), load_processor(job.backbone), job.split)
-    windows = [Window(epoch=0, number=number, lines=(int(line),), micro_batches=1, seed=0) for number, line in enumerate(lines)]
+    windows = [Window((Share((int(line),), micro_batches=1),), number=number) for number, line in enumerate(lines)]
     return (batch for batch in make_here(maker, windows) if batch.rows)
 
 

@@ -22,7 +22,7 @@ import torch
 
 from hba_ray.data.atlas import AtlasIndex, Drop
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
-from hba_ray.data.order import Order, Window, plan_epoch
+from hba_ray.data.order import Order, Share, Window, plan_epoch
 from hba_ray.data.stream import made_by_models, make_here, micro_batch_dataset
 from hba_ray.data.tasks import ALL_CLASSES, DATASETS
 from hba_ray.models.bam import Bam, Descriptors, attached
@@ -213,7 +213,7 @@ class BamPredictJob(PredictJob):
         ]
         size = self.spec.compute.micro_batch
         return [
-            Window(epoch=0, number=number, lines=tuple(int(line) for line in part), micro_batches=ceil(len(part) / size), seed=0)
+            Window((Share(tuple(int(line) for line in part), micro_batches=ceil(len(part) / size)),), number=number)
             for number, part in enumerate(parts)
         ]
 

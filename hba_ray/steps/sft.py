@@ -31,7 +31,7 @@ from hba_ray.store.follow import Metrics, followed
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex
-    from hba_ray.training.sft import Part
+    from hba_ray.training.sft import ModelPart
 
 CLASSES = "classes"
 
@@ -102,7 +102,7 @@ def make(context: Context) -> dict[str, Any]:
 
 
 def train(
-    context: Context, spec: ExperimentSpec, index: AtlasIndex, *, name: str, init: str | None = None, part: Part = "all"
+    context: Context, spec: ExperimentSpec, index: AtlasIndex, *, name: str, init: str | None = None, part: ModelPart = "all"
 ) -> dict[str, Any]:
     """Trains on an index, followed by the bar and the tracker.
 
