@@ -21,7 +21,7 @@ from hba_ray.data.stream import make_here
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError, EnvironmentMissing
 from hba_ray.models.backbone import load_processor
-from hba_ray.models.bam import Descriptors, attached
+from hba_ray.models.bam import DescriptorBatch, attached
 from hba_ray.predict.heads import BamPredictJob, BamPredictor
 
 MEMORY_ROWS = 16
@@ -140,7 +140,7 @@ class _Forward:
         return head(h_BH.to(head.weight.dtype))
 
     @torch.inference_mode()
-    def adapted(self, batch: MicroBatch, given: Mapping[str, Descriptors]) -> Tensor:
+    def adapted(self, batch: MicroBatch, given: Mapping[str, DescriptorBatch]) -> Tensor:
         dataset = str(batch.rows[0]["dataset"])
         bam = self.predictor.bams[dataset]
         delta_BH = bam({stream: one.to(self.predictor.device) for stream, one in given.items()})

@@ -20,7 +20,7 @@ from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import CheckpointError, HbaError, SpecError
 from hba_ray.models.backbone import load_backbone, load_processor
-from hba_ray.models.bam import Descriptors
+from hba_ray.models.bam import DescriptorBatch
 from hba_ray.models.checkpoints import load_model
 from hba_ray.models.export import HEADS_MANIFEST, load_exported_adapters, load_heads
 from hba_ray.rl.checkpoints import write_start
@@ -131,7 +131,7 @@ def class_probabilities(folder: Path, index: AtlasIndex, rows: list[Row]) -> lis
         thinker(**batch.inputs, use_cache=False)
         mask_BS1 = batch.inputs["attention_mask"].unsqueeze(-1)
         h_BH = (seen[0] * mask_BS1).sum(1) / mask_BS1.sum(1)
-        logits_BK = bam.class_logits(h_BH, bam({"acoustic": Descriptors(vectors, present)}))
+        logits_BK = bam.class_logits(h_BH, bam({"acoustic": DescriptorBatch(vectors, present)}))
     assert logits_BK.shape == (len(rows), len(DATASETS["toy_tone"].task.labels))
     return logits_BK.softmax(-1).amax(-1).tolist()
 

@@ -74,7 +74,7 @@ def test_the_same_seed_and_epoch_give_the_same_order(rows, order):
 
 
 def steps_of(index: AtlasIndex, order: Order, epoch: int) -> list[list[int]]:
-    """The rows of each optimiser step, worker after worker: a worker's step ends after `accumulation` micro-batches, as in training/loop.py."""
+    """The rows of each optimiser step, worker after worker; as in training/loop.py, a step is `accumulation` micro-batches of each."""
     accumulation = order.batch // (order.world * order.micro_batch)
     steps: list[list[int]] = []
     for plan in of_ranks(index, order, epoch):
