@@ -34,7 +34,7 @@ def take_model(spec: ExperimentSpec, backbone: str, given: Path, folder: Path) -
     else:
         report = load_released(model, read_released(given), where=str(given))
         if report.changed:
-            what = f"holds {len(report.changed)} weights that differ from the backbone's, though this spec does not train them, first: "
+            what = f"holds {len(report.changed)} weights that differ from the backbone's although this spec does not train them, first: "
             way_out = "set sft.mode=staged where it is lm_head alone, or name the backbone that it was trained from as model.backbone"
             raise CheckpointError(str(given), what + report.changed[0], way_out)
     save_model(model, folder, {"taken_from": given.name})
