@@ -9,9 +9,10 @@ a step, and how many rows each holds at a time, changes nothing about them:
     share    one worker's part of a step: as many neighbouring rows as every other worker has
     window   the shares that a worker reads at a time: of several steps, of one, or a piece of one
 
-A window holds at most `window` rows, so it bounds the memory of a loader whatever the size of the atlas. Each of its
-row groups is opened once and read front to back. Since shares are neighbours in the walk, VIRTUAL_WORKERS workers read
-most row groups of a span once between them; fewer workers have more windows a span, and read its row groups again in each.
+A window holds at most `window` rows (or one micro-batch), so it bounds the memory of a loader whatever the size of the
+atlas. Each of its row groups is opened once and read front to back. Fewer workers have more windows a span, and so open a
+row group again: with the released groups of 124 rows, windows of 256 and batches of 512, eight workers open each about
+twice an epoch, one worker four to five times (eight times with batches of 32).
 
 The number of micro-batches of a share is fixed here and the same for all workers. So all take the same steps, the
 schedule knows its length, and training resumes at any window without reading what came before. Rows of like length
