@@ -111,32 +111,34 @@ class BatchMaker:
         self.end_id = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
 
     def window(self, window: Window) -> Iterator[MicroBatch]:
-        """Exactly `window.micro_batches` micro-batches.
+        """The micro-batches of each share in turn; when training, exactly `window.micro_batches`.
 
         Raises:
             DataError: a bad row, where the settings say to fail.
         """
         generator = np.random.default_rng(window.seed)
         rows, drops = self._read(window)
-        buckets = self._buckets(rows, window.micro_batches, generator)
-        for bucket in buckets:
-            batch = self.batch(bucket, drops)
-            batch.drops += drops
-            drops = []
-            yield batch
+        for share in window.shares:
+            own = [rows.pop(line) for line in share.lines if line in rows]
+            for bucket in self._buckets(own, share.micro_batches, generator):
+                batch = self.batch(bucket, drops)
+                batch.drops += drops
+                drops = []
+                yield batch
         if drops:  # every row of the window was bad, and prediction makes no fillers
             nothing = self.batch((), drops)
             nothing.drops += drops
             yield nothing
 
-    def _read(self, window: Window) -> tuple[list[Row], list[Drop]]:
-        rows: list[Row] = []
+    def _read(self, window: Window) -> tuple[dict[int, Row], list[Drop]]:
+        """Line of the index -> row, of the good rows."""
+        rows: dict[int, Row] = {}
         drops: list[Drop] = []
         for line, row in zip(sorted(window.lines), read_rows(self.index, window.lines), strict=True):
             if isinstance(row, DataError):
                 drops.append(self._drop(row, self.index.dataset_of(line)))
             else:
-                rows.append(withhold(row, self.settings.modalities))
+                rows[line] = withhold(row, self.settings.modalities)
         return rows, drops
 
     def _drop(self, bad: DataError, dataset: str) -> Drop:

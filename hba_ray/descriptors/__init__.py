@@ -1,4 +1,4 @@
-"""Behaviour as vectors: what moves, what is heard and what is said in a clip (paper section 3.4).
+"""Descriptors of behaviour: pose, prosody and words of a clip, extracted, stored and read as vectors (paper section 3.4).
 
-Extractors run in environments of their own, so nothing is imported here.
+Extractors run in Python environments of their own, so this file imports nothing.
 """

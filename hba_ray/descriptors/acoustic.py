@@ -1,6 +1,6 @@
-"""Prosody by openSMILE: ComParE_2016 functionals of a clip, or its low-level descriptors over time.
+"""Extracts prosody by openSMILE: ComParE_2016 functionals of a clip, or its low-level descriptors over time.
 
-Any sample rate and channel count is read; openSMILE gets mono at 16 kHz. A video gives its sound.
+Clips may have any sample rate and number of channels, and may be videos; openSMILE gets their sound in mono at 16 kHz.
 
 Shapes: T samples or frames of 10 ms, D values.
 """
@@ -18,11 +18,11 @@ from hba_ray.descriptors.store import write_frames
 from hba_ray.errors import BadMedia
 
 SHORTEST_SAMPLES = 960
-"""60 ms, the longest of ComParE's windows; openSMILE makes nothing of less."""
+"""60 ms, the longest of ComParE's windows; openSMILE gives no values for less."""
 
 
 class AcousticExtractor:
-    """Holds one openSMILE."""
+    """Describes the sound of clips, with one openSMILE for all of them."""
 
     def __init__(self, features: Literal["functionals", "low_level"]):
         import opensmile
@@ -35,10 +35,10 @@ class AcousticExtractor:
         """The columns of a row of the acoustic table.
 
         Args:
-            keep: file that gets the low-level descriptors of every frame.
+            keep: file for the low-level descriptors of every frame; functionals have no frames.
 
         Raises:
-            BadMedia: no sound, not to be decoded, or too short.
+            BadMedia: the clip has no sound, cannot be decoded or is too short.
         """
         samples_T = decode_audio(clip, LONGEST_SECONDS, where=where)
         if len(samples_T) < SHORTEST_SAMPLES:

@@ -1,11 +1,11 @@
-"""The Python environments of extractors, apart from the one that trains.
+"""The Python environments in which extractors run, apart from the one that trains.
 
-MediaPipe needs numpy below 2 and protobuf below 5, which Ray's and vLLM's other users exclude. Ray
-can build such an environment itself, but copies the whole training environment for it, in every
-session. Here it is built once, from nothing, and Ray is told to start the extractor's processes in
-it (`runtime_env={"py_executable": ...}`); this package travels to them through Ray.
+MediaPipe needs numpy below 2 and protobuf below 5, which other packages of the training environment exclude. Ray could
+build an environment for it, but would copy the whole training environment, in every session. Here an environment is
+built once, from nothing, and Ray starts the extractor's processes in it (`runtime_env={"py_executable": ...}`); Ray also
+brings this package there.
 
-An extractor whose packages are installed beside this one needs no other environment.
+An extractor whose packages are installed beside this one, in the right version, needs no environment of its own.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from hba_ray.store.folders import claimed
 
 BUILD_SECONDS = 1800.0
 _SHARED = ("ray[data]", "pyarrow", "av", "soundfile", "pillow")
-"""What decodes and what carries the data: in the version that is installed here, so that a clip gives the same frames."""
+"""Packages that decode clips or carry data. They get the version that is installed here, so that a clip gives the same frames."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What an extractor needs.
+    """The packages that an extractor needs.
 
     Attributes:
-        package, version: the extractor's own; part of what names its tables.
-        module: what is imported of it.
-        bounds: other packages, where the extractor is particular about them.
+        package, version: the extractor's own package; both are part of the name of its tables.
+        module: the module of that package that is imported.
+        bounds: other packages whose version the extractor limits.
     """
 
     package: str
@@ -51,13 +51,13 @@ class Environment:
 
     @property
     def requirements(self) -> list[str]:
-        """All that is installed in an environment of its own."""
+        """All packages that are installed in an environment for this extractor."""
         shared = [f"{package}=={metadata.version(package.partition('[')[0])}" for package in _SHARED]
         return [self.requirement, *self.bounds, *shared]
 
     @property
     def is_here(self) -> bool:
-        """Installed beside this package, in this very version."""
+        """Whether the extractor is installed beside this package, in exactly this version."""
         try:
             return metadata.version(self.package) == self.version
         except metadata.PackageNotFoundError:
@@ -72,7 +72,7 @@ ENVIRONMENTS = {
 
 
 def check_here(stream: str) -> None:
-    """For extraction in this process.
+    """Checks that a stream can be extracted in this process.
 
     Raises:
         EnvironmentMissing: the extractor is not installed beside this package.
@@ -84,11 +84,11 @@ def check_here(stream: str) -> None:
 
 
 def runtime_env(stream: str, folder: Path, python: str | None = None) -> dict[str, Any]:
-    """Ray's runtime environment of a stream's extractor; empty where it runs in the usual one.
+    """Ray's runtime environment for a stream's extractor; empty where the training environment serves.
 
     Args:
-        folder: where environments are built; on a cluster one that all nodes see.
-        python: of an environment that is already there, on all nodes.
+        folder: where environments are built; on a cluster a folder that all nodes see.
+        python: path of the Python of an environment that already exists on all nodes; None builds one.
 
     Raises:
         EnvironmentMissing: the environment cannot be built, or the named one lacks a package.
@@ -111,21 +111,23 @@ def default_folder(address: str, store: Path) -> Path:
 
 
 def built_python(stream: str, folder: Path) -> Path:
-    """Where the Python of a stream's own environment is, or will be."""
+    """The path of the Python of a stream's environment, which may not be built yet."""
     wanted = {"python": sys.version, "base": sys.base_prefix, "packages": ENVIRONMENTS[stream].requirements}
     return folder / f"{stream}-{fingerprint(wanted)}" / "bin" / "python"
 
 
 def find_uv() -> str | None:
-    """The program that builds environments: beside this Python, or on the path."""
+    """The path of `uv`, which builds environments: beside this Python, or on the PATH; None if it is nowhere."""
     return shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 
 def build(stream: str, folder: Path) -> Path:
-    """The Python of a stream's own environment; built at the first call, in a draft folder that is renamed when it is whole.
+    """The path of the Python of a stream's environment, which is built at the first call.
+
+    It is built in a draft folder, which is renamed when it is complete.
 
     Raises:
-        EnvironmentMissing: there is no uv, or a package cannot be installed or imported.
+        EnvironmentMissing: uv is not there, or a package cannot be installed or imported.
     """
     environment = ENVIRONMENTS[stream]
     python = built_python(stream, folder)
@@ -165,7 +167,11 @@ def _run(stream: str, environment: Environment, command: list[str], doing: str =
 
 
 def _check(stream: str, environment: Environment, python: str) -> None:
-    """Refuses an environment in which Ray would start process after process in vain."""
+    """Refuses an environment in which every process that Ray starts would fail.
+
+    Raises:
+        EnvironmentMissing: a package is missing there, or has another version.
+    """
     lines = [
         "from importlib import metadata",
         f"import {environment.module}, ray, pyarrow, numpy, av, soundfile, PIL",
@@ -184,7 +190,7 @@ def _by_hand(stream: str, environment: Environment) -> str:
 
 
 def _outside_environment() -> Mapping[str, str]:
-    """The environment variables, less those that bind a child to this Python."""
+    """The environment variables without those that would make a child process use this Python's packages."""
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
 
 
@@ -193,7 +199,7 @@ def _tail(text: str, lines: int = 12) -> str:
 
 
 def _upload_this_package() -> list[str]:
-    """This package as a module that Ray unpacks where a process starts; as `ray.init` does it for a whole job."""
+    """Uploads this package to Ray, which unpacks it where a process starts, as `ray.init` does for a whole job."""
     from ray._private.runtime_env.py_modules import upload_py_modules_if_needed
 
     package = Path(__file__).parents[1]

@@ -1,6 +1,6 @@
-"""From the rows of an atlas to tables of descriptors: finds what is missing, and has it extracted.
+"""Extracts the descriptors of an atlas: finds the clips that the tables lack, and has them described.
 
-A clip is described once, whichever rows, splits and datasets share it, and whichever run came first.
+A clip is described once, even if several rows, splits, datasets or runs share it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from hba_ray.specs.descriptors import DescriptorsSpec, Stream
 from hba_ray.store.folders import claimed
 
 Progress = Callable[[str, int, int], None]
-"""Told (what, done, total): "clips" while rows are read for their keys, then each stream by its name."""
+"""Is called with (what, done, total); `what` is "clips" while rows are read for their keys, then the name of each stream."""
 OnBadRow = Literal["fail", "drop"]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an extraction has done.
+    """The result of an extraction.
 
     Attributes:
-        unreadable: reason -> rows that could not be read at all.
+        streams: stream -> its state.
+        unreadable: reason -> rows that could not be read.
     """
 
     streams: dict[str, StreamSummary]
@@ -48,13 +49,17 @@ class Summary:
 
 @dataclass(frozen=True)
 class Place:
-    """Where extraction happens."""
+    """Where extraction runs: in this process, or on Ray.
+
+    Attributes:
+        start_ray: is called before Ray is used.
+    """
 
     compute: ComputeSpec
     start_ray: Callable[[], object]
 
     def run(self, work: Work, stream: Stream, store: Path, *, released: bool) -> Iterator[Done]:
-        """Describes the clips; released files need no extractor and are read in the usual environment."""
+        """Describes clips. Released descriptor files need no extractor, so they are read in the training environment."""
         if self.compute.workers == 0:
             if not released:
                 check_here(stream)
@@ -66,7 +71,7 @@ class Place:
         return describe_on_ray(work, actors=self._actors(len(work.wanted)), gpus=gpus, runtime_env=environment)
 
     def _actors(self, clips: int) -> int:
-        """At most a process a clip; a CPU is left to those that read, unless all are asked for."""
+        """The number of extractor processes: at most one per clip, and by default one CPU is left for reading clips."""
         import ray
 
         cpus, actors = int(ray.cluster_resources().get("CPU", 0)), self.compute.extractors
@@ -89,20 +94,18 @@ def extract(
     wait_seconds: float = 0,
     start_ray: Callable[[], object] = lambda: None,
 ) -> Summary:
-    """Describes the clips of these splits, except those that the store knows.
-
-    Works on the Ray that the caller has opened, or opens when asked; with `compute.workers` 0 in this process.
+    """Describes the clips of these splits that the tables do not hold yet, in this process if `compute.workers` is 0, else on Ray.
 
     Args:
-        store: folder of the tables; on a cluster one that all nodes see.
-        on_bad_row: a clip that cannot be described ends the run, or is counted and masked.
-        wait_seconds: how long another process that writes the same table is waited for.
-        start_ray: called before Ray is needed; where nothing is missing, it is not.
+        store: folder of the tables; on a cluster a folder that all nodes see.
+        on_bad_row: "fail" ends the run at a clip that cannot be described, "drop" counts it; its rows lack the stream.
+        wait_seconds: how long to wait for another process that writes the same table.
+        start_ray: is called before Ray is used, and not at all where no clip is missing.
 
     Raises:
         DataError: a row or a clip is bad and `on_bad_row` is "fail"; it names the row.
-        EnvironmentMissing: an extractor's packages are not there and cannot be installed, or another
-            process writes the same table.
+        EnvironmentMissing: an extractor's packages are missing and cannot be installed, or another process writes the
+            same table for longer than `wait_seconds`.
     """
     place = Place(compute, start_ray)
     keys = collect_keys(index, splits, store, place, progress)
@@ -115,7 +118,7 @@ def extract(
 
 
 def collect_keys(index: AtlasIndex, splits: Sequence[str], store: Path, place: Place, progress: Progress) -> pa.Table:
-    """The keys of all clips of these splits (`clips.SCHEMA`), in the order of the index within each split."""
+    """The keys of all clips of these splits (`keys.SCHEMA`), in the order of the index within each split."""
     keys = KeyStore.of(store, index)
     held = {chunk: keys.load(chunk) for split in splits for chunk in keys.chunks(index.rows_of(split))}
     missing = [chunk for chunk, kept in held.items() if kept is None]

@@ -1,8 +1,8 @@
-"""Which clips a row has, by content: the sha256 of each file's bytes.
+"""The keys of a row's clips: a clip's key is the sha256 of its bytes, so equal clips have one row in the tables.
 
-Reading an atlas to hash it takes as long as its disk is slow, so the keys are kept, in chunks of
-rows, beside the tables. A kept chunk counts while its files have the size and time of change that
-they had: the shards of a parquet atlas, or the media files that rows of a jsonl atlas name.
+Hashing an atlas means reading all of it, so keys are stored beside the tables, in chunks of rows. A stored chunk is valid
+while its files have the same size and time of change: the shards of a parquet atlas, or the media files that the rows of a
+jsonl atlas name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hba_ray.specs.descriptors import DescriptorsSpec, Stream
 
 CHUNK = 1024
-"""Rows whose keys are kept in one file."""
+"""Rows whose keys are stored in one file."""
 SOURCES = ("video", "audio", "ext_video_feats", "ext_audio_feats")
 SCHEMA = pa.schema(
     [
@@ -42,25 +42,31 @@ SCHEMA = pa.schema(
         ("message", pa.string()),
     ]
 )
-"""One line a row of the atlas: its line in the index, its names, the key of its first clip of each source, the media
-files outside the shards with their stamps, and what is wrong with the row if it cannot be read."""
+"""One line for each row of the atlas: its line in the index, its ids, the key of its first clip of each source, its media
+files outside the shards with their stamps (size and time of change), and for a row that cannot be read the reason."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The clip that a stream reads for a row: its line in the index, where it is in the row, its key."""
+    """The clip that a stream reads for a row.
+
+    Attributes:
+        line: the row's line in the index.
+        source: which of SOURCES the clip is.
+        clip: key of the clip.
+    """
 
     line: int
     source: str
     clip: str
 
     def lacks_sound(self, reason: str | None) -> bool:
-        """A video may have no sound; that is a stream that the row does not have, not a defect."""
+        """Whether the clip is bad only because it is a video without sound: then the row lacks the stream, without a defect."""
         return reason == "no audio stream" and self.source == "video"
 
 
 def sources(spec: DescriptorsSpec, stream: Stream) -> tuple[str, ...]:
-    """What a stream reads of a row: the first of these that the row has. Shipped features are functionals."""
+    """The sources of a stream in order of preference: it reads the first that a row has. Released acoustic features are functionals."""
     if stream == "pose":
         return ("ext_video_feats", "video") if spec.use_released else ("video",)
     released = stream == "acoustic" and spec.use_released and spec.acoustic.features == "functionals"
@@ -68,7 +74,7 @@ def sources(spec: DescriptorsSpec, stream: Stream) -> tuple[str, ...]:
 
 
 def find_wanted(keys: pa.Table, spec: DescriptorsSpec, stream: Stream, index: AtlasIndex) -> list[Wanted]:
-    """The clips that a stream reads for the rows of `keys`; rows without one are left out."""
+    """The clips that a stream reads for the rows of `keys`; rows without such a clip are left out."""
     columns = {source: keys.column(source).to_pylist() for source in sources(spec, stream)}
     signatures = index.table.column("modality_signature")
     wanted = []
@@ -82,20 +88,20 @@ def find_wanted(keys: pa.Table, spec: DescriptorsSpec, stream: Stream, index: At
 
 
 def clip_of(row: Row, source: str) -> bytes | Path | None:
-    """A row's first clip of a source."""
+    """A row's first clip of a source, as bytes or as a path; None if it has none."""
     held = row.media if source in ("video", "audio") else row.descriptors
     return next(iter(held.get(source, ())), None)
 
 
 @dataclass(frozen=True)
 class KeyStore:
-    """The kept keys of one atlas."""
+    """The stored keys of one atlas."""
 
     folder: Path
 
     @classmethod
     def of(cls, store: Path, index: AtlasIndex) -> KeyStore:
-        """Named after the shards, as they are now, and the rows that the index has of them."""
+        """The folder is named by the shards' paths and stamps, and by which of their rows the index has."""
         rows = hashlib.sha256()
         for column in ("shard", "group", "position"):
             rows.update(index.table.column(column).to_numpy().tobytes())
@@ -103,31 +109,31 @@ class KeyStore:
         return cls(store / "clips" / fingerprint({"shards": shards, "rows": rows.hexdigest()}))
 
     def chunks(self, lines: np.ndarray) -> list[tuple[int, ...]]:
-        """The lines in the pieces in which their keys are kept: of one split, in the order of the index."""
+        """Cuts the lines of one split, in the order of the index, into chunks: the keys of a chunk are stored in one file."""
         return [tuple(int(line) for line in lines[start : start + CHUNK]) for start in range(0, len(lines), CHUNK)]
 
     def load(self, chunk: Sequence[int], *, bad_rows: bool = False) -> pa.Table | None:
-        """The keys of a chunk; None where they are not kept, cannot be read, or a file has changed.
+        """The stored keys of a chunk; None where there are none, they cannot be read, or a file has changed.
 
         Args:
-            bad_rows: also where a row could not be read then; it may be readable by now.
+            bad_rows: accept a chunk with rows that could not be read; else it is None, so that they are tried again.
         """
         file = self._file(chunk)
         if not file.exists():
             return None
         try:
             with pq.ParquetFile(file) as opened:
-                if opened.schema_arrow.names != SCHEMA.names:  # of an older version
+                if opened.schema_arrow.names != SCHEMA.names:  # written by an older version
                     return None
                 keys = opened.read()
-        except (pa.ArrowException, OSError):  # damaged; they are made again, and so is the file
+        except (pa.ArrowException, OSError):  # a damaged file is written again
             return None
         fresh = bad_rows or keys.column("reason").null_count == len(keys)
         paths, stamps = (keys.column(name).combine_chunks().flatten().to_pylist() for name in ("paths", "stamps"))
         return keys if fresh and all(stamp(Path(path)) == kept for path, kept in zip(paths, stamps, strict=True)) else None
 
     def make(self, index: AtlasIndex, chunk: Sequence[int]) -> pa.Table:
-        """Reads the rows of a chunk, and keeps the keys of their clips."""
+        """Reads the rows of a chunk, stores the keys of their clips, and returns them."""
         keys = pa.Table.from_pylist(list(_keys(index, chunk)), schema=SCHEMA)
         file = self._file(chunk)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Descriptors over time to one vector a clip, and vectors to a common scale. Pure functions of numpy arrays.
+"""Pools descriptors over time into one vector a clip, and normalises vectors. Pure functions of numpy arrays.
 
-Sums are taken in float64, in blocks, so the result is the same for an array in memory and for one
-that lies in a file, and memory does not grow with the clip.
+Sums are taken in float64 and in blocks, so an array in memory and one in a file give the same result, and memory does not
+grow with the length of the clip.
 
-Shapes: T frames, D values of a frame, B clips, P points.
+Shapes: T frames, D values of a frame or vector, B clips, P points, C coordinates.
 """
 
 from __future__ import annotations
@@ -43,13 +43,15 @@ POOLINGS = {"mean_std": mean_std, "quartiles": quartiles}
 
 
 def pooled(frames_TD: np.ndarray) -> dict[str, np.ndarray]:
-    """Every pooling by name: a few KB a clip, against extracting again to change one's mind."""
+    """The result of every pooling by name. All are stored, a few KB a clip, so that another pooling needs no new extraction."""
     return {name: pool(frames_TD) for name, pool in POOLINGS.items()}
 
 
 def pad_points(points_TPC: np.ndarray, points: int) -> np.ndarray:
-    """Zeros for the points that are not there, [T, points, C]. Done before pooling: behind it, means
-    and deviations of all later points would move to other points' places.
+    """Fills up with zero points, [T, points, C].
+
+    This has to come before pooling: a pooled vector holds all means before all deviations, so points that are missing in the
+    middle would shift everything behind them.
 
     Raises:
         ValueError: there are more points than `points`.
@@ -65,20 +67,25 @@ def l2(matrix_BD: np.ndarray) -> np.ndarray:
 
 
 def varies(deviation_D: np.ndarray, mean_D: np.ndarray) -> np.ndarray:
-    """Whether a value's deviation is more than the rounding of a constant one."""
+    """Whether each value varies: its deviation is larger than what rounding gives a constant value, bool [D]."""
     return deviation_D > 1e-12 * np.maximum(1.0, np.abs(mean_D))
 
 
 @dataclass(frozen=True)
-class ZScore:
-    """Mean and deviation of each value over the training rows that have the stream; a constant value has scale 1."""
+class ZScoreStatistics:
+    """Mean and standard deviation of each value over the training rows that have the stream, and the z-scores they give.
+
+    Attributes:
+        mean_D: means.
+        scale_D: deviations; 1 for a constant value.
+    """
 
     mean_D: np.ndarray
     scale_D: np.ndarray
 
     @classmethod
-    def fit(cls, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> ZScore:
-        """From (matrix [B, D], present [B]) batches, read once and not kept.
+    def fit(cls, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> ZScoreStatistics:
+        """Takes both from batches of (vectors [B, D], present [B]), which are read once and not kept.
 
         Raises:
             ValueError: no row has the stream.
@@ -105,12 +112,12 @@ class ZScore:
         return ((matrix_BD - self.mean_D) / self.scale_D).astype(np.float32)
 
 
-def normalise(matrix_BD: np.ndarray, present_B: np.ndarray, method: str, z_score: ZScore | None = None) -> np.ndarray:
-    """The vectors as `method` ("none", "l2", "z_score") says; rows without the stream stay zero."""
+def normalise(matrix_BD: np.ndarray, present_B: np.ndarray, method: str, z_score: ZScoreStatistics | None = None) -> np.ndarray:
+    """Normalises vectors by `method`: "none", "l2" or "z_score". Rows without the stream stay zero."""
     if method == "none":
         return matrix_BD
     if method == "z_score" and z_score is None:
-        raise ValueError("z_score needs the statistics of the training split: ZScore.fit")
+        raise ValueError("z_score needs the statistics of the training split: ZScoreStatistics.fit")
     scaled_BD = l2(matrix_BD) if z_score is None or method == "l2" else z_score(matrix_BD)
     return np.where(present_B[:, None], scaled_BD, np.float32(0))
 

@@ -1,8 +1,7 @@
-"""Extractors at work: one in this process, or a pool of Ray Data actors with an environment of their own.
+"""Runs extractors: one in this process, or a pool of Ray Data actors in an environment of their own.
 
-What travels to an actor is a clip as it lies in the atlas, its bytes or its path; the actor writes
-the clip's row itself, and only the word that it is done comes back. Row groups of a parquet atlas
-are read once, by tasks in the usual environment.
+Clips are sent to actors as they are in the atlas, as bytes or as a path. An actor writes a clip's row into the table
+itself, and only reports that it is done. Row groups of a parquet atlas are read once, by tasks in the training environment.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ if TYPE_CHECKING:
     from hba_ray.descriptors.keys import Wanted
 
 TRIES = 3
-"""Times that a clip is begun in one run. Ray begins it again where its actor was lost; one that takes
-its actor with it every time would never let the run end."""
+"""Times that a run begins a clip. Ray begins it again when its actor dies, so a clip that kills its actor every time would
+keep the run from ending."""
 ACTORS_PER_READER = 8
-"""A clip takes an actor far longer than a reader, and each reader is a process that first imports Ray Data and a decoder."""
+"""One reader feeds several actors: describing a clip takes far longer than reading it, and starting a reader takes seconds."""
 
 MOST_CLIPS_AT_A_TIME, MOST_BYTES_AT_A_TIME, HANDFULS_PER_ACTOR = 8, 8 << 20, 8
-"""Of what an actor gets at a time, a handful: clips, bytes of clips that travel; and how many handfuls there are, at least."""
+"""An actor gets a handful of clips at a time: at most so many, of so many bytes, and so few that each actor gets several handfuls."""
 
 
 class Extractor(Protocol):
-    """What describes clips. Made in the process that uses it."""
+    """Describes clips of one stream. It is made in the process that uses it, since its libraries may not be picklable."""
 
     def describe(self, clip: bytes | Path, *, where: str, keep: Path | None = None) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
 class Work:
-    """Clips to describe, and what to do it with.
+    """Clips to describe, the extractor that describes them, and the table for their rows.
 
     Attributes:
-        wanted: one entry a clip, in the order of the index.
+        wanted: one entry for each clip, in the order of the index.
         make: makes the extractor.
-        keep: keep the frames, too.
+        keep: whether to store the values of every frame, too.
     """
 
     index: AtlasIndex
@@ -59,7 +58,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """A clip that has its row now; the reason and the message say why it holds no values."""
+    """A clip whose row has been written. For a clip that cannot be described, reason and message say why; else both are None."""
 
     clip: str
     reason: str | None
@@ -67,14 +66,18 @@ class Done:
 
 
 def describe_here(work: Work) -> Iterator[Done]:
-    """One clip after the other, in this process."""
+    """Describes one clip after the other in this process."""
     worker = Worker(work.make, work.table, work.keep)
     for clip, content, where in read_clips(work.index, work.wanted):
         yield worker.describe(clip, content, where)
 
 
 def describe_on_ray(work: Work, *, actors: int, gpus: float = 0.0, runtime_env: Mapping[str, Any] | None = None) -> Iterator[Done]:
-    """By a pool of actors, in any order.
+    """Describes clips by a pool of actors, in any order.
+
+    Args:
+        actors: most actors at a time, a CPU each.
+        gpus: GPUs of each actor.
 
     Raises:
         EnvironmentMissing: an actor cannot make its extractor.
@@ -91,7 +94,7 @@ def describe_on_ray(work: Work, *, actors: int, gpus: float = 0.0, runtime_env: 
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.TaskPoolStrategy(size=-(-actors // ACTORS_PER_READER)),
-            num_cpus=0,  # else pools of trials side by side hold all CPUs, and none is left for what feeds them
+            num_cpus=0,  # else the actors of trials side by side could hold all CPUs, and no reader could start
         )
         described = clips.map_batches(
             Worker,  # type: ignore[arg-type]
@@ -114,7 +117,7 @@ def describe_on_ray(work: Work, *, actors: int, gpus: float = 0.0, runtime_env: 
 
 
 class Worker:
-    """Describes clips and writes their rows."""
+    """An extractor that writes the rows of the clips it describes. An instance is a Ray Data actor, or works in this process."""
 
     def __init__(self, make: Callable[[], Extractor], table: Table, keep: bool):
         self._extractor, self._table, self._keep = make(), table, keep
@@ -137,7 +140,7 @@ class Worker:
 
 
 def read_clips(index: AtlasIndex, wanted: Sequence[Wanted]) -> Iterator[tuple[str, bytes | Path, str]]:
-    """(key, clip, its row's place) of each.
+    """Reads clips: (key, bytes or path, place of the row for errors).
 
     Raises:
         DataError: a row cannot be read any more.
@@ -159,7 +162,7 @@ def read_clips(index: AtlasIndex, wanted: Sequence[Wanted]) -> Iterator[tuple[st
 
 
 def place_of(index: AtlasIndex, line: int) -> str:
-    """File, row and dataset of a line of the index, for errors."""
+    """Names file, row and dataset of a line of the index, for errors."""
     row = index.table.slice(line, 1).to_pylist()[0]
     shard = index.shards[row["shard"]]
     group = f" of group {row['group']}" if shard.is_parquet else ""
@@ -167,7 +170,10 @@ def place_of(index: AtlasIndex, line: int) -> str:
 
 
 def _by_row_group(index: AtlasIndex, wanted: Sequence[Wanted], least: int) -> list[list[Wanted]]:
-    """Clips by the task that reads them: whole row groups, small ones (a row each, in jsonl) together."""
+    """Divides clips over the tasks that read them, by whole row groups; a task reads at least `least` clips.
+
+    In a jsonl atlas each row is a row group of its own.
+    """
     lines = index.table.select(["shard", "group"]).take([one.line for one in wanted]).to_pydict()
     groups: dict[tuple[int, int], list[Wanted]] = {}
     for one, shard, group in zip(wanted, lines["shard"], lines["group"], strict=True):
@@ -182,12 +188,12 @@ def _by_row_group(index: AtlasIndex, wanted: Sequence[Wanted], least: int) -> li
 
 
 def _clips_at_a_time(clips: int, actors: int) -> int:
-    """So many that Ray Data's work for each task does not show, so few that no actor is left waiting at the end."""
+    """Clips of a handful: enough to outweigh Ray Data's overhead, and few enough that no actor idles at the end."""
     return max(1, min(MOST_CLIPS_AT_A_TIME, clips // (actors * HANDFULS_PER_ACTOR)))
 
 
 def _read(pieces: pa.Table, job: ray.ObjectRef, most: int) -> Iterator[dict[str, list[list[dict[str, Any]]]]]:
-    """The clips of a piece, a handful at a time."""
+    """Reads the clips of a piece, a handful at a time."""
     index, wanted = _job(job)
     for number in pieces.column("piece").to_pylist():
         handful: list[dict[str, Any]] = []
@@ -207,7 +213,7 @@ def _read(pieces: pa.Table, job: ray.ObjectRef, most: int) -> Iterator[dict[str,
 
 @lru_cache(maxsize=1)
 def _job(job: ray.ObjectRef) -> tuple[AtlasIndex, list[list[Wanted]]]:
-    """Kept by a reader process for all pieces of a job."""
+    """The index and the pieces of a job, which a reader process fetches once."""
     import ray
 
     return ray.get(job)
@@ -215,13 +221,13 @@ def _job(job: ray.ObjectRef) -> tuple[AtlasIndex, list[list[Wanted]]]:
 
 @contextmanager
 def _one_handful_a_block() -> Iterator[None]:
-    """A block is what an actor gets at a time: a row, with a list of clips. An actor once started stays to the end."""
+    """Sets Ray Data up so that each row, a handful of clips, is a block of its own and no actor is stopped before the end."""
     from ray.data import DataContext
 
     before = DataContext.get_current()
     context = before.copy()
     context.target_max_block_size, context.execution_options.preserve_order = 1, False
-    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0  # one that waits for the first clip, too
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0  # idle actors stay, too
     context.enable_progress_bars = False
     with DataContext.current(context):
         yield

@@ -1,16 +1,13 @@
-"""Pose, face and hands by MediaPipe Holistic.
+"""Extracts landmarks of pose, face and hands by MediaPipe Holistic, frame by frame, and pools them over time.
 
-Runs in an environment of its own (see `environments`): imports numpy, PyAV and MediaPipe only.
+The landmarks of a frame are 33 pose, 478 face, 21 left-hand and 21 right-hand points with x, y, z each, flattened in this
+order: 1659 values. Points that were not found are zero, as in the released features. x and y are shares of the picture's
+width and height.
 
-A frame is 33 pose, 478 face, 21 left-hand and 21 right-hand points, each x, y, z, flattened in this
-order: 1659 values. Points that were not found are zero, as in the released features. x and y are
-shares of the picture's width and height.
+Frames are decoded one after the other, and landmarks wait in a temporary file, so memory does not grow with the clip. The
+extractor runs in an environment of its own (environments.py), where numpy, PyAV and MediaPipe are installed, but no torch.
 
-Shapes: T frames, D = 1659.
-
-The frames of a video one after the other, and a place for what is made of them. Neither is ever held whole.
-
-Shapes: H and W pixels, T frames, W values of a row of the spool.
+Shapes: T frames, D = 1659 values, H and W pixels, R values of a row of the spool.
 """
 
 from __future__ import annotations
@@ -33,12 +30,20 @@ from hba_ray.descriptors.store import write_frames
 from hba_ray.errors import BadMedia
 
 PARTS = {"pose": 33, "face": 478, "left_hand": 21, "right_hand": 21}
-"""Part -> points, in the order of the released features (models/bam_utils.py)."""
+"""Part -> points, in the order of the released features (models/bam_utils.py of the released code)."""
 VALUES = 3 * sum(PARTS.values())
+"""Values of a frame: x, y and z of each point."""
+_ROUNDING = 1e-6
+"""Seconds by which two times of frames may differ and still be the same."""
 
 
 class PoseExtractor:
-    """Holds one Holistic graph, which is reset between clips: a clip's landmarks do not depend on the one before."""
+    """Describes videos, with one Holistic graph that is reset between them, so that landmarks do not depend on the clip before.
+
+    Args:
+        fps: frames per second of video that are looked at; None is every frame.
+        complexity: of MediaPipe's pose model: 0, 1 or 2.
+    """
 
     def __init__(self, fps: float | None, complexity: int, detection_confidence: float, tracking_confidence: float):
         from mediapipe.python.solutions.holistic import Holistic  # type: ignore[import-not-found]
@@ -55,7 +60,7 @@ class PoseExtractor:
         """The columns of a row of the pose table.
 
         Args:
-            keep: file that gets the landmarks of every frame.
+            keep: file for the landmarks of every frame.
 
         Raises:
             BadMedia: the video cannot be decoded.
@@ -76,7 +81,7 @@ class PoseExtractor:
             }
 
     def _row(self, image_HWC: np.ndarray) -> np.ndarray:
-        """Landmarks, a detected flag for each part, and the visibility of the pose points."""
+        """Landmarks, a flag for each part that was detected, and the visibility of the pose points, in one row."""
         found = self._holistic.process(image_HWC)
         parts = {name: getattr(found, f"{name}_landmarks") for name in PARTS}
         points = [point for name, count in PARTS.items() for point in _points(parts[name], count)]
@@ -91,18 +96,15 @@ def _points(landmarks: Any, count: int) -> list[tuple[float, float, float]]:
     return [(point.x, point.y, point.z) for point in landmarks.landmark]
 
 
-_ROUNDING = 1e-6  # seconds; times of frames are fractions
-
-
 def frames(clip: bytes | Path, fps: float | None, *, where: str) -> Iterator[np.ndarray]:
-    """Frames of the first video stream as uint8 RGB [H, W, 3], in order, decoded on one thread.
+    """The frames of the first video stream as uint8 RGB [H, W, 3], in order, decoded on one thread.
 
     Args:
-        fps: frames per second of video: for each multiple of 1 / fps the first frame at or after it,
-            no frame twice. None is every frame.
+        fps: frames per second of video; gives for each multiple of 1 / fps the first frame at or after it, and none
+            twice. None is every frame.
 
     Raises:
-        BadMedia: no video stream, no frame in it, damaged or cut short; see `hba_ray.data.media`.
+        BadMedia: the clip has no video stream or no frame, is damaged or cut short; see `hba_ray.data.media`.
     """
     decode_video(clip, 2, SHORTEST_SIDE**2, where=where)  # refuses a clip that is cut short, before any time is spent on it
     try:
@@ -133,11 +135,11 @@ def _sampled(decoded: Iterator[av.VideoFrame], fps: float | None) -> Iterator[av
 
 
 class Spool:
-    """Rows of float32 in a temporary file, so that an hour of landmarks takes no memory.
+    """Rows of float32 in a temporary file, so that even an hour of landmarks takes no memory.
 
     with Spool(width) as spool:
-        spool.add(row_W)
-        spool.rows()  # [T, W], read where it lies
+        spool.add(row_R)
+        spool.rows()  # [T, R], mapped from the file
     """
 
     def __init__(self, width: int):
@@ -152,12 +154,12 @@ class Spool:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, row_W: np.ndarray) -> None:
-        self._file.write(np.ascontiguousarray(row_W, np.float32).tobytes())
+    def add(self, row_R: np.ndarray) -> None:
+        self._file.write(np.ascontiguousarray(row_R, np.float32).tobytes())
         self._count += 1
 
     def rows(self) -> np.ndarray:
-        """All rows so far, [T, W]; valid inside the block."""
+        """All rows so far, [T, R], mapped from the file; valid inside the block."""
         self._file.flush()
         if not self._count:
             return np.zeros((0, self._width), np.float32)

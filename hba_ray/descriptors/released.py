@@ -1,8 +1,8 @@
-"""Descriptors that an atlas ships as `.pt` files, pooled as our own are.
+"""Reads the descriptors that the released atlas ships as `.pt` files, and pools them as our own are pooled.
 
-`ext_video_feats` hold `pose [T, 33, 3], face [T, 478, 3], left_hand [T, 21, 3], right_hand [T, 21, 3]`;
-a clip in which no face was ever found has 468 zero points for it. `ext_audio_feats` hold
-`features [1, 6373]`. Tensors and numpy arrays are read, any other pickled object is refused.
+`ext_video_feats` hold `pose [T, 33, 3], face [T, 478, 3], left_hand [T, 21, 3], right_hand [T, 21, 3]`; where no face was
+found in the whole clip, `face` has 468 zero points. `ext_audio_feats` hold `features [1, 6373]`. Only tensors and numpy
+arrays are read; files with other pickled objects are refused.
 
 Shapes: T frames, P points, D values.
 """
@@ -37,16 +37,16 @@ class ReleasedExtractor:
         """The columns of a row of the stream's table.
 
         Raises:
-            BadMedia: not a `.pt` file, one with other objects than arrays in it, or with other keys and shapes.
+            BadMedia: it is no `.pt` file, or holds other objects than arrays, or other keys or shapes.
         """
         return self._pool(load_released(clip, where=where), where)
 
 
 def load_released(clip: bytes | Path, *, where: str) -> dict[str, Any]:
-    """The dictionary in a `.pt` file, its numpy arrays and tensors as numpy arrays. Runs no code from the file.
+    """The dictionary in a `.pt` file, with tensors as numpy arrays. No code from the file is run.
 
     Raises:
-        BadMedia: not such a file, or one that holds other objects.
+        BadMedia: it is no `.pt` file, or holds other objects than tensors and arrays.
     """
     import torch
 
@@ -65,7 +65,7 @@ def load_released(clip: bytes | Path, *, where: str) -> dict[str, Any]:
 
 
 def _numpy_globals() -> list[Any]:
-    """What a pickled array of numbers is made of; none of it runs code of the file."""
+    """The functions and classes that a pickled array of numbers refers to; none of them runs code from the file."""
     from numpy._core.multiarray import _reconstruct, scalar  # type: ignore[attr-defined]
 
     kinds = [type(np.dtype(code)) for code in "?bhilBHILefd"]

@@ -1,16 +1,16 @@
-"""Tables of descriptors on disk: one row a clip, found by the sha256 of the clip's bytes.
+"""Tables of descriptors on disk: one row for each clip, found by its key, the sha256 of its bytes.
 
-    <store>/<stream>-<fingerprint>/      what was extracted, by which version, with which settings
-        about.json                       the same, for people
-        <0 to f>.parquet                 rows of the clips whose key starts so, in the order of their keys
-        pending/<0 to f>/<key>.parquet   clips done since the rows were last brought together
-        frames/<0 to f>/<key>.parquet    where frames are kept: one row a frame
+    <store>/<stream>-<fingerprint>/      the fingerprint names extractor, version and settings
+        about.json                       extractor, version and settings in words
+        <0 to f>.parquet                 rows of the clips whose key starts with this digit, in the order of their keys
+        pending/<0 to f>/<key>.parquet   rows that `fold` has not moved into the sixteen files yet
+        frames/<0 to f>/<key>.parquet    values of every frame, if the spec keeps them: one row a frame
 
-Whoever extracts a clip adds its row at once, as a file of its own that appears whole or not at all;
-`fold` moves these rows into the sixteen files. So a run that is killed loses the clip it was at, and
-what the files hold depends on the clips alone, not on the order or the number of runs they took.
+A process that describes a clip writes its row at once, as a file of its own that appears whole or not at all; `fold` moves
+these rows into the sixteen files. So a killed run loses only the clip it was working on, and the content of the files
+depends on the clips alone, not on their order or on the number of runs.
 
-A clip that cannot be described has a row too: `reason` says why, and its other columns are null.
+A clip that cannot be described has a row too: `reason` says why, and its values are null.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hba_ray.errors import DataError
 
 BUCKETS = "0123456789abcdef"
 ROW_GROUP = 32
-"""Rows read together when one is wanted: under 1 MB of either stream."""
+"""Rows that are read together when one of them is asked for: less than 1 MB of either stream."""
 FRAME_GROUP = 256
 
 _COMMON = [
@@ -51,13 +51,13 @@ SCHEMAS: dict[str, pa.Schema] = {
     "low_level": pa.schema([*_COMMON, ("peak", pa.float32()), *_OVER_TIME]),
     "transcripts": pa.schema([*_COMMON, ("text", pa.string()), ("language", pa.string()), ("segments", pa.list_(_SEGMENT))]),
 }
-"""Columns by kind of table. `frames`: frames that were pooled. `detected`: share of frames in which pose,
-face, left and right hand were found. `visibility`: mean of MediaPipe's own, of the 33 pose points.
-`peak`: largest absolute sample, of 1."""
+"""Columns by kind of table. `frames`: number of frames that were pooled. `detected`: shares of frames in which pose, face,
+left and right hand were found. `visibility`: MediaPipe's visibility of the 33 pose points, averaged over frames.
+`peak`: largest absolute sample, where full scale is 1."""
 
 
 class Table:
-    """The descriptors of one stream, by one extractor with one set of settings."""
+    """The descriptors of one stream by one extractor with one set of settings."""
 
     def __init__(self, folder: Path, kind: str):
         self.folder, self.kind = folder, kind
@@ -67,7 +67,7 @@ class Table:
         return SCHEMAS[self.kind]
 
     def add(self, clip: str, row: Mapping[str, Any]) -> None:
-        """Adds the row of a clip. May be called by many processes at once."""
+        """Adds the row of a clip. Many processes may do so at once."""
         record = {"clip": clip, **row}
         unknown = record.keys() - set(self.schema.names)
         if unknown:
@@ -76,17 +76,17 @@ class Table:
         _tries(self.folder, clip).unlink(missing_ok=True)
 
     def begin(self, clip: str) -> int:
-        """Notes that a clip is begun, and says how often it was since rows were last brought together."""
+        """Records that a process begins a clip, and returns how often this has happened since the last `fold`."""
         with _tries(self.folder, clip).open("ab") as file:
             file.write(b".")
             return file.tell()
 
     def frames_file(self, clip: str) -> Path:
-        """Where the frames of a clip are kept."""
+        """The file for the values of every frame of a clip."""
         return _place(self.folder / "frames", clip)
 
     def fold(self) -> None:
-        """Moves pending rows into the sixteen files. The caller holds the table's lock."""
+        """Moves pending rows into the sixteen files. The caller has to hold the table's lock."""
         for bucket in BUCKETS:
             pending = sorted((self.folder / "pending" / bucket).glob("*.parquet"))
             if pending:
@@ -102,7 +102,7 @@ class Table:
                 leftover.unlink(missing_ok=True)
 
     def known(self) -> dict[str, tuple[str | None, str | None]]:
-        """Clip -> (reason, message) of all folded rows; a reason of None is a row with its values."""
+        """Clip -> (reason, message) of all folded rows; the reason is None for a row with values."""
         found: dict[str, tuple[str | None, str | None]] = {}
         for bucket in self._files:
             columns = self._columns(bucket, ["clip", "reason", "message"]).to_pydict()
@@ -110,7 +110,7 @@ class Table:
         return found
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Small columns of all folded rows."""
+        """These columns of all folded rows, in memory at once."""
         schema = pa.schema([self.schema.field(name) for name in names])
         return pa.concat_tables([schema.empty_table(), *(self._columns(bucket, names) for bucket in self._files)])
 
@@ -119,7 +119,7 @@ class Table:
         return self._find(clip) is not None
 
     def read(self, clips: Sequence[str | None], column: str) -> list[Any]:
-        """The column's value of each clip, arrays for lists of numbers; None where the clip has none.
+        """The value of each clip in a column, lists of numbers as arrays; None for a clip without a value.
 
         Reads only the row groups that hold these clips.
         """
@@ -136,7 +136,7 @@ class Table:
         return values
 
     def _find(self, clip: str | None) -> int | None:
-        """Row of a clip in its file."""
+        """The number of a clip's row in its file; None if it has no folded row."""
         keys = self._keys.get(clip[0]) if clip else None
         if clip is None or keys is None:
             return None
@@ -168,7 +168,11 @@ class Table:
 
 
 def write_frames(file: Path, columns: Mapping[str, np.ndarray]) -> None:
-    """A clip's frames, one row a frame: name -> [T, W] float32. Written in blocks."""
+    """Writes the values of a clip's frames, one row a frame, in blocks.
+
+    Args:
+        columns: name -> float32 [T, values of a frame].
+    """
     schema = pa.schema([(name, _VECTOR) for name in columns])
     draft = _draft(file)
     with pq.ParquetWriter(draft, schema, compression="zstd", use_dictionary=False) as writer:
@@ -179,7 +183,7 @@ def write_frames(file: Path, columns: Mapping[str, np.ndarray]) -> None:
 
 
 def read_frames(file: Path) -> dict[str, np.ndarray]:
-    """What `write_frames` wrote, whole."""
+    """Reads all that `write_frames` wrote: name -> float32 [T, values of a frame]."""
     table = _read(file)
     return {name: np.stack([_value(value) for value in table.column(name)]) for name in table.column_names}
 
@@ -210,7 +214,7 @@ def _draft(file: Path) -> Path:
 
 
 def _write(file: Path, table: pa.Table) -> None:
-    """The whole file or none of it; the same rows give the same bytes."""
+    """Writes a file whole or not at all; the same rows give the same bytes."""
     draft = _draft(file)
     pq.write_table(table, draft, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=False)
     os.replace(draft, file)
@@ -228,9 +232,10 @@ def _read(file: Path) -> pa.Table:
 
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
-    """
+    """Turns errors of reading inside the block into one that names the file.
+
     Raises:
-        DataError: what is read in the block is damaged.
+        DataError: the file is damaged.
     """
     try:
         yield

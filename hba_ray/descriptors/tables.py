@@ -1,4 +1,4 @@
-"""Which table a stream's descriptors lie in, and which extractor fills it."""
+"""Names the table that holds a stream's descriptors, and makes the extractor that fills it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from hba_ray.store.files import file_digest
 from hba_ray.store.folders import write_text
 
 VERSIONS: dict[Stream, int] = {"pose": 1, "acoustic": 1, "transcripts": 1}
-"""Raised when the code of an extractor changes what it makes, so that old rows are not taken for new ones."""
+"""Version of each extractor's code. Raise it when the code gives other values, so that they go into a new table."""
 
 
 def table_of(store: Path, spec: DescriptorsSpec, stream: Stream) -> Table:
-    """The table of a stream: another extractor, version or setting, another folder. Nothing is made on disk."""
+    """The table of a stream. Each combination of extractor, version and settings has a folder of its own, which is not created here."""
     kind = spec.acoustic.features if stream == "acoustic" else stream
     return Table(store / f"{stream}-{fingerprint(identity_of(spec, stream))}", kind)
 
 
 def note_identity(table: Table, spec: DescriptorsSpec, stream: Stream) -> None:
-    """Writes beside the table what its rows are."""
+    """Writes extractor, version and settings beside the table."""
     write_text(table.folder / "about.json", json.dumps(identity_of(spec, stream), indent=1) + "\n")
 
 
 def maker(spec: DescriptorsSpec, stream: Stream) -> Callable[[], Extractor]:
-    """What makes the stream's extractor; its packages are imported when it is called."""
+    """A function that makes the stream's extractor and imports the extractor's packages only then."""
     if stream == "pose":
         from hba_ray.descriptors.pose import PoseExtractor
 
@@ -49,14 +49,14 @@ def maker(spec: DescriptorsSpec, stream: Stream) -> Callable[[], Extractor]:
 
 
 def released_maker(stream: Stream) -> Callable[[], Extractor]:
-    """What makes the reader of the `.pt` files that an atlas ships for a stream."""
+    """A function that makes the reader of the `.pt` files which the released atlas ships for a stream."""
     from hba_ray.descriptors.released import ReleasedExtractor
 
     return partial(ReleasedExtractor, cast(Literal["pose", "acoustic"], stream))
 
 
 def identity_of(spec: DescriptorsSpec, stream: Stream) -> dict[str, Any]:
-    """Extractor, version and settings: what a table holds, as JSON values."""
+    """Extractor, version and settings of a stream's table, as JSON values."""
     identity = {"extractor": ENVIRONMENTS[stream].requirement, "version": VERSIONS[stream], "settings": spec.of(stream).extraction()}
     checkpoint = Path(spec.transcripts.model).expanduser()
     if stream == "transcripts" and checkpoint.is_file():
@@ -66,15 +66,15 @@ def identity_of(spec: DescriptorsSpec, stream: Stream) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StreamSummary:
-    """What one stream has now.
+    """The state of one stream after an extraction.
 
     Attributes:
-        rows: rows looked at.
+        rows: rows of the splits.
         described: rows with a vector or a transcript.
-        absent: rows with no clip for the stream, or with a video without sound.
-        bad: reason -> rows whose clip cannot be described; they are masked.
-        clips: different clips among all of these.
-        extracted: clips of them that were described now; the others were there.
+        absent: rows without a clip for the stream, or with a video without sound.
+        bad: reason -> rows whose clip cannot be described; they count as without the stream.
+        clips: different clips of all rows.
+        extracted: clips that this extraction described; the others were in the table.
         seconds: wall time.
     """
 

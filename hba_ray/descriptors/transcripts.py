@@ -1,6 +1,6 @@
-"""What is said in a clip, by Whisper.
+"""Transcribes what is said in a clip, by Whisper.
 
-The sound is decoded by our own reader: Whisper's calls an ffmpeg program, which a machine may lack.
+Sound is decoded by `hba_ray.data.media`, since Whisper's own reader calls an ffmpeg program that may not be installed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from hba_ray.data.media import LONGEST_SECONDS, SAMPLE_RATE, decode_audio
 
 
 class TranscriptExtractor:
-    """Holds one Whisper model, on a GPU where this process has one."""
+    """Transcribes clips with one Whisper model, on a GPU if this process has one.
+
+    Args:
+        model: name of a Whisper model, or path of its checkpoint.
+        language: spoken in the clips; None lets Whisper detect it.
+    """
 
     def __init__(self, model: str, language: str | None):
         import torch
@@ -25,10 +30,10 @@ class TranscriptExtractor:
     def describe(self, clip: bytes | Path, *, where: str, keep: Path | None = None) -> dict[str, Any]:
         """The columns of a row of the transcripts table.
 
-        Whisper samples where greedy decoding goes in circles; a fixed seed gives each clip the same text every time.
+        Whisper samples where greedy decoding repeats itself; a fixed seed makes the text of a clip reproducible.
 
         Raises:
-            BadMedia: no sound, or not to be decoded.
+            BadMedia: the clip has no sound, or cannot be decoded.
         """
         import torch
 

@@ -1,4 +1,4 @@
-"""Vectors of rows: read from the tables by content, for any lines of the atlas index, a batch at a time.
+"""Reads descriptors of an atlas's rows from the tables: vectors and transcripts, for any lines of the index, a batch at a time.
 
 Shapes: B rows, D values of a vector.
 """
@@ -7,44 +7,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hba_ray.descriptors.keys import KeyStore, find_wanted
-from hba_ray.descriptors.pooling import ZScore
+from hba_ray.descriptors.pooling import ZScoreStatistics
 from hba_ray.descriptors.store import Table
 from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import DataError
 from hba_ray.specs.descriptors import AcousticSpec, PoseSpec, Stream
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    import ray
-
     from hba_ray.data.atlas import AtlasIndex
     from hba_ray.specs.descriptors import DescriptorsSpec
 
 
 @dataclass(frozen=True)
 class _Column:
-    """One stream: its table, the column that holds the vector, its width, and the clip of each line of the index."""
+    """Where the values of one stream are.
+
+    Attributes:
+        name: column of the table that holds the values.
+        width: D; 0 for transcripts.
+        clips: key of the clip of each line of the index, bytes [lines]; empty for a row without a clip.
+    """
 
     table: Table
     name: str
     width: int
-    clips: np.ndarray  # bytes [lines]; empty where the row has no clip
+    clips: np.ndarray
 
 
 @dataclass(frozen=True)
 class Descriptors:
-    """The descriptors of an atlas. Holds keys, not vectors; may be sent to other processes.
+    """The descriptors of an atlas's rows. It holds keys and no vectors, so it is light to send to other processes.
 
     Attributes:
-        lines: which lines of the index were extracted, bool [lines].
-        names: line of the index -> (sample id, clip id), of the extracted rows that could be read.
+        columns: stream -> where its values are.
+        lines: whether each line of the index belongs to a split that was opened, bool [lines].
+        names: line of the index -> (sample id, clip id), of the rows that could be read.
         places: split -> sample id -> line of the index; None for an id that several rows of the split have.
     """
 
@@ -55,7 +58,8 @@ class Descriptors:
 
     @classmethod
     def open(cls, store: Path, spec: DescriptorsSpec, index: AtlasIndex, splits: Sequence[str]) -> Descriptors:
-        """
+        """Opens the descriptors of these splits.
+
         Raises:
             DataError: the clips of a split were not extracted, or have changed since.
         """
@@ -82,7 +86,7 @@ class Descriptors:
         """The lines of the index that hold these samples of a split.
 
         Raises:
-            DataError: a sample is not there, or several rows have its id.
+            DataError: the split has no row with this id, or several.
         """
         found = [self.places[split].get(sample, -1) for sample in samples]
         for sample, line in zip(samples, found, strict=True):
@@ -99,9 +103,9 @@ class Descriptors:
         return self.columns[stream].width
 
     def vectors(self, stream: Stream, lines: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(float32 [B, D], bool [B]): the vector of each row, and whether it has one; zeros where it has none.
+        """The vectors of rows, float32 [B, D], and whether each row has one, bool [B]; a missing vector is zero.
 
-        Not normalised. Reads the row groups that hold these rows, and nothing else.
+        Vectors are not normalised. Only the row groups that hold these rows are read.
 
         Raises:
             DataError: a row was not extracted.
@@ -116,11 +120,18 @@ class Descriptors:
         return matrix_BD, present_B
 
     def transcripts(self, lines: Sequence[int] | np.ndarray) -> list[str | None]:
-        """What is said in each row; None where nothing was transcribed."""
+        """The transcript of each row; None for a row without one."""
         return self._read("transcripts", lines)
 
-    def z_score(self, stream: Stream, lines: Sequence[int] | np.ndarray, batch: int = 512) -> ZScore:
-        """Mean and deviation of a stream over these lines, of the training split as a rule; a batch in memory at a time."""
+    def z_score(self, stream: Stream, lines: Sequence[int] | np.ndarray, batch: int = 512) -> ZScoreStatistics:
+        """Mean and deviation of a stream over these lines, which are usually the training split.
+
+        Args:
+            batch: rows that are held in memory at a time.
+
+        Raises:
+            DataError: no row has the stream.
+        """
 
         def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             by_place = np.asarray(lines)[np.argsort(self.columns[stream].clips[np.asarray(lines)], kind="stable")]
@@ -128,7 +139,7 @@ class Descriptors:
                 yield self.vectors(stream, by_place[start : start + batch])
 
         try:
-            return ZScore.fit(batches())
+            return ZScoreStatistics.fit(batches())
         except ValueError as cause:
             raise DataError(f"descriptors.{stream}", str(cause), reason="missing descriptors") from None
 
@@ -141,46 +152,6 @@ class Descriptors:
         if unknown:
             raise _not_extracted(str(column.table.folder), f"holds no row of clip {unknown[:12]}")
         return column.table.read(clips, column.name)
-
-
-def attach(dataset: ray.data.Dataset, descriptors: Descriptors, *, line: str = "line", batch_rows: int = 64) -> ray.data.Dataset:
-    """A Ray Data stage: for each stream a column of vectors and a column `<stream>_present`, or the transcripts.
-
-    Rows keep their order. Each task opens the tables once and reads what its rows need.
-
-    Args:
-        line: column with the rows' lines in the atlas index.
-    """
-    import ray
-
-    return dataset.map_batches(
-        _attach,  # type: ignore[arg-type]
-        fn_kwargs={"job": ray.put(descriptors), "line": line},
-        batch_size=batch_rows,
-        batch_format="pyarrow",
-    )
-
-
-def _attach(rows: pa.Table, job: ray.ObjectRef, line: str) -> pa.Table:
-    import pyarrow as pa
-
-    descriptors, lines = _opened(job), rows.column(line).to_numpy()
-    for stream in descriptors.columns:
-        if stream == "transcripts":
-            rows = rows.append_column("transcript", pa.array(descriptors.transcripts(lines), pa.string()))
-            continue
-        matrix_BD, present_B = descriptors.vectors(cast(Stream, stream), lines)
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix_BD.ravel()), matrix_BD.shape[1])
-        rows = rows.append_column(stream, vectors).append_column(f"{stream}_present", pa.array(present_B))
-    return rows
-
-
-@lru_cache(maxsize=2)
-def _opened(job: ray.ObjectRef) -> Descriptors:
-    """One per process and job, so that files are opened once."""
-    import ray
-
-    return ray.get(job)
 
 
 def _column(store: Path, spec: DescriptorsSpec, stream: Stream, clips: np.ndarray) -> _Column:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from hba_ray.data.batches import BatchMaker, MicroBatch
-from hba_ray.data.order import Window
+from hba_ray.data.order import Share, Window
 from hba_ray.data.stream import make_here
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError, EnvironmentMissing
 from hba_ray.models.backbone import load_processor
-from hba_ray.models.bam import Descriptors, attached
+from hba_ray.models.bam import DescriptorBatch, attached
 from hba_ray.predict.heads import BamPredictJob, BamPredictor
 
 MEMORY_ROWS = 16
@@ -115,7 +115,7 @@ def measure_latency(job: BamPredictJob, rows: int = 500, warm_up: int = 1, on_ro
 def _single(job: BamPredictJob, lines: np.ndarray) -> Iterator[MicroBatch]:
     """Batches of one row."""
     maker = BatchMaker(job.index, replace(job.settings, micro_batch=1), load_processor(job.backbone), job.split)
-    windows = [Window(epoch=0, number=number, lines=(int(line),), micro_batches=1, seed=0) for number, line in enumerate(lines)]
+    windows = [Window((Share((int(line),), micro_batches=1),), number=number) for number, line in enumerate(lines)]
     return (batch for batch in make_here(maker, windows) if batch.rows)
 
 
@@ -140,7 +140,7 @@ class _Forward:
         return head(h_BH.to(head.weight.dtype))
 
     @torch.inference_mode()
-    def adapted(self, batch: MicroBatch, given: Mapping[str, Descriptors]) -> Tensor:
+    def adapted(self, batch: MicroBatch, given: Mapping[str, DescriptorBatch]) -> Tensor:
         dataset = str(batch.rows[0]["dataset"])
         bam = self.predictor.bams[dataset]
         delta_BH = bam({stream: one.to(self.predictor.device) for stream, one in given.items()})

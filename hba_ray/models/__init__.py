@@ -1,1 +1,1 @@
-"""OmniSapiens: the Qwen2.5-Omni thinker, seven classifier heads, what is trained, and its checkpoints."""
+"""The models: OmniSapiens (the Qwen2.5-Omni thinker with seven classifier heads), BAM's adapters, and their checkpoints."""

@@ -1,4 +1,4 @@
-"""The backbone: load a Qwen2.5-Omni thinker and its processor, and decide what of it is trained."""
+"""The backbone: loads a Qwen2.5-Omni thinker and its processor, and makes the parts trainable that the spec names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LANGUAGE_LAYERS = r"(?:.*\.)?model\.layers\.\d+\.(?:self_attn\.(?:q|k|v|o)_proj|
 """Full names of those layers in the language model alone. The bare suffixes also match layers of both towers."""
 
 _LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
-"""What transformers raises over a folder that is missing, incomplete, damaged or of another model."""
+"""What transformers raises for a folder that is missing, incomplete, damaged or of another model."""
 _MODEL_TYPES = ("qwen2_5_omni", "qwen2_5_omni_thinker")
 _VISION_MARKS = {"vision_start_token_id": "<|vision_bos|>", "vision_end_token_id": "<|vision_eos|>"}
 
@@ -57,7 +57,7 @@ def load_backbone(folder_or_id: str, *, dtype: torch.dtype, attention: str = "sd
         what = f"{len(missing)} weights of the thinker are missing and {len(wrong)} have another shape, first: {(missing + wrong)[0]}"
         raise CheckpointError(folder_or_id, what, "give a complete Qwen2.5-Omni checkpoint")
     _name_vision_marks(thinker, folder_or_id)
-    # Decoding is what the spec says; nothing is inherited from files beside the weights.
+    # The spec alone says how to decode; settings in files beside the weights are ignored.
     thinker.generation_config = GenerationConfig()
     return thinker
 
@@ -77,7 +77,7 @@ def load_processor(folder_or_id: str) -> Qwen2_5OmniProcessor:
 
 @lru_cache(maxsize=8)
 def context_length(folder_or_id: str) -> int:
-    """Tokens that the language model has positions for.
+    """The longest sequence, in tokens, that the language model takes.
 
     Raises:
         CheckpointError: not there, not reachable, damaged or of another model.
@@ -92,7 +92,7 @@ def context_length(folder_or_id: str) -> int:
 
 
 def apply_training(thinker: Qwen2_5OmniThinkerForConditionalGeneration, spec: ModelSpec, *, gradient_checkpointing: bool) -> nn.Module:
-    """Make trainable what `spec.train` says, and freeze the rest.
+    """Makes the weights trainable that `spec.train` names, and freezes the others.
 
     Args:
         gradient_checkpointing: recompute activations of all layers in the backward pass.
@@ -104,7 +104,7 @@ def apply_training(thinker: Qwen2_5OmniThinkerForConditionalGeneration, spec: Mo
         thinker.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     thinker.requires_grad_(spec.train == "all")
     if spec.train == "all":
-        # Only the talker's interface reads these two vectors; no loss ever reaches them.
+        # Only the talker reads these two vectors, so no loss has a gradient for them.
         thinker.audio_tower.audio_bos_eos_token.requires_grad_(False)
     if spec.train == "lora":
         return get_peft_model(thinker, lora_config(spec.lora))  # type: ignore[arg-type]
@@ -112,13 +112,17 @@ def apply_training(thinker: Qwen2_5OmniThinkerForConditionalGeneration, spec: Mo
 
 
 def lora_config(spec: LoraSpec) -> LoraConfig:
-    """The section `model.lora` in peft's terms."""
+    """The section `model.lora` as a configuration of peft."""
     layers = LANGUAGE_LAYERS if spec.scope == "llm" else list(LORA_LAYERS)
     return LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout, target_modules=layers, bias="none")  # type: ignore[arg-type]
 
 
 def _found(folder_or_id: str) -> str:
-    """The folder, or the hub id; refused are what is neither, and a folder with a JSON file that cannot be read."""
+    """The folder's path, or the hub id as it is.
+
+    Raises:
+        CheckpointError: the folder is not there, holds no config.json, or holds a JSON file that cannot be read.
+    """
     folder = model_folder(folder_or_id, "the backbone")
     if folder is None:
         return folder_or_id
@@ -133,7 +137,11 @@ def _found(folder_or_id: str) -> str:
 
 
 def _check_kind(folder_or_id: str) -> None:
-    """Refuse another model's config: transformers would warn, and build the 7B model from its defaults instead."""
+    """Refuses the config of another kind of model, for which transformers would only warn and build a default 7B model.
+
+    Raises:
+        CheckpointError: the config is of another kind of model.
+    """
     kind = PreTrainedConfig.get_config_dict(folder_or_id)[0].get("model_type")
     if kind not in _MODEL_TYPES:
         raise CheckpointError(
@@ -150,7 +158,7 @@ def _unusable(folder_or_id: str, cause: BaseException) -> CheckpointError:
 
 
 def _name_vision_marks(thinker: Qwen2_5OmniThinkerForConditionalGeneration, folder_or_id: str) -> None:
-    """Add to the config the ids that its class does not declare, yet positions of video and images are built from."""
+    """Adds to the config the ids of the vision marks, which its class does not declare but rotary positions are built from."""
     absent = [key for key in _VISION_MARKS if getattr(thinker.config, key, None) is None]
     if absent:
         tokenizer = load_processor(folder_or_id).tokenizer

@@ -1,12 +1,12 @@
-"""BAM: what behavioural descriptors add to h^(L-1) of a frozen OmniSapiens (paper section 3.6).
+"""BAM: adapters that add behavioural descriptors to h^(L-1) of a frozen OmniSapiens (paper section 3.6).
 
     x_f     = Dropout(Norm(f))                      (1)
     z_f     = phi(W2 phi(W1 x_f + b1) + b2)         (2)   phi is ReLU, which the paper leaves open
     delta   = alpha z_f                             (3)
     h_adapt = h_penult + delta                      (4)   summed over the streams
 
-The numbers are ours. The SFT model itself is never written to: what is trained of its heads is a
-copy, so taking BAM away leaves the SFT model as it was, bit for bit.
+The paper does not number these equations. The SFT model is never written to: heads are trained as copies, so without
+BAM it is what it was before, bit for bit.
 
 Letters in tensor names: B rows, S positions, H hidden size, D features of a stream, K classes of a task.
 """
@@ -28,22 +28,22 @@ from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs.bam import BamSpec, Injection
 
 
-class Descriptors(NamedTuple):
-    """One stream of some rows.
+class DescriptorBatch(NamedTuple):
+    """The descriptors of B rows, of one stream.
 
     Attributes:
-        vectors_BD: float32; whatever stands in the rows that lack the stream is not looked at.
+        vectors_BD: float32; rows without the stream may hold anything, and nothing reads them.
         present_B: bool, whether the row has the stream.
     """
 
     vectors_BD: Tensor
     present_B: Tensor
 
-    def take(self, rows: Tensor) -> Descriptors:
-        return Descriptors(self.vectors_BD[rows], self.present_B[rows])
+    def take(self, rows: Tensor) -> DescriptorBatch:
+        return DescriptorBatch(self.vectors_BD[rows], self.present_B[rows])
 
-    def to(self, device: torch.device | str) -> Descriptors:
-        return Descriptors(self.vectors_BD.to(device), self.present_B.to(device))
+    def to(self, device: torch.device | str) -> DescriptorBatch:
+        return DescriptorBatch(self.vectors_BD.to(device), self.present_B.to(device))
 
 
 class Head(nn.Linear):
@@ -53,8 +53,8 @@ class Head(nn.Linear):
         return super().forward(input.to(self.weight.dtype))
 
 
-class ZScore(nn.Module):
-    """Each feature minus its mean over its standard deviation, both of the training rows."""
+class ZScoreNorm(nn.Module):
+    """Subtracts from each feature its mean over the training rows, and divides by its standard deviation there."""
 
     mean_D: Tensor
     scale_D: Tensor
@@ -65,7 +65,7 @@ class ZScore(nn.Module):
         self.register_buffer("scale_D", torch.ones(width))
 
     def fit(self, vectors_BD: Tensor) -> None:
-        """Take both from these rows; a feature that never varies comes out as 0."""
+        """Takes mean and deviation from these rows; a feature that never varies becomes 0 everywhere."""
         exact_BD = vectors_BD.double()  # ComParE features reach 1e8, where float32 sums lose the small ones
         mean_D, deviation_D = exact_BD.mean(dim=0), exact_BD.std(dim=0, correction=0)
         self.mean_D.copy_(mean_D)
@@ -88,7 +88,7 @@ class Adapter(nn.Module):
         self.stream, self.width = stream, width
         self.unit_length = stream == "acoustic" and spec.acoustic_scale == "l2"
         self.stream_dropout = spec.dropout if spec.dropout_of == "stream" else 0.0
-        self.ln_feats = {"layer": nn.LayerNorm, "zscore": ZScore, "none": nn.Identity}[spec.norm](width)
+        self.ln_feats = {"layer": nn.LayerNorm, "zscore": ZScoreNorm, "none": nn.Identity}[spec.norm](width)
         self.dropout = nn.Dropout(spec.dropout if spec.dropout_of == "element" else 0.0)
         hidden = spec.hidden_of(stream)
         layers = [nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden_size)]
@@ -96,7 +96,7 @@ class Adapter(nn.Module):
         self.alpha = nn.Parameter(torch.tensor([spec.alpha]))
 
     def forward(self, vectors_BD: Tensor, present_B: Tensor) -> Tensor:
-        """delta_BH; exactly zero, without a gradient, in rows that lack the stream.
+        """delta_BH, which is exactly zero and has no gradient in rows without the stream.
 
         Raises:
             DataError: the vectors have another width.
@@ -121,12 +121,12 @@ class Adapter(nn.Module):
 
 
 class Bam(nn.Module):
-    """What is trained for one dataset: an adapter per stream, and its own copy of the task's head.
+    """What is trained for one dataset: an adapter per stream, and a copy of the task's head.
 
     Args:
         widths: stream -> D.
         hidden_size: H of the backbone.
-        head: of the task, or a copy of lm_head; None leaves lm_head as it is.
+        head: copy of the task's head, or of lm_head for open answers; None uses the model's own lm_head.
     """
 
     def __init__(self, spec: BamSpec, widths: Mapping[str, int], hidden_size: int, head: Head | None):
@@ -135,24 +135,24 @@ class Bam(nn.Module):
         self.adapters = nn.ModuleDict({stream: Adapter(stream, width, hidden_size, spec) for stream, width in widths.items()})
         self.head = head
 
-    def fit_norms(self, descriptors: Mapping[str, Descriptors]) -> None:
-        """Give z-score norms the mean and deviation of the training rows; other norms have none."""
+    def fit_norms(self, descriptors: Mapping[str, DescriptorBatch]) -> None:
+        """Fits the norms of kind z-score to the training rows; other norms need no fitting."""
         for stream, adapter in self.adapters.items():
             norm = adapter.ln_feats
-            if isinstance(norm, ZScore):
+            if isinstance(norm, ZScoreNorm):
                 norm.fit(descriptors[stream].vectors_BD[descriptors[stream].present_B])
 
     def with_weights_in(self, dtype: torch.dtype) -> Bam:
-        """For inference: both layers' weights in bf16 or fp16. Reading them is most of what a single row costs on a CPU."""
+        """Converts the weights of the linear layers to bf16 or fp16 for inference: on a CPU a single row mostly waits for them."""
         for adapter in self.adapters.values():
             cast(Adapter, adapter).mlp.to(dtype)
         return self
 
-    def forward(self, descriptors: Mapping[str, Descriptors]) -> Tensor:
-        """delta_BH, the sum over the streams.
+    def forward(self, descriptors: Mapping[str, DescriptorBatch]) -> Tensor:
+        """delta_BH, the sum of the adapters' deltas over the streams.
 
         Raises:
-            DataError: a stream that has an adapter is not given, or has another width.
+            DataError: a stream that has an adapter is missing, or has another width.
         """
         missing = [stream for stream in self.adapters if stream not in descriptors]
         if missing:
@@ -163,20 +163,21 @@ class Bam(nn.Module):
         return torch.stack(deltas).sum(dim=0)
 
     def class_logits(self, h_BH: Tensor, delta_BH: Tensor) -> Tensor:
-        """Logits BK of the task's classes from the pooled h^(L-1)."""
+        """Logits [B, K] of the task's classes from the pooled h^(L-1)."""
         assert self.head is not None
         return self.head(h_BH + delta_BH)  # (4), pooled: delta is the same at all positions
 
 
 @contextmanager
 def attached(model: OmniSapiens, delta_BH: Tensor, lm_head: nn.Module | None = None, *, at: Injection) -> Iterator[None]:
-    """Let delta join the decoder of `model`, in a forward pass or in generation, until the block ends.
+    """Adds delta to the hidden states of `model`, in forward passes and in generation, until the block ends.
 
-    It is added at every position, those that generation adds one by one too; keys and values of the
-    last layer then hold it, so a key-value cache stays valid.
+    It is added at every position, in generation also at the new ones. At "penultimate" the last layer's keys and values
+    contain it, so the key-value cache stays valid.
 
     Args:
-        lm_head: takes the place of the model's.
+        lm_head: replaces the model's lm_head; None keeps it.
+        at: before the last layer (h^(L-1)), or behind the final norm.
     """
     text, thinker = cast(Any, model.thinker.model), model.thinker
     own = thinker.lm_head
@@ -197,7 +198,11 @@ def attached(model: OmniSapiens, delta_BH: Tensor, lm_head: nn.Module | None = N
 
 
 def task_head(weight_25H: Tensor, bias_25: Tensor, columns: list[int]) -> Head:
-    """A trainable fp32 copy of one task's rows of the classifier heads."""
+    """A trainable fp32 copy of one task's rows of the classifier heads.
+
+    Args:
+        columns: global class indices of the task.
+    """
     head = Head(weight_25H.shape[1], len(columns))
     with torch.no_grad():
         head.weight.copy_(weight_25H[columns])
@@ -206,7 +211,7 @@ def task_head(weight_25H: Tensor, bias_25: Tensor, columns: list[int]) -> Head:
 
 
 def lm_head_copy(lm_head: nn.Linear) -> Head:
-    """A trainable fp32 copy of lm_head: steps of 1e-4 would get lost in bf16."""
+    """A trainable copy of lm_head in fp32, since bf16 would round steps of 1e-4 away."""
     with torch.device(lm_head.weight.device):
         head = Head(lm_head.in_features, lm_head.out_features, bias=lm_head.bias is not None)
     head.load_state_dict(lm_head.state_dict())
@@ -214,7 +219,7 @@ def lm_head_copy(lm_head: nn.Linear) -> Head:
 
 
 class DecoderTail:
-    """What comes behind h^(L-1): the last decoder layer, the final norm, lm_head. All else of the model can go."""
+    """The end of the decoder, behind h^(L-1): last layer, final norm, lm_head. It holds no other part of the model."""
 
     def __init__(self, model: OmniSapiens):
         text = cast(Any, model.thinker.model)
@@ -224,7 +229,7 @@ class DecoderTail:
         self.dtype, self.device = self.lm_head.weight.dtype, self.lm_head.weight.device
 
     def normed(self, h_BSH: Tensor, mask_BS: Tensor, positions_3BS: Tensor) -> Tensor:
-        """What lm_head reads, from h^(L-1) with delta already in it.
+        """What lm_head reads, [B, S, H], from an h^(L-1) that already contains delta.
 
         Args:
             mask_BS: 1 at a row's positions; padding is on the right.

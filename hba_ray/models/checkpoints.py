@@ -1,8 +1,8 @@
-"""Checkpoints: what was trained, whole or not at all, and refused by a model that it does not fit.
+"""Checkpoints of trained models and adapters. They are written whole or not at all, and load only into the model they fit.
 
-A checkpoint is a folder of `model.safetensors` (trained tensors by name) and `model.json` (what they
-belong to). BAM's is `adapters.safetensors`, `head.safetensors` and `adapters.json`: it holds nothing of
-the SFT model, but names the one that it was trained on. `released` reads those of the released code.
+A model's checkpoint is a folder of `model.safetensors` (trained tensors by name) and `model.json` (the model they belong
+to). BAM's is `adapters.safetensors`, `head.safetensors` and `adapters.json`: it holds no tensor of the SFT model, but the
+identity of the one it was trained on. Those of the released code are read by `released`.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _ADAPTERS, _HEAD, _ADAPTER_MANIFEST = "adapters.safetensors", "head.safetensors"
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A draft folder that takes the place of `folder` when the block ends well, and is removed when it does not.
+    """A draft folder that replaces `folder` when the block ends without an error, and is removed otherwise.
 
     Raises:
-        OSError: as the system says it, where safetensors could not write for its reason.
+        OSError: the block could not write; safetensors' own error for it becomes that of the system.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}")
@@ -62,7 +62,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _replace(folder: Path, draft: Path) -> None:
-    """Rename `draft` to `folder`; a former one, which another process may put there at any time, makes way."""
+    """Renames `draft` to `folder`, and removes a former folder, which another process may create at any time."""
     former = draft.with_name(f"{draft.name}.former")
     while True:
         try:
@@ -77,15 +77,15 @@ def _replace(folder: Path, draft: Path) -> None:
 
 
 def save_model(model: OmniSapiens, folder: Path, meta: Mapping[str, Any], *, tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Write the trained tensors (LoRA or all weights, and the heads) and what they belong to.
+    """Writes the trained tensors (LoRA or all weights, and the heads) and the description of the model they belong to.
 
     Args:
         folder: created, or replaced where it exists.
         meta: the caller's own JSON values, such as the step.
-        tensors: the trained tensors by name where the model's own are sharded (ZeRO-3).
+        tensors: the trained tensors by name, for a model whose own are sharded (ZeRO-3).
 
     Raises:
-        CheckpointError: a tensor is sharded, or `tensors` are not those that are trained.
+        CheckpointError: a tensor is sharded, or `tensors` has other names than the trained ones.
     """
     own = trained_tensors(model)
     tensors = {name: weight.detach() for name, weight in own.items()} if tensors is None else tensors
@@ -100,9 +100,9 @@ def save_model(model: OmniSapiens, folder: Path, meta: Mapping[str, Any], *, ten
 
 
 def load_model(model: OmniSapiens, folder: Path) -> dict[str, Any]:
-    """Copy a checkpoint into `model`, built from the same spec; a refused checkpoint changes nothing.
+    """Copies a checkpoint into a `model` that was built from the same spec; one that does not fit changes nothing.
 
-    Call it before freezing anything: what the model trains is what it expects.
+    Call it before freezing weights: it expects the tensors that the model trains.
 
     Returns:
         The checkpoint's `model.json`, with the caller's values under "meta".
@@ -148,7 +148,7 @@ def model_identity(backbone: str, folder: Path) -> str:
 
 
 def load_class_heads(folder: Path) -> tuple[Tensor, Tensor, tuple[tuple[str, str], ...]]:
-    """The classifier heads of a checkpoint without its backbone: weight [25, H] and bias [25] in fp32, and the classes of the rows.
+    """Reads the classifier heads of a checkpoint alone: weight [25, H] and bias [25] in fp32, and each row's (task, class).
 
     Raises:
         CheckpointError: missing, damaged, or of another set of classes.
@@ -170,10 +170,10 @@ def load_class_heads(folder: Path) -> tuple[Tensor, Tensor, tuple[tuple[str, str
 
 
 def save_adapters(bam: Bam, folder: Path, *, base: str, dataset: str, meta: Mapping[str, Any]) -> None:
-    """Write a dataset's adapters, and its head beside them where it has one.
+    """Writes a dataset's adapters, and its head where it has one.
 
     Args:
-        base: `model_identity` of the SFT model below.
+        base: `model_identity` of the SFT model that they were trained on.
         meta: the caller's own JSON values.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bam.state_dict().items()}
@@ -195,7 +195,11 @@ def save_adapters(bam: Bam, folder: Path, *, base: str, dataset: str, meta: Mapp
 
 
 def load_adapters(folder: Path, *, base: str, hidden: int) -> tuple[Bam, dict[str, Any]]:
-    """The adapters of a folder for the SFT model `base` of width `hidden`, and their `adapters.json`.
+    """Loads the adapters of a folder, and their `adapters.json`.
+
+    Args:
+        base: `model_identity` of the SFT model that they are to be used on.
+        hidden: H of that model.
 
     Raises:
         CheckpointError: missing, damaged, or trained on another SFT model.
@@ -220,12 +224,12 @@ def load_adapters(folder: Path, *, base: str, hidden: int) -> tuple[Bam, dict[st
 
 
 def trained_tensors(model: OmniSapiens) -> dict[str, Tensor]:
-    """What a checkpoint of the model holds, by name."""
+    """The tensors that a checkpoint of the model holds, by name: those that are trained."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def _description(model: OmniSapiens) -> dict[str, Any]:
-    """What two models must agree on to share a checkpoint, as JSON values."""
+    """What must be equal in two models that share checkpoints, as JSON values."""
     lora = None
     if isinstance(model.backbone, PeftModel):
         config = model.backbone.peft_config["default"]
@@ -249,9 +253,10 @@ def _description(model: OmniSapiens) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path, name: str = _MANIFEST) -> dict[str, Any]:
-    """
+    """Reads the JSON file that describes a checkpoint.
+
     Raises:
-        CheckpointError: missing, or no JSON object.
+        CheckpointError: the file is missing, or holds no JSON object.
     """
     path = folder / name
     try:
@@ -266,7 +271,8 @@ def read_manifest(folder: Path, name: str = _MANIFEST) -> dict[str, Any]:
 
 
 def refuse_names(where: str, own: Iterable[str], given: Iterable[str]) -> None:
-    """
+    """Compares the names of a model's tensors with those of a checkpoint.
+
     Raises:
         CheckpointError: the names are not the same.
     """
@@ -278,7 +284,7 @@ def refuse_names(where: str, own: Iterable[str], given: Iterable[str]) -> None:
 
 
 def copy_tensors(where: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Copy all of `given`, or nothing.
+    """Copies all tensors of `given` into those of the same name in `own`, or none.
 
     Raises:
         CheckpointError: a shape differs.

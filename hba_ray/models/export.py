@@ -1,8 +1,8 @@
-"""A trained model as a folder of the released layout, which transformers and vLLM load by themselves.
+"""Exports a trained model in the released layout, which transformers and vLLM load without this package.
 
-The thinker, LoRA merged, under the names of Qwen/Qwen2.5-Omni-7B (`thinker.*`), without a talker; its
-processor; and beside them, in files that those libraries leave alone, the classifier heads and, where it
-was given some, adapters: they change h^(L-1) inside the decoder, which no layout of those libraries can say.
+The folder holds the thinker with LoRA merged, under the names of Qwen/Qwen2.5-Omni-7B (`thinker.*`) and without a talker,
+and its processor. Beside them, in files that those libraries ignore, are the classifier heads and the adapters, if any:
+adapters change h^(L-1) inside the decoder, for which those libraries have no layout.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from hba_ray.models.checkpoints import load_adapters, new_folder
 from hba_ray.models.omni import OmniSapiens
 
 HEADS, HEADS_MANIFEST = "heads.safetensors", "heads.json"
-"""Files of the classifier heads beside an exported model."""
+"""The files of the classifier heads beside an exported model."""
 ADAPTERS = "adapters"
-"""Folder of adapters beside an exported model: a folder for each dataset."""
+"""The folder of adapters beside an exported model; it holds a folder for each dataset."""
 
 
 def export_thinker(
@@ -42,13 +42,13 @@ def export_thinker(
     heads: OmniSapiens | None = None,
     identity: str | None = None,
 ) -> None:
-    """Write a thinker in the full Omni layout, whole or not at all.
+    """Writes a thinker in the full Omni layout, whole or not at all.
 
     Args:
         thinker: without LoRA layers; see `merge_lora`.
         folder: created, or replaced where it exists.
         heads: the model whose classifier heads are written beside it.
-        identity: of the checkpoint that the heads come from, as adapters name it.
+        identity: `model_identity` of the checkpoint of those heads, by which adapters name it.
 
     Raises:
         CheckpointError: the thinker still has LoRA layers, or a weight that is sharded.
@@ -77,11 +77,11 @@ def export_model(
     dtype: torch.dtype = torch.float32,
     identity: str | None = None,
 ) -> None:
-    """Write a trained model: its thinker as `export_thinker` does, LoRA merged, and its heads. LoRA is gone from `model` afterwards.
+    """Writes a trained model: its thinker as `export_thinker` does, and its heads. LoRA is merged in `model` itself.
 
     Args:
-        dtype: in which the thinker is written, once LoRA is merged.
-        identity: `model_identity` of the model's checkpoint, by which its adapters know it.
+        dtype: in which the thinker is written, after LoRA is merged.
+        identity: `model_identity` of the model's checkpoint, by which adapters name it.
 
     Raises:
         CheckpointError: merging gives numbers that are not finite, or a weight is sharded.
@@ -91,7 +91,7 @@ def export_model(
 
 
 def merge_lora(model: OmniSapiens, *, where: str) -> Qwen2_5OmniThinkerForConditionalGeneration:
-    """The thinker of a model with LoRA added to its weights; the model's own from then on.
+    """Adds LoRA to the weights of the model's thinker, which has no LoRA layers afterwards, and returns it.
 
     Raises:
         CheckpointError: merging gives numbers that are not finite.
@@ -105,7 +105,7 @@ def merge_lora(model: OmniSapiens, *, where: str) -> Qwen2_5OmniThinkerForCondit
 
 
 def load_heads(folder: Path) -> tuple[Mapping[str, Tensor], tuple[tuple[str, str], ...]]:
-    """The heads beside an exported model: `heads.{i}.weight` and `.bias` by name, and the classes in the order of their rows.
+    """The heads beside an exported model: `heads.{i}.weight` and `.bias` by name, and each row's (task, class).
 
     Raises:
         CheckpointError: missing or damaged.
@@ -124,7 +124,7 @@ def load_exported_adapters(folder: Path, dataset: str) -> Bam:
     """The adapters of a dataset beside an exported model.
 
     Raises:
-        CheckpointError: missing, damaged, or of another SFT model than the one that was exported here.
+        CheckpointError: missing, damaged, or trained on another SFT model than the exported one.
     """
     where = folder / HEADS_MANIFEST
     try:

@@ -1,9 +1,9 @@
-"""OmniSapiens: an Omni thinker, seven classifier heads on the pooled h^(L-1), and both SFT losses.
+"""OmniSapiens: an Omni thinker with seven classifier heads on the pooled h^(L-1) (paper section 3.5, appendix B.1).
 
-Paper section 3.5 and appendix B.1. Letters in tensor names:
-B rows, S positions, H hidden size, V vocabulary, N answer tokens of all rows together, 25 classes (27 where surprise is split).
+A forward pass gives both SFT losses and the class logits; `decode` writes open answers token by token, for any thinker.
 
-Answers of a thinker, token by token, with a key-value cache.
+Letters in tensor names: B rows, S positions, H hidden size, V vocabulary, N answer tokens of all rows together,
+25 classes (27 where surprise is split).
 """
 
 from __future__ import annotations
@@ -23,21 +23,76 @@ from hba_ray.data.tasks import ALL_CLASSES, CLASS_TASKS, CLASSES, SPLIT_SURPRISE
 from hba_ray.errors import DataError, TrainingError
 
 IGNORE = -100
-"""A label that takes no part in a loss."""
+"""The label of a position or row that a loss leaves out."""
 _TEXT_INPUTS = ("input_ids", "attention_mask")
 _TOWER_INPUTS = {"audio_tower": ("input_features",), "visual": ("pixel_values", "pixel_values_videos")}
 _OTHER_TASK = torch.finfo(torch.float32).min / 2
 """Logit of a class of another task (released value): no weight in the softmax, still finite."""
 
 
-class Outputs(NamedTuple):
-    """Sums over the rows of one micro-batch; means are taken where the sums of all workers meet.
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are decoded.
 
     Attributes:
-        class_logits_B25: logits by global class index; classes of other tasks are hugely negative.
+        temperature: of the sampling; 0 takes the most probable token.
+        top_p: sampling draws from the most probable tokens that together have this probability.
+        seed: of the sampling; the same batch and seed give the same answers.
+    """
+
+    max_new_tokens: int
+    eos_token_id: int
+    pad_token_id: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def to_transformers(self) -> GenerationConfig:
+        sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.temperature else {}
+        return GenerationConfig(
+            **({"do_sample": False} | sampling),
+            max_new_tokens=self.max_new_tokens,
+            num_beams=1,
+            use_cache=True,
+            eos_token_id=self.eos_token_id,
+            pad_token_id=self.pad_token_id,
+        )
+
+
+@torch.no_grad()
+def decode(thinker: Qwen2_5OmniThinkerForConditionalGeneration, inputs: Mapping[str, Tensor], decoding: Decoding) -> list[Tensor]:
+    """Continues prompts, with a key-value cache.
+
+    Args:
+        thinker: in eval mode.
+        inputs: prompts that end with the generation prompt, padded on the LEFT.
+
+    Returns:
+        Token ids of each row's answer, without the end token and what follows it.
+
+    Raises:
+        DataError: a row is padded on the right; it would be continued after its padding.
+    """
+    if not bool(inputs["attention_mask"][:, -1].all()):
+        raise DataError("generate", "a prompt is padded on the right", "pad prompts for generation on the left", reason="right padding")
+    devices = [thinker.device] if thinker.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices, enabled=decoding.temperature > 0):
+        if decoding.temperature > 0:
+            torch.manual_seed(decoding.seed)
+        sequences_BS = cast(Any, thinker).generate(**inputs, generation_config=decoding.to_transformers())
+    answers_BN = sequences_BS[:, inputs["input_ids"].shape[1] :]
+    ended_BN = (answers_BN == decoding.eos_token_id).cumsum(dim=1) > 0
+    return [answer[~ended] for answer, ended in zip(answers_BN, ended_BN, strict=True)]
+
+
+class Outputs(NamedTuple):
+    """Sums over the rows of one micro-batch; means are taken over a whole optimiser step, from all workers' sums.
+
+    Attributes:
+        class_logits_B25: logits by global class index; classes of other tasks have a hugely negative one.
         class_loss_sum: cross-entropy of the class rows, summed (B times the paper's L_cls).
         answer_loss_sum: cross-entropy of the answers, summed over tokens and rows (B times L_qa).
-        class_rows, answer_rows, answer_tokens: what these sums run over.
+        class_rows, answer_rows, answer_tokens: how many rows and tokens these sums are over.
         class_correct: class rows whose highest logit is their class.
     """
 
@@ -56,10 +111,10 @@ class OmniSapiens(nn.Module):
     Args:
         backbone: a thinker, or the `PeftModel` around one (`models.backbone.apply_training`).
         hidden: H of the language model.
-        media_to_backbone: False withholds audio, video and images: their placeholders keep ordinary
-            token embeddings, as in the released SFT code.
-        split_surprise: an eighth head for positive and negative surprise, whose scores join those of the
-            emotion head; there are 27 classes then.
+        media_to_backbone: False withholds audio, video and images, as the released SFT code does: their
+            placeholders keep ordinary token embeddings.
+        split_surprise: adds an eighth head for positive and negative surprise, whose scores join those of the
+            emotion head, which makes 27 classes.
     """
 
     slot_of_class_25: Tensor
@@ -88,8 +143,8 @@ class OmniSapiens(nn.Module):
     ) -> Outputs:
         """Losses and class logits of a micro-batch; padding may be on either side.
 
-        Every head sees every row, and both towers are always in the graph, so that each trainable
-        weight has a gradient on every worker, if only zero.
+        Every head sees every row, and both towers are always in the graph, so that each trainable weight has a gradient
+        on every worker, which is zero where the worker's rows do not use it.
 
         Args:
             inputs: what the processor returns, as tensors.
@@ -126,7 +181,7 @@ class OmniSapiens(nn.Module):
 
     @torch.no_grad()
     def generate(self, inputs: Mapping[str, Tensor], *, max_new_tokens: int, eos_token_id: int, pad_token_id: int) -> list[Tensor]:
-        """Greedy answers, with a key-value cache.
+        """The most probable answer, token by token.
 
         Args:
             inputs: prompts that end with the generation prompt, padded on the LEFT.
@@ -135,7 +190,7 @@ class OmniSapiens(nn.Module):
             Token ids of each row's answer, without the end-of-turn token and what follows it.
 
         Raises:
-            DataError: a row is padded on the right, where it would be continued after its padding.
+            DataError: a row is padded on the right; it would be continued after its padding.
             TrainingError: the model is in training mode, where dropout would be active.
         """
         if self.training:
@@ -143,11 +198,11 @@ class OmniSapiens(nn.Module):
         return decode(self.thinker, self._backbone_inputs(inputs), Decoding(max_new_tokens, eos_token_id, pad_token_id))
 
     def _run(self, inputs: Mapping[str, Tensor], next_token_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One pass: h^(L-1) everywhere, and lm_head only where a next token is asked for.
+        """Runs the backbone once, and its lm_head only at positions that have a next token to predict.
 
         Returns:
-            h_BSH, logits_NV, target_N. Where nothing is asked for N is 1 and its target ignored:
-            lm_head still runs, because sharded workers have to run the same modules.
+            h^(L-1) at all positions, h_BSH; logits_NV and target_N at those positions. Where there is none, N is 1 and
+            the target ignored: lm_head runs nevertheless, because sharded workers have to run the same modules.
         """
         keep_BS = next_token_BS != IGNORE
         if not bool(keep_BS.any()):
@@ -171,9 +226,10 @@ class OmniSapiens(nn.Module):
         return given
 
     def _idle_towers(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Zero, with a gradient path to the trainable weights of towers that these inputs do not reach.
+        """Zero, with a gradient path to the trainable weights of towers that these inputs do not run.
 
-        Weights that ZeRO-3 has sharded are empty here and left out: there, feed all ranks the same modalities.
+        Weights that ZeRO-3 has sharded are empty here and cannot be included; under ZeRO-3 every batch has to hold all
+        modalities (`BatchSettings.every_batch_has`).
         """
         zero = self.slot_of_class_25.new_zeros((), dtype=torch.float32)
         for tower, names in _TOWER_INPUTS.items():
@@ -191,7 +247,7 @@ def _masked_mean(h_BSH: Tensor, attention_mask_BS: Tensor) -> Tensor:
 
 @contextmanager
 def _output_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """The hidden states that `layer` returns, without keeping those of all other layers."""
+    """Collects what `layer` returns inside the block, and keeps no other layer's hidden states."""
     outputs: list[Tensor] = []
 
     def keep(layer: nn.Module, arguments: Any, output: Tensor) -> None:
@@ -206,64 +262,9 @@ def _output_of(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _only_at(lm_head: nn.Module, keep_BS: Tensor) -> Iterator[None]:
-    """Let `lm_head` see the kept positions only, as (N, H): logits of all positions would fill the memory."""
+    """Gives `lm_head` only the kept positions, [N, H], inside the block: logits of all positions would fill the memory."""
     handle = lm_head.register_forward_pre_hook(lambda _, arguments: (arguments[0][keep_BS],))
     try:
         yield
     finally:
         handle.remove()
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How the next token is chosen.
-
-    Attributes:
-        temperature: of the sampling; 0 takes the most probable token.
-        top_p: share of the probability that sampling draws from.
-        seed: of the sampling; a batch drawn again with it gives the same answers.
-    """
-
-    max_new_tokens: int
-    eos_token_id: int
-    pad_token_id: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def to_transformers(self) -> GenerationConfig:
-        sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0} if self.temperature else {}
-        return GenerationConfig(
-            **({"do_sample": False} | sampling),
-            max_new_tokens=self.max_new_tokens,
-            num_beams=1,
-            use_cache=True,
-            eos_token_id=self.eos_token_id,
-            pad_token_id=self.pad_token_id,
-        )
-
-
-@torch.no_grad()
-def decode(thinker: Qwen2_5OmniThinkerForConditionalGeneration, inputs: Mapping[str, Tensor], decoding: Decoding) -> list[Tensor]:
-    """Continues prompts.
-
-    Args:
-        thinker: in eval mode.
-        inputs: prompts that end with the generation prompt, padded on the LEFT.
-
-    Returns:
-        Token ids of each row's answer, without the end token and what follows it.
-
-    Raises:
-        DataError: a row is padded on the right, where it would be continued after its padding.
-    """
-    if not bool(inputs["attention_mask"][:, -1].all()):
-        raise DataError("generate", "a prompt is padded on the right", "pad prompts for generation on the left", reason="right padding")
-    devices = [thinker.device] if thinker.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices, enabled=decoding.temperature > 0):
-        if decoding.temperature > 0:
-            torch.manual_seed(decoding.seed)
-        sequences_BS = cast(Any, thinker).generate(**inputs, generation_config=decoding.to_transformers())
-    answers_BN = sequences_BS[:, inputs["input_ids"].shape[1] :]
-    ended_BN = (answers_BN == decoding.eos_token_id).cumsum(dim=1) > 0
-    return [answer[~ended] for answer, ended in zip(answers_BN, ended_BN, strict=True)]

@@ -1,10 +1,10 @@
-"""Checkpoints as the released training code writes them; derived from that code, tested on checkpoints in its layout.
+"""Reads checkpoints that the released training code writes; derived from that code, tested on checkpoints in its layout.
 
-    pytorch_model_fsdp.bin     or model.safetensors: `backbone.*` and `heads.{i}.*`, wrapped in PEFT or merged
+    pytorch_model_fsdp.bin     or model.safetensors: `backbone.*` and `heads.{i}.*`, with LoRA apart (PEFT's names) or merged
     pytorch_model_fsdp_1.bin   or model_1.safetensors, and so on: adapters, in the order of `model_order` in meta.json
 
-State dicts may have the parts `module` and `_fsdp_wrapped_module` in their names. LoRA's alpha is not in them:
-build the model with the released 64.
+Names of tensors may contain `module` and `_fsdp_wrapped_module`, which are removed. LoRA's alpha is not stored: the model
+has to be built with the released 64.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _LM_HEAD = "lm_head.weight"
 
 @dataclass(frozen=True)
 class ReleasedReport:
-    """What became of a released state dict.
+    """What was loaded of a released state dict, and what was not.
 
     Attributes:
         loaded: number of tensors copied.
-        unused: names the model has no place for, such as a descriptor adapter's.
-        kept: backbone weights that the state dict lacks; the model keeps its own.
-        changed: frozen weights that are others now; a checkpoint of the model would not hold them.
+        unused: names that the model does not have, such as those of a descriptor adapter.
+        kept: backbone weights that the state dict lacks, so that the model keeps its own.
+        changed: frozen weights that the state dict changed; a checkpoint of the model would not hold them.
     """
 
     loaded: int
@@ -49,7 +49,7 @@ class ReleasedReport:
 
 
 def read_released(folder: Path, number: int = 0) -> dict[str, Tensor]:
-    """The state dict of a released folder's model (0) or of one of its adapters (1, 2), without the names of wrappers.
+    """Reads the state dict of a released folder's model (0) or of one of its adapters (1, 2), without the names of wrappers.
 
     Raises:
         CheckpointError: not there, or damaged.
@@ -70,10 +70,12 @@ def plain_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_released(model: OmniSapiens, state_dict: Mapping[str, Tensor], *, where: str = "released state dict") -> ReleasedReport:
-    """Copy a released state dict into `model`, or nothing: with LoRA into a model with LoRA of scope "all", merged into a plain one.
+    """Copies a released state dict into `model`, or nothing of it.
+
+    One with LoRA fits a model with LoRA of scope "all", a merged one a model without LoRA.
 
     Raises:
-        CheckpointError: heads or LoRA tensors are missing, of another shape, or have no place in the model.
+        CheckpointError: head or LoRA tensors are missing, have another shape, or do not exist in the model.
     """
     given = plain_names(state_dict)
     own = dict(model.state_dict(keep_vars=True))
@@ -98,12 +100,12 @@ def _is_essential(name: str) -> bool:
 
 
 def load_released_adapters(bam: Bam, folder: Path) -> None:
-    """Copy released BAM adapters into `bam`; all of its streams, or nothing.
+    """Copies released BAM adapters into `bam`: those of all its streams, or none.
 
-    They lie in files of their own, or inside the first file under `video_adapter` and `audio_adapter`.
+    Adapters are in files of their own, or in the first file under `video_adapter` and `audio_adapter`.
 
     Raises:
-        CheckpointError: no adapters, one too many or too few, or of another shape.
+        CheckpointError: the folder's adapters are not those of `bam`'s streams, or have another shape.
     """
     order = read_manifest(folder, "meta.json").get("model_order", [])
     given: dict[str, Tensor] = {}
@@ -121,10 +123,10 @@ def load_released_adapters(bam: Bam, folder: Path) -> None:
 
 
 def load_released_head(bam: Bam, folder: Path, dataset: str, base: Mapping[str, Tensor]) -> None:
-    """Copy the head that a dataset's adapters were trained with, where the first file holds it.
+    """Copies the head that a dataset's adapters were trained with, if the first file holds it.
 
     Args:
-        base: trained tensors of the SFT model below, by name; what of them the first file holds must be the same, heads aside.
+        base: trained tensors of the SFT model, by name; those that the first file holds too must be equal, except for heads.
 
     Raises:
         CheckpointError: the adapters were trained on another model, or the head has another shape.

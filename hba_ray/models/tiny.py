@@ -1,7 +1,6 @@
-"""A tiny Qwen2.5-Omni thinker with random weights, and its processor: the same classes, files and
-special tokens as the released model, small enough for a laptop and trained here on nothing.
+"""Builds a tiny Qwen2.5-Omni thinker with random weights, and its processor, for tests and laptops.
 
-Its folder loads with `AutoProcessor` and `from_pretrained` like a released one.
+Classes, files and special tokens are those of the released model, so its folder loads as a released one does.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ SPECIAL_TOKENS = (
     "<|IMAGE|>",
     "<|VIDEO|>",
 )
-"""Special tokens in the released order (ids 151643 to 151656 there); here they end the vocabulary."""
+"""The special tokens, in the released order. There they have the ids 151643 to 151656; here they are the last ids."""
 _PAD, _END_OF_TURN = "<|endoftext|>", "<|im_end|>"
 _MEDIA_TOKENS = {
     "image_token": "<|IMAGE|>",
@@ -54,10 +53,10 @@ _MEDIA_TOKENS = {
     "audio_bos_token": "<|audio_bos|>",
     "audio_eos_token": "<|audio_eos|>",
 }
-"""Names under which `Qwen2_5OmniProcessor` looks the media tokens up."""
+"""The names by which `Qwen2_5OmniProcessor` finds the media tokens."""
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
-"""The system turn of a conversation that has none, as in the released template."""
+"""The system turn that the released template adds to a conversation without one."""
 
 CHAT_TEMPLATE = """\
 {%- macro part(item) -%}
@@ -82,18 +81,18 @@ CHAT_TEMPLATE = """\
 """.replace("%s", DEFAULT_SYSTEM)
 
 _LM_HEAD_STD = 0.3
-"""With the usual 0.02 a frozen lm_head bounds logits near 1.3, and the answer loss could not fall under LoRA."""
+"""With the usual 0.02 logits of a frozen lm_head stay below about 1.3, so that the answer loss could not fall under LoRA."""
 
 
 def build_tiny(spec: TinySpec, folder: Path, texts: Iterable[str], *, audio_seconds: float = 10.0) -> None:
-    """Write a random thinker and its processor into `folder`, whole or not at all.
+    """Writes a random thinker and its processor into `folder`, whole or not at all.
 
-    The same spec and texts give bit-identical weights and tokenizer. The vocabulary is unpadded:
-    lm_head has one row per token; it is smaller than `spec.vocabulary` where the texts are too few.
+    The same spec and texts give bit-identical weights and tokenizer. lm_head has one row per token; there are fewer tokens
+    than `spec.vocabulary` where the texts are too few to learn so many.
 
     Args:
         folder: created, or replaced where it exists.
-        texts: training text of the tokenizer; any other text can be written too, byte by byte.
+        texts: training text of the tokenizer; other text is tokenised too, in the worst case byte by byte.
         audio_seconds: longest audio the feature extractor takes, rounded up to whole seconds.
     """
     processor = _processor(_tokenizer(spec.vocabulary, texts), math.ceil(audio_seconds))
@@ -109,7 +108,7 @@ def build_tiny(spec: TinySpec, folder: Path, texts: Iterable[str], *, audio_seco
 
 def _tokenizer(vocabulary: int, texts: Iterable[str]) -> Qwen2Tokenizer:
     """A byte-level BPE tokenizer whose special tokens are its last ids, in the released order."""
-    # An empty tokenizer of the class lends the family's normaliser, pre-tokenizer and decoder.
+    # Normaliser, pre-tokenizer and decoder are those of an empty tokenizer of the same class.
     family = Qwen2Tokenizer().backend_tokenizer
     trained = Tokenizer(models.BPE())
     trained.normalizer, trained.pre_tokenizer, trained.decoder = family.normalizer, family.pre_tokenizer, family.decoder
@@ -121,7 +120,7 @@ def _tokenizer(vocabulary: int, texts: Iterable[str]) -> Qwen2Tokenizer:
     trained.train_from_iterator(_with_frame(texts), trainer)
     model = json.loads(trained.to_str())["model"]
     ids: dict[str, int] = model["vocab"]
-    # In the vocabulary first: tokens that are added to the tokenizer later keep an id that is there.
+    # Special tokens are put into the vocabulary first, so that adding them to the tokenizer keeps these ids.
     ids.update({token: len(ids) + place for place, token in enumerate(SPECIAL_TOKENS)})
     tokenizer = Qwen2Tokenizer(
         vocab=ids,
@@ -138,7 +137,7 @@ def _tokenizer(vocabulary: int, texts: Iterable[str]) -> Qwen2Tokenizer:
 
 
 def _with_frame(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, each with the words that a conversation puts around it, so that these become tokens."""
+    """The texts, each with the words that a conversation puts around it, so that these words become tokens."""
     for text in texts:
         yield f"system\n{DEFAULT_SYSTEM}\nuser\n"
         yield text

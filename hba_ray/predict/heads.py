@@ -22,10 +22,10 @@ import torch
 
 from hba_ray.data.atlas import AtlasIndex, Drop
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
-from hba_ray.data.order import Order, Window, plan_epoch
+from hba_ray.data.order import Order, Share, Window, plan_epoch
 from hba_ray.data.stream import made_by_models, make_here, micro_batch_dataset
 from hba_ray.data.tasks import ALL_CLASSES, DATASETS
-from hba_ray.models.bam import Bam, Descriptors, attached
+from hba_ray.models.bam import Bam, DescriptorBatch, attached
 from hba_ray.models.checkpoints import load_adapters
 from hba_ray.specs import ExperimentSpec
 from hba_ray.training.bam import BamJob, Describe, Supply, class_probabilities, describe_source
@@ -213,7 +213,7 @@ class BamPredictJob(PredictJob):
         ]
         size = self.spec.compute.micro_batch
         return [
-            Window(epoch=0, number=number, lines=tuple(int(line) for line in part), micro_batches=ceil(len(part) / size), seed=0)
+            Window((Share(tuple(int(line) for line in part), micro_batches=ceil(len(part) / size)),), number=number)
             for number, part in enumerate(parts)
         ]
 
@@ -247,7 +247,7 @@ class BamPredictor(Predictor):
             self.bams[dataset] = self.job.load(dataset, self.model.hidden).to(self.device)
             self.labels[dataset] = [label for task, label in self.model.classes if task == DATASETS[dataset].task.id]
 
-    def describe(self, batch: MicroBatch) -> dict[str, Descriptors]:
+    def describe(self, batch: MicroBatch) -> dict[str, DescriptorBatch]:
         """The streams of a micro-batch's rows."""
         return dict(self.job.describe(self.job.split, [str(row["sample_id"]) for row in batch.rows]))
 

@@ -37,8 +37,8 @@ class SftSpec(Spec):
     warmup_steps: int = Field(default=50, ge=0)
     """Optimiser steps of linear warm-up before the cosine."""
     scheduler_horizon: Literal["optimizer_steps", "micro_batches"] = "optimizer_steps"
-    """What the cosine is stretched over. `micro_batches` is the released code's horizon, of which
-    training walks only the first 1/accumulation."""
+    """What the cosine is stretched over. `micro_batches` is the released code's horizon, of which training walks only
+    the first 1/128 (1/8 on open answers, in `staged`): its two GPUs took 4 rows at a time (2 on open answers)."""
     class_loss_weight: float = Field(default=1.0, ge=0)
     answer_loss_weight: float = Field(default=1.0, ge=0)
     answer_case: Literal["keep", "lower"] = "keep"
@@ -46,7 +46,7 @@ class SftSpec(Spec):
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many epochs without a lower validation loss; null never stops early."""
     shuffle_window: int = Field(default=256, ge=1)
-    """Rows that are shuffled and sorted into length buckets together, per worker."""
+    """Rows that a worker reads at a time, at most. Rows are shuffled over eight times as many, whatever the number of workers."""
 
     def identity(self) -> dict[str, Any]:
         """Without the folder of a checkpoint, which counts by its content."""

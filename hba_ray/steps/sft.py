@@ -35,7 +35,7 @@ from hba_ray.store.follow import Metrics, followed
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex
-    from hba_ray.training.sft import Part
+    from hba_ray.training.sft import ModelPart
 
 CLASSES = "classes"
 ORDER_CHANGED = "the rows of an optimiser step no longer depend on compute.workers and compute.micro_batch, and the precision is named"
@@ -191,7 +191,9 @@ def _take(context: Context, given: Path) -> TrainingResult:
     return TrainingResult(taken_from=given.name)
 
 
-def _train(context: Context, spec: ExperimentSpec, index: AtlasIndex, *, init: str | None = None, part: Part = "all") -> TrainingResult:
+def _train(
+    context: Context, spec: ExperimentSpec, index: AtlasIndex, *, init: str | None = None, part: ModelPart = "all"
+) -> TrainingResult:
     """Trains on an index, followed by the bar and the tracker.
 
     Args:

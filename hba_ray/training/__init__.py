@@ -1,1 +1,1 @@
-"""Supervised stages: the loop, its hooks, DeepSpeed, and the launch on Ray Train."""
+"""Supervised training: SFT (loop, hooks, DeepSpeed, launch on Ray Train) and BAM (states, sources, the adapters' loop)."""

@@ -1,7 +1,11 @@
 """BAM's training: one set of adapters per dataset, on the frozen SFT model (paper section 3.6, appendix C.2).
 
-Only the adapters and a copy of the task's head, or of lm_head, have gradients. With stored states the
-backbone is not there at all, so a dataset is a small job of its own, and datasets train side by side.
+Only the adapters, and a copy of the task's head or of lm_head, have gradients. Where the backbone's states are stored
+(states.py), the backbone itself is not loaded, so each dataset is a small job, and datasets train side by side.
+
+A step's gradient is that of its rows' mean loss, however they are divided; `compute.micro_batch` only bounds how many the
+backbone computes on at a time. `bam.backbone_mode=train` without `bam.cache` is the exception: there the masks of LoRA's
+dropout are drawn for each share of the rows.
 
 Letters: R rows of the split, B rows of a step, H hidden size, D features of a stream.
 """
@@ -24,7 +28,7 @@ from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing, TrainingError
 from hba_ray.models.backbone import load_processor
-from hba_ray.models.bam import Bam, DecoderTail, Descriptors, Head, lm_head_copy, task_head
+from hba_ray.models.bam import Bam, DecoderTail, DescriptorBatch, Head, lm_head_copy, task_head
 from hba_ray.models.checkpoints import load_adapters, load_class_heads, model_identity, save_adapters
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs import ExperimentSpec, fingerprint
@@ -32,21 +36,22 @@ from hba_ray.specs.bam import BamSpec
 from hba_ray.training.sources import ClassSource, LiveAnswers, LiveBackbone, Source, live_classes, stored_answers, stored_classes
 from hba_ray.training.states import Kind, StatesJob, Store, device_of, load_sft
 
-Describe = Callable[[str, Sequence[str]], Mapping[str, Descriptors]]
+Describe = Callable[[str, Sequence[str]], Mapping[str, DescriptorBatch]]
 """(split, sample ids) -> stream -> vectors float32 [R, D] and whether each row has the stream."""
 
 
 _STORED_SHARE = 1024
-"""Rows that stored pooled states are computed on at a time; what runs the backbone keeps to `compute.micro_batch`."""
+"""Rows of a share with stored pooled states; where the backbone or lm_head runs, it is `compute.micro_batch`."""
 
 
 @dataclass(frozen=True)
 class BamJob:
-    """What the adapters of all datasets have in common, picklable.
+    """What the adapters of all datasets have in common. Picklable.
 
     Attributes:
+        backbone: folder or hub id.
         model: folder of the SFT checkpoint.
-        states: split -> folder of its stores; not looked at where `bam.cache` is off.
+        states: split -> folder of its stored states; unused where `bam.cache` is off.
     """
 
     spec: ExperimentSpec
@@ -57,6 +62,7 @@ class BamJob:
     states: Mapping[str, str]
 
     def kind(self, *, open_answers: bool) -> Kind:
+        """The kind of states that rows with open answers, or with classes, are trained on."""
         return self.bam.decoder_injection if open_answers else "pooled"
 
     def states_job(self, split: str, *, open_answers: bool) -> StatesJob:
@@ -64,7 +70,7 @@ class BamJob:
         return StatesJob(self.spec, self.bam, self.backbone, self.model, self.index, split, kind)
 
     def states_folder(self, split: str, *, open_answers: bool) -> Path:
-        """Where a store is expected: in the split's folder, by its kind."""
+        """The folder of a split's stored states of one kind."""
         return Path(self.states[split]) / self.kind(open_answers=open_answers)
 
     @property
@@ -73,18 +79,19 @@ class BamJob:
 
     @cached_property
     def base(self) -> str:
+        """The identity of the SFT model, which checkpoints of adapters name."""
         return model_identity(self.backbone, Path(self.model))
 
 
 @dataclass(frozen=True)
 class TrainedBam:
-    """A dataset's adapters.
+    """A dataset's trained adapters.
 
     Attributes:
-        folder: `models.checkpoints.load_adapters` reads it.
+        folder: what `models.checkpoints.load_adapters` reads.
         losses: mean loss per row of each optimiser step.
-        validation: the same of the validation split after each epoch; empty where there is none.
-        best_epoch: the epoch that is kept, from 0.
+        validation: mean loss per row of the validation split after each epoch; empty where there is none.
+        best_epoch: the epoch that is kept, counted from 0.
     """
 
     dataset: str
@@ -95,7 +102,7 @@ class TrainedBam:
 
 
 class Supply:
-    """Sources and fresh heads for the datasets of a job; the SFT model is loaded once, and only where it is needed."""
+    """Gives each dataset of a job its source of states and a fresh head. Loads the SFT model once, and only if it is needed."""
 
     def __init__(self, job: BamJob):
         self.job, self.device = job, device_of(job.spec)
@@ -109,15 +116,15 @@ class Supply:
 
     @cached_property
     def tail(self) -> DecoderTail:
-        """Of a model that is then let go, apart from this part of it."""
+        """The end of the SFT model, the rest of which is freed again."""
         return DecoderTail(load_sft(self.job.spec, self.job.backbone, self.job.model))
 
     def columns(self, dataset: str) -> list[int]:
-        """Global indices of the classes of a dataset's task."""
+        """Global class indices of a dataset's task."""
         return [index for index, (task, _) in enumerate(self.classes) if task == DATASETS[dataset].task.id]
 
     def head(self, dataset: str) -> Head | None:
-        """A trainable copy of the SFT model's; None where lm_head stays as it is."""
+        """A trainable copy of the task's head, or of lm_head for open answers; None where lm_head is not trained."""
         if not DATASETS[dataset].task.is_open:
             return task_head(self.class_weight, self.class_bias, self.columns(dataset)).to(self.device)
         if not self.job.bam.train_lm_head:
@@ -125,7 +132,8 @@ class Supply:
         return lm_head_copy(self.tail.lm_head if self.job.bam.cache else self.sft.thinker.lm_head)
 
     def source(self, dataset: str, split: str) -> Source:
-        """
+        """Where training takes the states of a dataset's split from.
+
         Raises:
             DataError: the stored states are missing, incomplete or stale.
         """
@@ -145,12 +153,12 @@ class Supply:
 def train_bam(
     job: BamJob, datasets: Iterable[str], describe: Describe, folder: Path, on_done: Callable[[str], None] = lambda dataset: None
 ) -> list[TrainedBam]:
-    """Trains the adapters of these datasets one after the other, each into a folder of its name; finished ones are left.
+    """Trains the adapters of these datasets one after the other, each into a folder of its name; finished ones are kept.
 
-    A dataset none of whose training rows has a descriptor is left out: there the SFT model stands.
+    A dataset of which no training row has a descriptor gets no adapters: its rows are answered by the SFT model alone.
 
     Args:
-        on_done: is told of each dataset when it is finished or left out.
+        on_done: is called with each dataset that is finished or left out.
 
     Raises:
         DataError: descriptors or states are not what they should be.
@@ -168,9 +176,10 @@ def train_bam(
 def train_bam_on_ray(
     job: BamJob, datasets: Sequence[str], describe: Describe, folder: Path, on_done: Callable[[str], None] = lambda dataset: None
 ) -> list[TrainedBam]:
-    """The same with a Ray task per dataset, as many at a time as the cluster has room for.
+    """Trains as `train_bam` does, in one Ray task per dataset and as many at a time as the cluster has room for.
 
     Raises:
+        DataError, TrainingError: as `train_bam` raises them.
         EnvironmentMissing: workers were lost more often than `compute.max_failures` allows.
     """
     import ray
@@ -205,13 +214,13 @@ def _train_one(shared: tuple[BamJob, Describe], dataset: str, folder: Path) -> l
 
 
 def _train_dataset(job: BamJob, dataset: str, supply: Supply, describe: Describe, folder: Path) -> TrainedBam | None:
-    parts: dict[str, Part] = {}
+    parts: dict[str, DescribedSplit] = {}
     for split in ("train", "validation"):
         if has_rows(job.index, dataset, split):
             source = supply.source(dataset, split)
             if not source.facts:  # all of them were bad rows
                 continue
-            parts[split] = Part(source, describe_source(describe, job.bam, source, dataset, split, supply.device))
+            parts[split] = DescribedSplit(source, describe_source(describe, job.bam, source, dataset, split, supply.device))
     if "train" not in parts:
         return None
     descriptors = parts["train"].descriptors
@@ -239,7 +248,7 @@ def has_rows(index: AtlasIndex, dataset: str, split: str) -> bool:
 
 
 def _finished(folder: Path, dataset: str, identity: str, base: str, hidden: int) -> TrainedBam | None:
-    """What an earlier attempt left, if it is whole and of the same job and descriptors."""
+    """The adapters that an earlier attempt finished, if they are of the same job and descriptors."""
     try:
         _, manifest = load_adapters(folder, base=base, hidden=hidden)
     except CheckpointError:
@@ -250,7 +259,7 @@ def _finished(folder: Path, dataset: str, identity: str, base: str, hidden: int)
     return TrainedBam(dataset, folder, tuple(meta["losses"]), tuple(meta["validation"]), meta["best_epoch"])
 
 
-def _digest(descriptors: Mapping[str, Descriptors]) -> str:
+def _digest(descriptors: Mapping[str, DescriptorBatch]) -> str:
     digest = hashlib.sha256()
     for stream, (vectors, present) in sorted(descriptors.items()):
         digest.update(f"{stream} {tuple(vectors.shape)}".encode())
@@ -259,8 +268,8 @@ def _digest(descriptors: Mapping[str, Descriptors]) -> str:
     return digest.hexdigest()
 
 
-def describe_source(describe: Describe, bam: BamSpec, source: Source, dataset: str, split: str, device: str) -> dict[str, Descriptors]:
-    """The wanted streams of a source's rows.
+def describe_source(describe: Describe, bam: BamSpec, source: Source, dataset: str, split: str, device: str) -> dict[str, DescriptorBatch]:
+    """Stream -> the descriptors of a source's rows, of the streams that `bam.streams` names.
 
     Raises:
         DataError: a stream is not there, of another length than the rows, or holds a value that is not finite.
@@ -283,23 +292,23 @@ def describe_source(describe: Describe, bam: BamSpec, source: Source, dataset: s
 
 
 @dataclass(frozen=True)
-class Part:
+class DescribedSplit:
     """One split of a dataset: its rows, and their descriptors in the same order."""
 
     source: Source
-    descriptors: Mapping[str, Descriptors]
+    descriptors: Mapping[str, DescriptorBatch]
 
     def __len__(self) -> int:
         return len(self.source.facts)
 
-    def described(self, rows: Tensor) -> dict[str, Descriptors]:
+    def described(self, rows: Tensor) -> dict[str, DescriptorBatch]:
         return {stream: given.take(rows) for stream, given in self.descriptors.items()}
 
 
 class _Run:
-    """The loop of one dataset. `bam` holds the kept epoch when `fit` returns."""
+    """The training loop of one dataset. When `fit` returns, `bam` holds the weights of the epoch that is kept."""
 
-    def __init__(self, job: BamJob, dataset: str, bam: Bam, train: Part, validation: Part | None):
+    def __init__(self, job: BamJob, dataset: str, bam: Bam, train: DescribedSplit, validation: DescribedSplit | None):
         self.job, self.dataset, self.bam, self.parts = job, dataset, bam, (train, validation)
         self.batch = job.bam.batch_of(dataset)
         whole = job.bam.cache and not DATASETS[dataset].task.is_open
@@ -330,11 +339,11 @@ class _Run:
         self.bam.load_state_dict(best)
         self.bam.eval()
 
-    def _backward(self, part: Part, rows: Tensor) -> float:
-        """Gradients of the mean loss of these rows, and that loss.
+    def _backward(self, part: DescribedSplit, rows: Tensor) -> float:
+        """Adds the gradients of these rows' mean loss, and returns that loss.
 
-        The adapters see all rows at once, so that their dropout does not depend on the size of the shares
-        in which the backbone's part of the graph is built and freed.
+        The adapters see all rows at once, so that their dropout does not depend on the shares in which the rest of the
+        graph is built and freed.
         """
         delta_BH = self.bam(part.described(rows))
         leaf_BH = delta_BH.detach().requires_grad_()
@@ -347,8 +356,8 @@ class _Run:
         return total
 
     @torch.no_grad()
-    def _loss(self, part: Part) -> float:
-        """Mean loss per row."""
+    def _loss(self, part: DescribedSplit) -> float:
+        """The mean loss per row, without dropout and gradients."""
         self.bam.eval()
         shares = torch.arange(len(part)).split(self.share)
         return sum(float(part.source.loss_sum(rows, self.bam(part.described(rows)), self.bam.head)) for rows in shares) / len(part)
@@ -360,9 +369,9 @@ class _Run:
 
 
 @torch.no_grad()
-def class_probabilities(bam: Bam, source: ClassSource, descriptors: Mapping[str, Descriptors]) -> Tensor:
+def class_probabilities(bam: Bam, source: ClassSource, descriptors: Mapping[str, DescriptorBatch]) -> Tensor:
     """Probabilities [R, K] of the task's classes for all rows of a source, in its order."""
     assert bam.head is not None
-    part = Part(source, descriptors)
+    part = DescribedSplit(source, descriptors)
     shares = torch.arange(len(part)).split(_STORED_SHARE)
     return torch.cat([source.logits(rows, bam(part.described(rows)), bam.head).softmax(dim=1) for rows in shares])

@@ -1,4 +1,4 @@
-"""Descriptors as adapters take them: the vectors of an atlas's rows, of the streams that each dataset has, on one scale.
+"""The descriptors that BAM's adapters are given: each dataset's streams, normalised as the spec says.
 
 Letters: B rows, D values of a vector.
 """
@@ -13,10 +13,10 @@ import torch
 
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.tasks import DATASETS, find_dataset
-from hba_ray.descriptors.pooling import ZScore, normalise
-from hba_ray.descriptors.vectors import Descriptors as Extracted
+from hba_ray.descriptors.pooling import ZScoreStatistics, normalise
+from hba_ray.descriptors.vectors import Descriptors
 from hba_ray.errors import SpecError
-from hba_ray.models.bam import Descriptors
+from hba_ray.models.bam import DescriptorBatch
 from hba_ray.specs.bam import BamSpec, Stream
 from hba_ray.specs.base import fingerprint
 from hba_ray.specs.descriptors import AcousticSpec, DescriptorsSpec, PoseSpec
@@ -52,32 +52,34 @@ def adapted_datasets(bam: BamSpec, index: AtlasIndex) -> list[str]:
 
 @dataclass(frozen=True)
 class Described:
-    """`training.bam.Describe` over extracted descriptors; may be sent to other processes.
+    """Gives the descriptors of samples, as `training.bam.Describe` wants them, from the extracted ones. Picklable.
 
     Attributes:
-        scales: stream -> mean and deviation of the training split, where the spec wants z-scores.
-        seed: of the shuffle, where descriptors go to other rows than their own.
+        scales: stream -> mean and deviation over the training split, of the streams that the spec normalises by z-score.
+        seed: of the permutation, where `bam.shuffle_descriptors` gives each row the descriptors of another.
     """
 
-    extracted: Extracted
+    extracted: Descriptors
     index: AtlasIndex
     spec: DescriptorsSpec
     bam: BamSpec
-    scales: Mapping[str, ZScore]
+    scales: Mapping[str, ZScoreStatistics]
     seed: int
 
     @classmethod
-    def of(cls, extracted: Extracted, index: AtlasIndex, spec: DescriptorsSpec, bam: BamSpec, seed: int) -> Described:
-        """
+    def of(cls, extracted: Descriptors, index: AtlasIndex, spec: DescriptorsSpec, bam: BamSpec, seed: int) -> Described:
+        """Takes the z-score statistics from the training split.
+
         Raises:
-            DataError: a stream is to be scaled and no training row has it.
+            DataError: a stream is normalised by z-score and no training row has it.
         """
         train = index.rows_of("train")
         wanted: list[Stream] = [stream for stream in bam.streams if _settings(spec, stream).normalisation == "z_score"]
         return cls(extracted, index, spec, bam, {stream: extracted.z_score(stream, train) for stream in wanted}, seed)
 
-    def __call__(self, split: str, sample_ids: Sequence[str]) -> dict[str, Descriptors]:
-        """
+    def __call__(self, split: str, sample_ids: Sequence[str]) -> dict[str, DescriptorBatch]:
+        """Stream -> the descriptors of these samples of a split, in their order.
+
         Raises:
             DataError: a sample has no row of that split, or its descriptors were not extracted.
         """
@@ -85,15 +87,15 @@ class Described:
         datasets = self.index.table.column("dataset").take(lines).to_pylist()
         return {stream: self._stream(stream, split, lines, datasets) for stream in self.bam.streams}
 
-    def _stream(self, stream: Stream, split: str, lines: np.ndarray, datasets: list[str]) -> Descriptors:
+    def _stream(self, stream: Stream, split: str, lines: np.ndarray, datasets: list[str]) -> DescriptorBatch:
         sources = self._others(stream, split, lines, datasets) if self.bam.shuffle_descriptors else lines
         matrix_BD, found_B = self.extracted.vectors(stream, sources)
         present_B = found_B & np.array([stream in streams_of(self.bam, dataset) for dataset in datasets], bool)
         matrix_BD = normalise(matrix_BD, present_B, _settings(self.spec, stream).normalisation, self.scales.get(stream))
-        return Descriptors(torch.from_numpy(np.ascontiguousarray(matrix_BD)), torch.from_numpy(present_B))
+        return DescriptorBatch(torch.from_numpy(np.ascontiguousarray(matrix_BD)), torch.from_numpy(present_B))
 
     def _others(self, stream: Stream, split: str, lines: np.ndarray, datasets: list[str]) -> np.ndarray:
-        """For each row another of its dataset and split that has the stream; each is taken once."""
+        """For each row the line of another row of its dataset and split that has the stream; each is taken once."""
         has_clip = self.extracted.columns[stream].clips != b""
         held = self.index.table.column("dataset").to_numpy(zero_copy_only=False)
         partner = np.arange(len(has_clip))

@@ -1,4 +1,4 @@
-"""Spec -> DeepSpeed settings (pure), and the engine made of them."""
+"""DeepSpeed for a supervised stage: its settings, a pure function of the spec, its process group and its engine."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def deepspeed_settings(spec: ExperimentSpec, *, bf16: bool) -> dict[str, Any]:
 
 
 def join_process_group(*, gpu: bool) -> None:
-    """Gives DeepSpeed the process group that Ray Train made, or one of this process alone.
+    """Gives DeepSpeed the process group that Ray Train made; without one, makes one of this process alone.
 
-    The latter stays for the life of the process: DeepSpeed remembers the groups it made in it.
+    The group is kept while the process lives, since DeepSpeed remembers the groups that it made in it.
     """
     import deepspeed
     import deepspeed.ops
@@ -46,7 +46,7 @@ def join_process_group(*, gpu: bool) -> None:
     from torch._C._distributed_c10d import HashStore
 
     backend = "nccl" if gpu else "gloo"
-    if not gpu:  # serves inference only, yet would be compiled for a minute at first use
+    if not gpu:  # an operator for inference that DeepSpeed would compile for a minute at first use
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not torch.distributed.is_initialized():
         os.environ.update(LOCAL_RANK="0", RANK="0", WORLD_SIZE="1")
@@ -58,7 +58,7 @@ def start_engine(model: Any, spec: ExperimentSpec, *, steps: int, bf16: bool) ->
     """The model inside a DeepSpeed engine, with its optimiser and its schedule.
 
     Args:
-        steps: scheduler steps of the cosine, warm-up included.
+        steps: steps of the learning rate's cosine, warm-up included.
     """
     import deepspeed
     import torch

@@ -1,7 +1,6 @@
-"""The loop's extras: a log of every step, checkpoints to go on from, and an early end.
+"""The hooks of the training loop: a log of every step, checkpoints from which training goes on, and early stopping.
 
-Where checkpoints are kept is the only thing that differs between a Ray worker and this process:
-`Store` says what both offer.
+A worker on Ray and one in this process differ only in where checkpoints are kept: `CheckpointStore` says what both offer.
 """
 
 from __future__ import annotations
@@ -25,25 +24,31 @@ _STATE, _LAYOUT, _ENGINE, _BEST, _TAG = "state.json", "layout.json", "engine", "
 _START_OVER = "delete the step's folder to train from the start"
 
 
-class Store(Protocol):
+class CheckpointStore(Protocol):
     """Where checkpoints are kept."""
 
     def latest(self) -> Path | None:
-        """Folder of the newest complete checkpoint, readable for as long as the process lives."""
+        """The folder of the newest complete checkpoint, which stays readable while this process lives; None if there is none."""
 
     def save(self, folder: Path, metrics: dict[str, float]) -> None:
-        """Keep the folder, which every worker has filled with its share; it may be deleted afterwards."""
+        """Keeps the content of this worker's folder as part of the next checkpoint; the folder may be deleted afterwards."""
 
 
 @dataclass
 class StepLog(Hook):
-    """Writes one JSON line a step; rank 0 only. Lines after the checkpoint that a run resumes from are taken back."""
+    """Writes one JSON line a step and one an epoch, on rank 0.
+
+    Lines of steps after the checkpoint that training goes on from are removed, since those steps are done again.
+
+    Attributes:
+        every: steps between lines.
+    """
 
     path: Path
     every: int = 1
 
     def start(self, step: int, epoch: int) -> None:
-        """Keeps only the lines that come before where training now starts."""
+        """Removes the lines of steps and epochs after those with which training now starts."""
         if self.path.exists():
             kept = [facts for facts in read_lines(self.path) if _before(facts, step, epoch)]
             write_text(self.path, "".join(json.dumps(facts) + "\n" for facts in kept))
@@ -63,7 +68,7 @@ class StepLog(Hook):
 
 
 def _gpu_peak() -> dict[str, float]:
-    """GiB that tensors of this process held on its GPU at most so far; nothing on a CPU."""
+    """The most GiB that tensors of this process have held on its GPU; empty on a CPU."""
     import torch
 
     return {"gpu_peak_gib": torch.cuda.max_memory_allocated() / 2**30} if torch.cuda.is_available() else {}
@@ -85,19 +90,19 @@ class StopWhenFlat(Hook):
 
 @dataclass
 class Checkpoints(Hook):
-    """Saves where training stands, and the best model so far with it; restores both.
+    """Saves and restores where training stands.
 
-    A checkpoint holds DeepSpeed's engine, the loop's state and the model of the best epoch, so that
-    it is all that a new set of workers needs.
+    A checkpoint holds DeepSpeed's engine, the loop's state and the model of the best epoch so far: all that a new set of
+    workers needs.
 
     Attributes:
-        save_best: writes the model into a folder; called on all ranks, writes on rank 0.
+        save_best: writes the model into a folder; is called on all ranks and writes on rank 0.
         scratch: an empty folder of this process, for the best model so far.
-        layout: settings of `compute` that the checkpoint's files and its place in an epoch depend on.
-        every: optimiser steps between checkpoints inside an epoch; None is at epoch ends only.
+        layout: settings of `compute` on which the files of a checkpoint, or its place in an epoch, depend.
+        every: optimiser steps between checkpoints inside an epoch; None saves at the end of epochs only.
     """
 
-    store: Store
+    store: CheckpointStore
     save_best: Callable[[Path, State], None]
     scratch: Path
     layout: Mapping[str, int]
@@ -108,7 +113,11 @@ class Checkpoints(Hook):
         return self.scratch / _BEST
 
     def restore(self, run: Run) -> None:
-        """Puts the engine and the state back to the newest checkpoint, if there is one."""
+        """Puts engine and state back to the newest checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: it is damaged, or was written with other settings of `compute`.
+        """
         folder = self.store.latest()
         if folder is None:
             return
@@ -123,7 +132,10 @@ class Checkpoints(Hook):
             copy_folder(folder / _BEST, self._best)
 
     def _check_layout(self, folder: Path, state: State) -> None:
-        """Between epochs the size of a micro-batch may change; shards and places inside an epoch would not fit."""
+        """Refuses a checkpoint of another number of workers or ZeRO stage, whose shards would not fit.
+
+        Another micro-batch is refused inside an epoch only: the place there is counted in micro-batches.
+        """
         before = _read_json(folder, _LAYOUT)
         other = [name for name, value in before.items() if self.layout[name] != value and (name != "micro_batch" or state.micro_batch)]
         if other:
@@ -161,7 +173,11 @@ def _scratch() -> Iterator[Path]:
 
 @contextmanager
 def written(folder: Path) -> Iterator[None]:
-    """Names the folder where torch's writer, which keeps the system's reason to itself, could not write into it."""
+    """Turns a failed write into an error that names the folder: torch's own says neither which file nor why.
+
+    Raises:
+        EnvironmentMissing: a file could not be written.
+    """
     try:
         yield
     except RuntimeError as cause:
@@ -172,7 +188,11 @@ def written(folder: Path) -> Iterator[None]:
 
 
 def best_of(checkpoint: Path) -> tuple[Path, State]:
-    """The best model and the final state that a finished stage's last checkpoint holds."""
+    """The folder of the best model, and the final state, in the last checkpoint of a finished stage.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or holds no model.
+    """
     if not (checkpoint / _BEST).is_dir():
         raise CheckpointError(str(checkpoint), "holds no model", _START_OVER)
     return checkpoint / _BEST, _state_of(checkpoint)
@@ -200,7 +220,11 @@ def _read_json(checkpoint: Path, name: str) -> dict[str, Any]:
 
 
 def _check_engine(checkpoint: Path) -> None:
-    """Refuses files that were cut off: torch's archives have their table of contents at the end."""
+    """Refuses an engine whose files were cut off: torch's archives have their table of contents at the end.
+
+    Raises:
+        CheckpointError: a file is missing or cut off.
+    """
     files = sorted((checkpoint / _ENGINE / _TAG).glob("*.pt"))
     if not files:
         raise CheckpointError(str(checkpoint), "is not a complete checkpoint: it holds no engine", _START_OVER)
@@ -210,8 +234,8 @@ def _check_engine(checkpoint: Path) -> None:
 
 
 @dataclass
-class FolderStore:
-    """Checkpoints of a run without Ray: the newest one, replaced whole."""
+class FolderCheckpointStore:
+    """Keeps the newest checkpoint of a run without Ray, and replaces it as a whole."""
 
     folder: Path
 

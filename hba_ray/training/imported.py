@@ -1,4 +1,4 @@
-"""Models and adapters that others trained, in the released layout, become what our own training leaves behind."""
+"""Turns released models and adapters, which others trained, into the checkpoints that our own training writes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ from hba_ray.training.sft import build_model
 def take_model(spec: ExperimentSpec, backbone: str, given: Path, folder: Path) -> None:
     """Writes a released model, or one of our own, as a checkpoint of the spec's model.
 
+    Args:
+        given: folder of the model, in the released layout or in ours.
+        folder: of the checkpoint.
+
     Raises:
-        CheckpointError: it is damaged, of another model, or changes weights of which a checkpoint of this spec holds nothing.
+        CheckpointError: it is damaged, of another model, or holds changed weights that a checkpoint of this spec does not store.
     """
     torch.manual_seed(spec.seed)
     model = build_model(spec, backbone, bf16=spec.uses_bf16)
@@ -30,14 +34,14 @@ def take_model(spec: ExperimentSpec, backbone: str, given: Path, folder: Path) -
     else:
         report = load_released(model, read_released(given), where=str(given))
         if report.changed:
-            what = f"holds {len(report.changed)} weights that differ from the backbone's and that this spec trains nothing of, first: "
+            what = f"holds {len(report.changed)} weights that differ from the backbone's although this spec does not train them, first: "
             way_out = "set sft.mode=staged where it is lm_head alone, or name the backbone that it was trained from as model.backbone"
             raise CheckpointError(str(given), what + report.changed[0], way_out)
     save_model(model, folder, {"taken_from": given.name})
 
 
 def take_adapters(job: BamJob, dataset: str, widths: Mapping[str, int], given: Path, folder: Path) -> None:
-    """Writes a dataset's released adapters, and the head that they were trained with, as if they were trained here.
+    """Writes a dataset's released adapters, and the head that they were trained with, as a checkpoint of adapters.
 
     Args:
         widths: stream -> D, of the dataset's streams.

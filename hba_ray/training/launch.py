@@ -1,4 +1,4 @@
-"""Starts a supervised stage: on Ray Train workers fed by Ray Data, or in this process.
+"""Starts a supervised stage, on Ray Train workers fed by Ray Data (on_ray.py) or in this process.
 
 Either way a stage that is started again goes on from the last checkpoint in the step's folder.
 """
@@ -14,7 +14,7 @@ from hba_ray.data.order import Window
 from hba_ray.data.stream import make_here
 from hba_ray.models.checkpoints import new_folder
 from hba_ray.store.folders import copy_folder
-from hba_ray.training.hooks import FolderStore, best_of
+from hba_ray.training.hooks import FolderCheckpointStore, best_of
 from hba_ray.training.loop import State
 from hba_ray.training.sft import SftJob, train_sft
 
@@ -22,8 +22,8 @@ _CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A finished stage.
+class TrainedStage:
+    """What a finished stage leaves.
 
     Attributes:
         model: folder of the best epoch's model.
@@ -34,11 +34,11 @@ class Trained:
     state: State
 
 
-def launch_sft(job: SftJob, folder: Path) -> Trained:
+def launch_sft(job: SftJob, folder: Path) -> TrainedStage:
     """Runs a stage to its end, from where an earlier attempt in `folder` stopped.
 
     Raises:
-        DataError, TrainingError: as the worker met it, wherever the worker was.
+        DataError, TrainingError, CheckpointError: as `train_sft` raises them, on whichever worker.
         EnvironmentMissing: workers were lost more often than `compute.max_failures` allows.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def launch_sft(job: SftJob, folder: Path) -> Trained:
     model = folder / "model"
     with new_folder(model) as draft:
         copy_folder(best, draft)
-    return Trained(model, state)
+    return TrainedStage(model, state)
 
 
 def _train_here(job: SftJob, folder: Path) -> Path:
@@ -58,10 +58,10 @@ def _train_here(job: SftJob, folder: Path) -> Path:
     torch.set_num_threads(1)
     processor = load_processor(job.backbone)
 
-    def make(split: str, windows: Sequence[Window]) -> Iterator[MicroBatch]:
+    def make_batches(split: str, windows: Sequence[Window]) -> Iterator[MicroBatch]:
         return make_here(BatchMaker(job.index, job.settings_for(split), processor, split), windows)
 
-    train_sft(job, make, FolderStore(folder / _CHECKPOINT))
+    train_sft(job, make_batches, FolderCheckpointStore(folder / _CHECKPOINT))
     return folder / _CHECKPOINT
 
 

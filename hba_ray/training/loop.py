@@ -1,12 +1,12 @@
-"""The one loop of a supervised worker. No Ray here: data is an iterator, reporting and saving are hooks.
+"""The loop of one supervised worker: epochs of optimiser steps, each followed by validation. No Ray here.
 
-A step is one optimiser step: `accumulation` micro-batches, or what is left of them at the end of an
-epoch. Every row has the same weight in the loss, wherever it falls.
+A step computes on the rows that data/order.py gives it, and each of them weighs 1/`sft.batch` in its gradient, in the
+shorter last step of an epoch too. Workers and micro-batches only divide a step's sum, so the gradient is the same however
+many there are, but for the rounding of sums; in bf16 that is coarse, since DeepSpeed then accumulates in bf16. Dropout is
+the exception: its masks are drawn by each worker for each micro-batch, so with dropout another split is another draw.
 
-The worker's view of the data: iterators of micro-batches for an epoch of training and for validation.
-
-Knows the order (data/order.py) and how to resume inside an epoch; whether Ray makes the batches or
-this process does is one argument.
+Micro-batches come from a `Feed`, which knows how to go on inside an epoch. Whether Ray or this process makes them, where
+checkpoints go and what is logged are arguments and hooks.
 """
 
 from __future__ import annotations
@@ -25,16 +25,58 @@ from hba_ray.data.batches import MicroBatch
 from hba_ray.data.order import Order, Window, micro_batches_per_epoch, plan_epoch
 from hba_ray.errors import TrainingError
 
+MakeBatches = Callable[[str, Sequence[Window]], Iterator[MicroBatch]]
+"""(split, windows) -> their micro-batches in order."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The micro-batches of one worker.
+
+    Attributes:
+        order: of the training split; validation keeps the order of the files.
+    """
+
+    index: AtlasIndex
+    order: Order
+    make_batches: MakeBatches
+
+    @property
+    def micro_batches_per_epoch(self) -> int:
+        return micro_batches_per_epoch(self.index, self.order)
+
+    def training(self, epoch: int, start: int = 0) -> Iterator[MicroBatch]:
+        """The epoch's micro-batches from number `start`; windows before it are not read."""
+        windows = plan_epoch(self.index, self.order, epoch)
+        skipped = 0
+        while windows and skipped + windows[0].micro_batches <= start:
+            skipped += windows.pop(0).micro_batches
+        batches = self.make_batches("train", windows)
+        for _ in range(start - skipped):
+            next(batches)
+        return batches
+
+    @property
+    def validates(self) -> bool:
+        return len(self.index.rows_of("validation")) > 0
+
+    def validation(self) -> Iterator[MicroBatch]:
+        """This worker's micro-batches of the validation split; all workers together see each of its rows once."""
+        order = replace(self.order, split="validation", shuffle=False, batch=None)
+        return self.make_batches("validation", plan_epoch(self.index, order))
+
 
 @dataclass
 class State:
-    """Where training stands: enough, with the engine's own state, to go on as if never stopped.
+    """Where training stands: with the engine's own state, all that is needed to go on as if it had never stopped.
 
     Attributes:
-        epoch, micro_batch: the next micro-batch to take.
+        epoch, micro_batch: the micro-batch that this worker takes next; both are counted from 0.
         step: optimiser steps done.
-        best_loss: lowest validation loss so far.
-        flat_epochs: epochs since then.
+        best_loss: lowest validation loss so far; None without a validation split.
+        best_epoch: the epoch of that loss, or the last one where there is no validation split.
+        flat_epochs: epochs since the best one.
+        drops: bad rows that were left out so far.
     """
 
     epoch: int = 0
@@ -56,7 +98,7 @@ class State:
 
 @dataclass
 class Totals:
-    """Sums over micro-batches; ratios of sums are what is logged."""
+    """Sums over micro-batches, from which the logged ratios are taken."""
 
     class_loss: float = 0.0
     answer_loss: float = 0.0
@@ -90,7 +132,7 @@ class Totals:
         self.padded_tokens += batch.padded_tokens
 
     def over_workers(self) -> Totals:
-        """The sums over all workers (times are rank 0's share of it, averaged)."""
+        """The sums over all workers; seconds are averaged, since workers run side by side."""
         values = torch.tensor(list(asdict(self).values()), dtype=torch.float64)
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
@@ -103,7 +145,7 @@ class Totals:
         return totals
 
     def metrics(self, class_weight: float = 1.0, answer_weight: float = 1.0) -> dict[str, float]:
-        """Losses per row (the paper's 1/B), rates per second, shares."""
+        """Losses per row (the paper's 1/B), accuracy, rows and tokens per second, and the share of time spent waiting for data."""
         if not self.rows:
             return {}
         metrics = {"loss": (class_weight * self.class_loss + answer_weight * self.answer_loss) / self.rows}
@@ -123,13 +165,13 @@ class Totals:
 
 
 class Hook:
-    """A small extra with one reason. Every hook runs alike on every worker."""
+    """An addition to the loop, such as logging or checkpoints. Every worker calls every hook."""
 
     def after_step(self, run: Run, metrics: dict[str, float]) -> None:
-        """After an optimiser step; metrics are sums over all workers."""
+        """Is called after an optimiser step, with the metrics of its rows over all workers."""
 
     def after_epoch(self, run: Run, metrics: dict[str, float]) -> None:
-        """After validation; `run.improved` says whether it was the best so far."""
+        """Is called after validation, with its metrics; `run.improved` says whether the epoch is the best so far."""
 
 
 @dataclass
@@ -138,8 +180,12 @@ class Run:
 
     Attributes:
         engine: a DeepSpeed engine around the model.
-        accumulation: micro-batches of a step.
-        seed: of dropout; each step draws from its own seed, so a resumed run draws the same.
+        accumulation: micro-batches that this worker takes in a step.
+        micro_batch: rows of a full micro-batch.
+        seed: of dropout; each step has a seed of its own, so a resumed run draws the same masks.
+        class_weight, answer_weight: factors of the two losses.
+        improved: whether the last epoch is the best so far.
+        should_stop: set by a hook that ends training.
     """
 
     engine: Any
@@ -158,14 +204,19 @@ class Run:
 
 
 def fit(run: Run) -> State:
-    """Trains from where `run.state` stands to the end."""
+    """Trains from where `run.state` stands to the last epoch, or until a hook ends it.
+
+    Raises:
+        TrainingError: a loss is not a finite number.
+        DataError: a bad row, where the spec says to fail.
+    """
     state = run.state
     while state.epoch < run.epochs and not state.finished:
         _train_epoch(run)
         validation = _validate(run)
         state.drops = gather_drops(state.drops)
         state.epoch, state.micro_batch = state.epoch + 1, 0
-        _judge(run, validation)
+        _record_best_epoch(run, validation)
         state.finished = run.should_stop or state.epoch == run.epochs
         for hook in run.hooks:
             hook.after_epoch(run, validation)
@@ -186,6 +237,7 @@ def _train_epoch(run: Run) -> None:
         waited = time.perf_counter() - started
         last = (state.micro_batch + 1) % run.accumulation == 0 or state.micro_batch + 1 == micro_batches
         outputs = _forward(engine, batch)
+        # DeepSpeed divides by accumulation and averages over workers, which makes it 1 / sft.batch for every row.
         loss = (run.class_weight * outputs.class_loss_sum + run.answer_weight * outputs.answer_loss_sum) / run.micro_batch
         totals.add(batch, outputs)
         engine.set_gradient_accumulation_boundary(last)
@@ -205,7 +257,7 @@ def _train_epoch(run: Run) -> None:
 
 
 def _validate(run: Run) -> dict[str, float]:
-    """Mean loss per row of the validation split, over all workers; empty where there is none."""
+    """Metrics of the validation split over all workers, named `validation_...`; empty where there is no such split."""
     if not run.feed.validates:
         return {}
     run.engine.eval()
@@ -219,8 +271,8 @@ def _validate(run: Run) -> dict[str, float]:
     return {f"validation_{name}": value for name, value in metrics.items() if name != "padding_ratio"}
 
 
-def _judge(run: Run, validation: dict[str, float]) -> None:
-    """Lowest validation cross-entropy is best (paper appendix C.2); without a validation split, the last epoch is."""
+def _record_best_epoch(run: Run, validation: dict[str, float]) -> None:
+    """The epoch of the lowest validation loss is the best (paper appendix C.2); without a validation split, the last one is."""
     state, loss = run.state, validation.get("validation_loss")
     run.improved = loss is None or state.best_loss is None or loss < state.best_loss
     if run.improved:
@@ -236,7 +288,7 @@ def _forward(engine: Any, batch: MicroBatch) -> Any:
 
 
 def _to(tensor: torch.Tensor, device: Any, dtype: torch.dtype, name: str) -> torch.Tensor:
-    """Media in the model's precision; times and masks as they are."""
+    """The tensor on the device: clips in the model's precision, times and masks as they are."""
     is_media = tensor.is_floating_point() and name != "video_second_per_grid"
     return tensor.to(device=device, dtype=dtype if is_media else None)
 
@@ -259,44 +311,3 @@ def gather_drops(drops: list[Drop]) -> list[Drop]:
         torch.distributed.all_gather_object(parts, drops)
         drops = [drop for part in parts for drop in part]
     return sorted(set(drops), key=lambda drop: (drop.split, drop.dataset, drop.row, drop.reason))
-
-
-Make = Callable[[str, Sequence[Window]], Iterator[MicroBatch]]
-"""(split, windows) -> their micro-batches in order."""
-
-
-@dataclass(frozen=True)
-class Feed:
-    """Micro-batches for one worker.
-
-    Attributes:
-        order: of the training split; validation walks the files in their own order.
-    """
-
-    index: AtlasIndex
-    order: Order
-    make: Make
-
-    @property
-    def micro_batches_per_epoch(self) -> int:
-        return micro_batches_per_epoch(self.index, self.order)
-
-    def training(self, epoch: int, start: int = 0) -> Iterator[MicroBatch]:
-        """The epoch's micro-batches from number `start`; windows before it are not read."""
-        windows = plan_epoch(self.index, self.order, epoch)
-        skipped = 0
-        while windows and skipped + windows[0].micro_batches <= start:
-            skipped += windows.pop(0).micro_batches
-        batches = self.make("train", windows)
-        for _ in range(start - skipped):
-            next(batches)
-        return batches
-
-    @property
-    def validates(self) -> bool:
-        return len(self.index.rows_of("validation")) > 0
-
-    def validation(self) -> Iterator[MicroBatch]:
-        """All rows of the validation split, dealt out over the workers; nothing is dropped."""
-        order = replace(self.order, split="validation", shuffle=False)
-        return self.make("validation", plan_epoch(self.index, order))

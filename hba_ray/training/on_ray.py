@@ -1,7 +1,7 @@
 """A supervised stage on Ray Train workers, each fed by its own Ray Data pipeline.
 
-Lost workers are replaced and go on from the last committed checkpoint. An error of our own, a mistake in
-the code and a GPU that is too small are not tried again: other workers would only meet them, too.
+Lost workers are replaced and go on from the last committed checkpoint. Errors that new workers would meet again end
+training at once: one of `hba_ray.errors`, a mistake in the code, a GPU that is too small.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from hba_ray.errors import EnvironmentMissing, HbaError, TrainingError
 from hba_ray.training.sft import SftJob, train_sft
 
 _START_ATTEMPTS = 10
-"""Times that workers may fail to start, or wait a minute for their place; Ray would try for ever."""
+"""Times that workers may fail to start, or wait a minute for a free place; by default Ray would try for ever."""
 _RAY_RUN = "train"
-"""A driver that is started again finds the checkpoints of its predecessor under this name in the step's folder."""
+"""Name under which Ray Train keeps checkpoints in the step's folder, and finds them when the driver is started again."""
 
 
 def train_on_ray(job: SftJob, folder: Path) -> Path:
-    """Trains to the end; returns the folder of the last checkpoint.
+    """Trains to the end, and returns the folder of the last checkpoint.
 
     Raises:
         HbaError: as the worker met it.
@@ -77,7 +77,7 @@ def train_on_ray(job: SftJob, folder: Path) -> Path:
 
 
 class _Trainer(TorchTrainer):
-    """Leaves Ctrl-C to Python: Ray Train would answer it with exit code 0, and go on doing so after training."""
+    """A trainer that leaves Ctrl-C to Python. Ray Train's own handler exits with code 0, and stays in place after training."""
 
     controller: Any = None
 
@@ -86,7 +86,7 @@ class _Trainer(TorchTrainer):
 
 
 class _NoRetry(ray.train.UserCallback):
-    """Raised in the controller, an error ends training at once."""
+    """Raises final errors of workers in the controller, which ends training at once."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for worker, error in worker_exceptions.items():
@@ -96,7 +96,7 @@ class _NoRetry(ray.train.UserCallback):
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
+    """Runs in each Ray Train worker."""
     import torch
 
     from hba_ray.models.backbone import load_processor
@@ -106,7 +106,7 @@ def _worker(config: dict[str, Any]) -> None:
     job: SftJob = pickle.loads(config["job"])
     compute = job.spec.compute
 
-    def make(split: str, windows: Sequence[Window]) -> Iterator[MicroBatch]:
+    def make_batches(split: str, windows: Sequence[Window]) -> Iterator[MicroBatch]:
         return make_on_ray(
             job.index,
             job.settings_for(split),
@@ -118,11 +118,11 @@ def _worker(config: dict[str, Any]) -> None:
             prefetch=compute.prefetch,
         )
 
-    train_sft(job, make, _RayStore(), rank=context.get_world_rank(), world=context.get_world_size())
+    train_sft(job, make_batches, _RayCheckpointStore(), rank=context.get_world_rank(), world=context.get_world_size())
 
 
-class _RayStore:
-    """Checkpoints in Ray Train's storage."""
+class _RayCheckpointStore:
+    """Keeps checkpoints in Ray Train's storage."""
 
     def latest(self) -> Path | None:
         checkpoint = ray.train.get_checkpoint()

@@ -1,7 +1,7 @@
-"""Supervised fine-tuning in one worker: model, engine, hooks, loop (paper section 3.5, appendix B.1).
+"""Supervised fine-tuning in one worker: builds model, engine and hooks, and runs the loop (paper section 3.5, appendix B.1).
 
-L = L_cls + L_qa, jointly, or the released code's two parts: classes first, then lm_head on the open answers.
-No Ray here; `launch` calls it in a Ray worker or in this process.
+Both losses are trained together, L = L_cls + L_qa, or as in the released code one after the other: first what the class
+rows train, then lm_head alone on the open answers. No Ray here; `launch` calls this in a Ray worker or in this process.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,22 +21,26 @@ from hba_ray.data.order import Order
 from hba_ray.errors import CheckpointError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.training.deepspeed import join_process_group, start_engine
-from hba_ray.training.hooks import Checkpoints, StepLog, StopWhenFlat, Store
-from hba_ray.training.loop import Feed, Hook, Make, Run, State, fit
+from hba_ray.training.hooks import Checkpoints, CheckpointStore, StepLog, StopWhenFlat
+from hba_ray.training.loop import Feed, Hook, MakeBatches, Run, State, fit
 
-Part = Literal["all", "classes", "answers"]
-"""What of the model is trained: all that the spec says, that without lm_head, or lm_head alone."""
+ModelPart = Literal["all", "classes", "answers"]
+"""What of the model is trained: `all` that the spec makes trainable, `classes` all of it but lm_head, `answers` lm_head alone."""
+
+_RELEASED_ROWS: dict[ModelPart, int] = {"all": 4, "classes": 4, "answers": 2}
+"""Rows that the released code's two GPUs take at a time: two each on classes, one each on open answers. With its batches of
+512 (paper appendix C.2) and 16 rows (`run_qa.sh`) it accumulates 128 and 8 times."""
 
 
 @dataclass(frozen=True)
 class SftJob:
-    """Everything a worker needs, picklable.
+    """Everything that a worker needs. Picklable.
 
     Attributes:
         backbone: folder or hub id.
         log: file of the step log, which rank 0 writes.
-        init: folder of a trained model to start from; by default the backbone with fresh LoRA and heads.
-        part: of a staged recipe.
+        init: folder of a trained model to start from; None is the backbone with fresh LoRA and heads.
+        part: what of the model is trained.
     """
 
     spec: ExperimentSpec
@@ -43,7 +48,7 @@ class SftJob:
     index: AtlasIndex
     log: str
     init: str | None = None
-    part: Part = "all"
+    part: ModelPart = "all"
 
     def settings_for(self, split: str) -> BatchSettings:
         """How a split's rows become micro-batches."""
@@ -73,17 +78,24 @@ class SftJob:
         return self.spec.compute.zero == 3 or (self.spec.compute.zero == 2 and trains_towers)
 
     def order(self, rank: int, world: int) -> Order:
-        window, micro_batch = self.spec.sft.shuffle_window, self.spec.compute.micro_batch
-        return Order("train", window, micro_batch, seed=self.spec.seed, rank=rank, world=world)
+        """The order of the training rows for one of `world` workers."""
+        sft, micro_batch = self.spec.sft, self.spec.compute.micro_batch
+        return Order("train", sft.shuffle_window, micro_batch, seed=self.spec.seed, batch=sft.batch, rank=rank, world=world)
+
+    @property
+    def schedule_steps(self) -> int:
+        """Steps that the cosine is stretched over: the optimiser steps of all epochs, or the released code's micro-batches."""
+        sft, rows = self.spec.sft, len(self.index.rows_of("train"))
+        return sft.epochs * ceil(rows / (_RELEASED_ROWS[self.part] if sft.scheduler_horizon == "micro_batches" else sft.batch))
 
     def _modalities(self) -> tuple[str, ...]:
-        """What sets every tower to work that any row sets to work; images go through the one of videos."""
+        """The modalities that together run every tower which some row runs; images go through the tower of videos."""
         signatures = self.index.table.column("modality_signature").unique().to_pylist()
         shown = {name for signature in signatures for name in signature.split("_")} & set(self.spec.atlas.modalities)
         return tuple(name for name, uses in (("audio", {"audio"}), ("video", {"video", "image"})) if shown & uses)
 
 
-def train_sft(job: SftJob, make: Make, store: Store, *, rank: int = 0, world: int = 1) -> State:
+def train_sft(job: SftJob, make_batches: MakeBatches, store: CheckpointStore, *, rank: int = 0, world: int = 1) -> State:
     """Trains from the newest checkpoint of `store`, or from the start, to the end.
 
     Raises:
@@ -93,8 +105,8 @@ def train_sft(job: SftJob, make: Make, store: Store, *, rank: int = 0, world: in
     """
     import torch
 
-    spec, bf16 = job.spec, uses_bf16(job.spec)
-    feed = Feed(job.index, job.order(rank, world), make)
+    spec, bf16 = job.spec, job.spec.uses_bf16
+    feed = Feed(job.index, job.order(rank, world), make_batches)
     torch.manual_seed(spec.seed)  # the same LoRA and heads on every worker
     model = build_model(spec, job.backbone, bf16=bf16)
     if job.init:
@@ -103,7 +115,7 @@ def train_sft(job: SftJob, make: Make, store: Store, *, rank: int = 0, world: in
         load_model(model, Path(job.init))
     kept = freeze_other_parts(model, job.part)
     join_process_group(gpu=spec.compute.gpus_per_worker > 0)
-    engine = start_engine(model, spec, steps=schedule_steps(spec, feed, world), bf16=bf16)
+    engine = start_engine(model, spec, steps=job.schedule_steps, bf16=bf16)
     log = StepLog(Path(job.log))
     scratch = tempfile.TemporaryDirectory(prefix="hba-best-")
     layout = {"workers": world, "zero": spec.compute.zero, "micro_batch": spec.compute.micro_batch}
@@ -130,12 +142,8 @@ def train_sft(job: SftJob, make: Make, store: Store, *, rank: int = 0, world: in
     return state
 
 
-def uses_bf16(spec: ExperimentSpec) -> bool:
-    return spec.uses_bf16
-
-
 def build_model(spec: ExperimentSpec, backbone: str, *, bf16: bool) -> Any:
-    """The model that a spec trains, with fresh LoRA and heads; seed torch before."""
+    """The model that a spec trains, with fresh LoRA and heads, which are drawn from torch's random state."""
     import torch
 
     from hba_ray.models.backbone import apply_training, load_backbone
@@ -150,35 +158,27 @@ def build_model(spec: ExperimentSpec, backbone: str, *, bf16: bool) -> Any:
     return model
 
 
-def freeze_other_parts(model: Any, part: Part) -> list[Any]:
-    """Leaves gradients to one part of what `build_model` made trainable.
+def freeze_other_parts(model: Any, part: ModelPart) -> list[Any]:
+    """Freezes what `build_model` made trainable, except for one part of it.
 
     Returns:
-        all of that, which a checkpoint of any part holds.
+        All weights that were trainable before: a checkpoint holds them, whatever part is trained.
 
     Raises:
-        CheckpointError: lm_head is to be trained for itself, and the backbone's embeddings are the same tensor.
+        CheckpointError: lm_head is to be trained apart from the rest, but is the same tensor as the backbone's embeddings.
     """
     kept = [weight for weight in model.parameters() if weight.requires_grad]
     lm_head = model.thinker.lm_head.weight
     if part != "all" and model.thinker.get_input_embeddings().weight is lm_head:
-        what = "its lm_head is tied to its embeddings, so it cannot be trained for itself"
+        what = "its lm_head is tied to its embeddings, so it cannot be trained apart from them"
         raise CheckpointError("model.backbone", what, "set sft.mode=joint")
     for weight in kept:
         weight.requires_grad_(part == "all" or (weight is lm_head) == (part == "answers"))
     return kept
 
 
-def schedule_steps(spec: ExperimentSpec, feed: Feed, world: int) -> int:
-    """What the cosine is stretched over: optimiser steps, or the released code's count of micro-batches."""
-    per_epoch = feed.micro_batches_per_epoch
-    if spec.sft.scheduler_horizon == "micro_batches":
-        return spec.sft.epochs * per_epoch * world
-    return spec.sft.epochs * -(-per_epoch // spec.accumulation)
-
-
 def _save_best(model: Any, kept: list[Any], spec: ExperimentSpec, folder: Path, state: State) -> None:
-    """Rank 0 writes the trained tensors, those of other parts too; under ZeRO-3 all ranks first bring them together."""
+    """Writes the weights of all parts on rank 0; under ZeRO-3 all ranks gather them first."""
     import deepspeed
 
     from hba_ray.models.checkpoints import save_model
@@ -191,7 +191,7 @@ def _save_best(model: Any, kept: list[Any], spec: ExperimentSpec, folder: Path, 
 
 @contextmanager
 def _trainable(weights: list[Any]) -> Iterator[None]:
-    """What is trainable is what a checkpoint holds; frozen parts are so again afterwards."""
+    """Makes these weights trainable inside the block, since `save_model` writes what is trainable."""
     before = [weight.requires_grad for weight in weights]
     for weight in weights:
         weight.requires_grad_(True)

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hba_ray.data.atlas import read_rows
 from hba_ray.data.batches import BatchMaker, MicroBatch
-from hba_ray.data.order import Window
+from hba_ray.data.order import Share, Window
 from hba_ray.data.tasks import CLASS_INDEX
 from hba_ray.errors import DataError
 from hba_ray.models.bam import DecoderTail, Head, attached
@@ -149,7 +149,7 @@ class LiveBackbone:
     def batch(self, rows: Tensor) -> tuple[MicroBatch, dict[str, Tensor], Tensor]:
         """These rows as one micro-batch, its inputs on the model's device, and the place in it of each row."""
         maker = BatchMaker(self.index, replace(self.settings, micro_batch=len(rows)), self.processor, self.split)
-        window = Window(epoch=0, number=0, lines=tuple(self.lines[row] for row in rows.tolist()), micro_batches=1, seed=0)
+        window = Window((Share(tuple(self.lines[row] for row in rows.tolist()), micro_batches=1),))
         (batch,) = maker.window(window)
         place = {facts["sample_id"]: i for i, facts in enumerate(batch.rows)}
         inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}

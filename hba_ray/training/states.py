@@ -44,7 +44,7 @@ from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.bam import BamSpec
 from hba_ray.store.files import file_digest
 from hba_ray.store.folders import write_text
-from hba_ray.training.sft import build_model, uses_bf16
+from hba_ray.training.sft import build_model
 
 Kind = Literal["pooled", "penultimate", "post_norm"]
 
@@ -108,7 +108,7 @@ class StatesJob:
             "version": VERSION,
             "checkpoint": model_identity(self.backbone, Path(self.model)),
             "media_to_backbone": self.spec.model.media_to_backbone,
-            "precision": "bf16" if uses_bf16(self.spec) else "fp32",
+            "precision": "bf16" if self.spec.uses_bf16 else "fp32",
             "stored": self.bam.cache_precision,
             "kind": self.kind,
             "split": self.split,
@@ -137,7 +137,7 @@ def _prompt_of(backbone: str) -> str:
 
 def load_sft(spec: ExperimentSpec, backbone: str, model: str) -> OmniSapiens:
     """The frozen SFT model, in eval mode, on the GPU where the spec's workers have one."""
-    loaded: OmniSapiens = build_model(spec, backbone, bf16=uses_bf16(spec))
+    loaded: OmniSapiens = build_model(spec, backbone, bf16=spec.uses_bf16)
     load_model(loaded, Path(model))
     return loaded.requires_grad_(False).eval().to(device_of(spec))
 

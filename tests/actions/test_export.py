@@ -20,11 +20,10 @@ from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import CheckpointError, HbaError, SpecError
 from hba_ray.models.backbone import load_backbone, load_processor
-from hba_ray.models.bam import Descriptors
+from hba_ray.models.bam import DescriptorBatch
 from hba_ray.models.checkpoints import load_model
 from hba_ray.models.export import HEADS_MANIFEST, load_exported_adapters, load_heads
 from hba_ray.rl.checkpoints import write_start
-from hba_ray.runs import run as trial
 from hba_ray.runs.opened import open_run
 from hba_ray.runs.plan import plan
 from hba_ray.runs.run import run_experiment
@@ -35,6 +34,7 @@ from hba_ray.store.mlflow import MemoryTracker
 from hba_ray.training.sft import build_model
 from tests.helpers.described import MadeUp, use_made_up
 from tests.helpers.experiments import small_experiment
+from tests.helpers.kinds import replace_make
 
 
 def small(storage: Path) -> ExperimentSpec:
@@ -44,7 +44,7 @@ def small(storage: Path) -> ExperimentSpec:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """Folder of a finished run with LoRA."""
-    return run_experiment(small(tmp_path_factory.mktemp("runs")), lambda line: None, MemoryTracker()).folder
+    return run_experiment(plan(small(tmp_path_factory.mktemp("runs"))), lambda line: None, MemoryTracker()).folder
 
 
 def test_the_export_computes_what_the_trained_model_does(run: Path):
@@ -81,7 +81,7 @@ def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path):
     with pytest.raises(HbaError, match="comes to another result"):
         open_run(renamed)
     unfinished = shutil.copytree(run.parent, tmp_path / "runs")
-    (sft,) = [step.folder for step in plan(small(unfinished), Storage(unfinished)) if step.kind == "sft"]
+    (sft,) = [step.folder for step in plan(small(unfinished), Storage(unfinished)).steps if step.kind.name == "sft"]
     (sft / "done.json").unlink()
     with pytest.raises(HbaError, match="its step 'sft' is not finished"):
         export_run(open_run(unfinished / run.name))
@@ -92,7 +92,7 @@ def test_adapters_are_exported_beside_their_model_and_say_how_they_are_applied(t
     use_made_up(monkeypatch)
     bam = {"hidden": 16, "epochs": 1, "batch": 4, "lr": 0.01, "cache_precision": "fp32", "streams": ["acoustic"]}
     spec = small_experiment(tmp_path, stages=["sft", "bam"], model__train="lora", sft__epochs=1, sft__lr=0.05, bam=bam)
-    run = run_experiment(spec, lambda line: None, MemoryTracker()).folder
+    run = run_experiment(plan(spec), lambda line: None, MemoryTracker()).folder
     result = CliRunner().invoke(cli.app, ["export", str(run)])
     assert result.exit_code == 0, result.output
     to = run / "model-sft+bam"
@@ -131,7 +131,7 @@ def class_probabilities(folder: Path, index: AtlasIndex, rows: list[Row]) -> lis
         thinker(**batch.inputs, use_cache=False)
         mask_BS1 = batch.inputs["attention_mask"].unsqueeze(-1)
         h_BH = (seen[0] * mask_BS1).sum(1) / mask_BS1.sum(1)
-        logits_BK = bam.class_logits(h_BH, bam({"acoustic": Descriptors(vectors, present)}))
+        logits_BK = bam.class_logits(h_BH, bam({"acoustic": DescriptorBatch(vectors, present)}))
     assert logits_BK.shape == (len(rows), len(DATASETS["toy_tone"].task.labels))
     return logits_BK.softmax(-1).amax(-1).tolist()
 
@@ -144,12 +144,12 @@ def test_the_model_of_grpo_is_exported_as_it_was_trained(tmp_path: Path, monkeyp
         write_start(context.spec, context.backbone, context.folders["sft"] / "model", context.folder / "model", dtype=torch.float32)
         return {"optimizer_steps": 0, "reward_first_quarter": 0.0, "reward_last_quarter": 0.0}
 
-    monkeypatch.setitem(trial.MAKERS, "grpo", untrained)
+    replace_make(monkeypatch, "grpo", untrained)
     grpo = {"batch": 4, "mini_batch": 4, "micro_batch": 1, "init": "sft"}
     generation = {"engine": "transformers", "max_new_tokens": 4}
     changes = {"stages": ["sft", "grpo"], "model__train": "lora", "sft__epochs": 1, "sft__lr": 0.05, "atlas__datasets": ["toy_words"]}
     spec = small_experiment(tmp_path, **changes, grpo=grpo, evaluate__generation=generation)
-    run = run_experiment(spec, lambda line: None, MemoryTracker()).folder
+    run = run_experiment(plan(spec), lambda line: None, MemoryTracker()).folder
     result = CliRunner().invoke(cli.app, ["export", str(run)])
     assert result.exit_code == 0 and "adapters" not in result.output, result.output
     sft = export_run(open_run(run), "sft", tmp_path / "sft")

@@ -54,7 +54,7 @@ def judged(storage: Path, judge: JudgeSpec, **changes: object) -> ExperimentSpec
 
 
 def run(spec: ExperimentSpec) -> Finished:
-    return run_experiment(spec, lambda line: None, MemoryTracker())
+    return run_experiment(plan(spec), lambda line: None, MemoryTracker())
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +93,12 @@ def test_an_open_task_is_generated_judged_and_reported_with_its_interval(finishe
 
 
 def _step(spec: ExperimentSpec, name: str) -> str:
-    return next(step.fingerprint for step in plan(spec, Storage(spec.compute.storage)) if step.name == name)
+    return next(step.fingerprint for step in plan(spec, Storage(spec.compute.storage)).steps if step.name == name)
 
 
 def test_how_answers_are_written_is_measured_and_rated(finished):
     spec, made = finished
-    step = next(step for step in plan(spec, Storage(spec.compute.storage)) if step.name == "retention sft")
+    step = next(step for step in plan(spec, Storage(spec.compute.storage)).steps if step.name == "retention sft")
     facts = done(step.folder)
     assert facts is not None and facts["rows"] == ROWS and facts["unreadable"] == 0
     assert (facts["fluency"], facts["coherence"]) == (4, 5) and facts["perplexity"] > 1
@@ -141,7 +141,7 @@ def test_a_finished_run_needs_no_judge_and_no_key(finished, stub: StubJudge, mon
 def test_another_prompt_grades_again_and_generates_nothing(finished, stub: StubJudge):
     spec, _ = finished
     other = judged(Path(spec.compute.storage), stub.spec(prompts="paraphrased"))
-    assert {step.name for step in plan(other, Storage(spec.compute.storage)) if not step.is_done} == {
+    assert {step.name for step in plan(other, Storage(spec.compute.storage)).steps if not step.is_done} == {
         *(f"judge {arm}" for arm in ARMS),
         "compare sft without audio",
     }
@@ -167,7 +167,7 @@ def test_a_judge_that_cannot_judge_is_refused_before_anything_is_done(stub, tmp_
 
 def test_where_there_are_no_open_answers_there_is_no_judge(tmp_path: Path):
     spec = judged(tmp_path, JudgeSpec(), atlas__datasets=["toy_tone"])
-    assert "judge sft" not in {step.name for step in plan(spec, Storage(tmp_path))}
+    assert "judge sft" not in {step.name for step in plan(spec, Storage(tmp_path)).steps}
     released = small_experiment(tmp_path, atlas__source="released", atlas__root="x").atlas
     assert has_open_answers(released)
     assert not has_open_answers(released.model_copy(update={"source": "meld"}))
@@ -202,7 +202,7 @@ def test_a_run_killed_while_it_judges_asks_the_rest_once(finished, tmp_path: Pat
         kept = cache.read_bytes().count(b"\n")
         assert subprocess.run(command, cwd=tmp_path, env=environ, check=False, timeout=300).returncode == 0
         times = slow.graded()
-    step = next(step for step in plan(spec, Storage(storage)) if step.name == "judge sft")
+    step = next(step for step in plan(spec, Storage(storage)).steps if step.name == "judge sft")
     facts = done(step.folder)
     assert facts is not None and not facts["unreadable"] and facts["from_cache"] >= kept >= 2  # more where two rows ask the same
     assert facts["true"] + facts["false"] == ROWS
@@ -299,7 +299,7 @@ def test_answers_that_got_no_reply_are_asked_again(finished, monkeypatch, capsys
     with StubJudge(refuses="What does the person do?") as refusing:
         asked = judged(Path(spec.compute.storage), refusing.spec(max_tokens=79))
         made = run(asked)
-    (held_against,) = [step for step in plan(asked, Storage(spec.compute.storage)) if step.kind == "compare"]
+    (held_against,) = [step for step in plan(asked, Storage(spec.compute.storage)).steps if step.kind.name == "compare"]
     assert held_against.is_done
     with StubJudge(right="agreement") as willing:
         code, said = hba_judge(monkeypatch, capsys, str(made.folder), f"base_url={willing.address}/v1")

@@ -35,7 +35,7 @@ def measure() -> dict[str, float | str]:
 
 def measure_forward(repeats: int = 200) -> dict[str, float | str]:
     """Both adapters, 3318 and 6373 in, 3584 out; at batch 1 the limit is reading the weights once."""
-    from hba_ray.models.bam import Bam, Descriptors
+    from hba_ray.models.bam import Bam, DescriptorBatch
     from hba_ray.specs.bam import BamSpec
 
     bam = Bam(BamSpec(), WIDTHS, HIDDEN, None).eval()
@@ -47,7 +47,9 @@ def measure_forward(repeats: int = 200) -> dict[str, float | str]:
     for dtype in (torch.float32, torch.bfloat16):
         bam.with_weights_in(dtype)
         for rows in (1, 32):
-            given = {stream: Descriptors(torch.randn(rows, width), torch.ones(rows, dtype=torch.bool)) for stream, width in WIDTHS.items()}
+            given = {
+                stream: DescriptorBatch(torch.randn(rows, width), torch.ones(rows, dtype=torch.bool)) for stream, width in WIDTHS.items()
+            }
             name = f"ms a row, {str(dtype).removeprefix('torch.')}, batch {rows}"
             facts[f"both adapters, {name} (goal <= 0.5)"] = _milliseconds(lambda given=given: bam(given), repeats) / rows
             for stream, one in given.items():
@@ -84,11 +86,11 @@ def _milliseconds(call: Callable[[], Any], repeats: int) -> float:
 
 def describe(split: str, sample_ids: Sequence[str]) -> dict[str, Any]:
     """Noise of the real widths."""
-    from hba_ray.models.bam import Descriptors
+    from hba_ray.models.bam import DescriptorBatch
 
     generator = torch.Generator().manual_seed(len(sample_ids))
     present = torch.ones(len(sample_ids), dtype=torch.bool)
-    return {stream: Descriptors(torch.randn(len(sample_ids), width, generator=generator), present) for stream, width in WIDTHS.items()}
+    return {stream: DescriptorBatch(torch.randn(len(sample_ids), width, generator=generator), present) for stream, width in WIDTHS.items()}
 
 
 def measure_sweep(folder: Path) -> dict[str, float | str]:

@@ -34,6 +34,6 @@ def measure() -> dict[str, float | str]:
         for micro_batch in (2, 32):
             settings = BatchSettings(spec.media, spec.modalities, micro_batch)
             maker = BatchMaker(index, settings, processor, "train")
-            windows = plan_epoch(index, Order("train", 256, micro_batch))[:20]
+            windows = plan_epoch(index, Order("train", 256, micro_batch, batch=512))[:20]
             results[f"padded / real tokens, micro-batch {micro_batch} (goal <= 1.15)"] = padding_ratio(list(make_here(maker, windows)))
     return results

@@ -10,7 +10,7 @@ import torch
 
 from hba_ray.data.atlas import build_index
 from hba_ray.data.batches import IGNORED, BatchMaker, BatchSettings, MicroBatch, padding_ratio
-from hba_ray.data.order import Order, Window, plan_epoch
+from hba_ray.data.order import Order, Share, Window, plan_epoch
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import CLASSES, DATASETS
 from hba_ray.data.writers import write_jsonl
@@ -131,7 +131,7 @@ def test_a_row_says_what_it_asks_and_names_its_prompt(index, processor):
 
 def test_missing_micro_batches_are_fillers_of_no_weight(index, processor):
     maker = BatchMaker(index, SETTINGS, processor, "train")
-    made = list(maker.window(Window(0, 0, tuple(index.rows_of("train")[:2].tolist()), micro_batches=3, seed=1)))
+    made = list(maker.window(Window((Share(tuple(index.rows_of("train")[:2].tolist()), micro_batches=3),), seed=1)))
     assert sorted(float(batch.weight.sum()) for batch in made) == [0, 0, 2]
     empty = next(batch for batch in made if not batch.rows)
     assert bool((empty.answer_labels == IGNORED).all()) and empty.class_index.tolist() == [IGNORED]

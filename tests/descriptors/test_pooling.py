@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hba_ray.descriptors.pooling import ZScore, l2, mean_std, normalise, pad_points, pooled, quartiles
+from hba_ray.descriptors.pooling import ZScoreStatistics, l2, mean_std, normalise, pad_points, pooled, quartiles
 
 finite = st.floats(-1e6, 1e6, width=32)
 frames = st.tuples(st.integers(1, 600), st.integers(1, 5)).flatmap(lambda shape: arrays(np.float32, shape, elements=finite, fill=finite))
@@ -67,7 +67,7 @@ def test_the_z_score_of_batches_is_that_of_all_present_rows_at_once():
     matrix_BD = (rng.standard_normal((101, 7)) * 10.0 ** np.arange(7) + 5).astype(np.float32)
     matrix_BD[:, 3] = 4.25
     present_B = rng.random(101) < 0.7
-    statistics = ZScore.fit((matrix_BD[start : start + 13], present_B[start : start + 13]) for start in range(0, 101, 13))
+    statistics = ZScoreStatistics.fit((matrix_BD[start : start + 13], present_B[start : start + 13]) for start in range(0, 101, 13))
     rows = matrix_BD[present_B].astype(np.float64)
     assert np.allclose(statistics.mean_D, rows.mean(axis=0))
     expected_scale = np.where(np.arange(7) == 3, 1.0, rows.std(axis=0))
@@ -80,8 +80,8 @@ def test_the_z_score_of_batches_is_that_of_all_present_rows_at_once():
 
 def test_statistics_of_no_row_are_refused_and_z_score_needs_them():
     with pytest.raises(ValueError, match="no row"):
-        ZScore.fit([(np.zeros((3, 2), np.float32), np.zeros(3, bool))])
-    with pytest.raises(ValueError, match=r"ZScore\.fit"):
+        ZScoreStatistics.fit([(np.zeros((3, 2), np.float32), np.zeros(3, bool))])
+    with pytest.raises(ValueError, match=r"ZScoreStatistics\.fit"):
         normalise(np.zeros((1, 2), np.float32), np.ones(1, bool), "z_score")
 
 

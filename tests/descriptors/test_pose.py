@@ -18,7 +18,7 @@ from hba_ray.descriptors.pooling import mean_std, quartiles
 from hba_ray.descriptors.pose import PARTS
 from hba_ray.descriptors.store import read_frames
 from hba_ray.descriptors.tables import table_of
-from hba_ray.descriptors.vectors import Descriptors, attach
+from hba_ray.descriptors.vectors import Descriptors
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs import AtlasSpec, ComputeSpec
 from hba_ray.specs.descriptors import DescriptorsSpec, PoseSpec
@@ -148,17 +148,6 @@ def test_a_clip_without_a_face_and_one_of_a_single_frame_have_vectors(store, ind
     health = examine(store, SPEC, index, ("train",))[0]
     assert (health.rows, health.described, health.faceless, health.missing) == (8, 6, 2, 0)
     assert health.face_share is not None and 0.6 < health.face_share < 0.7
-
-
-def test_vectors_are_attached_to_rows_that_stream_by(store, index, session):
-    import ray.data
-
-    rows = ray.data.from_items([{"line": line, "name": f"row {line}"} for line in (5, 0, 7, 2)], override_num_blocks=1)
-    attached = attach(rows, Descriptors.open(store, SPEC, index, ("train",)), batch_rows=3).take_all()
-    expected, _ = Descriptors.open(store, SPEC, index, ("train",)).vectors("pose", [5, 0, 7, 2])
-    assert [one["name"] for one in attached] == ["row 5", "row 0", "row 7", "row 2"]
-    assert [bool(one["pose_present"]) for one in attached] == [True, True, False, True]
-    assert np.array_equal(np.stack([one["pose"] for one in attached]), expected)
 
 
 def test_a_second_run_extracts_nothing(store, index, session):

@@ -13,7 +13,7 @@ import torch
 
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.data.tasks import SPLITS
-from hba_ray.models.bam import Descriptors
+from hba_ray.models.bam import DescriptorBatch
 from hba_ray.models.checkpoints import save_model
 from hba_ray.specs import AtlasSpec
 from hba_ray.specs.bam import BamSpec
@@ -30,25 +30,25 @@ def noise(name: str, width: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(width).astype(np.float32))
 
 
-def describe_by_noise(split: str, sample_ids: Sequence[str]) -> dict[str, Descriptors]:
+def describe_by_noise(split: str, sample_ids: Sequence[str]) -> dict[str, DescriptorBatch]:
     """Both streams; every third row of a split lacks the acoustic one, and holds no number there."""
     given = {}
     for stream, width in WIDTHS.items():
         vectors = torch.stack([noise(f"{stream} {sample_id}", width) for sample_id in sample_ids])
         present = torch.tensor([stream == "pose" or i % 3 != 0 for i in range(len(sample_ids))])
         vectors[~present] = torch.nan
-        given[stream] = Descriptors(vectors, present)
+        given[stream] = DescriptorBatch(vectors, present)
     return given
 
 
-def describe_by_label(label_of: Mapping[str, str], shuffled: bool = False) -> Callable[[str, Sequence[str]], dict[str, Descriptors]]:
+def describe_by_label(label_of: Mapping[str, str], shuffled: bool = False) -> Callable[[str, Sequence[str]], dict[str, DescriptorBatch]]:
     """Pose vectors that differ by label in their first features; shuffled, they belong to other rows."""
     directions = {label: 2 * noise(label, WIDTHS["pose"]) for label in sorted(set(label_of.values()))}
 
-    def describe(split: str, sample_ids: Sequence[str]) -> dict[str, Descriptors]:
+    def describe(split: str, sample_ids: Sequence[str]) -> dict[str, DescriptorBatch]:
         order = np.random.default_rng(7).permutation(len(sample_ids)) if shuffled else range(len(sample_ids))
         vectors = torch.stack([noise(sample_ids[i], WIDTHS["pose"]) + directions[label_of[sample_ids[i]]] for i in order])
-        return {"pose": Descriptors(vectors, torch.ones(len(sample_ids), dtype=torch.bool))}
+        return {"pose": DescriptorBatch(vectors, torch.ones(len(sample_ids), dtype=torch.bool))}
 
     return describe
 

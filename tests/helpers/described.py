@@ -26,7 +26,7 @@ def noise(name: str, width: int) -> np.ndarray:
 
 @dataclass
 class MadeUp:
-    """As `descriptors.attach.Descriptors`: a row that has a clip of the stream has a vector that says its answer."""
+    """As `descriptors.vectors.Descriptors`: a row that has a clip of the stream has a vector that says its answer."""
 
     rows: dict[int, Row]
     places: dict[tuple[str, str], int]

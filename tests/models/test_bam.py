@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hba_ray.errors import CheckpointError, DataError
-from hba_ray.models.bam import Adapter, Bam, DecoderTail, Descriptors, Head, attached, lm_head_copy, task_head
+from hba_ray.models.bam import Adapter, Bam, DecoderTail, DescriptorBatch, Head, attached, lm_head_copy, task_head
 from hba_ray.models.checkpoints import load_adapters, load_class_heads, model_identity, save_adapters, save_model
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs.bam import AUTHORS_BAM, BamSpec
@@ -29,10 +29,10 @@ def make_bam(hidden_size: int = 64, head: Head | None = None, seed: int = 0, **f
     return Bam(spec(**fields), WIDTHS, hidden_size, head).eval()
 
 
-def descriptors(rows: int, seed: int = 0) -> dict[str, Descriptors]:
+def descriptors(rows: int, seed: int = 0) -> dict[str, DescriptorBatch]:
     generator = torch.Generator().manual_seed(seed)
     present = torch.ones(rows, dtype=torch.bool)
-    return {stream: Descriptors(torch.randn(rows, width, generator=generator), present) for stream, width in WIDTHS.items()}
+    return {stream: DescriptorBatch(torch.randn(rows, width, generator=generator), present) for stream, width in WIDTHS.items()}
 
 
 def transcribed(adapter: Adapter, f: np.ndarray) -> np.ndarray:
@@ -75,12 +75,12 @@ def test_a_missing_stream_adds_exactly_nothing_whatever_stands_in_its_row():
     bam, given = make_bam(), descriptors(4)
     pose = given["pose"].vectors_BD.clone()
     pose[1] = torch.nan
-    given["pose"] = Descriptors(pose, torch.tensor([True, False, True, False]))
+    given["pose"] = DescriptorBatch(pose, torch.tensor([True, False, True, False]))
     alone = bam.adapters["acoustic"](*given["acoustic"])
     delta_BH = bam(given)
     assert torch.equal(delta_BH[[1, 3]], alone[[1, 3]])
     assert not torch.equal(delta_BH[[0, 2]], alone[[0, 2]])
-    nothing = {stream: Descriptors(one.vectors_BD, torch.zeros(4, dtype=torch.bool)) for stream, one in given.items()}
+    nothing = {stream: DescriptorBatch(one.vectors_BD, torch.zeros(4, dtype=torch.bool)) for stream, one in given.items()}
     assert torch.count_nonzero(bam(nothing)) == 0
     delta_BH.sum().backward()
     assert all(weight.grad is not None and bool(weight.grad.isfinite().all()) for weight in bam.adapters.parameters())
@@ -88,7 +88,7 @@ def test_a_missing_stream_adds_exactly_nothing_whatever_stands_in_its_row():
 
 def test_a_wrong_width_and_a_missing_stream_are_refused_by_name():
     bam, given = make_bam(), descriptors(2)
-    short = given | {"pose": Descriptors(given["pose"].vectors_BD[:, :9], given["pose"].present_B)}
+    short = given | {"pose": DescriptorBatch(given["pose"].vectors_BD[:, :9], given["pose"].present_B)}
     with pytest.raises(DataError, match="'pose': has 9 features, the adapter takes 10"):
         bam(short)
     with pytest.raises(DataError, match="need 'acoustic', and the descriptors hold pose"):
@@ -122,7 +122,7 @@ def test_the_z_score_is_that_of_the_rows_which_have_the_stream():
     vectors[:, 4] = 7.0
     vectors[40:] = torch.nan
     present = torch.arange(50) < 40
-    bam.fit_norms(descriptors(50) | {"pose": Descriptors(vectors, present)})
+    bam.fit_norms(descriptors(50) | {"pose": DescriptorBatch(vectors, present)})
     scored = bam.adapters["pose"].ln_feats(vectors[:40])
     expected = (vectors[:40].double().numpy() - vectors[:40].double().numpy().mean(0)) / np.maximum(vectors[:40].double().numpy().std(0), 1)
     assert np.abs(scored.numpy() - expected).max() < 1e-4 and torch.count_nonzero(scored[:, 4]) == 0
@@ -130,7 +130,7 @@ def test_the_z_score_is_that_of_the_rows_which_have_the_stream():
 
 def test_the_acoustic_vector_alone_is_brought_to_unit_length():
     bam, given = make_bam(acoustic_scale="l2", norm="none"), descriptors(3)
-    longer = {stream: Descriptors(5 * one.vectors_BD, one.present_B) for stream, one in given.items()}
+    longer = {stream: DescriptorBatch(5 * one.vectors_BD, one.present_B) for stream, one in given.items()}
     acoustic, pose = bam.adapters["acoustic"], bam.adapters["pose"]
     assert torch.allclose(acoustic(*given["acoustic"]), acoustic(*longer["acoustic"]), atol=1e-6)
     assert not torch.allclose(pose(*given["pose"]), pose(*longer["pose"]), atol=1e-3)
@@ -268,7 +268,9 @@ def test_the_released_settings_are_valid_and_differ_from_the_paper_s():
 def test_half_weights_give_nearly_the_same_delta_in_fp32(dtype):
     torch.manual_seed(0)
     bam = Bam(BamSpec(), {"pose": 300, "acoustic": 500}, 64, None).eval()
-    given = {stream: Descriptors(torch.randn(4, width), torch.tensor([True, True, True, False])) for stream, width in bam.widths.items()}
+    given = {
+        stream: DescriptorBatch(torch.randn(4, width), torch.tensor([True, True, True, False])) for stream, width in bam.widths.items()
+    }
     with torch.no_grad():
         exact, near = bam(given), bam.with_weights_in(dtype)(given)
     assert near.dtype == torch.float32 and torch.equal(near[3], torch.zeros(64))

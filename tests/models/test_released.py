@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from hba_ray.errors import CheckpointError
-from hba_ray.models.bam import Bam, Descriptors, task_head
+from hba_ray.models.bam import Bam, DescriptorBatch, task_head
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.models.released import load_released, load_released_adapters, load_released_head, read_released
 from hba_ray.specs.bam import BamSpec
@@ -24,9 +24,9 @@ def make_bam(seed: int = 0, **fields: object) -> Bam:
     return Bam(BamSpec.model_validate({"hidden": 8} | fields), WIDTHS, 64, None).eval()
 
 
-def descriptors(rows: int) -> dict[str, Descriptors]:
+def descriptors(rows: int) -> dict[str, DescriptorBatch]:
     generator, present = torch.Generator().manual_seed(0), torch.ones(rows, dtype=torch.bool)
-    return {stream: Descriptors(torch.randn(rows, width, generator=generator), present) for stream, width in WIDTHS.items()}
+    return {stream: DescriptorBatch(torch.randn(rows, width, generator=generator), present) for stream, width in WIDTHS.items()}
 
 
 def released(model: OmniSapiens, prefix: str = "") -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ import torch
 from hba_ray.cluster import environment
 from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import AtlasIndex, build_index, read_rows
-from hba_ray.data.order import Window
+from hba_ray.data.order import Share, Window
 from hba_ray.data.rows import Row
 from hba_ray.data.writers import write_jsonl
 from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing
@@ -44,7 +44,7 @@ def run(job: GenerateJob) -> dict[str, dict[str, Any]]:
 
 
 def window_of(index: AtlasIndex, split: str = "test") -> Window:
-    return Window(0, 0, tuple(int(line) for line in index.rows_of(split)), 1, 0)
+    return Window((Share(tuple(int(line) for line in index.rows_of(split)), 1),))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ ALL = {"atlas", "backbone", "sft", "evaluate"}
 
 def names(tmp_path: Path, **changes: object) -> dict[str, str]:
     spec = small_experiment(tmp_path, **changes)
-    return {step.kind: step.fingerprint for step in plan(spec, Storage(tmp_path))}
+    return {step.kind.name: step.fingerprint for step in plan(spec, Storage(tmp_path)).steps}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from hba_ray.judge.grade import Verdict, verdict_table
 from hba_ray.report.verdicts import CellVerdict, judge_table
 from hba_ray.runs.cost import NUMBERS, known_cost
 from hba_ray.runs.measured import check_columns, measured_columns, planned_arms
-from hba_ray.runs.plan import STAGES, run_fingerprint
+from hba_ray.runs.plan import STAGES, plan, run_fingerprint
 from hba_ray.runs.reproduce import read_table, reproduce, write_table
 from hba_ray.specs import ExperimentSpec, PaperSpec
 from hba_ray.specs.paper import TOY, experiments_folder, find_table
@@ -61,16 +61,16 @@ def finish_by_hand(spec: ExperimentSpec, rows: Callable[[str], list[dict[str, An
         counts: of the atlas; by default that step, and all but training and prediction, are left to the run.
     """
     for step in (step for trial in planned_arms(spec) for step in trial.steps):
-        if step.is_done or (counts is None and step.kind not in ("sft", "transfer", "evaluate")):
+        if step.is_done or (counts is None and step.kind.name not in ("sft", "transfer", "evaluate")):
             continue
         step.folder.mkdir(parents=True, exist_ok=True)
-        facts: dict[str, Any] = {"counts": counts, "drops": {}} if step.kind == "atlas" else dict(TRAINED)
-        if step.kind == "evaluate":
+        facts: dict[str, Any] = {"counts": counts, "drops": {}} if step.kind.name == "atlas" else dict(TRAINED)
+        if step.kind.name == "evaluate":
             predictions = pa.Table.from_pylist(rows(step.arm or ""))
             pq.write_table(predictions, step.folder / PREDICTIONS)
             (step.folder / SCORES).write_text(score_predictions(predictions, {}).to_json())
             facts = {"rows": len(predictions), "drops": {}}
-        elif step.kind == "judge":
+        elif step.kind.name == "judge":
             asked = rows(step.arm or "")
             said = [Verdict(row["sample_id"], row["dataset"], True, "", "", "judge", 1, 1, was_cached=False) for row in asked]
             pq.write_table(verdict_table(said), step.folder / VERDICTS)
@@ -138,7 +138,7 @@ def test_tables_have_in_common_what_they_can(scale, tmp_path, toy, monkeypatch):
 
     def steps(table: str, *kinds: str) -> set[str]:
         spec = read_table(find_table(table, SHIPPED), [f"compute.storage={tmp_path}"], toy=SHIPPED / TOY if scale == "toy" else None)
-        return {step.fingerprint for trial in planned_arms(spec) for step in trial.steps if not kinds or step.kind in kinds}
+        return {step.fingerprint for trial in planned_arms(spec) for step in trial.steps if not kinds or step.kind.name in kinds}
 
     trained = ("atlas", "describe", "backbone", "sft", "states", "bam", "evaluate")
     for other in ("T4", "T10", "T11", "T12", "T13"):
@@ -224,19 +224,19 @@ def test_what_was_measured_of_adapters_is_read_again(tmp_path, toy, monkeypatch)
     found = Latency(Cost(0.2, 0.01, 1000.0), Cost(0.21, 0.02, 1018.4), "CPU, one thread", "fp32", 36, 1)
     folder = Storage(spec.compute.storage).run(spec.name, run_fingerprint(list(planned_arms(spec)[0].steps)))
     folder.mkdir()
-    assert known_cost(spec) is None
+    assert known_cost(plan(spec)) is None
     (folder / NUMBERS).write_text(json.dumps(found.to_json()))
-    assert known_cost(spec) == found
+    assert known_cost(plan(spec)) == found
     (folder / NUMBERS).write_text("{}")
     with pytest.raises(DataError, match="is no measurement"):
-        known_cost(spec)
+        known_cost(plan(spec))
 
 
 def test_table_17_has_the_writing_of_both_models_with_intervals_over_clips(tmp_path, toy, monkeypatch):
     spec = finished_table("T17", tmp_path, toy, monkeypatch)
     for trial in planned_arms(spec):
-        for step in (step for step in trial.steps if step.kind == "retention"):
-            better = step.arm == "grpo"
+        for step in (step for step in trial.steps if step.kind.name == "retention"):
+            better = str(step.arm) == "grpo"
             rows = [
                 {"sample_id": f"siq2-{place}", "dataset": "siq2", "log_loss": 12.0 + place % 2, "tokens": 2, "relevance": None}
                 | {"fluency": 3 + (place // 2) % 2 + better, "coherence": 4}
@@ -277,7 +277,7 @@ def test_table_18_sets_judges_of_the_same_answers_against_each_other_and_a_perso
         assert judge is not None
         right = graded[f"{judge.model} {judge.prompts}"]
         verdicts = [Verdict(f"siq2-{place}", "siq2", place < right, "", "", judge.model, 1, 1, was_cached=False) for place in range(10)]
-        for step in (step for step in trial.steps if step.kind == "judge"):
+        for step in (step for step in trial.steps if step.kind.name == "judge"):
             pq.write_table(verdict_table(verdicts), step.folder / VERDICTS)
     cells = {column: cell for (column, _), cell in cells_of(spec).items()}
     assert cells["GPT-5-nano against Qwen3-30B"].estimate.value == pytest.approx(0.8)

@@ -15,16 +15,18 @@ from hba_ray.runs.opened import rebuild_page
 from hba_ray.runs.plan import plan
 from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.specs import ExperimentSpec
+from hba_ray.steps import KINDS
 from hba_ray.steps.base import Context
 from hba_ray.store.folders import Storage
 from hba_ray.store.mlflow import MemoryTracker
 from tests.helpers.experiments import small_experiment
+from tests.helpers.kinds import replace_make
 
 NAMES = ["atlas", "backbone", "sft", "evaluate sft"]
 
 
 def run(spec: ExperimentSpec, tracker: MemoryTracker | None = None) -> Finished:
-    return run_experiment(spec, lambda line: None, tracker or MemoryTracker())
+    return run_experiment(plan(spec), lambda line: None, tracker or MemoryTracker())
 
 
 def ledger(folder: Path) -> list[tuple[str, str | None]]:
@@ -119,21 +121,21 @@ def test_two_runs_of_one_spec_and_seed_give_identical_metrics(finished, tmp_path
 @pytest.mark.parametrize(("kind", "interruption"), [("sft", KeyboardInterrupt), ("evaluate", DataError)])
 def test_an_interrupted_run_goes_on_with_the_step_it_was_at(tmp_path: Path, monkeypatch, kind, interruption):
     spec, tracker = small_experiment(tmp_path, sft__epochs=1), MemoryTracker()
-    make = trial.MAKERS[kind]
+    make = KINDS[kind].make
 
     def interrupt(context) -> None:
         make(context)
         raise interruption("here", "cut off")
 
-    monkeypatch.setitem(trial.MAKERS, kind, interrupt)
+    replace_make(monkeypatch, kind, interrupt)
     with pytest.raises(interruption):
         run(spec, tracker)
     assert tracker.status == ("KILLED" if interruption is KeyboardInterrupt else "FAILED")
-    states = {step.name: step.is_done for step in plan(spec, Storage(tmp_path))}
+    states = {step.name: step.is_done for step in plan(spec, Storage(tmp_path)).steps}
     interrupted = next(name for name in NAMES if name.startswith(kind))
     assert states == {name: NAMES.index(name) < NAMES.index(interrupted) for name in NAMES}
 
-    monkeypatch.setitem(trial.MAKERS, kind, make)
+    replace_make(monkeypatch, kind, make)
     again = run(spec)
     events = ledger(again.folder)
     for name in NAMES[: NAMES.index(interrupted)]:
@@ -144,7 +146,7 @@ def test_an_interrupted_run_goes_on_with_the_step_it_was_at(tmp_path: Path, monk
 def test_a_damaged_mark_is_refused_by_name(finished):
     storage, _, _ = finished
     spec = small_experiment(storage)
-    mark = plan(spec, Storage(storage))[0].folder / "done.json"
+    mark = plan(spec, Storage(storage)).steps[0].folder / "done.json"
     whole = mark.read_text()
     try:
         mark.write_text(whole[: len(whole) // 2])
@@ -157,14 +159,14 @@ def test_a_damaged_mark_is_refused_by_name(finished):
 
 def test_of_two_runs_with_one_step_the_second_waits_and_takes_what_the_first_made(tmp_path: Path, monkeypatch):
     spec, made, said = small_experiment(tmp_path), [], []
-    step = plan(spec, Storage(tmp_path))[0]
+    step = plan(spec, Storage(tmp_path)).steps[0]
 
     def make(context) -> dict:
         time.sleep(1)
         made.append(context.folder)
         return {"rows": 1}
 
-    monkeypatch.setitem(trial.MAKERS, step.kind, make)
+    replace_make(monkeypatch, step.kind, make)
     context = Context(spec, {}, step.folder, lambda metrics, number: None)
     runs = [threading.Thread(target=trial._do, args=(step, context, tmp_path, said.append)) for _ in range(2)]
     for thread in runs:
@@ -180,7 +182,7 @@ def test_mlflow_holds_one_finished_run_with_everything_once(tmp_path: Path):
 
     spec = small_experiment(tmp_path, sft__epochs=1)
     for _ in range(2):
-        made = run_experiment(spec, lambda line: None)
+        made = run_experiment(plan(spec), lambda line: None)
     client = MlflowClient(made.mlflow)
     experiment = client.get_experiment_by_name("hba_ray")
     assert experiment is not None

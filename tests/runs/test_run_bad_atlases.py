@@ -10,6 +10,7 @@ import pytest
 
 from hba_ray.errors import DataError
 from hba_ray.report.tables import read_json
+from hba_ray.runs.plan import plan
 from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.specs import ExperimentSpec
 from hba_ray.store.mlflow import MemoryTracker
@@ -45,7 +46,7 @@ def experiment(folder: Path, on_bad_row: str = "fail", **splits: list[dict[str, 
 
 
 def run(spec: ExperimentSpec) -> Finished:
-    return run_experiment(spec, lambda line: None, MemoryTracker())
+    return run_experiment(plan(spec), lambda line: None, MemoryTracker())
 
 
 @pytest.mark.parametrize(

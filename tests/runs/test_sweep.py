@@ -8,29 +8,30 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
+from hba_ray.runs.parts import Outcome
 from mlflow import MlflowClient
 
 from hba_ray.cluster.session import Session, check_store
 from hba_ray.errors import DataError, EnvironmentMissing, HbaError, SpecError, TrialsFailed
 from hba_ray.report.tables import read_json, sheets
-from hba_ray.runs import run as trial
 from hba_ray.runs import sweep as sweep_module
 from hba_ray.runs.opened import labels, rebuild_page
-from hba_ray.runs.parts import Outcome
 from hba_ray.runs.sweep import FinishedSweep, run_sweep
 from hba_ray.runs.sweep_plan import estimate, plan_sweep
 from hba_ray.specs.compute import TrackingSpec
+from hba_ray.steps import KINDS
 from hba_ray.steps.base import Step
 from hba_ray.store.folders import finish
 from hba_ray.store.journal import Forwarder
 from tests.helpers.experiments import NAMES, small_sweep
+from tests.helpers.kinds import replace_make
 from tests.helpers.recorded import assert_recorded, events
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FinishedSweep, list[str]]:
     storage, said = tmp_path_factory.mktemp("runs"), []
-    return storage, run_sweep(small_sweep(storage), said.append), said
+    return storage, run_sweep(plan_sweep(small_sweep(storage)), said.append), said
 
 
 def test_shared_steps_are_done_once_and_first(swept):
@@ -132,7 +133,7 @@ def test_what_trials_share_is_one_arm_of_the_sweep(tmp_path: Path, trials: dict[
 def test_a_finished_sweep_does_nothing_again(swept):
     storage, made, _ = swept
     before, said = events(storage), []
-    again = run_sweep(small_sweep(storage), said.append)
+    again = run_sweep(plan_sweep(small_sweep(storage)), said.append)
     assert events(storage) == before
     assert said == [f"{name}: done before" for name in NAMES]
     assert again.report is not None and made.report is not None and again.report.scores == made.report.scores
@@ -148,14 +149,14 @@ def test_a_larger_sweep_takes_over_what_is_done(swept):
     storage, _, _ = swept
     before, said = events(storage), []
     axes = {"sft.lr": [1e-3, 2e-3], "evaluate.max_new_tokens": [4, 6]}
-    made = run_sweep(small_sweep(storage, sweep={"axes": axes}), said.append)
+    made = run_sweep(plan_sweep(small_sweep(storage, sweep={"axes": axes})), said.append)
     new = events(storage) - before
     assert sorted(event for event, _ in new.elements() if event == "done") == ["done", "done"]  # two evaluations
     assert len(made.reports) == 4
 
 
 def test_a_failed_trial_ends_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    make = trial.MAKERS["evaluate"]
+    make = KINDS["evaluate"].make
 
     def break_down(context) -> dict:
         if context.spec.evaluate.max_new_tokens == 5:
@@ -163,8 +164,8 @@ def test_a_failed_trial_ends_only_itself(tmp_path: Path, monkeypatch: pytest.Mon
         return make(context)
 
     spec = small_sweep(tmp_path, sweep={"axes": {"evaluate.max_new_tokens": [4, 5]}})
-    monkeypatch.setitem(trial.MAKERS, "evaluate", break_down)
-    made = run_sweep(spec, lambda line: None)
+    replace_make(monkeypatch, "evaluate", break_down)
+    made = run_sweep(plan_sweep(spec), lambda line: None)
     assert [outcome.status for outcome in made.outcomes.values()] == ["done", "failed"]
     assert made.report is not None and list(made.report.scores) == ["evaluate.max_new_tokens=4"]
     assert any("no result; failed row 7: cannot be read" in line for line in made.report.notes)
@@ -172,17 +173,17 @@ def test_a_failed_trial_ends_only_itself(tmp_path: Path, monkeypatch: pytest.Mon
         made.check()
     assert failed.value.exit_code == 4
 
-    monkeypatch.setitem(trial.MAKERS, "evaluate", make)
-    run_sweep(spec, lambda line: None).check()
+    replace_make(monkeypatch, "evaluate", make)
+    run_sweep(plan_sweep(spec), lambda line: None).check()
 
 
 def test_a_step_that_all_trials_need_and_that_fails_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def break_down(context) -> dict:
         raise DataError("atlas", "is broken")
 
-    monkeypatch.setitem(trial.MAKERS, "atlas", break_down)
+    replace_make(monkeypatch, "atlas", break_down)
     with pytest.raises(HbaError, match="atlas: is broken"):
-        run_sweep(small_sweep(tmp_path), lambda line: None)
+        run_sweep(plan_sweep(small_sweep(tmp_path)), lambda line: None)
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (record,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert record.info.status == "FAILED"
@@ -219,7 +220,10 @@ def test_an_axis_that_changes_nothing_is_refused(tmp_path: Path):
 
 def test_a_sweep_that_no_ray_of_this_machine_could_hold_is_refused_before_anything_starts(tmp_path: Path):
     with pytest.raises(EnvironmentMissing, match="needs 64 CPUs"):
-        run_sweep(small_sweep(tmp_path, compute__workers=32, compute__cpus=4, compute__micro_batch=1, sft__batch=32), lambda line: None)
+        run_sweep(
+            plan_sweep(small_sweep(tmp_path, compute__workers=32, compute__cpus=4, compute__micro_batch=1, sft__batch=32)),
+            lambda line: None,
+        )
     assert not list(tmp_path.glob("small-*")) and not (tmp_path / "mlflow.db").exists()
 
 
@@ -250,7 +254,7 @@ def test_a_stopped_trial_gets_another_chance_under_other_rules(tmp_path: Path, m
 
 def test_early_stopping_needs_workers(tmp_path: Path):
     with pytest.raises(SpecError, match=r"compute\.workers is 0"):
-        run_sweep(small_sweep(tmp_path, sweep={"seeds": [0, 1], "asha": {}}), lambda line: None)
+        run_sweep(plan_sweep(small_sweep(tmp_path, sweep={"seeds": [0, 1], "asha": {}})), lambda line: None)
 
 
 @pytest.mark.parametrize("uri", [None, "sqlite:////tmp/x.db"])
@@ -272,5 +276,5 @@ def test_a_trial_whose_result_was_deleted_is_done_again(swept):
     mark.write_text(text)
     (planned.folder / "report.json").write_text(json.dumps({"of": "another version"}))
     assert planned.report() is None
-    run_sweep(small_sweep(storage), lambda line: None).check()
+    run_sweep(plan_sweep(small_sweep(storage)), lambda line: None).check()
     assert planned.report() is not None

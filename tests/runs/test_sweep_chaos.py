@@ -31,11 +31,12 @@ PRELOADED = [
 def drive(storage: Path) -> None:
     """What a driver process runs; its output goes to a file."""
     from hba_ray.runs.sweep import run_sweep
+    from hba_ray.runs.sweep_plan import plan_sweep
 
     with (storage.parent / f"{storage.name}.said").open("a") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
-        run_sweep(small_sweep(storage), lambda line: said.write(line + "\n") and said.flush()).check()
+        run_sweep(plan_sweep(small_sweep(storage)), lambda line: said.write(line + "\n") and said.flush()).check()
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hba_ray.runs.sweep import run_sweep
+from hba_ray.runs.sweep_plan import plan_sweep
 from tests.helpers.experiments import small_sweep
 from tests.helpers.recorded import assert_recorded, events
 
@@ -17,7 +18,7 @@ def test_a_sweep_on_ray_does_shared_steps_once_and_is_recorded_whole(tmp_path: P
     said: list[str] = []
     on_ray = {"compute__workers": 1, "compute__cpus": 4, "compute__object_store_mib": 100}
     spec = small_sweep(tmp_path, sweep={"axes": {"sft.lr": [1e-3, 2e-3]}}, **on_ray)
-    made = run_sweep(spec, said.append)
+    made = run_sweep(plan_sweep(spec), said.append)
     made.check()
     assert "2 trials, 2 at a time" in said
     assert len(made.reports) == 2 and made.report is not None

@@ -12,24 +12,24 @@ import pytest
 
 from hba_ray.errors import CheckpointError, DataError, SpecError
 from hba_ray.report.tables import render_markdown
-from hba_ray.runs import run as trial
 from hba_ray.runs.cost import measure_cost
 from hba_ray.runs.plan import arms, plan
 from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.specs import ExperimentSpec
+from hba_ray.steps import KINDS, describe
 from hba_ray.steps import bam as step
-from hba_ray.steps import describe
 from hba_ray.store.folders import Storage
 from hba_ray.store.mlflow import MemoryTracker
 from hba_ray.training import states
 from tests.helpers.described import use_made_up
 from tests.helpers.experiments import small_experiment
+from tests.helpers.kinds import replace_make
 
 pytestmark = pytest.mark.usefixtures("made_up")
 ATLAS = {"source": "toy", "toy": {"rows": 80}, "limit": 6, "media": {"audio_seconds": 1, "video_frames": 2, "video_pixels": 3136}}
 BAM = {"hidden": 16, "epochs": 2, "batch": 4, "cache_precision": "fp32"}
 TEXT_ONLY = "toy_words"
-EXTRACT, OPEN = trial.MAKERS["describe"], describe.open_descriptors
+EXTRACT, OPEN = KINDS["describe"].make, describe.open_descriptors
 """As they are where nothing is made up."""
 
 
@@ -40,7 +40,7 @@ def experiment(storage: Path, **changes: object) -> ExperimentSpec:
 
 
 def run(spec: ExperimentSpec, tracker: MemoryTracker | None = None) -> Finished:
-    return run_experiment(spec, lambda line: None, tracker or MemoryTracker())
+    return run_experiment(plan(spec), lambda line: None, tracker or MemoryTracker())
 
 
 def events(made: Finished) -> list[tuple[str, str | None]]:
@@ -53,7 +53,7 @@ def done(made: Finished) -> list[str | None]:
 
 
 def folder(spec: ExperimentSpec, name: str) -> Path:
-    return next(one.folder for one in plan(spec, Storage(spec.compute.storage)) if one.name == name)
+    return next(one.folder for one in plan(spec, Storage(spec.compute.storage)).steps if one.name == name)
 
 
 def predictions(spec: ExperimentSpec, arm: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -115,8 +115,8 @@ def test_the_sft_model_is_the_same_file_with_and_without_bam(finished, tmp_path:
 )
 def test_every_trial_of_bam_shares_the_states(finished, change):
     storage, _, _ = finished
-    names = {one.name: one.fingerprint for one in plan(experiment(storage), Storage(storage))}
-    others = {one.name: one.fingerprint for one in plan(experiment(storage, **change), Storage(storage))}
+    names = {one.name: one.fingerprint for one in plan(experiment(storage), Storage(storage)).steps}
+    others = {one.name: one.fingerprint for one in plan(experiment(storage, **change), Storage(storage)).steps}
     redone = {name for name in names if names[name] != others[name]}
     assert redone - {"describe"} == {"bam", "evaluate sft+bam", "compare sft+bam"}
 
@@ -133,8 +133,8 @@ def test_every_trial_of_bam_shares_the_states(finished, change):
 )
 def test_states_are_named_by_all_that_they_depend_on(finished, change, redone):
     storage, _, _ = finished
-    names = {one.name: one.fingerprint for one in plan(experiment(storage), Storage(storage))}
-    others = {one.name: one.fingerprint for one in plan(experiment(storage, **change), Storage(storage))}
+    names = {one.name: one.fingerprint for one in plan(experiment(storage), Storage(storage)).steps}
+    others = {one.name: one.fingerprint for one in plan(experiment(storage, **change), Storage(storage)).steps}
     changed = {name.split()[0] for name in names if names[name] != others[name] and not name.startswith(("bam", "evaluate", "compare"))}
     assert changed == redone
 
@@ -155,7 +155,7 @@ def test_a_second_trial_runs_no_backbone(finished, monkeypatch):
 def test_without_a_cache_the_predictions_are_the_same(finished):
     storage, _, _ = finished
     stored, live = experiment(storage), experiment(storage, bam__cache=False)
-    assert not any(one.kind == "states" for one in plan(live, Storage(storage)))
+    assert not any(one.kind.name == "states" for one in plan(live, Storage(storage)).steps)
     run(live)
     one, other = predictions(stored, "sft+bam"), predictions(live, "sft+bam")
     for key, row in one.items():
@@ -190,12 +190,12 @@ def test_a_stage_bam_without_its_model_is_refused():
 def test_the_released_settings_are_taken_with_compat_authors():
     spec = ExperimentSpec.model_validate({"name": "x", "compat": "authors", "stages": ["sft", "bam"], "atlas": {"source": "toy"}})
     assert (spec.bam.alpha, spec.bam.epochs, spec.bam.cache, spec.bam.decoder_injection) == (4.0, 3, False, "post_norm")
-    assert not any(one.kind == "states" for one in plan(spec, Storage("/tmp")))
+    assert not any(one.kind.name == "states" for one in plan(spec, Storage("/tmp")).steps)
 
 
 def interrupted(spec: ExperimentSpec, name: str) -> Path:
     """The folder of a step that is to be done again, the later ones too."""
-    steps = plan(spec, Storage(spec.compute.storage))
+    steps = plan(spec, Storage(spec.compute.storage)).steps
     place = [one.name for one in steps].index(name)
     for one in steps[place:]:
         (one.folder / "done.json").unlink(missing_ok=True)
@@ -268,13 +268,13 @@ def test_an_interrupted_bam_step_leaves_finished_adapters_alone(finished, monkey
 def test_what_adapters_cost_is_measured_on_a_finished_run(finished):
     storage, made, _ = finished
     rows: list[int] = []
-    found, where = measure_cost(experiment(storage), 4, 1, lambda: rows.append(1))
+    found, where = measure_cost(plan(experiment(storage)), 4, 1, lambda: rows.append(1))
     assert where == made.folder and (found.rows, found.warm_up, len(rows)) == (4, 1, 5)
     assert found.without.mean > 0 and found.with_bam.mean > 0 and found.with_bam.peak > 100
     with pytest.raises(SpecError, match="the step 'bam' is not done yet"):
-        measure_cost(experiment(storage, bam__lr=0.5), 4, 1, lambda: None)
+        measure_cost(plan(experiment(storage, bam__lr=0.5)), 4, 1, lambda: None)
     with pytest.raises(SpecError, match="stages: has no 'bam'"):
-        measure_cost(experiment(storage, stages=["sft"]), 4, 1, lambda: None)
+        measure_cost(plan(experiment(storage, stages=["sft"])), 4, 1, lambda: None)
 
 
 def gains(storage: Path, **changes: object) -> dict[str, tuple[float, float]]:
@@ -303,6 +303,6 @@ def test_descriptors_that_say_the_label_lift_their_task_and_shuffled_ones_do_not
 @pytest.mark.slow
 def test_so_do_those_that_opensmile_extracts_from_the_toy_s_voices(tmp_path: Path, monkeypatch):
     pytest.importorskip("opensmile")
-    monkeypatch.setitem(trial.MAKERS, "describe", EXTRACT)
+    replace_make(monkeypatch, "describe", EXTRACT)
     monkeypatch.setattr(describe, "open_descriptors", OPEN)
     assert_gain_is_what_descriptors_say(tmp_path)

@@ -34,7 +34,7 @@ def made(tmp_path_factory):
     from hba_ray.steps import atlas
 
     spec = small_experiment(tmp_path_factory.mktemp("runs"), **DESCRIBED)
-    steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage))}
+    steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage)).steps}
     folders = {name: step.folder for name, step in steps.items()}
     for step in steps.values():
         step.folder.mkdir(parents=True)
@@ -44,13 +44,13 @@ def made(tmp_path_factory):
 
 
 def test_nothing_is_extracted_unless_the_spec_says_so(tmp_path: Path):
-    assert "describe" not in {step.name for step in plan(small_experiment(tmp_path), Storage(tmp_path))}
+    assert "describe" not in {step.name for step in plan(small_experiment(tmp_path), Storage(tmp_path)).steps}
 
 
 def test_the_step_is_named_by_what_is_extracted_and_not_by_how_it_is_read(tmp_path: Path):
     def name(**changes: object) -> str:
         spec = small_experiment(tmp_path, **{"descriptors__streams": ["pose", "acoustic"], **changes})
-        return next(step.fingerprint for step in plan(spec, Storage(tmp_path)) if step.name == "describe")
+        return next(step.fingerprint for step in plan(spec, Storage(tmp_path)).steps if step.name == "describe")
 
     assert name() == name(descriptors__acoustic={"normalisation": "l2"}) == name(compute__extractors=2)
     assert name() == name(descriptors__streams=["acoustic", "pose"])
@@ -90,7 +90,7 @@ def test_later_steps_find_vectors_by_sample(made):
 
 def test_transcripts_are_part_of_every_prompt_that_is_trained_on(tmp_path: Path):
     def named(**changes: object) -> dict[str, str]:
-        return {step.name: step.fingerprint for step in plan(small_experiment(tmp_path, **changes), Storage(tmp_path))}
+        return {step.name: step.fingerprint for step in plan(small_experiment(tmp_path, **changes), Storage(tmp_path)).steps}
 
     without, acoustic = named(), named(descriptors__streams=["acoustic"])
     spoken = named(descriptors__streams=["transcripts"])
@@ -160,7 +160,7 @@ def test_a_second_atlas_of_the_same_clips_extracts_nothing(made):
 def _context_of(spec) -> Context:
     from hba_ray.steps import atlas
 
-    steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage))}
+    steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage)).steps}
     folders = {name: step.folder for name, step in steps.items()}
     folders["atlas"].mkdir(parents=True)
     atlas.make(Context(spec, folders, folders["atlas"], lambda values, step: None))
@@ -170,14 +170,14 @@ def _context_of(spec) -> Context:
 def test_probes_are_arms_with_scores_of_their_own(made):
     spec, _, _ = made
     spec = spec.model_copy(update={"descriptors": spec.descriptors.model_copy(update={"probe": True})})
-    steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage))}
+    steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage)).steps}
     step = steps["probe acoustic"]
     step.folder.mkdir(parents=True)
     facts = probe.make(
         Context(spec, {name: one.folder for name, one in steps.items()}, step.folder, lambda values, at: None, step.arm, step.part)
     )
     scores = read_scores(step.folder)
-    assert step.arm == "probe acoustic" and {score.dataset for score in scores.datasets} >= {"toy_tone"}
+    assert str(step.arm) == "probe acoustic" and {score.dataset for score in scores.datasets} >= {"toy_tone"}
     assert facts["rows"] == sum(score.rows for score in scores.datasets) and facts["without_a_vector"] < facts["rows"]
     (note,) = probe.notes(spec, facts)
     assert "logistic regression" in note

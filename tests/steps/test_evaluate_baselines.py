@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hba_ray.steps.generation import baselines, notes, published_model
 
 from hba_ray.errors import CheckpointError, SpecError
 from hba_ray.runs.plan import arms, plan
 from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps.generation import baselines, notes, published_model
 from hba_ray.store.folders import Storage
 from hba_ray.store.mlflow import MemoryTracker
 from tests.helpers.experiments import small_experiment
@@ -27,7 +27,7 @@ def with_baselines(storage: Path, *names: str, **generation: object) -> Experime
 
 def names(spec: ExperimentSpec, storage: Path) -> dict[str, str]:
     """Step -> fingerprint, but for the steps that hold arms against each other."""
-    return {step.name: step.fingerprint for step in plan(spec, Storage(storage)) if step.kind != "compare"}
+    return {step.name: step.fingerprint for step in plan(spec, Storage(storage)).steps if step.kind.name != "compare"}
 
 
 def test_arms_are_named_after_their_models(tmp_path: Path):
@@ -67,9 +67,9 @@ def test_a_baseline_that_cannot_be_there_is_refused_before_anything_runs(tmp_pat
 
 def test_the_tiny_model_is_predicted_with_before_training_and_reported_beside_the_trained_one(tmp_path: Path):
     tracker = MemoryTracker()
-    finished = run_experiment(with_baselines(tmp_path, "tiny"), lambda line: None, tracker)
+    finished = run_experiment(plan(with_baselines(tmp_path, "tiny")), lambda line: None, tracker)
     assert list(finished.report.scores) == ["sft", "zero-shot tiny"]
-    steps = plan(with_baselines(tmp_path, "tiny"), Storage(tmp_path))
+    steps = plan(with_baselines(tmp_path, "tiny"), Storage(tmp_path)).steps
     (step,) = [step for step in steps if step.name == "evaluate zero-shot tiny"]
     predictions = pq.read_table(step.folder / "predictions.parquet").to_pylist()
     trained = finished.report.scores["sft"].datasets
@@ -100,7 +100,7 @@ def test_vllm_serves_a_baseline_of_one_run_whose_open_answers_are_judged_and_rep
     with StubJudge(right="agreement") as stub:
         judge = stub.spec().model_dump(mode="json")
         spec = small_experiment(tmp_path, evaluate__baselines=["tiny"], evaluate__generation=served, evaluate__judge=judge, **shape)
-        made = run_experiment(spec, lambda line: None, MemoryTracker())
+        made = run_experiment(plan(spec), lambda line: None, MemoryTracker())
         asked = stub.graded()
     assert list(made.report.scores) == ["sft", "zero-shot tiny"]
     table = made.table.read_text()
@@ -114,7 +114,7 @@ def test_vllm_serves_a_baseline_of_one_run_whose_open_answers_are_judged_and_rep
         low, high = judged.interval
         assert f"| toy_answers | {arm} | 6 | {judged.value:.3f} | {low:.3f} to {high:.3f} |" in table
         assert f"Open answers of {arm} were graded by {judge['model']}" in table
-    step = next(step for step in plan(spec, Storage(tmp_path)) if step.name == "evaluate zero-shot tiny")
+    step = next(step for step in plan(spec, Storage(tmp_path)).steps if step.name == "evaluate zero-shot tiny")
     answers = [row for row in pq.read_table(step.folder / "predictions.parquet").to_pylist() if row["dataset"] == "toy_answers"]
     assert len(answers) == 6 and all(row["response"] is not None for row in answers)
     assert all(any(row["question"] in turn and (row["answer"] or "") in turn for turn in asked) for row in answers)

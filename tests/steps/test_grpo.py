@@ -28,7 +28,7 @@ def spec_of(**given: Any) -> ExperimentSpec:
 
 
 def steps_of(folder: Path, **given: Any) -> dict[str, Step]:
-    return {step.name: step for step in plan(spec_of(**given), Storage(folder))}
+    return {step.name: step for step in plan(spec_of(**given), Storage(folder)).steps}
 
 
 def test_the_stage_adds_a_step_and_an_arm_of_its_own(tmp_path: Path):

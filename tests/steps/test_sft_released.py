@@ -44,11 +44,11 @@ def experiment(storage: Path, **changes: object) -> ExperimentSpec:
 
 
 def run(spec: ExperimentSpec) -> Finished:
-    return run_experiment(spec, lambda line: None, MemoryTracker())
+    return run_experiment(plan(spec), lambda line: None, MemoryTracker())
 
 
 def folders(spec: ExperimentSpec) -> dict[str, Path]:
-    return {step.name: step.folder for step in plan(spec, Storage(spec.compute.storage))}
+    return {step.name: step.folder for step in plan(spec, Storage(spec.compute.storage)).steps}
 
 
 def predictions(spec: ExperimentSpec, arm: str) -> list[dict[str, Any]]:

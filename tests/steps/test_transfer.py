@@ -26,7 +26,7 @@ def spec(storage: Path, stages: tuple[str, ...] = ("sft", "transfer"), **changes
 
 
 def steps(of: ExperimentSpec, storage: Path) -> dict[str, Step]:
-    return {step.name: step for step in plan(of, Storage(str(storage)))}
+    return {step.name: step for step in plan(of, Storage(str(storage))).steps}
 
 
 def test_each_held_out_dataset_has_a_step_and_they_share_an_arm(tmp_path):
@@ -98,7 +98,7 @@ def test_whether_held_out_rows_are_transcribed_is_part_of_what_the_step_is(tmp_p
 @pytest.mark.slow
 def test_held_out_rows_are_trained_on_by_transfer_alone_and_evaluated_by_their_own_models(tmp_path):
     experiment = spec(tmp_path)
-    made = run_experiment(experiment, lambda line: None, tracker := MemoryTracker())
+    made = run_experiment(plan(experiment), lambda line: None, tracker := MemoryTracker())
     planned = steps(experiment, tmp_path)
     context = Context(experiment, {"atlas": planned["atlas"].folder}, tmp_path, lambda metrics, step: None)
     assert set(context.index.label_counts("train")) == {"toy_tone"}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from hba_ray.cluster.session import ray_session
 from hba_ray.errors import CheckpointError, DataError, TrainingError
-from hba_ray.models.bam import Descriptors
+from hba_ray.models.bam import DescriptorBatch
 from hba_ray.models.checkpoints import load_adapters
 from hba_ray.specs.bam import AUTHORS_BAM
 from hba_ray.training import bam as training
@@ -103,7 +103,7 @@ def test_finished_adapters_are_left_and_those_of_other_descriptors_are_not(shop:
     assert train_bam(job, ["toy_nod"], describe_by_noise, tmp_path) == [first] and not runs
 
     def others(split, sample_ids):
-        return {stream: Descriptors(2 * one.vectors_BD, one.present_B) for stream, one in describe_by_noise(split, sample_ids).items()}
+        return {stream: DescriptorBatch(2 * one.vectors_BD, one.present_B) for stream, one in describe_by_noise(split, sample_ids).items()}
 
     (second,) = train_bam(job, ["toy_nod"], others, tmp_path)
     assert runs == {"toy_nod": 1} and second.folder == first.folder
@@ -114,11 +114,11 @@ def test_finished_adapters_are_left_and_those_of_other_descriptors_are_not(shop:
 def test_a_stream_without_rows_has_no_adapter_and_a_dataset_without_streams_none_at_all(shop: BamShop, tmp_path):
     def pose_only(split, sample_ids):
         given = describe_by_noise(split, sample_ids)
-        return given | {"acoustic": Descriptors(given["acoustic"].vectors_BD, torch.zeros(len(sample_ids), dtype=torch.bool))}
+        return given | {"acoustic": DescriptorBatch(given["acoustic"].vectors_BD, torch.zeros(len(sample_ids), dtype=torch.bool))}
 
     def nothing(split, sample_ids):
         return {
-            stream: Descriptors(one.vectors_BD, torch.zeros_like(one.present_B)) for stream, one in pose_only(split, sample_ids).items()
+            stream: DescriptorBatch(one.vectors_BD, torch.zeros_like(one.present_B)) for stream, one in pose_only(split, sample_ids).items()
         }
 
     (one,) = train_bam(shop.job(epochs=1), ["toy_tone"], pose_only, tmp_path)

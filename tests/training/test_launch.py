@@ -76,6 +76,12 @@ def test_one_worker_on_ray_does_what_this_process_does(workshop: Workshop):
     assert losses(workshop.folder / "1.jsonl") == pytest.approx(losses(workshop.folder / "0.jsonl"), rel=1e-6)
 
 
+def test_two_workers_take_the_steps_of_this_process(workshop: Workshop, two_workers):
+    """Whose micro-batches are of another size, too: `compute` changes no result."""
+    launch_sft(workshop.job(small_spec(compute={"workers": 0, "micro_batch": 2})), workshop.folder / "run")
+    assert losses(workshop.folder / "job.jsonl") == pytest.approx(two_workers[1], rel=1e-4)
+
+
 def test_zero_3_gives_the_losses_of_zero_1(workshop: Workshop, two_workers):
     launch_sft(workshop.job(small_spec(compute=SHARED | {"workers": 2, "zero": 3})), workshop.folder / "run")
     assert losses(workshop.folder / "job.jsonl") == pytest.approx(two_workers[1], rel=1e-5)

@@ -1,6 +1,7 @@
 """The worker's line in this process: it learns, repeats itself exactly, and goes on where it was cut off."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,9 @@ def cut_after(monkeypatch):
     """Ends training right after the checkpoint of the given step was written."""
 
     def arm(step: int) -> None:
-        from hba_ray.training.hooks import FolderStore
+        from hba_ray.training.hooks import FolderCheckpointStore
 
-        save = FolderStore.save
+        save = FolderCheckpointStore.save
 
         def save_then_die(self, folder, metrics):
             save(self, folder, metrics)
@@ -30,7 +31,7 @@ def cut_after(monkeypatch):
                 monkeypatch.undo()
                 raise Cut
 
-        monkeypatch.setattr(FolderStore, "save", save_then_die)
+        monkeypatch.setattr(FolderCheckpointStore, "save", save_then_die)
 
     return arm
 
@@ -58,13 +59,27 @@ def test_a_run_cut_off_after_any_checkpoint_ends_as_if_it_had_not_been(workshop:
     assert (resumed.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
 
 
-def test_micro_batch_and_accumulation_do_not_change_the_step(workshop: Workshop):
+@pytest.mark.parametrize("window", [2, 8, 64])
+def test_micro_batch_and_accumulation_do_not_change_the_step(workshop: Workshop, window):
+    """Nor does a window that holds a piece of a step, one, or all steps of an epoch."""
     runs = {}
-    for micro_batch in (8, 2):
-        spec = small_spec(sft={"epochs": 1, "shuffle_window": 8}, compute={"micro_batch": micro_batch})
+    for micro_batch in (8, 4, 2):
+        spec = small_spec(sft={"shuffle_window": window}, compute={"micro_batch": micro_batch})
         launch_sft(workshop.job(spec, str(micro_batch)), workshop.folder / str(micro_batch))
         runs[micro_batch] = losses(workshop.folder / f"{micro_batch}.jsonl")
-    assert runs[8] == pytest.approx(runs[2], rel=1e-4)
+    assert len(runs[8]) == 8
+    assert runs[4] == pytest.approx(runs[8], rel=1e-4)
+    assert runs[2] == pytest.approx(runs[8], rel=1e-4)
+
+
+@pytest.mark.parametrize("compute", [{"workers": 0, "micro_batch": 4}, {"workers": 2, "micro_batch": 2}, {"workers": 8, "micro_batch": 1}])
+def test_the_schedule_does_not_depend_on_where_training_runs(workshop: Workshop, compute):
+    rows = len(workshop.index.rows_of("train"))
+    released = {"sft": {"batch": 8, "scheduler_horizon": "micro_batches"}, "compute": compute}
+    job = workshop.job(small_spec(**released))
+    assert workshop.job(small_spec(compute=compute)).schedule_steps == 2 * -(-rows // 8)
+    assert job.schedule_steps == 2 * -(-rows // 4)
+    assert replace(job, part="answers").schedule_steps == 2 * -(-rows // 2)
 
 
 def test_the_model_of_the_lowest_validation_loss_is_kept(workshop: Workshop):
