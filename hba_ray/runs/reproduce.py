@@ -90,7 +90,7 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
         SpecError: a column is measured by no trial.
     """
     paper = _paper(spec)
-    planned = _planned(spec)
+    planned = plan_table(spec)
     trials = planned.trials if isinstance(planned, SweepPlan) else (planned,)
     if not _is_toy(spec):
         check_columns(spec, trials)
@@ -146,7 +146,7 @@ def write_table(found: TableVerdict, differs: Sequence[str], folder: Path) -> It
         yield file
 
 
-def _planned(spec: ExperimentSpec) -> Experiment | SweepPlan:
+def plan_table(spec: ExperimentSpec) -> Experiment | SweepPlan:
     """What the table is measured on; the table itself is nothing that a trial depends on."""
     plain = spec.model_copy(update={"paper": None})
     return plan(plain) if spec.sweep is None else plan_sweep(plain)

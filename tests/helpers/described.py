@@ -12,8 +12,8 @@ import pytest
 
 from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.rows import Row
-from hba_ray.runs import run as trial
 from hba_ray.steps import describe
+from tests.helpers.kinds import replace_make
 
 WIDTHS = {"pose": 12, "acoustic": 20}
 SOURCES = {"pose": ("video",), "acoustic": ("audio", "video")}
@@ -58,7 +58,7 @@ class MadeUp:
 
 def use_made_up(monkeypatch: pytest.MonkeyPatch, *, narrower: bool = False) -> None:
     """Let experiments have these descriptors, and extract nothing."""
-    monkeypatch.setitem(trial.MAKERS, "describe", lambda context: {"streams": {}, "unreadable": {}})
+    replace_make(monkeypatch, "describe", lambda context: describe.DescribeResult(streams={}))
 
     def opened(spec: object, index: AtlasIndex) -> MadeUp:
         return MadeUp.of(index).narrower() if narrower else MadeUp.of(index)

@@ -23,9 +23,9 @@ from hba_ray.evaluation.scores import score_predictions
 from hba_ray.judge.grade import Verdict, verdict_table
 from hba_ray.report.verdicts import CellVerdict, judge_table
 from hba_ray.runs.cost import NUMBERS, known_cost
-from hba_ray.runs.measured import check_columns, measured_columns, planned_arms
-from hba_ray.runs.plan import STAGES, plan, run_fingerprint
-from hba_ray.runs.reproduce import read_table, reproduce, write_table
+from hba_ray.runs.measured import check_columns, measured_columns
+from hba_ray.runs.plan import STAGES, Experiment, plan, run_fingerprint
+from hba_ray.runs.reproduce import plan_table, read_table, reproduce, write_table
 from hba_ray.specs import ExperimentSpec, PaperSpec
 from hba_ray.specs.paper import TOY, experiments_folder, find_table
 from hba_ray.steps.evaluate import PREDICTIONS, SCORES
@@ -51,6 +51,25 @@ def experiment(storage: Path, atlas: dict[str, Any], backbone: str = "some/model
 
 
 TRAINED = {"optimizer_steps": 1, "epochs": 1, "best_epoch": 0, "best_validation_loss": None, "drops": {}, "part": "all"}
+JUDGED = {"arm": "sft", "judge": "j", "prompts": "standard", "true": 1, "false": 1, "unreadable": {}, "from_cache": 0}
+BY_HAND = {
+    "sft": TRAINED,
+    "transfer": TRAINED,
+    "grpo": {"optimizer_steps": 1, "reward_first_quarter": 0.1, "reward_last_quarter": 0.2},
+    "bam": {"datasets": {}},
+    "states": {"rows": {}},
+    "describe": {"streams": {}},
+    "judge": JUDGED | {"input_tokens": 1, "output_tokens": 1},
+    "compare": {"against": "sft", "datasets": 1},
+    "retention": {"arm": "sft", "rows": 0, "clips": 0, "unreadable": 0},
+}
+"""What steps that nobody did say of themselves."""
+
+
+def planned_arms(spec: ExperimentSpec) -> Sequence[Experiment]:
+    """The trials of a table's spec, or the one experiment that it is."""
+    planned = plan_table(spec)
+    return (planned,) if isinstance(planned, Experiment) else planned.trials
 
 
 def finish_by_hand(spec: ExperimentSpec, rows: Callable[[str], list[dict[str, Any]]], counts: dict[str, Any] | None = None) -> None:
@@ -64,14 +83,14 @@ def finish_by_hand(spec: ExperimentSpec, rows: Callable[[str], list[dict[str, An
         if step.is_done or (counts is None and step.kind.name not in ("sft", "transfer", "evaluate")):
             continue
         step.folder.mkdir(parents=True, exist_ok=True)
-        facts: dict[str, Any] = {"counts": counts, "drops": {}} if step.kind.name == "atlas" else dict(TRAINED)
+        facts: dict[str, Any] = {"counts": counts, "drops": {}} if step.kind.name == "atlas" else dict(BY_HAND.get(step.kind.name, {}))
         if step.kind.name == "evaluate":
-            predictions = pa.Table.from_pylist(rows(step.arm or ""))
+            predictions = pa.Table.from_pylist(rows(str(step.arm)))
             pq.write_table(predictions, step.folder / PREDICTIONS)
             (step.folder / SCORES).write_text(score_predictions(predictions, {}).to_json())
             facts = {"rows": len(predictions), "drops": {}}
         elif step.kind.name == "judge":
-            asked = rows(step.arm or "")
+            asked = rows(str(step.arm))
             said = [Verdict(row["sample_id"], row["dataset"], True, "", "", "judge", 1, 1, was_cached=False) for row in asked]
             pq.write_table(verdict_table(said), step.folder / VERDICTS)
         finish(step.folder, facts)
@@ -222,7 +241,7 @@ def test_table_13_gets_a_verdict_on_the_papers_hardware_alone(tmp_path, toy, mon
 def test_what_was_measured_of_adapters_is_read_again(tmp_path, toy, monkeypatch):
     spec = finished_table("T13", tmp_path, toy, monkeypatch)
     found = Latency(Cost(0.2, 0.01, 1000.0), Cost(0.21, 0.02, 1018.4), "CPU, one thread", "fp32", 36, 1)
-    folder = Storage(spec.compute.storage).run(spec.name, run_fingerprint(list(planned_arms(spec)[0].steps)))
+    folder = Storage(spec.compute.storage).run(spec.name, run_fingerprint(planned_arms(spec)[0].steps))
     folder.mkdir()
     assert known_cost(plan(spec)) is None
     (folder / NUMBERS).write_text(json.dumps(found.to_json()))

@@ -31,16 +31,11 @@ DESCRIBED = {"descriptors__streams": ["acoustic"], "atlas__limit": 3}
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """An atlas whose sound was described: its spec, its index, and what the step said."""
-    from hba_ray.steps import atlas
-
     spec = small_experiment(tmp_path_factory.mktemp("runs"), **DESCRIBED)
-    steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage)).steps}
-    folders = {name: step.folder for name, step in steps.items()}
-    for step in steps.values():
-        step.folder.mkdir(parents=True)
-    atlas.make(Context(spec, folders, folders["atlas"], lambda values, step: None))
-    facts = describe.make(Context(spec, folders, folders["describe"], lambda values, step: None))
-    return spec, AtlasIndex.load(folders["atlas"]), facts
+    context = _context_of(spec)
+    context.folder.mkdir(parents=True)
+    result = context.step.kind.make(context)
+    return spec, AtlasIndex.load(context.folder_of("atlas")), result
 
 
 def test_nothing_is_extracted_unless_the_spec_says_so(tmp_path: Path):
@@ -66,7 +61,7 @@ def test_every_row_is_described_or_counted(made):
 
 
 def test_masked_rows_are_said_with_their_reasons(made):
-    spec, _, facts = made
+    spec, _, result = made
     bad = {**facts["streams"]["acoustic"], "bad": {"corrupt audio": 2, "empty file": 1}}
     notes = describe.notes(spec, {"streams": {"acoustic": bad}, "unreadable": {"missing file": 4}})
     assert "3 are masked (corrupt audio: 2, empty file: 1)" in notes[0] and "missing file: 4" in notes[1]
@@ -108,9 +103,10 @@ def test_what_whisper_hears_reaches_the_rows_of_later_steps(tmp_path: Path):
     )
     context = _context_of(spec)
     context.folder.mkdir(parents=True)
-    facts = describe.make(context)
-    assert facts["streams"]["transcripts"]["described"] == 3 and not context.index.transcripts
-    index = Context(spec, context.folders, tmp_path, lambda values, at: None).index
+    result = describe.Describe().make(context)
+    assert result.streams["transcripts"].described == 3 and not context.index.transcripts
+    later = replace(context.step, folder=tmp_path)
+    index = Context(spec, later, {**context.earlier, "describe": context.step}).index
     assert index.transcripts
     rows = {line: next(iter(read_rows(index, [line]))) for line in index.transcripts}
     assert all(
@@ -131,12 +127,12 @@ def test_one_run_fills_all_three_tables_through_the_real_extractors(tmp_path: Pa
     spec = small_experiment(
         tmp_path / "runs", atlas__limit=1, descriptors__streams=list(STREAMS), descriptors__transcripts=whisper, compute__workers=1
     )
-    found = describe_atlas(spec, lambda line: None)["streams"]
+    found = describe_atlas(spec, lambda line: None).streams
     descriptors = describe.open_descriptors(spec, index := index_of(spec))
     lines = range(len(index.table))
     for stream in STREAMS:
-        assert found[stream]["extracted"] == found[stream]["clips"] >= found[stream]["described"] > 0 and not found[stream]["bad"]
-        assert found[stream]["described"] + found[stream]["absent"] == found[stream]["rows"] == len(lines)
+        assert found[stream].extracted == found[stream].clips >= found[stream].described > 0 and not found[stream].bad
+        assert found[stream].described + found[stream].absent == found[stream].rows == len(lines)
     signatures = index.table.column("modality_signature").to_pylist()
     pose_BD, seen_B = descriptors.vectors("pose", lines)
     acoustic_BD, heard_B = descriptors.vectors("acoustic", lines)
@@ -147,24 +143,22 @@ def test_one_run_fills_all_three_tables_through_the_real_extractors(tmp_path: Pa
     table = table_of(Storage(spec.compute.storage).descriptors, describe.settings(spec), "pose")
     detected_T4 = np.array(table.columns(["detected"]).column("detected").to_pylist())
     assert (detected_T4[:, : list(PARTS).index("face") + 1].min(axis=1) >= 0.95).all(), "33 + 478 points in 95 % of the frames of each clip"
-    again = describe_atlas(spec, lambda line: None)["streams"]
-    assert all(one["extracted"] == 0 for one in again.values())
+    again = describe_atlas(spec, lambda line: None).streams
+    assert all(one.extracted == 0 for one in again.values())
 
 
 def test_a_second_atlas_of_the_same_clips_extracts_nothing(made):
-    spec, _, facts = made
-    again = describe.make(_context_of(spec.model_copy(update={"atlas": spec.atlas.model_copy(update={"limit": 2})})))
-    assert facts["streams"]["acoustic"]["extracted"] > 5 and again["streams"]["acoustic"]["extracted"] == 0
+    spec, _, result = made
+    again = describe.Describe().make(_context_of(spec.model_copy(update={"atlas": spec.atlas.model_copy(update={"limit": 2})})))
+    assert result.streams["acoustic"].extracted > 5 and again.streams["acoustic"].extracted == 0
 
 
 def _context_of(spec) -> Context:
-    from hba_ray.steps import atlas
-
-    steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage)).steps}
-    folders = {name: step.folder for name, step in steps.items()}
-    folders["atlas"].mkdir(parents=True)
-    atlas.make(Context(spec, folders, folders["atlas"], lambda values, step: None))
-    return Context(spec, folders, folders["describe"], lambda values, step: None)
+    """What the describe step is given once the atlas is there."""
+    steps = {step.name: step for step in plan(spec).steps}
+    steps["atlas"].folder.mkdir(parents=True)
+    steps["atlas"].kind.make(Context(spec, steps["atlas"], {}))
+    return Context(spec, steps["describe"], {"atlas": steps["atlas"]})
 
 
 def test_probes_are_arms_with_scores_of_their_own(made):
@@ -173,9 +167,7 @@ def test_probes_are_arms_with_scores_of_their_own(made):
     steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage)).steps}
     step = steps["probe acoustic"]
     step.folder.mkdir(parents=True)
-    facts = probe.make(
-        Context(spec, {name: one.folder for name, one in steps.items()}, step.folder, lambda values, at: None, step.arm, step.part)
-    )
+    made_now = step.kind.make(Context(spec, step, steps))
     scores = read_scores(step.folder)
     assert str(step.arm) == "probe acoustic" and {score.dataset for score in scores.datasets} >= {"toy_tone"}
     assert facts["rows"] == sum(score.rows for score in scores.datasets) and facts["without_a_vector"] < facts["rows"]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hba_ray.steps.generation import baselines, notes, published_model
 
 from hba_ray.errors import CheckpointError, SpecError
-from hba_ray.runs.plan import arms, plan
+from hba_ray.runs.plan import plan
+from hba_ray.specs.arms import arms_of, baselines
+from hba_ray.steps.evaluate import Evaluate, EvaluateResult, published_model
 from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec
 from hba_ray.store.folders import Storage
@@ -32,8 +33,8 @@ def names(spec: ExperimentSpec, storage: Path) -> dict[str, str]:
 
 def test_arms_are_named_after_their_models(tmp_path: Path):
     spec = with_baselines(tmp_path, "google/gemma-3-4b-it", "Qwen/Qwen2.5-Omni-7B", "other/Qwen2.5-Omni-7B")
-    assert list(baselines(spec)) == ["zero-shot gemma-3-4b-it", "zero-shot Qwen/Qwen2.5-Omni-7B", "zero-shot other/Qwen2.5-Omni-7B"]
-    assert arms(spec)[1:] == list(baselines(spec))
+    assert list(map(str, baselines(spec))) == ["zero-shot gemma-3-4b-it", "zero-shot Qwen/Qwen2.5-Omni-7B", "zero-shot other/Qwen2.5-Omni-7B"]
+    assert arms_of(spec)[1:] == list(baselines(spec))
     published = [published_model(spec, arm) for arm in baselines(spec)]
     assert published == ["Gemma-3-4B", "Qwen2.5-Omni-7B", "Qwen2.5-Omni-7B"]
 
