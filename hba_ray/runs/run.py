@@ -94,7 +94,10 @@ def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: Tr
 
 def write_origin(spec: ExperimentSpec, folder: Path) -> list[str]:
     """What a result comes from: the whole spec, the versions and, where the source was changed since its commit, how."""
-    files = {"resolved.yaml": yaml.safe_dump(spec.identity(), sort_keys=False), "env.json": json.dumps(environment(), indent=1) + "\n"}
+    files = {
+        "resolved.yaml": yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False),
+        "env.json": json.dumps(environment(), indent=1) + "\n",
+    }
     if patch := changes():
         files["source.diff"] = patch
     for name, text in files.items():

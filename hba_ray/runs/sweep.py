@@ -142,7 +142,11 @@ class _Driver:
         """The sweep's own record, above those of its trials; closed as what the sweep came to."""
         plan = self.plan
         swept = {key for trial in plan.trials for key in trial.trial.sets}
-        fixed = {key: value for key, value in flat(plan.spec.identity()).items() if key not in swept and key.split(".")[0] not in _UNSAID}
+        fixed = {
+            key: value
+            for key, value in flat(plan.spec.model_dump(mode="json")).items()
+            if key not in swept and key.split(".")[0] not in _UNSAID
+        }
         tags = standard_tags(plan.fingerprint, plan.spec.seed) | {ROLE: "sweep", SWEEP: plan.fingerprint}
         self.forwarder.add(self.journal)
         self.tracker.start(plan.spec.name, fixed, tags)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Seed, Spec
+from hba_ray.specs.base import Seed, Spec, identity_values
 
 Stream = Literal["pose", "acoustic"]
 Injection = Literal["penultimate", "post_norm"]
@@ -103,7 +103,7 @@ class BamSpec(Spec):
 
     def identity(self) -> dict[str, Any]:
         """Without the folders of checkpoints, which count by their content."""
-        return self.model_dump(mode="json", exclude={"checkpoints"})
+        return identity_values(self, exclude={"checkpoints"})
 
     def batch_of(self, dataset: str) -> int:
         """Rows of one optimiser step on a dataset (its id)."""

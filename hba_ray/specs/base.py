@@ -1,19 +1,40 @@
-"""What all sections of a spec have in common: frozen, strict about keys, hashable by content."""
+"""What all sections of a spec have in common: frozen, strict about keys, and named by their content.
+
+The name is a fingerprint of `Spec.identity()`. Fields of the first release always enter it. A field that came later is
+declared with `Added` and enters only where it is set to something new, so an upgrade renames no finished step.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 LARGEST = 2**63 - 1
-"""The largest whole number that libraries take."""
+"""The largest whole number that libraries such as NumPy and Ray accept."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""NumPy's and transformers' own seeds have 32 bits."""
+"""The seeds of NumPy and transformers have 32 bits."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """Marks a field that a section got after the first release:
+
+        clip: Annotated[float, Added(before=0.0)] = Field(default=0.0, ge=0)
+
+    Attributes:
+        before: the value with which the section does what it did before it had the field. It stays as it is when the
+            default changes.
+    """
+
+    before: Any
 
 
 class Spec(BaseModel):
@@ -36,8 +57,38 @@ class Spec(BaseModel):
         return value
 
     def identity(self) -> dict[str, Any]:
-        """The section as plain JSON values: what enters a fingerprint."""
-        return self.model_dump(mode="json")
+        """What enters the fingerprints of results that depend on this section, as plain JSON values."""
+        return identity_values(self)
+
+
+def identity_values(section: Spec, *, include: Collection[str] | None = None, exclude: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a section as plain JSON values, without those that were `Added` and do nothing new, at every depth.
+
+    Every fingerprint takes the fields of a section from here; `model_dump` would bring in fields that came later.
+
+    Args:
+        include: names of the fields to take; None takes all.
+        exclude: names of fields to leave out.
+    """
+    values = _without_unused(section, section.model_dump(mode="json"))
+    return {name: value for name, value in values.items() if (include is None or name in include) and name not in exclude}
+
+
+def _without_unused(value: Any, plain: Any) -> Any:
+    """`plain`, the JSON form of `value`, without the fields of its sections that do nothing new."""
+    if isinstance(value, Spec):
+        fields = type(value).model_fields
+        used = [name for name, field in fields.items() if not _does_nothing_new(field, plain[name])]
+        return {name: _without_unused(getattr(value, name), plain[name]) for name in used}
+    if isinstance(value, Mapping):
+        return {name: _without_unused(inner, plain[str(name)]) for name, inner in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_without_unused(inner, one) for inner, one in zip(value, plain, strict=True)]
+    return plain
+
+
+def _does_nothing_new(field: FieldInfo, plain: Any) -> bool:
+    return any(isinstance(mark, Added) and to_jsonable_python(mark.before) == plain for mark in field.metadata)
 
 
 def _leaves(kind: Any) -> set[Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Spec, identity_values
 
 Stream = Literal["pose", "acoustic", "transcripts"]
 VectorStream = Literal["pose", "acoustic"]
@@ -55,7 +55,7 @@ class PoseSpec(Spec):
 
     def extraction(self) -> dict[str, Any]:
         """What the table's content depends on."""
-        return self.model_dump(mode="json", exclude={"pooling", "normalisation"})
+        return identity_values(self, exclude={"pooling", "normalisation"})
 
 
 class AcousticSpec(Spec):
@@ -80,7 +80,7 @@ class AcousticSpec(Spec):
         return FUNCTIONALS if self.features == "functionals" else LOW_LEVEL_VALUES * _PARTS[self.pooling]
 
     def extraction(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"pooling", "normalisation"})
+        return identity_values(self, exclude={"pooling", "normalisation"})
 
 
 class TranscriptSpec(Spec):
@@ -94,7 +94,7 @@ class TranscriptSpec(Spec):
     """`missing`: rows with sound whose modality signature lists no text; `all`: every row with sound."""
 
     def extraction(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"rows"})
+        return identity_values(self, exclude={"rows"})
 
 
 class DescriptorsSpec(Spec):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from hba_ray.specs.atlas import Split
-from hba_ray.specs.base import Seed, Spec
+from hba_ray.specs.base import Seed, Spec, identity_values
 
 REACHED_BY = frozenset({"base_url", "key_env", "concurrency", "retries", "timeout_seconds", "batch", "poll_seconds", "price"})
 """Fields that say how the judge is reached. They change no verdict and enter no fingerprint."""
@@ -68,7 +68,7 @@ class JudgeSpec(Spec):
 
     def identity(self) -> dict[str, Any]:
         """Who judges, without how the judge is reached. A prompts file enters by its name here, by its content in `judge_fingerprint`."""
-        return self.model_dump(mode="json", exclude=set(REACHED_BY))
+        return identity_values(self, exclude=REACHED_BY)
 
 
 AFTERWARDS = frozenset({"baselines", "generation", "judge", "retention", "robustness"})
@@ -131,4 +131,4 @@ class EvaluateSpec(Spec):
 
     def identity(self) -> dict[str, Any]:
         """What the predictions of a model with heads depend on."""
-        return self.model_dump(mode="json", exclude=set(AFTERWARDS))
+        return identity_values(self, exclude=AFTERWARDS)

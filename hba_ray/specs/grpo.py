@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Spec, identity_values
 
 RUNS_BY = frozenset({"micro_batch", "nodes", "tensor_parallel", "rollout_memory", "save_every", "log_rollouts"})
 """Fields that change no result."""
@@ -169,4 +169,4 @@ class GrpoSpec(Spec):
     def identity(self) -> dict[str, Any]:
         """What a result depends on: without how the machine does it, and without HARPO's constants where HARPO does not run."""
         left_out = set(RUNS_BY) | ({"harpo"} if self.algorithm != "harpo" else set())
-        return self.model_dump(mode="json", exclude=left_out)
+        return identity_values(self, exclude=left_out)

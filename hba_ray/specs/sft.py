@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Spec, identity_values
 
 
 class SftSpec(Spec):
@@ -50,7 +50,7 @@ class SftSpec(Spec):
 
     def identity(self) -> dict[str, Any]:
         """Without the folder of a checkpoint, which counts by its content."""
-        return self.model_dump(mode="json", exclude={"checkpoint"})
+        return identity_values(self, exclude={"checkpoint"})
 
 
 SMALL_BATCHES = {"daicwoz": 4, "mmsd": 16}

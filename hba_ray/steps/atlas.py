@@ -10,7 +10,7 @@ from typing import Any
 
 from hba_ray.errors import DataError
 from hba_ray.progress import progress
-from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.specs import ExperimentSpec, fingerprint, identity_values
 from hba_ray.steps.base import Context, Draft, Step, count_drops
 from hba_ray.store.files import file_digest, stamps
 
@@ -31,7 +31,7 @@ def plan(draft: Draft) -> Step:
 def _identity(draft: Draft) -> dict[str, Any]:
     """What the rows are: the generator's settings, or the content of the files."""
     atlas = draft.spec.atlas
-    chosen = atlas.model_dump(mode="json", include={"source", "format", "datasets", "on_bad_row", "limit", "split_surprise", "split_by"})
+    chosen = identity_values(atlas, include={"source", "format", "datasets", "on_bad_row", "limit", "split_surprise", "split_by"})
     if atlas.held_out:
         chosen["held_out"] = list(atlas.held_out)
     if atlas.source == "toy":

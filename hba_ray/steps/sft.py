@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.errors import SpecError
 from hba_ray.progress import Bar, progress
-from hba_ray.specs import ExperimentSpec
+from hba_ray.specs import ExperimentSpec, identity_values
 from hba_ray.steps import backbone, describe
 from hba_ray.steps.base import (
     STEP_LOG,
@@ -61,7 +61,7 @@ def identity(draft: Draft, spec: ExperimentSpec) -> dict[str, Any]:
         "backbone": backbone.identity(draft),
         "media": spec.atlas.media.identity(),
         "modalities": sorted(spec.atlas.modalities),
-        "model": spec.model.model_dump(mode="json", exclude={"backbone", "tiny"}),
+        "model": identity_values(spec.model, exclude={"backbone", "tiny"}),
         "seed": spec.seed,
         "sft": spec.sft.identity(),
         **describe.prompt_identity(spec),
