@@ -77,4 +77,5 @@ def _export_sft(run: OpenedRun, folders: dict[str, Path], to: Path) -> None:
     trained = folders["sft"] / "model"
     load_model(model, trained)
     dtype = torch.bfloat16 if run.spec.uses_bf16 else torch.float32
-    export_model(model, load_processor(backbone), to, dtype=dtype, identity=model_identity(backbone, trained))
+    identity = model_identity(backbone, trained, memory=Path(run.spec.compute.storage).expanduser())
+    export_model(model, load_processor(backbone), to, dtype=dtype, identity=identity)

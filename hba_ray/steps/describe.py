@@ -33,7 +33,7 @@ def plan(draft: Draft) -> Step | None:
     chosen, compute = settings(draft.spec), draft.spec.compute
     if not chosen.streams:
         return None
-    identity = {"atlas": draft["atlas"].fingerprint, **_identity(chosen)}
+    identity = {"atlas": draft["atlas"].fingerprint, **_identity(chosen, draft.storage.descriptors)}
     if "transcripts" in chosen.streams and draft.spec.atlas.held_out:
         identity["transcribed"] = "all rows" if "transfer" in draft.spec.stages else "rows that are not held out"
     what = f"extract {', '.join(chosen.streams)} of every clip"
@@ -41,11 +41,11 @@ def plan(draft: Draft) -> Step | None:
     return draft.add("describe", identity, what, resources=resources, uses_ray=True)
 
 
-def _identity(chosen: DescriptorsSpec) -> dict[str, Any]:
+def _identity(chosen: DescriptorsSpec, store: Path) -> dict[str, Any]:
     """What is extracted; how it is pooled and normalised later is no part of it."""
     from hba_ray.descriptors.tables import identity_of
 
-    return {"use_released": chosen.use_released, "streams": {stream: identity_of(chosen, stream) for stream in chosen.streams}}
+    return {"use_released": chosen.use_released, "streams": {stream: identity_of(chosen, stream, store) for stream in chosen.streams}}
 
 
 def vector_identity(spec: ExperimentSpec, stream: Literal["pose", "acoustic"]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def vector_identity(spec: ExperimentSpec, stream: Literal["pose", "acoustic"]) -
     settings = chosen.pose if stream == "pose" else chosen.acoustic
     return {
         "use_released": chosen.use_released,
-        "extracted": identity_of(chosen, stream),
+        "extracted": identity_of(chosen, stream, _store(spec)),
         "column": settings.column,
         "normalisation": settings.normalisation,
     }
@@ -68,7 +68,7 @@ def prompt_identity(spec: ExperimentSpec) -> dict[str, Any]:
 
     if "transcripts" not in spec.descriptors.streams:
         return {}
-    return {"transcripts": [identity_of(spec.descriptors, "transcripts"), spec.descriptors.transcripts.rows]}
+    return {"transcripts": [identity_of(spec.descriptors, "transcripts", _store(spec)), spec.descriptors.transcripts.rows]}
 
 
 def make(context: Context, start_ray: Callable[[], object] = lambda: None) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def plan(draft: Draft) -> Step:
     """
     spec, named = draft.spec, identity(draft, draft.spec)
     if spec.sft.checkpoint is not None:
-        named["checkpoint"] = digest_checkpoint(spec.sft.checkpoint, "sft.checkpoint")
+        named["checkpoint"] = digest_checkpoint(draft, spec.sft.checkpoint, "sft.checkpoint")
         return draft.add("sft", named, f"take the model in {spec.sft.checkpoint}")
     what = f"{spec.sft.epochs} epochs of {spec.model.train} training, batch {spec.sft.batch}, lr {spec.sft.lr:g}"
     rest: dict[str, Any] = {"resources": training_resources(spec), "uses_ray": True}

@@ -4,6 +4,7 @@
     <storage>/steps/<kind>-<fingerprint>/    a step, shared by all runs that need it
     <storage>/judge-cache/                   what judges have said, likewise shared
     <storage>/descriptors/                   descriptors of clips, shared by all atlases that hold the clip
+    <storage>/digests.jsonl                  digests of weights and atlases, so that they are read once (`store/files.py`)
 
 A step is finished when its `done.json` is there, which is written last and at once. Whoever works on
 a step holds its lock, so two drivers never write one step.

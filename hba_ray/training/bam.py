@@ -73,7 +73,7 @@ class BamJob:
 
     @cached_property
     def base(self) -> str:
-        return model_identity(self.backbone, Path(self.model))
+        return model_identity(self.backbone, Path(self.model), memory=Path(self.spec.compute.storage).expanduser())
 
 
 @dataclass(frozen=True)
