@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import yaml
 
 import hba_ray
+from hba_ray.cluster import ray_private
 from hba_ray.cluster.session import LOOPBACK
 from hba_ray.errors import EnvironmentMissing, SpecError
 from hba_ray.specs import ExperimentSpec, fingerprint
@@ -146,10 +147,9 @@ class Jobs:
     def __init__(self, address: str | None = None):
         self.address = dashboard_url(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
         with _answers(self.address):
-            from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
             from ray.job_submission import JobSubmissionClient
 
-            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray job submit` does
+            ray_private.use_token()
             self._client: JobSubmissionClient = JobSubmissionClient(self.address)
 
     def submit(self, spec: ExperimentSpec, say: Callable[[str], None]) -> str:

@@ -13,14 +13,14 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from hba_ray.cluster import forkserver
+from hba_ray.cluster import forkserver, ray_private
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 
@@ -190,11 +190,10 @@ class _Starting:
 @contextmanager
 def _joined(spec: ComputeSpec) -> Iterator[None]:
     import ray
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray.exceptions import AuthenticationError
 
     check_reachable(spec.address)
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray start` does, but `ray.init` does not
+    ray_private.use_token()
     missing = {name: value for name, value in _shared_defaults(spec).items() if name not in os.environ}
     os.environ.update(missing)
     try:
@@ -272,13 +271,10 @@ def _local_defaults(spec: ComputeSpec) -> dict[str, str]:
 
 def _describe(spec: ComputeSpec) -> Session:
     import ray
-    from ray._private.state import state
 
-    largest = state.get_max_resources_from_cluster_config() if spec.address != "local" else None
-    resources: Mapping[str, float] = largest or ray.cluster_resources()
-    config = state.get_cluster_config() if spec.address != "local" else None
-    groups = config.node_group_configs if config else ()
-    nodes = max(sum(node["Alive"] for node in ray.nodes()), 1 + sum(group.max_count for group in groups))
+    is_local = spec.address == "local"
+    resources: Mapping[str, float] = (None if is_local else ray_private.largest_resources()) or ray.cluster_resources()
+    nodes = max(sum(node["Alive"] for node in ray.nodes()), 1 + (0 if is_local else ray_private.addable_nodes()))
     return Session(ray.get_runtime_context().gcs_address, resources.get("CPU", 0.0), resources.get("GPU", 0.0), nodes)
 
 
@@ -328,7 +324,6 @@ def _ray_log(file: Path) -> Iterator[None]:
     """Sends what Ray's libraries log in this process, and what its raylets report to it, to `file` instead of the terminal."""
     os.environ.setdefault("RAY_DATA_LOGGING_CONFIG", str(Path(__file__).with_name("ray_data_logging.yaml")))
     import ray.data  # noqa: F401  # gives its logger handlers when it is imported, so: before they are taken away
-    from ray._private import worker
 
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setLevel(logging.INFO)
@@ -338,18 +333,17 @@ def _ray_log(file: Path) -> Iterator[None]:
     for logger in loggers:
         logger.handlers, logger.propagate = [], True
     loggers[0].handlers, loggers[0].propagate = [handler], False
-    prints, worker.print_to_stdstream = worker.print_to_stdstream, _log_report  # Ray 2.60 prints them, whatever `log_to_driver` says
     try:
-        yield
+        with ray_private.raylet_reports(_log_report):
+            yield
     finally:
-        worker.print_to_stdstream = prints
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
         handler.close()
 
 
-def _log_report(report: dict[str, Any], ignore_prefix: bool = False) -> None:
-    for line in report["lines"]:
+def _log_report(lines: Sequence[str]) -> None:
+    for line in lines:
         logging.getLogger("ray.raylet").warning(line)
 
 

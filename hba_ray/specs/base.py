@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import to_jsonable_python
 
 LARGEST = 2**63 - 1
 """The largest whole number that libraries such as NumPy and Ray accept."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """The seeds of NumPy and transformers have 32 bits."""
+_ANY: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _without_unused(value: Any, plain: Any) -> Any:
 
 
 def _does_nothing_new(field: FieldInfo, plain: Any) -> bool:
-    return any(isinstance(mark, Added) and to_jsonable_python(mark.before) == plain for mark in field.metadata)
+    return any(isinstance(mark, Added) and _ANY.dump_python(mark.before, mode="json") == plain for mark in field.metadata)
 
 
 def _leaves(kind: Any) -> set[Any]:

@@ -252,11 +252,11 @@ def _locate(path: tuple[str, ...], layers: Sequence[_Layer]) -> str:
 
 
 def _sets(config: DictConfig, path: tuple[str, ...]) -> bool:
-    node: Any = config
+    node: Any = OmegaConf.to_container(config)
     for key in path:
-        if not isinstance(node, DictConfig) or key not in node:
+        if not isinstance(node, dict) or key not in node:
             return False
-        node = node._get_node(key)
+        node = node[key]
     return True
 
 
