@@ -12,7 +12,7 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.steps import MAKERS
 from hba_ray.steps.base import Context
 from hba_ray.store.folders import Storage, claimed, finish
-from hba_ray.store.mlflow import MemoryTracker
+from hba_ray.store.follow import Metrics
 
 if TYPE_CHECKING:
     from hba_ray.rl.parity import RowParity
@@ -32,14 +32,14 @@ def check_rollout(spec: ExperimentSpec, rows: int, say: Callable[[str], None]) -
     from hba_ray.rl.parity import compare
 
     folders: dict[str, Path] = {}
-    context = Context(spec, folders, Path(), MemoryTracker().log_metrics)
+    context = Context(spec, folders, Path(), _not_logged)
     for step in plan(spec.model_copy(update={"stages": ("sft",)}), Storage(spec.compute.storage)):
         if step.kind not in ("atlas", "backbone"):
             continue
         with claimed(step.folder, wait_seconds=3600):
             if not step.is_done:
                 say(f"{step.name} {step.fingerprint}: {step.what}")
-                finish(step.folder, MAKERS[step.kind](Context(spec, folders, step.folder, MemoryTracker().log_metrics)))
+                finish(step.folder, MAKERS[step.kind](Context(spec, folders, step.folder, _not_logged)))
         folders[step.name] = step.folder
     index = context.index
     signatures = index.table.column("modality_signature").to_pylist()
@@ -52,3 +52,7 @@ def check_rollout(spec: ExperimentSpec, rows: int, say: Callable[[str], None]) -
         write_start(spec, context.backbone, None, start, dtype=torch.bfloat16 if spec.uses_bf16 else torch.float32)
         say(f"vLLM answers {len(chosen)} rows")
         return compare(str(start), str(folders["atlas"] / "train"), chosen, spec.atlas.media, spec.atlas.modalities)
+
+
+def _not_logged(metrics: Metrics, step: int) -> None:
+    """Takes the metrics of steps that belong to no run."""

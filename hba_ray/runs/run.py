@@ -31,7 +31,7 @@ from hba_ray.steps.judge import VERDICTS
 from hba_ray.store import journal as journals
 from hba_ray.store.folders import LOCK_SECONDS, Storage, claimed, done, finish, note, write_text
 from hba_ray.store.follow import Metrics
-from hba_ray.store.mlflow import MlflowTracker, Status, Tracker, standard_tags
+from hba_ray.store.mlflow import MlflowTracker, Status, standard_tags
 from hba_ray.store.provenance import changes, environment, gpu_names
 
 ARM_FILES = (SCORES, PREDICTIONS, VERDICTS, COMPARISON, *DIFFERENCES)
@@ -56,7 +56,7 @@ class Finished:
     mlflow: str
 
 
-def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: Tracker | None = None) -> Finished:
+def run_experiment(spec: ExperimentSpec, say: Callable[[str], None], tracker: journals.JournalTracker | None = None) -> Finished:
     """Does what is not done yet and reports.
 
     Args:
@@ -140,7 +140,9 @@ def alone_in(folder: Path, say: Callable[[str], None]) -> AbstractContextManager
 
 
 @contextmanager
-def _through_a_journal(spec: ExperimentSpec, storage: Storage, folder: Path, say: Callable[[str], None]) -> Iterator[Tracker]:
+def _through_a_journal(
+    spec: ExperimentSpec, storage: Storage, folder: Path, say: Callable[[str], None]
+) -> Iterator[journals.JournalTracker]:
     """MLflow as the spec says; where it goes away, its share waits in the run's folder."""
     journal = folder / journals.FILE
     with journals.forwarding(MlflowTracker(spec.tracking, storage.folder), say) as forwarder:
@@ -163,7 +165,7 @@ def check_first(spec: ExperimentSpec, steps: list[Step]) -> None:
 
 
 @contextmanager
-def _recorded(tracker: Tracker, spec: ExperimentSpec, fingerprint: str) -> Iterator[None]:
+def _recorded(tracker: journals.JournalTracker, spec: ExperimentSpec, fingerprint: str) -> Iterator[None]:
     """The record of the run, closed as what it came to."""
     tracker.start(spec.name, flat(spec.model_dump(mode="json", exclude={"paper"})), standard_tags(fingerprint, spec.seed))
     status: Status = "FAILED"
@@ -194,7 +196,7 @@ def _do(step: Step, context: Context, run_folder: Path, say: Callable[[str], Non
         note(run_folder, event="done", step=step.name, fingerprint=step.fingerprint)
 
 
-def _record_step(step: Step, run_folder: Path, tracker: Tracker) -> None:
+def _record_step(step: Step, run_folder: Path, tracker: journals.JournalTracker) -> None:
     """What a step leaves for the record and for the run's folder, whether it was done now or before."""
     for metrics, number in logged_metrics(step):
         tracker.log_metrics(metrics, number)  # keeps of a metric what it does not have

@@ -20,10 +20,10 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.steps import bam as step
 from hba_ray.steps import describe
 from hba_ray.store.folders import Storage
-from hba_ray.store.mlflow import MemoryTracker
 from hba_ray.training import states
 from tests.helpers.described import use_made_up
 from tests.helpers.experiments import small_experiment
+from tests.helpers.journals import ReadableJournal
 
 pytestmark = pytest.mark.usefixtures("made_up")
 ATLAS = {"source": "toy", "toy": {"rows": 80}, "limit": 6, "media": {"audio_seconds": 1, "video_frames": 2, "video_pixels": 3136}}
@@ -39,8 +39,8 @@ def experiment(storage: Path, **changes: object) -> ExperimentSpec:
     return small_experiment(storage, **{"stages": ["sft", "bam"], "atlas": ATLAS, "sft__epochs": 1, "bam": fields, **others})
 
 
-def run(spec: ExperimentSpec, tracker: MemoryTracker | None = None) -> Finished:
-    return run_experiment(spec, lambda line: None, tracker or MemoryTracker())
+def run(spec: ExperimentSpec, tracker: ReadableJournal | None = None) -> Finished:
+    return run_experiment(spec, lambda line: None, tracker or ReadableJournal())
 
 
 def events(made: Finished) -> list[tuple[str, str | None]]:
@@ -66,9 +66,9 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[Path, Finished, MemoryTracker]:
+def finished(tmp_path_factory) -> tuple[Path, Finished, ReadableJournal]:
     """A storage folder with a finished run of both stages in it."""
-    storage, tracker = tmp_path_factory.mktemp("runs"), MemoryTracker()
+    storage, tracker = tmp_path_factory.mktemp("runs"), ReadableJournal()
     return storage, run(experiment(storage), tracker), tracker
 
 

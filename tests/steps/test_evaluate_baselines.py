@@ -14,8 +14,8 @@ from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.generation import baselines, notes, published_model
 from hba_ray.store.folders import Storage
-from hba_ray.store.mlflow import MemoryTracker
 from tests.helpers.experiments import small_experiment
+from tests.helpers.journals import ReadableJournal
 from tests.helpers.stub_judge import KEY, KEY_ENV, StubJudge
 
 PLAIN = {"engine": "transformers", "max_new_tokens": 4}
@@ -66,7 +66,7 @@ def test_a_baseline_that_cannot_be_there_is_refused_before_anything_runs(tmp_pat
 
 
 def test_the_tiny_model_is_predicted_with_before_training_and_reported_beside_the_trained_one(tmp_path: Path):
-    tracker = MemoryTracker()
+    tracker = ReadableJournal()
     finished = run_experiment(with_baselines(tmp_path, "tiny"), lambda line: None, tracker)
     assert list(finished.report.scores) == ["sft", "zero-shot tiny"]
     steps = plan(with_baselines(tmp_path, "tiny"), Storage(tmp_path))
@@ -100,7 +100,7 @@ def test_vllm_serves_a_baseline_of_one_run_whose_open_answers_are_judged_and_rep
     with StubJudge(right="agreement") as stub:
         judge = stub.spec().model_dump(mode="json")
         spec = small_experiment(tmp_path, evaluate__baselines=["tiny"], evaluate__generation=served, evaluate__judge=judge, **shape)
-        made = run_experiment(spec, lambda line: None, MemoryTracker())
+        made = run_experiment(spec, lambda line: None, ReadableJournal())
         asked = stub.graded()
     assert list(made.report.scores) == ["sft", "zero-shot tiny"]
     table = made.table.read_text()

@@ -15,8 +15,8 @@ from hba_ray.steps import atlas, describe, transfer
 from hba_ray.steps.base import Context, Step
 from hba_ray.steps.evaluate import PREDICTIONS
 from hba_ray.store.folders import Storage, done
-from hba_ray.store.mlflow import MemoryTracker
 from tests.helpers.experiments import small_experiment
+from tests.helpers.journals import ReadableJournal
 from tests.helpers.whisper import checkpoint
 
 
@@ -98,7 +98,7 @@ def test_whether_held_out_rows_are_transcribed_is_part_of_what_the_step_is(tmp_p
 @pytest.mark.slow
 def test_held_out_rows_are_trained_on_by_transfer_alone_and_evaluated_by_their_own_models(tmp_path):
     experiment = spec(tmp_path)
-    made = run_experiment(experiment, lambda line: None, tracker := MemoryTracker())
+    made = run_experiment(experiment, lambda line: None, tracker := ReadableJournal())
     planned = steps(experiment, tmp_path)
     context = Context(experiment, {"atlas": planned["atlas"].folder}, tmp_path, lambda metrics, step: None)
     assert set(context.index.label_counts("train")) == {"toy_tone"}
