@@ -30,8 +30,9 @@ class ComputeSpec(Spec):
     """`local` starts a private Ray on this machine, `auto` joins the running one, or an address."""
     cpus: int | None = Field(default=None, ge=1)
     """Logical CPUs of a local Ray; null is the number of cores, at least four. Where the stage `grpo` runs, verl's come on top."""
-    fork: bool = True
-    """Start the workers of a local Ray without GPUs as forks of a process that has imported what they need (`cluster/forkserver.py`)."""
+    fork: bool = False
+    """Start the processes of a local Ray without GPUs as forks of one that has imported torch and the like: each saves some twenty
+    seconds of CPU time. It replaces parts of Ray (`hba_ray/cluster/forkserver.py`), so it is on only in `clusters/local.yaml`."""
     object_store_mib: int = Field(default=512, ge=80)
     """Shared memory of a local Ray, MiB."""
     storage: str = Field(default="runs", min_length=1)

@@ -44,7 +44,7 @@ def measure() -> dict[str, float | str]:
         sweep = {"axes": {"evaluate.max_new_tokens": list(range(1, TRIALS + AT_ONCE + 1))}}
         parts = [Part(trial) for trial in plan_sweep(small_sweep(storage, sweep=sweep)).trials]
         mlflow = MlflowTracker(TrackingSpec(), storage)
-        with ray_session(ComputeSpec(cpus=4, object_store_mib=100), storage / "logs"):
+        with ray_session(ComputeSpec(cpus=4, object_store_mib=100, fork=True), storage / "logs"):
 
             def sweep_once(some: list[Part]) -> None:
                 with forwarding(mlflow, lambda line: None) as forwarder:

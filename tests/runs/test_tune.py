@@ -23,7 +23,7 @@ Report = Callable[[float, int], None]
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    with ray_session(ComputeSpec(cpus=4, object_store_mib=100), tmp_path_factory.mktemp("logs")) as session:
+    with ray_session(ComputeSpec(cpus=4, object_store_mib=100, fork=True), tmp_path_factory.mktemp("logs")) as session:
         yield session
 
 
