@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from hba_ray.cluster import forkserver, ray_private
+from hba_ray.cluster.environment import NO_PROGRESS, local_ray_environ, ray_environ
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 
@@ -28,8 +29,6 @@ LOOPBACK = "127.0.0.1"
 ANYWHERE: dict[str, Any] = {"scheduling_strategy": "DEFAULT"}
 """Options of a task or an actor that may be started inside a trial of Ray Tune: it would otherwise be sought a place
 among the resources that hold the trial's driver, where there is none."""
-NO_PROGRESS = "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
-"""After so many seconds without a block moved, Ray Data gives a pipeline up."""
 CONNECT_SECONDS = 10.0
 """Seconds that a cluster has to accept a connection."""
 SOCKET_PATH_BYTES = 107
@@ -145,7 +144,7 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[No
 
     port = _free_port()
     os.environ.update(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{ray.util.get_node_ip_address()}:{port}")
-    for name, value in _local_defaults(spec).items():
+    for name, value in local_ray_environ(gpu=spec.gpus_per_worker > 0, cpus=local_cpus(spec)).items():
         os.environ.setdefault(name, value)
     folder = _temporary_folder()
     forks = spec.fork and not spec.gpus_per_worker
@@ -194,7 +193,7 @@ def _joined(spec: ComputeSpec) -> Iterator[None]:
 
     check_reachable(spec.address)
     ray_private.use_token()
-    missing = {name: value for name, value in _shared_defaults(spec).items() if name not in os.environ}
+    missing = {name: value for name, value in ray_environ(gpu=spec.gpus_per_worker > 0).items() if name not in os.environ}
     os.environ.update(missing)
     try:
         ray.init(address=spec.address, log_to_driver=False, runtime_env={"env_vars": missing})
@@ -235,38 +234,6 @@ def check_reachable(address: str) -> None:
 def _no_cluster(address: str) -> EnvironmentMissing:
     way_out = "start one with `ray start --head`, give its HOST:PORT, or set compute.address=local"
     return EnvironmentMissing("compute.address", f"no Ray cluster answers at '{address}'", way_out)
-
-
-def _shared_defaults(spec: ComputeSpec) -> dict[str, str]:
-    """Variables for all processes of a run, wherever they are."""
-    shared = {
-        "TOKENIZERS_PARALLELISM": "false",
-        "RAY_DATA_USE_DATASOURCE_V2": "0",
-        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-        NO_PROGRESS: str(24 * 3600),  # not half an hour: long clips, and waiting for one's turn, take longer
-    }
-    if spec.gpus_per_worker:
-        return shared
-    return shared | {
-        "DS_ACCELERATOR": "cpu",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who asks for no GPU sees none
-        "TORCHDYNAMO_DISABLE": "1",  # on a CPU compilation takes longer than it saves
-    }
-
-
-def _local_defaults(spec: ComputeSpec) -> dict[str, str]:
-    """Variables of a private Ray; whatever the user has set stays."""
-    return _shared_defaults(spec) | {
-        "OMP_NUM_THREADS": "1",  # threads of several processes on few cores slow each other down tenfold
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_gcs_server_port_wait_time_s": "120",  # what Ray's control service has for its start on a busy machine
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a worker's report waits for the next check
-        # Idle workers stay: starting one means importing torch again, for each epoch.
-        "RAY_idle_worker_killing_time_threshold_ms": "120000",
-        "RAY_num_workers_soft_limit": str(max(8, local_cpus(spec))),
-        "RAY_worker_register_timeout_seconds": "300",  # on a busy machine the imports alone may take more than Ray's 60
-        "RAY_prestart_worker_first_driver": "0",  # they would be of no environment, and ours have one
-    }
 
 
 def _describe(spec: ComputeSpec) -> Session:
