@@ -1,4 +1,4 @@
-"""What to do: one file a section. No torch, no ray; a light install can validate every spec."""
+"""Specs: what an experiment is, a file for each section. Neither torch nor ray is imported, so a light install checks every spec."""
 
 from hba_ray.specs.atlas import AtlasSpec, MediaSpec, ToySpec
 from hba_ray.specs.base import Added, Spec, fingerprint, identity_values

@@ -45,13 +45,13 @@ class Spec(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _means_what_it_says(cls, value: Any, field: ValidationInfo) -> Any:
-        """Refuses what a later step would silently take for something else, or choke on."""
+        """Refuses values that a later step would silently misread, or fail on."""
         if isinstance(value, bool) and not {bool, Any} & _leaves(cls.model_fields[field.field_name or ""].annotation):
             raise ValueError(
                 f"is {str(value).lower()}, a yes or no; YAML reads on, off, yes and no so, too: give it in quotes, or a number"
             )
         if isinstance(value, int) and abs(value) > LARGEST:
-            raise ValueError("is no number of 64 bits")
+            raise ValueError("is no number of 64 bits, the largest that libraries accept")
         if isinstance(value, str) and ("\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
             raise ValueError("holds a zero byte, or half a character")
         return value
@@ -92,15 +92,18 @@ def _does_nothing_new(field: FieldInfo, plain: Any) -> bool:
 
 
 def _leaves(kind: Any) -> set[Any]:
-    """The types that an annotation is made of."""
+    """The types at the leaves of an annotation: {int, NoneType} of `int | None`, {str} of a Literal of texts."""
     inner = [part for part in get_args(kind) if part is not Ellipsis]
     return set().union(*map(_leaves, inner)) if inner and get_origin(kind) is not Literal else {type(value) for value in inner} or {kind}
 
 
 def section_at(kind: Any, path: Sequence[str]) -> type[BaseModel] | None:
-    """The section at a key path below a section's annotation; None where the path leads to none.
+    """The class of the section that a key path leads to; None where it leads to no section.
 
-    Sections may be optional, and in mappings and lists: there one part of the path is any name or number.
+    Args:
+        kind: annotation to start from: a section, or an optional one, or a mapping or list of sections. In the last two
+            the next part of the path is any name or number.
+        path: names of fields.
     """
     origin, inner = get_origin(kind), [part for part in get_args(kind) if part is not Ellipsis]
     if origin in (Union, UnionType):
@@ -116,7 +119,7 @@ def section_at(kind: Any, path: Sequence[str]) -> type[BaseModel] | None:
 
 
 def has_key(section: type[BaseModel], key: str) -> bool:
-    """Whether a dotted key is one of the section's own or of a section in it.
+    """Whether a dotted key names a field of a section, or of a section in it.
 
     >>> from hba_ray.specs.model import ModelSpec
     >>> has_key(ModelSpec, "lora.rank"), has_key(ModelSpec, "lora.rnk")
@@ -128,7 +131,7 @@ def has_key(section: type[BaseModel], key: str) -> bool:
 
 
 def value_at(spec: Spec, key: str) -> Any:
-    """The value of a dotted key as plain JSON; None behind a section that is left out.
+    """The value at a dotted key, as plain JSON; None where a section on the way is null.
 
     Raises:
         KeyError: no such key.
@@ -140,7 +143,7 @@ def value_at(spec: Spec, key: str) -> Any:
 
 
 def fingerprint(identity: Any) -> str:
-    """Twelve hexadecimal digits that name what `identity` (JSON values) says.
+    """A name for plain JSON values: the first twelve hexadecimal digits of their SHA-256, whatever the order of keys.
 
     >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     True
