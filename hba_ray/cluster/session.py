@@ -1,8 +1,7 @@
-"""A Ray to work in: a private one on this machine, or the cluster that is already there.
+"""Ray sessions: starts a private Ray on this machine, or joins a cluster that is running, and refuses what cannot fit there.
 
-A private Ray gives its address to every process that it starts. Ray Train frees the resources of a
-stopped trial by asking the state API, which refuses to answer where it cannot tell which Ray of the
-machine is meant, or where no dashboard runs: later trials would then wait for ever.
+A private Ray runs a dashboard and gives its address to every process that it starts. Ray Train frees the resources of a
+stopped trial through the state API, which needs both: without them, later trials would wait for ever.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 
 LOOPBACK = "127.0.0.1"
 ANYWHERE: dict[str, Any] = {"scheduling_strategy": "DEFAULT"}
-"""Options of a task or an actor that may be started inside a trial of Ray Tune: it would otherwise be sought a place
-among the resources that hold the trial's driver, where there is none."""
+"""Options of a task or actor that may be started within a trial of Ray Tune. Without them Ray would look for a place only among
+the resources that the trial's driver holds, where there is none."""
 CONNECT_SECONDS = 10.0
-"""Seconds that a cluster has to accept a connection."""
+"""How long a server has to accept a connection."""
 SOCKET_PATH_BYTES = 107
 """Longest path of a unix socket, Linux's `sun_path` less its closing zero."""
 RAY_SOCKET_SUFFIX = "/hba-ray-xxxxxxxx/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store.00"
-"""The longest that Ray puts behind the temporary folder."""
+"""The longest path that Ray appends to the temporary folder."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ class Session:
     """The Ray that a run uses.
 
     Attributes:
-        address: `host:port` of its control service.
-        cpus, gpus: logical resources of the whole cluster; of its largest size where it grows by itself.
-        nodes: machines of the cluster, at its largest size, too.
+        address: HOST:PORT of its control service.
+        cpus, gpus: logical resources of the whole cluster; where it has an autoscaler, at its largest size.
+        nodes: machines of the cluster, counted likewise.
     """
 
     address: str
@@ -54,10 +53,10 @@ class Session:
 
 
 def check_capacity(spec: ComputeSpec, available_cpus: float, available_gpus: float) -> None:
-    """Refuses what would start and then wait for ever.
+    """Refuses an experiment that would start and then wait for ever.
 
-    Workers hold their CPUs for as long as they run, and each feeds itself through `loaders` tasks of
-    its own. Where nothing is left for those, no row ever arrives and nothing says so.
+    Workers hold their CPUs as long as they run, and each is fed by `loaders` tasks of its own. Where no CPU is left for
+    these, no row ever arrives, and Ray does not say why.
 
     Raises:
         EnvironmentMissing: names what is needed, what is there, and the fields to change.
@@ -80,10 +79,10 @@ def check_capacity(spec: ComputeSpec, available_cpus: float, available_gpus: flo
 
 
 def check_store(tracking: TrackingSpec, session: Session) -> None:
-    """Refuses a store that several machines would write into as a file.
+    """Refuses an MLflow store that several machines would write to as a file.
 
     Raises:
-        EnvironmentMissing: an sqlite store, and a cluster of more than one machine: the driver may sit on any of them.
+        EnvironmentMissing: the store is an sqlite file, and the cluster has several machines, on any of which the driver may run.
     """
     if session.nodes > 1 and (tracking.mlflow is None or tracking.mlflow.startswith("sqlite:")):
         raise EnvironmentMissing(
@@ -94,25 +93,29 @@ def check_store(tracking: TrackingSpec, session: Session) -> None:
 
 
 def rollout_cpus(spec: ComputeSpec) -> int:
-    """CPUs that a run of verl holds: three for the workers of each GPU, and its driver, queue, storage, server and rollout worker."""
+    """CPUs that a run of verl holds: three for each worker, and seven for its driver, queue, storage, servers and rollout workers."""
     return 3 * max(1, spec.workers) + 7
 
 
 def local_cpus(spec: ComputeSpec, *, rollouts: bool = False) -> int:
-    """Logical CPUs of a private Ray: as stated, or the cores of the machine, at least four; and what verl holds, on top."""
+    """Logical CPUs of a private Ray: `compute.cpus`, or the cores of the machine and at least four.
+
+    Args:
+        rollouts: whether verl will run in it, whose CPUs are added.
+    """
     return (spec.cpus or max(4, os.cpu_count() or 1)) + (rollout_cpus(spec) if rollouts else 0)
 
 
 @contextmanager
 def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: bool = False) -> Iterator[Session]:
-    """Ray for the time of the block; shut down and the environment restored after it, also on Ctrl-C.
+    """Provides Ray for the time of the block; after it, also on Ctrl-C, Ray is shut down and the environment is as before.
 
-    Inside another session, or where Ray already runs in this process, that one is used and left alone.
+    Where this process is connected to a Ray already, as within another session, that one is used and left running.
 
     Args:
-        spec: `address` says which Ray; `cpus` and `object_store_mib` shape a private one.
-        log_folder: gets `ray.log` (what Ray says to this process) and the logs of a private Ray's processes.
-        rollouts: verl will run in it. A private Ray without GPUs then has logical ones, one for each worker, since
+        spec: `address` says which Ray; `cpus` and `object_store_mib` are the size of a private one.
+        log_folder: gets `ray.log`, what Ray says to this process, and the logs of the processes of a private Ray.
+        rollouts: whether verl will run in it. A private Ray without GPUs then has one logical GPU for each worker, since
             verl counts its places in GPUs on any machine.
 
     Raises:
@@ -162,7 +165,7 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[No
                 log_to_driver=False,
                 _temp_dir=str(folder),
             )
-        _set_data()
+        _configure_ray_data()
         yield
     finally:
         ray.shutdown()
@@ -173,7 +176,7 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[No
 
 @dataclass(frozen=True)
 class _Starting:
-    """Says what to do where a private Ray does not start: it gives itself 30 seconds, which a busy machine may not grant."""
+    """Turns Ray's errors when a private one does not start, as on a busy machine after 30 seconds, into one with a way out."""
 
     log_folder: Path
 
@@ -203,14 +206,14 @@ def _joined(spec: ComputeSpec) -> Iterator[None]:
         way_out = "if it asks for a token, set RAY_AUTH_TOKEN to it and RAY_AUTH_MODE=token; its Ray must be of the same version"
         raise EnvironmentMissing("compute.address", f"the Ray cluster at '{spec.address}' turned the connection down", way_out) from cause
     try:
-        _set_data()
+        _configure_ray_data()
         yield
     finally:
         ray.shutdown()
 
 
 def check_reachable(address: str) -> None:
-    """Refuses an address at which nothing listens: Ray itself would try for a minute, and then end the process.
+    """Refuses an address at which nothing listens. Ray itself would try for a minute and then end the process.
 
     Raises:
         EnvironmentMissing: no such cluster, or no address of one.
@@ -245,8 +248,8 @@ def _describe(spec: ComputeSpec) -> Session:
     return Session(ray.get_runtime_context().gcs_address, resources.get("CPU", 0.0), resources.get("GPU", 0.0), nodes)
 
 
-def _set_data() -> None:
-    """The variables reach child processes; in this one ray.data may have been imported before they were set."""
+def _configure_ray_data() -> None:
+    """Sets in this process what `ray_environ` tells child processes; ray.data may have been imported before its variables were set."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -262,7 +265,7 @@ def _free_port() -> int:
 
 
 def _temporary_folder() -> Path:
-    """A new folder for Ray's sockets, in the first place whose path is short enough for them."""
+    """A new folder for Ray's sockets, in the first temporary folder whose path is short enough for them."""
     for place in (os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"):
         if place and len(os.fsencode(place)) + len(RAY_SOCKET_SUFFIX) <= SOCKET_PATH_BYTES and os.access(place, os.W_OK):
             return Path(tempfile.mkdtemp(prefix="hba-ray-", dir=place))
@@ -276,7 +279,7 @@ def _temporary_folder() -> Path:
 
 @contextmanager
 def _environ() -> Iterator[None]:
-    """Puts `os.environ` back as it was."""
+    """Restores `os.environ` after the block."""
     before = dict(os.environ)
     try:
         yield
@@ -288,9 +291,9 @@ def _environ() -> Iterator[None]:
 
 @contextmanager
 def _ray_log(file: Path) -> Iterator[None]:
-    """Sends what Ray's libraries log in this process, and what its raylets report to it, to `file` instead of the terminal."""
+    """Writes what Ray's libraries log in this process, and what raylets report to it, to `file` instead of the terminal."""
     os.environ.setdefault("RAY_DATA_LOGGING_CONFIG", str(Path(__file__).with_name("ray_data_logging.yaml")))
-    import ray.data  # noqa: F401  # gives its logger handlers when it is imported, so: before they are taken away
+    import ray.data  # noqa: F401  # its import adds handlers, which are removed below
 
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setLevel(logging.INFO)
@@ -316,7 +319,7 @@ def _log_report(lines: Sequence[str]) -> None:
 
 @contextmanager
 def _native_log(file: Path) -> Iterator[None]:
-    """Sends what is written to descriptor 2 past Python, as by Ray's core, to `file`; Python's own standard error stays where it is."""
+    """Writes what native code, such as Ray's core, prints to standard error to `file`. What Python prints there is left as it is."""
     sys.stderr.flush()
     python, terminal = sys.stderr, os.dup(2)
     with file.open("ab") as log, os.fdopen(terminal, "w", buffering=1, encoding="utf-8", errors="backslashreplace") as kept:
@@ -332,7 +335,7 @@ def _native_log(file: Path) -> Iterator[None]:
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    """What a stream writes to; none where it is an object in memory, as in notebooks."""
+    """The file descriptor of a stream; None where it is an object in memory, as in notebooks."""
     with suppress(OSError, ValueError, AttributeError):
         return stream.fileno()
     return None
