@@ -1,4 +1,4 @@
-"""Environment variables by which libraries are told how to behave."""
+"""Environment variables, by which many libraries are told how to behave, set for a while."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def variables(settings: Mapping[str, str]) -> Iterator[None]:
-    """Sets them for the time of the block, except those that the user has set."""
+    """Sets environment variables for the time of the block. A variable that is set already, by the user, keeps its value."""
     missing = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(missing)
     try:

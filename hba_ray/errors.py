@@ -13,7 +13,7 @@ HbaError
 from __future__ import annotations
 
 LEAVE_OUT = "set atlas.on_bad_row=drop to leave such rows out; they are counted"
-"""The way out of an error of a row."""
+"""The way out of an error that concerns one row of an atlas."""
 
 
 class HbaError(Exception):
@@ -43,8 +43,7 @@ class DataError(HbaError):
     """An atlas, a row or a table is not what it should be.
 
     Args:
-        reason: a short, countable name of the defect ("unknown label"); rows that are dropped
-            are counted under it.
+        reason: a short name of the defect ("unknown label"), under which dropped rows are counted.
     """
 
     def __init__(self, where: str, what: str, way_out: str = "", reason: str = "invalid"):
@@ -53,7 +52,7 @@ class DataError(HbaError):
         self.reason = reason
 
     def of_a_row(self) -> DataError:
-        """The same, with what to do about a row: rows may be left out."""
+        """This error, with the advice that bad rows can be left out added to its way out."""
         return type(self)(self.where, self.what, "; ".join(part for part in (self.way_out, LEAVE_OUT) if part), self.reason)
 
 

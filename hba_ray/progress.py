@@ -1,6 +1,6 @@
-"""A bar for every step that takes more than a few seconds, on standard error.
+"""Progress bars on standard error, for all that takes more than a few seconds.
 
-On a terminal it moves; elsewhere (a file, a job's log) a plain line appears now and then.
+On a terminal a bar moves; elsewhere (a file, the log of a job) a plain line is printed every ten seconds.
 
     with progress("sft", total=steps) as bar:
         for step in range(steps):
@@ -18,14 +18,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_SECONDS = 10.0
-"""Seconds between two plain lines."""
+"""Seconds between two plain lines where there is no terminal."""
 
 
 class Bar:
-    """A step's progress: `advance` counts, `show` names values beside it."""
+    """A progress bar that `progress` has opened: `advance` and `reach` move it, `show` writes values beside it."""
 
     def __init__(self, description: str, total: int | None, console: Console):
-        self._description, self._console, self._said = description, console, time.monotonic()
+        self._description, self._console, self._printed = description, console, time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -40,23 +40,23 @@ class Bar:
         self._task = self._progress.add_task(description, total=total, values="")
 
     def advance(self, by: float = 1) -> None:
-        """`by` more units are done."""
+        """Counts `by` more units as done."""
         self._progress.advance(self._task, by)
-        self._say_now_and_then()
+        self._print_now_and_then()
 
     def reach(self, done: float) -> None:
-        """`done` units are done in all."""
+        """Counts `done` units in all as done."""
         self._progress.update(self._task, completed=done)
-        self._say_now_and_then()
+        self._print_now_and_then()
 
     def show(self, **values: float | int | str) -> None:
         """Shows `name value` pairs beside the bar until the next call."""
         text = "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
         self._progress.update(self._task, values=text)
 
-    def _say_now_and_then(self) -> None:
-        if not self._console.is_terminal and time.monotonic() - self._said >= PLAIN_SECONDS:
-            self._said = time.monotonic()
+    def _print_now_and_then(self) -> None:
+        if not self._console.is_terminal and time.monotonic() - self._printed >= PLAIN_SECONDS:
+            self._printed = time.monotonic()
             self._console.print(self._line(), highlight=False, markup=False, soft_wrap=True)
 
     def _line(self) -> str:
@@ -69,10 +69,11 @@ class Bar:
 
 @contextmanager
 def progress(description: str, total: int | None = None, *, console: Console | None = None) -> Iterator[Bar]:
-    """A bar for the time of the block.
+    """Shows a bar for the time of the block.
 
     Args:
-        total: units of work; None where it is not known beforehand.
+        description: names the work, before the bar.
+        total: units of work; None where the number is not known beforehand.
         console: where to draw; standard error by default.
     """
     bar = Bar(description, total, console or Console(stderr=True))
@@ -82,7 +83,7 @@ def progress(description: str, total: int | None = None, *, console: Console | N
 
 @contextmanager
 def phases(description: str, *, console: Console | None = None) -> Iterator[Callable[[str, int, int], None]]:
-    """One bar after the other, for work that tells (phase, done, total) as it goes; a new phase ends the bar before it."""
+    """Shows one bar after the other for work in phases, which calls the yielded function with (phase, done, total) as it goes."""
     with ExitStack() as stack:
         bars: dict[str, Bar] = {}
 

@@ -22,7 +22,7 @@ SPEC = {
     "model": {"backbone": "tiny", "train": "all", "tiny": {"hidden": 64, "vocabulary": 512}},
     "sft": {"epochs": 6, "batch": 4, "lr": 1e-3, "warmup_steps": 2, "max_gradient_norm": 1.0},
     "evaluate": {"max_new_tokens": 4},
-    "compute": {"workers": 1, "cpus": 4, "micro_batch": 4, "checkpoint_every": 1, "object_store_mib": 200},
+    "compute": {"workers": 1, "cpus": 4, "micro_batch": 4, "checkpoint_every": 1, "object_store_mib": 200, "fork": True},
 }
 
 

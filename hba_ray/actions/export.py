@@ -78,4 +78,5 @@ def _export_sft(run: Experiment, to: Path) -> None:
     trained = context.folder / "model"
     load_model(model, trained)
     dtype = torch.bfloat16 if run.spec.uses_bf16 else torch.float32
-    export_model(model, load_processor(backbone), to, dtype=dtype, identity=model_identity(backbone, trained))
+    identity = model_identity(backbone, trained, memory=Path(run.spec.compute.storage).expanduser())
+    export_model(model, load_processor(backbone), to, dtype=dtype, identity=identity)

@@ -33,7 +33,7 @@ def render(spec: SpecFile, overrides: Overrides = None) -> None:
     """Print the resolved spec: extends, interpolation, overrides and defaults applied."""
     import yaml
 
-    sys.stdout.write(yaml.safe_dump(read(spec, overrides).identity(), sort_keys=False))
+    sys.stdout.write(yaml.safe_dump(read(spec, overrides).model_dump(mode="json"), sort_keys=False))
 
 
 @app.command()

@@ -1,1 +1,1 @@
-"""Where work runs: Ray sessions and jobs, forked workers, environments."""
+"""Where work runs: Ray sessions, jobs on clusters, workers that are forked, and what processes find in their environment."""

@@ -1,15 +1,16 @@
 """Starts the workers of a private Ray by forking a process that has already imported torch, transformers and Ray.
 
 A worker needs some twenty CPU seconds to import them, and an experiment has dozens of workers, one after the
-other. Here the first worker pays, and the others share its memory:
+other. With this server they are imported once, and all workers share that memory:
 
     raylet ── starts ──> client (this file; waits, and passes on how the worker ended)
                             │ arguments, variables, folder, standard streams
                             v
                          server (this file; imports once) ── forks ──> worker
 
-Only for Rays without GPUs, whose drivers do not survive a fork. The server ends with its raylet.
-Nothing but the standard library is imported at the top: the client has to start in milliseconds.
+It is used where `compute.fork` is set and no worker has a GPU, since CUDA does not survive a fork. The server ends
+with its raylet. This file is run as a script, and imports nothing but the standard library at its top, since the
+client has to start in milliseconds.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MODULES = (
     "hba_ray.training.sft",
     "hba_ray.models.omni",
 )
-"""What the server imports; those that are not installed are left out."""
+"""Modules that the server imports; those that are not installed are left out."""
 VERL_MODULES = (
     "verl.trainer.main_ppo",
     "verl.experimental.agent_loop",
@@ -48,16 +49,18 @@ VERL_MODULES = (
     "hba_ray.rl.trainer",
     "hba_ray.rl.rollouts",
 )
-"""And what a server for the processes of verl imports, too, whose variables name our plugin."""
+"""Modules that the server of verl's processes imports beside these."""
 _OF_VERL = "VERL_USE_EXTERNAL_MODULES"
+"""Variable that processes of verl have; it names our plugin."""
 _READ_BY_IMPORTS = ("DS_", "HF_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTORCH_", "TORCH", "TRANSFORMERS_", "VERL_", "VLLM_")
-"""Starts of the names of variables that the modules heed only when they are imported: other values, another server."""
+"""Beginnings of names of variables that modules read only when they are imported: for other values there is another server."""
 _START_SECONDS = 30.0
 _POLL_SECONDS = 0.5
 _STREAMS = (0, 1, 2)
 _FORKABLE_THREADS = {"jemalloc_bg_thd"}
-"""Of pyarrow's allocator, which starts it anew in a fork."""
+"""Names of threads that may run when the process forks: that of pyarrow's allocator, which restarts it in a fork."""
 _KILLED = 128 + signal.SIGKILL
+"""Exit status of a worker that was killed, as a shell says it."""
 
 
 class Request(NamedTuple):
@@ -69,10 +72,10 @@ class Request(NamedTuple):
 
 
 def executable(folder: str) -> str:
-    """The start of a worker's command line: the client, for Ray's `py_executable`.
+    """The command that Ray runs in place of Python to start a worker (`py_executable`): the client.
 
     Args:
-        folder: where the socket and the server's log are; private to the user, and of a path that is short enough for sockets.
+        folder: holds the socket and the server's log. It is private to the user, and its path is short enough for sockets.
     """
     import shlex
 
@@ -80,7 +83,10 @@ def executable(folder: str) -> str:
 
 
 def ask(folder: str, argv: list[str]) -> int:
-    """Has a worker started, and waits for its end; a client that is killed takes its worker along.
+    """Asks the server for a worker and waits for its end. The worker of a client that is killed is killed, too.
+
+    Args:
+        argv: the worker's command line.
 
     Returns:
         The worker's exit status.
@@ -94,13 +100,13 @@ def ask(folder: str, argv: list[str]) -> int:
 
 
 def stem(folder: str, environ: Mapping[str, str]) -> str:
-    """Path of the socket, the lock and the log of the server for workers with these variables, less the endings."""
+    """Path, without suffix, of the socket, the lock and the log of the server for workers with these environment variables."""
     heeded = sorted((name, value) for name, value in environ.items() if name.startswith(_READ_BY_IMPORTS))
     return os.path.join(folder, f"forking-{zlib.crc32(repr(heeded).encode()):08x}")
 
 
 def _connection(place: str) -> socket.socket:
-    """To the server of this place, started where there is none."""
+    """A connection to the server of a place, which is started where there is none."""
     with open(place + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         server = _try(place)
@@ -126,7 +132,7 @@ def _try(place: str) -> socket.socket | None:
 
 
 def _start(place: str) -> None:
-    """A session of its own, so that nobody's Ctrl-C and no end of a client's group reaches it."""
+    """Starts a server in a session of its own, so that neither Ctrl-C nor the end of a client's process group reaches it."""
     if os.fork():
         return
     os.setsid()
@@ -139,10 +145,10 @@ def _start(place: str) -> None:
 
 
 def serve(place: str) -> tuple[Request, list[int]]:
-    """Forks a worker for every request until the raylet is gone.
+    """Forks a worker for every request, until the raylet has ended.
 
     Returns:
-        In a worker: what it shall run, and its standard streams. In the server it does not return.
+        In a worker, its request and its standard streams. In the server this function does not return.
     """
     raylet = int(os.environ["RAY_RAYLET_PID"])
     with suppress(FileNotFoundError):
@@ -189,10 +195,11 @@ def serve(place: str) -> tuple[Request, list[int]]:
 
 
 def _import(modules: Sequence[str]) -> None:
-    """
+    """Imports modules, and checks that the process can still be forked.
+
     Raises:
-        SystemExit: a module started threads, which a fork would lose in the middle of their work, or drew from Ray's
-            generator of ids, of which all forks would draw the same ones from then on.
+        SystemExit: a module started threads, which a fork would lose in the middle of their work; or it drew an id from
+            Ray's generator, from which all forks would then draw the same ids.
     """
     with _ray_generator_untouched():
         for module in modules:
@@ -211,17 +218,17 @@ def _import(modules: Sequence[str]) -> None:
 
 @contextmanager
 def _ray_generator_untouched() -> Iterator[None]:
-    """Classes that modules make actors of get their ids from the system while this lasts.
+    """For the time of the block, classes that are declared as actors get ids from the operating system, not from Ray's generator.
 
-    Ray's own generator (C++, one per thread) is seeded when it is first used and copied by a fork. Workers that share
-    one give the same ids to their placement groups, of which the second then passes for the first (seen in Ray 2.60).
+    That generator (C++, one per thread) is seeded when it is first used, and a fork copies it. Workers with copies would
+    give their placement groups the same ids, and Ray takes the second for the first (seen in Ray 2.60).
     """
     try:
         import ray.actor
     except ModuleNotFoundError:
         yield
         return
-    name = "ActorClassID"  # a name that the module imports, and so does not offer
+    name = "ActorClassID"  # by its name, since ray.actor only imports it
     own = getattr(ray.actor, name)
 
     class FromTheSystem:
@@ -237,7 +244,7 @@ def _ray_generator_untouched() -> Iterator[None]:
 
 
 def _drawn_in_a_fork() -> bytes:
-    """The first id of Ray's generator in a fork of this process."""
+    """The first id that Ray's generator gives in a fork of this process; two forks differ where it is not seeded yet."""
     from ray._raylet import JobID, TaskID
 
     readable, writable = os.pipe()
@@ -253,7 +260,7 @@ def _drawn_in_a_fork() -> bytes:
 
 
 def _threads() -> Iterator[str]:
-    """Names of the threads of this process beside its first."""
+    """Names of the threads of this process but its main one."""
     for thread in os.listdir("/proc/self/task"):
         if int(thread) != os.getpid():
             with open(f"/proc/self/task/{thread}/comm") as name:
@@ -262,7 +269,7 @@ def _threads() -> Iterator[str]:
 
 @contextmanager
 def _woken_by_ends() -> Iterator[socket.socket]:
-    """A socket that becomes readable when a child ends."""
+    """A socket that becomes readable when a child process ends."""
     readable, writable = socket.socketpair()
     writable.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -272,7 +279,7 @@ def _woken_by_ends() -> Iterator[socket.socket]:
 
 
 def _receive(client: socket.socket) -> tuple[Request, list[int]] | None:
-    """A request and its standard streams; nothing where the client was killed on the way."""
+    """A request and the worker's standard streams; None where the client was killed before it had sent all of it."""
     size, streams, _, _ = socket.recv_fds(client, 8, len(_STREAMS))
     message = bytearray()
     while size and len(message) < int.from_bytes(size, "big"):
@@ -289,7 +296,7 @@ def _receive(client: socket.socket) -> tuple[Request, list[int]] | None:
 
 
 def _ended() -> Iterator[tuple[int, int]]:
-    """Children that ended, with their exit status as a shell would say it."""
+    """(process id, exit status as a shell says it) of each child that has ended."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

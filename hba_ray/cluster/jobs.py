@@ -1,7 +1,7 @@
-"""Ray jobs: a spec sent to a running cluster, and looked after from here.
+"""Ray jobs: sends a spec to a running cluster, and lists, follows and stops such jobs from here.
 
-What is uploaded is this package and one resolved spec, nothing else of the working folder. The commit,
-and what was changed since, are recorded when a job is sent: there is no checkout on the cluster.
+Only this package and one resolved spec are uploaded. There is no checkout on the cluster, so the commit and the changes since
+are recorded when a job is sent.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import yaml
 
 import hba_ray
+from hba_ray.cluster import ray_private
 from hba_ray.cluster.session import LOOPBACK
 from hba_ray.errors import EnvironmentMissing, SpecError
 from hba_ray.specs import ExperimentSpec, fingerprint
@@ -32,9 +33,9 @@ DEFAULT_ADDRESS = f"http://{LOOPBACK}:8265"
 WAY_TO_A_DASHBOARD = "give the address of its dashboard, http://HOST:8265, as --address; through a tunnel: ssh -L 8265:localhost:8265 HOST"
 SPEC_FILE, DIFF_FILE = "spec.yaml", "source.diff"
 ENTRYPOINT = f"python -m hba_ray run {SPEC_FILE}"
-"""What a job runs, on the head, in the uploaded folder."""
+"""Command of a job. It runs on the cluster's head, in the uploaded folder."""
 EXIT = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
-"""Exit code of a job whose driver left none; a job that was stopped is no success."""
+"""Status of a job -> exit code where its driver left none."""
 POLL_SECONDS = 1.0
 
 
@@ -45,7 +46,7 @@ class Job:
     Attributes:
         name: submission id.
         status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
-        exit_code: of the finished job, as `hba` itself would have ended with; None while it runs.
+        exit_code: what `hba` itself would have ended with; None while the job waits or runs.
     """
 
     name: str
@@ -56,11 +57,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Upload:
-    """What is sent.
+    """What is sent to a cluster.
 
     Attributes:
-        folder: the package and the spec.
-        bytes: size of its files.
+        folder: holds the package and the spec.
+        bytes: size of its files together.
+        runtime_env: the job's folder and variables, in Ray's form.
+        metadata: what Ray shows of the job.
     """
 
     folder: Path
@@ -70,10 +73,10 @@ class Upload:
 
 
 def for_cluster(spec: ExperimentSpec) -> ExperimentSpec:
-    """The spec as it runs inside a job: on the cluster that it is sent to.
+    """The spec as a job runs it: on the cluster that the job is on.
 
     Raises:
-        SpecError: results or data are in a relative folder, which is another one on the cluster.
+        SpecError: the folder of results or of data is relative, and would be another one on the cluster.
     """
     for key, folder in (("compute.storage", spec.compute.storage), ("atlas.root", spec.atlas.root)):
         if folder is not None and not Path(folder).is_absolute() and "://" not in folder:
@@ -84,9 +87,9 @@ def for_cluster(spec: ExperimentSpec) -> ExperimentSpec:
 
 
 def dashboard_url(address: str) -> str:
-    """The address of a dashboard; HOST:PORT means http://HOST:PORT.
+    """The URL of a Ray dashboard; HOST:PORT stands for http://HOST:PORT.
 
-    Ray itself would take an address without http:// for that of a control service, and wait for it for half a minute.
+    Ray would take an address without http:// for that of a control service, and wait half a minute for an answer.
 
     >>> dashboard_url("head:8265")
     'http://head:8265'
@@ -106,13 +109,13 @@ def dashboard_url(address: str) -> str:
 
 
 def job_name(spec: ExperimentSpec) -> str:
-    """The same for the same spec, so that a command typed twice finds its job."""
+    """The submission id of a spec: equal specs have equal ids, so a command that is typed twice finds its job."""
     return f"hba-{spec.name}-{fingerprint(spec.identity())[:8]}"
 
 
 @contextmanager
 def packed(spec: ExperimentSpec) -> Iterator[Upload]:
-    """The upload of a spec, in a temporary folder for the time of the block."""
+    """Makes the upload of a spec in a temporary folder, which is there for the time of the block."""
     with tempfile.TemporaryDirectory(prefix="hba-job-") as place:
         folder = Path(place)
         package = Path(hba_ray.__file__).parent
@@ -136,27 +139,26 @@ class Jobs:
     """The jobs of a cluster.
 
     Args:
-        address: of its dashboard, http://HOST:8265; by default RAY_API_SERVER_ADDRESS, or this machine.
+        address: of its dashboard, for example http://HOST:8265; by default the variable RAY_API_SERVER_ADDRESS, or this machine.
 
     Raises:
-        SpecError: the address is that of something else.
-        EnvironmentMissing: nobody answers there, or a token is asked for.
+        SpecError: it is no address of a dashboard.
+        EnvironmentMissing: no dashboard answers there, or it asks for a token.
     """
 
     def __init__(self, address: str | None = None):
         self.address = dashboard_url(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
         with _answers(self.address):
-            from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
             from ray.job_submission import JobSubmissionClient
 
-            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray job submit` does
+            ray_private.use_token()
             self._client: JobSubmissionClient = JobSubmissionClient(self.address)
 
     def submit(self, spec: ExperimentSpec, say: Callable[[str], None]) -> str:
-        """Sends a spec, unless a job for it is on its way already.
+        """Sends a spec, unless a job for it waits or runs already.
 
         Returns:
-            The submission id: that of the spec, with a number behind it where earlier jobs have ended.
+            The submission id: `job_name`, followed by a number where earlier jobs of the spec have ended.
 
         Raises:
             SpecError: see `for_cluster`.
@@ -179,21 +181,27 @@ class Jobs:
         return name
 
     def list(self) -> list[Job]:
-        """Those that were submitted, the newest first."""
+        """All jobs that were submitted, the newest first."""
         with _answers(self.address):
             jobs = [job for job in self._client.list_jobs() if job.submission_id]
         return [_job(job) for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True)]
 
     def get(self, name: str) -> Job:
+        """The job with this submission id.
+
+        Raises:
+            SpecError: there is none.
+        """
         with _answers(self.address, name):
             return _job(self._client.get_job_info(name))
 
     def logs(self, name: str) -> str:
+        """All that a job has printed so far."""
         with _answers(self.address, name):
             return self._client.get_job_logs(name)
 
     def follow(self, name: str, show: Callable[[str], None]) -> Job:
-        """Hands what the job says to `show` as it comes, until the job has ended."""
+        """Hands what a job prints to `show` as it comes, until the job has ended."""
         shown = 0
         while True:
             job = self.get(name)
@@ -206,7 +214,7 @@ class Jobs:
             time.sleep(POLL_SECONDS)
 
     def stop(self, name: str) -> bool:
-        """Whether there was something to stop. Stopped jobs go on where they were when their spec is submitted again."""
+        """Stops a job, and says whether it was running. When its spec is submitted again, it goes on where it was."""
         with _answers(self.address, name):
             return self._client.stop_job(name)
 
@@ -222,7 +230,7 @@ def _job(details: JobDetails) -> Job:
 
 @contextmanager
 def _answers(address: str, name: str = "") -> Iterator[None]:
-    """Turns the client's failures into ours."""
+    """Turns failures of Ray's client into errors of ours."""
     try:
         yield
     except ConnectionError as cause:

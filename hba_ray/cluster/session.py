@@ -1,8 +1,7 @@
-"""A Ray to work in: a private one on this machine, or the cluster that is already there.
+"""Ray sessions: starts a private Ray on this machine, or joins a cluster that is running, and refuses what cannot fit there.
 
-A private Ray gives its address to every process that it starts. Ray Train frees the resources of a
-stopped trial by asking the state API, which refuses to answer where it cannot tell which Ray of the
-machine is meant, or where no dashboard runs: later trials would then wait for ever.
+A private Ray runs a dashboard and gives its address to every process that it starts. Ray Train frees the resources of a
+stopped trial through the state API, which needs both: without them, later trials would wait for ever.
 """
 
 from __future__ import annotations
@@ -13,29 +12,28 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from hba_ray.cluster import forkserver
+from hba_ray.cluster import forkserver, ray_private
+from hba_ray.cluster.environment import NO_PROGRESS, local_ray_environ, ray_environ
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 
 LOOPBACK = "127.0.0.1"
 ANYWHERE: dict[str, Any] = {"scheduling_strategy": "DEFAULT"}
-"""Options of a task or an actor that may be started inside a trial of Ray Tune: it would otherwise be sought a place
-among the resources that hold the trial's driver, where there is none."""
-NO_PROGRESS = "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
-"""After so many seconds without a block moved, Ray Data gives a pipeline up."""
+"""Options of a task or actor that may be started within a trial of Ray Tune. Without them Ray would look for a place only among
+the resources that the trial's driver holds, where there is none."""
 CONNECT_SECONDS = 10.0
-"""Seconds that a cluster has to accept a connection."""
+"""How long a server has to accept a connection."""
 SOCKET_PATH_BYTES = 107
 """Longest path of a unix socket, Linux's `sun_path` less its closing zero."""
 RAY_SOCKET_SUFFIX = "/hba-ray-xxxxxxxx/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store.00"
-"""The longest that Ray puts behind the temporary folder."""
+"""The longest path that Ray appends to the temporary folder."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,9 @@ class Session:
     """The Ray that a run uses.
 
     Attributes:
-        address: `host:port` of its control service.
-        cpus, gpus: logical resources of the whole cluster; of its largest size where it grows by itself.
-        nodes: machines of the cluster, at its largest size, too.
+        address: HOST:PORT of its control service.
+        cpus, gpus: logical resources of the whole cluster; where it has an autoscaler, at its largest size.
+        nodes: machines of the cluster, counted likewise.
     """
 
     address: str
@@ -55,10 +53,10 @@ class Session:
 
 
 def check_capacity(spec: ComputeSpec, available_cpus: float, available_gpus: float) -> None:
-    """Refuses what would start and then wait for ever.
+    """Refuses an experiment that would start and then wait for ever.
 
-    Workers hold their CPUs for as long as they run, and each feeds itself through `loaders` tasks of
-    its own. Where nothing is left for those, no row ever arrives and nothing says so.
+    Workers hold their CPUs as long as they run, and each is fed by `loaders` tasks of its own. Where no CPU is left for
+    these, no row ever arrives, and Ray does not say why.
 
     Raises:
         EnvironmentMissing: names what is needed, what is there, and the fields to change.
@@ -81,10 +79,10 @@ def check_capacity(spec: ComputeSpec, available_cpus: float, available_gpus: flo
 
 
 def check_store(tracking: TrackingSpec, session: Session) -> None:
-    """Refuses a store that several machines would write into as a file.
+    """Refuses an MLflow store that several machines would write to as a file.
 
     Raises:
-        EnvironmentMissing: an sqlite store, and a cluster of more than one machine: the driver may sit on any of them.
+        EnvironmentMissing: the store is an sqlite file, and the cluster has several machines, on any of which the driver may run.
     """
     if session.nodes > 1 and (tracking.mlflow is None or tracking.mlflow.startswith("sqlite:")):
         raise EnvironmentMissing(
@@ -95,25 +93,29 @@ def check_store(tracking: TrackingSpec, session: Session) -> None:
 
 
 def rollout_cpus(spec: ComputeSpec) -> int:
-    """CPUs that a run of verl holds: three for the workers of each GPU, and its driver, queue, storage, server and rollout worker."""
+    """CPUs that a run of verl holds: three for each worker, and seven for its driver, queue, storage, servers and rollout workers."""
     return 3 * max(1, spec.workers) + 7
 
 
 def local_cpus(spec: ComputeSpec, *, rollouts: bool = False) -> int:
-    """Logical CPUs of a private Ray: as stated, or the cores of the machine, at least four; and what verl holds, on top."""
+    """Logical CPUs of a private Ray: `compute.cpus`, or the cores of the machine and at least four.
+
+    Args:
+        rollouts: whether verl will run in it, whose CPUs are added.
+    """
     return (spec.cpus or max(4, os.cpu_count() or 1)) + (rollout_cpus(spec) if rollouts else 0)
 
 
 @contextmanager
 def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: bool = False) -> Iterator[Session]:
-    """Ray for the time of the block; shut down and the environment restored after it, also on Ctrl-C.
+    """Provides Ray for the time of the block; after it, also on Ctrl-C, Ray is shut down and the environment is as before.
 
-    Inside another session, or where Ray already runs in this process, that one is used and left alone.
+    Where this process is connected to a Ray already, as within another session, that one is used and left running.
 
     Args:
-        spec: `address` says which Ray; `cpus` and `object_store_mib` shape a private one.
-        log_folder: gets `ray.log` (what Ray says to this process) and the logs of a private Ray's processes.
-        rollouts: verl will run in it. A private Ray without GPUs then has logical ones, one for each worker, since
+        spec: `address` says which Ray; `cpus` and `object_store_mib` are the size of a private one.
+        log_folder: gets `ray.log`, what Ray says to this process, and the logs of the processes of a private Ray.
+        rollouts: whether verl will run in it. A private Ray without GPUs then has one logical GPU for each worker, since
             verl counts its places in GPUs on any machine.
 
     Raises:
@@ -145,7 +147,7 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[No
 
     port = _free_port()
     os.environ.update(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{ray.util.get_node_ip_address()}:{port}")
-    for name, value in _local_defaults(spec).items():
+    for name, value in local_ray_environ(gpu=spec.gpus_per_worker > 0, cpus=local_cpus(spec)).items():
         os.environ.setdefault(name, value)
     folder = _temporary_folder()
     forks = spec.fork and not spec.gpus_per_worker
@@ -163,7 +165,7 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[No
                 log_to_driver=False,
                 _temp_dir=str(folder),
             )
-        _set_data()
+        _configure_ray_data()
         yield
     finally:
         ray.shutdown()
@@ -174,7 +176,7 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[No
 
 @dataclass(frozen=True)
 class _Starting:
-    """Says what to do where a private Ray does not start: it gives itself 30 seconds, which a busy machine may not grant."""
+    """Turns Ray's errors when a private one does not start, as on a busy machine after 30 seconds, into one with a way out."""
 
     log_folder: Path
 
@@ -190,12 +192,11 @@ class _Starting:
 @contextmanager
 def _joined(spec: ComputeSpec) -> Iterator[None]:
     import ray
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray.exceptions import AuthenticationError
 
     check_reachable(spec.address)
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray start` does, but `ray.init` does not
-    missing = {name: value for name, value in _shared_defaults(spec).items() if name not in os.environ}
+    ray_private.use_token()
+    missing = {name: value for name, value in ray_environ(gpu=spec.gpus_per_worker > 0).items() if name not in os.environ}
     os.environ.update(missing)
     try:
         ray.init(address=spec.address, log_to_driver=False, runtime_env={"env_vars": missing})
@@ -205,14 +206,14 @@ def _joined(spec: ComputeSpec) -> Iterator[None]:
         way_out = "if it asks for a token, set RAY_AUTH_TOKEN to it and RAY_AUTH_MODE=token; its Ray must be of the same version"
         raise EnvironmentMissing("compute.address", f"the Ray cluster at '{spec.address}' turned the connection down", way_out) from cause
     try:
-        _set_data()
+        _configure_ray_data()
         yield
     finally:
         ray.shutdown()
 
 
 def check_reachable(address: str) -> None:
-    """Refuses an address at which nothing listens: Ray itself would try for a minute, and then end the process.
+    """Refuses an address at which nothing listens. Ray itself would try for a minute and then end the process.
 
     Raises:
         EnvironmentMissing: no such cluster, or no address of one.
@@ -238,52 +239,17 @@ def _no_cluster(address: str) -> EnvironmentMissing:
     return EnvironmentMissing("compute.address", f"no Ray cluster answers at '{address}'", way_out)
 
 
-def _shared_defaults(spec: ComputeSpec) -> dict[str, str]:
-    """Variables for all processes of a run, wherever they are."""
-    shared = {
-        "TOKENIZERS_PARALLELISM": "false",
-        "RAY_DATA_USE_DATASOURCE_V2": "0",
-        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-        NO_PROGRESS: str(24 * 3600),  # not half an hour: long clips, and waiting for one's turn, take longer
-    }
-    if spec.gpus_per_worker:
-        return shared
-    return shared | {
-        "DS_ACCELERATOR": "cpu",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who asks for no GPU sees none
-        "TORCHDYNAMO_DISABLE": "1",  # on a CPU compilation takes longer than it saves
-    }
-
-
-def _local_defaults(spec: ComputeSpec) -> dict[str, str]:
-    """Variables of a private Ray; whatever the user has set stays."""
-    return _shared_defaults(spec) | {
-        "OMP_NUM_THREADS": "1",  # threads of several processes on few cores slow each other down tenfold
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_gcs_server_port_wait_time_s": "120",  # what Ray's control service has for its start on a busy machine
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a worker's report waits for the next check
-        # Idle workers stay: starting one means importing torch again, for each epoch.
-        "RAY_idle_worker_killing_time_threshold_ms": "120000",
-        "RAY_num_workers_soft_limit": str(max(8, local_cpus(spec))),
-        "RAY_worker_register_timeout_seconds": "300",  # on a busy machine the imports alone may take more than Ray's 60
-        "RAY_prestart_worker_first_driver": "0",  # they would be of no environment, and ours have one
-    }
-
-
 def _describe(spec: ComputeSpec) -> Session:
     import ray
-    from ray._private.state import state
 
-    largest = state.get_max_resources_from_cluster_config() if spec.address != "local" else None
-    resources: Mapping[str, float] = largest or ray.cluster_resources()
-    config = state.get_cluster_config() if spec.address != "local" else None
-    groups = config.node_group_configs if config else ()
-    nodes = max(sum(node["Alive"] for node in ray.nodes()), 1 + sum(group.max_count for group in groups))
+    is_local = spec.address == "local"
+    resources: Mapping[str, float] = (None if is_local else ray_private.largest_resources()) or ray.cluster_resources()
+    nodes = max(sum(node["Alive"] for node in ray.nodes()), 1 + (0 if is_local else ray_private.addable_nodes()))
     return Session(ray.get_runtime_context().gcs_address, resources.get("CPU", 0.0), resources.get("GPU", 0.0), nodes)
 
 
-def _set_data() -> None:
-    """The variables reach child processes; in this one ray.data may have been imported before they were set."""
+def _configure_ray_data() -> None:
+    """Sets in this process what `ray_environ` tells child processes; ray.data may have been imported before its variables were set."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -299,7 +265,7 @@ def _free_port() -> int:
 
 
 def _temporary_folder() -> Path:
-    """A new folder for Ray's sockets, in the first place whose path is short enough for them."""
+    """A new folder for Ray's sockets, in the first temporary folder whose path is short enough for them."""
     for place in (os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"):
         if place and len(os.fsencode(place)) + len(RAY_SOCKET_SUFFIX) <= SOCKET_PATH_BYTES and os.access(place, os.W_OK):
             return Path(tempfile.mkdtemp(prefix="hba-ray-", dir=place))
@@ -313,7 +279,7 @@ def _temporary_folder() -> Path:
 
 @contextmanager
 def _environ() -> Iterator[None]:
-    """Puts `os.environ` back as it was."""
+    """Restores `os.environ` after the block."""
     before = dict(os.environ)
     try:
         yield
@@ -325,10 +291,9 @@ def _environ() -> Iterator[None]:
 
 @contextmanager
 def _ray_log(file: Path) -> Iterator[None]:
-    """Sends what Ray's libraries log in this process, and what its raylets report to it, to `file` instead of the terminal."""
+    """Writes what Ray's libraries log in this process, and what raylets report to it, to `file` instead of the terminal."""
     os.environ.setdefault("RAY_DATA_LOGGING_CONFIG", str(Path(__file__).with_name("ray_data_logging.yaml")))
-    import ray.data  # noqa: F401  # gives its logger handlers when it is imported, so: before they are taken away
-    from ray._private import worker
+    import ray.data  # noqa: F401  # its import adds handlers, which are removed below
 
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setLevel(logging.INFO)
@@ -338,24 +303,23 @@ def _ray_log(file: Path) -> Iterator[None]:
     for logger in loggers:
         logger.handlers, logger.propagate = [], True
     loggers[0].handlers, loggers[0].propagate = [handler], False
-    prints, worker.print_to_stdstream = worker.print_to_stdstream, _log_report  # Ray 2.60 prints them, whatever `log_to_driver` says
     try:
-        yield
+        with ray_private.raylet_reports(_log_report):
+            yield
     finally:
-        worker.print_to_stdstream = prints
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
         handler.close()
 
 
-def _log_report(report: dict[str, Any], ignore_prefix: bool = False) -> None:
-    for line in report["lines"]:
+def _log_report(lines: Sequence[str]) -> None:
+    for line in lines:
         logging.getLogger("ray.raylet").warning(line)
 
 
 @contextmanager
 def _native_log(file: Path) -> Iterator[None]:
-    """Sends what is written to descriptor 2 past Python, as by Ray's core, to `file`; Python's own standard error stays where it is."""
+    """Writes what native code, such as Ray's core, prints to standard error to `file`. What Python prints there is left as it is."""
     sys.stderr.flush()
     python, terminal = sys.stderr, os.dup(2)
     with file.open("ab") as log, os.fdopen(terminal, "w", buffering=1, encoding="utf-8", errors="backslashreplace") as kept:
@@ -371,7 +335,7 @@ def _native_log(file: Path) -> Iterator[None]:
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    """What a stream writes to; none where it is an object in memory, as in notebooks."""
+    """The file descriptor of a stream; None where it is an object in memory, as in notebooks."""
     with suppress(OSError, ValueError, AttributeError):
         return stream.fileno()
     return None

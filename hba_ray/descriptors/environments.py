@@ -14,13 +14,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hba_ray.cluster import ray_private
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs import fingerprint
 from hba_ray.store.folders import claimed
@@ -100,7 +100,7 @@ def runtime_env(stream: str, folder: Path, python: str | None = None) -> dict[st
         python = str(build(stream, folder))
     else:
         _check(stream, environment, python)
-    return {"py_executable": python, "py_modules": _upload_this_package()}
+    return {"py_executable": python, "py_modules": ray_private.upload_modules([Path(__file__).parents[1]])}
 
 
 def default_folder(address: str, store: Path) -> Path:
@@ -196,15 +196,3 @@ def _outside_environment() -> Mapping[str, str]:
 
 def _tail(text: str, lines: int = 12) -> str:
     return "\n".join(f"  {line}" for line in text.strip().splitlines()[-lines:])
-
-
-def _upload_this_package() -> list[str]:
-    """Uploads this package to Ray, which unpacks it where a process starts, as `ray.init` does for a whole job."""
-    from ray._private.runtime_env.py_modules import upload_py_modules_if_needed
-
-    package = Path(__file__).parents[1]
-    with tempfile.TemporaryDirectory() as scratch:
-        uploaded = upload_py_modules_if_needed(
-            {"py_modules": [str(package)], "excludes": ["**/__pycache__"]}, include_gitignore=False, scratch_dir=scratch
-        )
-    return uploaded["py_modules"]

@@ -66,10 +66,9 @@ def load_released(clip: bytes | Path, *, where: str) -> dict[str, Any]:
 
 def _numpy_globals() -> list[Any]:
     """The functions and classes that a pickled array of numbers refers to; none of them runs code from the file."""
-    from numpy._core.multiarray import _reconstruct, scalar  # type: ignore[attr-defined]
-
+    makers: list[Any] = [np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]]  # _reconstruct and scalar, which numpy keeps private
     kinds = [type(np.dtype(code)) for code in "?bhilBHILefd"]
-    named = [(made, f"{core}.multiarray.{made.__name__}") for made in (_reconstruct, scalar) for core in ("numpy.core", "numpy._core")]
+    named = [(made, f"{core}.multiarray.{made.__name__}") for made in makers for core in ("numpy.core", "numpy._core")]
     return [*named, (codecs.encode, "_codecs.encode"), np.ndarray, np.dtype, *kinds]
 
 

@@ -24,12 +24,12 @@ VERSIONS: dict[Stream, int] = {"pose": 1, "acoustic": 1, "transcripts": 1}
 def table_of(store: Path, spec: DescriptorsSpec, stream: Stream) -> Table:
     """The table of a stream. Each combination of extractor, version and settings has a folder of its own, which is not created here."""
     kind = spec.acoustic.features if stream == "acoustic" else stream
-    return Table(store / f"{stream}-{fingerprint(identity_of(spec, stream))}", kind)
+    return Table(store / f"{stream}-{fingerprint(identity_of(spec, stream, store))}", kind)
 
 
 def note_identity(table: Table, spec: DescriptorsSpec, stream: Stream) -> None:
     """Writes extractor, version and settings beside the table."""
-    write_text(table.folder / "about.json", json.dumps(identity_of(spec, stream), indent=1) + "\n")
+    write_text(table.folder / "about.json", json.dumps(identity_of(spec, stream, table.folder.parent), indent=1) + "\n")
 
 
 def maker(spec: DescriptorsSpec, stream: Stream) -> Callable[[], Extractor]:
@@ -55,12 +55,16 @@ def released_maker(stream: Stream) -> Callable[[], Extractor]:
     return partial(ReleasedExtractor, cast(Literal["pose", "acoustic"], stream))
 
 
-def identity_of(spec: DescriptorsSpec, stream: Stream) -> dict[str, Any]:
-    """Extractor, version and settings of a stream's table, as JSON values."""
+def identity_of(spec: DescriptorsSpec, stream: Stream, store: Path) -> dict[str, Any]:
+    """Extractor, version and settings: what a table holds, as JSON values.
+
+    Args:
+        store: folder of the tables; it remembers the digest of a Whisper checkpoint.
+    """
     identity = {"extractor": ENVIRONMENTS[stream].requirement, "version": VERSIONS[stream], "settings": spec.of(stream).extraction()}
     checkpoint = Path(spec.transcripts.model).expanduser()
     if stream == "transcripts" and checkpoint.is_file():
-        identity["settings"] = {**identity["settings"], "model": file_digest(checkpoint)}
+        identity["settings"] = {**identity["settings"], "model": file_digest(checkpoint, memory=store)}
     return identity
 
 

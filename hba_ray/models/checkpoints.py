@@ -125,10 +125,11 @@ def load_model(model: OmniSapiens, folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def model_identity(backbone: str, folder: Path) -> str:
-    """Names an SFT model by content: the backbone's files, or its hub id, and every byte that was trained.
+def model_identity(backbone: str, folder: Path, *, memory: Path | None = None) -> str:
+    """Names an SFT model by content: every byte of the backbone's files, or its hub id, and every byte that was trained.
 
-    Large files of the backbone are known by their size and both ends.
+    Args:
+        memory: folder that remembers digests, so that weights are read once; see `store.files`.
 
     Raises:
         CheckpointError: `folder` is no checkpoint.
@@ -140,9 +141,9 @@ def model_identity(backbone: str, folder: Path) -> str:
     root = Path(backbone)
     return fingerprint(
         {
-            "backbone": folder_digests(root) if root.is_dir() else backbone,
+            "backbone": folder_digests(root, memory=memory) if root.is_dir() else backbone,
             "model": {key: value for key, value in manifest.items() if key not in ("meta", "backbone")},
-            "tensors": file_digest(tensors, whole=True),
+            "tensors": file_digest(tensors, memory=memory),
         }
     )
 

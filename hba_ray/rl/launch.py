@@ -19,6 +19,7 @@ import ray
 from omegaconf import DictConfig
 from ray.exceptions import RayError, TaskCancelledError
 
+from hba_ray.cluster import ray_private
 from hba_ray.cluster.session import ANYWHERE, rollout_cpus
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.prompts import load_reasoning
@@ -197,9 +198,7 @@ def check_room(spec: ExperimentSpec) -> None:
     Raises:
         EnvironmentMissing: names what lacks.
     """
-    from ray._private.state import state
-
-    largest = (state.get_max_resources_from_cluster_config() if spec.compute.address != "local" else None) or ray.cluster_resources()
+    largest = (ray_private.largest_resources() if spec.compute.address != "local" else None) or ray.cluster_resources()
     gpus = "lower compute.workers, or add nodes" if uses_gpu(spec) else "verl counts in GPUs on any machine: `ray start --num-gpus=1`"
     cpus = "raise compute.cpus; CPUs of a local Ray are logical" if spec.compute.address == "local" else "add nodes"
     for name, needed, way_out in (("GPU", max(1, spec.compute.workers), gpus), ("CPU", rollout_cpus(spec.compute), cpus)):
@@ -230,13 +229,11 @@ def _release(spec: ExperimentSpec) -> None:
 
 
 def _held() -> tuple[set[str], set[str]]:
-    """Ids of the actors and placement groups that are there now, as the head knows them: the dashboard may have felt Ctrl-C, too."""
-    from ray._private.state import actors as known_actors
+    """Ids of the actors and placement groups that are there now."""
     from ray.util import placement_group_table
 
-    actors = {name for name, facts in known_actors().items() if facts["State"] != "DEAD"}
     groups = {name for name, facts in placement_group_table().items() if facts["state"] != "REMOVED"}
-    return actors, groups
+    return ray_private.living_actors(), groups
 
 
 def _free_places() -> None:

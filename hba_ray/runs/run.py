@@ -27,7 +27,7 @@ from hba_ray.steps.run import do_step, done_again
 from hba_ray.store import journal as journals
 from hba_ray.store.folders import LOCK_SECONDS, Storage, claimed, note, write_text
 from hba_ray.store.follow import Metrics
-from hba_ray.store.mlflow import MlflowTracker, Status, Tracker, standard_tags
+from hba_ray.store.mlflow import MlflowTracker, Status, standard_tags
 from hba_ray.store.provenance import changes, environment, gpu_names
 
 ARM_FILES = (SCORES, PREDICTIONS, VERDICTS, COMPARISON, *DIFFERENCES)
@@ -52,7 +52,7 @@ class Finished:
     mlflow: str
 
 
-def run_experiment(experiment: Experiment, say: Callable[[str], None], tracker: Tracker | None = None) -> Finished:
+def run_experiment(experiment: Experiment, say: Callable[[str], None], tracker: journals.JournalTracker | None = None) -> Finished:
     """Does what is not done yet and reports.
 
     Args:
@@ -90,7 +90,10 @@ def run_experiment(experiment: Experiment, say: Callable[[str], None], tracker: 
 
 def write_origin(spec: ExperimentSpec, folder: Path) -> list[str]:
     """What a result comes from: the whole spec, the versions and, where the source was changed since its commit, how."""
-    files = {"resolved.yaml": yaml.safe_dump(spec.identity(), sort_keys=False), "env.json": json.dumps(environment(), indent=1) + "\n"}
+    files = {
+        "resolved.yaml": yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False),
+        "env.json": json.dumps(environment(), indent=1) + "\n",
+    }
     if patch := changes():
         files["source.diff"] = patch
     for name, text in files.items():
@@ -134,7 +137,9 @@ def run_lock(folder: Path, say: Callable[[str], None]) -> AbstractContextManager
 
 
 @contextmanager
-def _through_a_journal(spec: ExperimentSpec, storage: Storage, folder: Path, say: Callable[[str], None]) -> Iterator[Tracker]:
+def _through_a_journal(
+    spec: ExperimentSpec, storage: Storage, folder: Path, say: Callable[[str], None]
+) -> Iterator[journals.JournalTracker]:
     """MLflow as the spec says; where it goes away, its share waits in the run's folder."""
     journal = folder / journals.FILE
     with journals.forwarding(MlflowTracker(spec.tracking, storage.folder), say) as forwarder:
@@ -158,7 +163,7 @@ def check_first(experiment: Experiment) -> None:
 
 
 @contextmanager
-def _recorded(tracker: Tracker, spec: ExperimentSpec, fingerprint: str) -> Iterator[None]:
+def _recorded(tracker: journals.JournalTracker, spec: ExperimentSpec, fingerprint: str) -> Iterator[None]:
     """The record of the run, closed as what it came to."""
     tracker.start(spec.name, flat(spec.model_dump(mode="json", exclude={"paper"})), standard_tags(fingerprint, spec.seed))
     status: Status = "FAILED"
@@ -172,7 +177,7 @@ def _recorded(tracker: Tracker, spec: ExperimentSpec, fingerprint: str) -> Itera
         tracker.end(status)
 
 
-def _record_step(step: Step, run_folder: Path, tracker: Tracker) -> None:
+def _record_step(step: Step, run_folder: Path, tracker: journals.JournalTracker) -> None:
     """What a step leaves for the record and for the run's folder, whether it was done now or before."""
     for metrics, number in logged_metrics(step):
         tracker.log_metrics(metrics, number)  # keeps of a metric what it does not have

@@ -147,7 +147,9 @@ class _Driver:
         plan = self.plan
         swept = {key for trial in plan.trials for key in trial.sets}
         fixed = {
-            key: value for key, value in flat(plan.spec.identity()).items() if key not in swept and key.split(".")[0] not in NOT_PARAMETERS
+            key: value
+            for key, value in flat(plan.spec.model_dump(mode="json")).items()
+            if key not in swept and key.split(".")[0] not in NOT_PARAMETERS
         }
         tags = standard_tags(plan.fingerprint, plan.spec.seed) | {ROLE: "sweep", SWEEP: plan.fingerprint}
         self.forwarder.add(self.journal)

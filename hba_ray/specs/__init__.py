@@ -1,7 +1,7 @@
-"""What to do: one file a section. No torch, no ray; a light install can validate every spec."""
+"""Specs: what an experiment is, a file for each section. Neither torch nor ray is imported, so a light install checks every spec."""
 
 from hba_ray.specs.atlas import AtlasSpec, MediaSpec, ToySpec
-from hba_ray.specs.base import Spec, fingerprint
+from hba_ray.specs.base import Added, Spec, fingerprint, identity_values
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 from hba_ray.specs.evaluate import EvaluateSpec, GenerationSpec
 from hba_ray.specs.experiment import ExperimentSpec
@@ -14,6 +14,7 @@ from hba_ray.specs.sweep import AshaSpec, DrawSpec, SweepSpec
 from hba_ray.specs.trials import Trial, trials
 
 __all__ = [
+    "Added",
     "AshaSpec",
     "AtlasSpec",
     "ComputeSpec",
@@ -40,6 +41,7 @@ __all__ = [
     "TransferSpec",
     "Trial",
     "fingerprint",
+    "identity_values",
     "load_spec",
     "trials",
 ]

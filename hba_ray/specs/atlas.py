@@ -1,4 +1,4 @@
-"""The `atlas` section: which rows an experiment sees, and how much of each clip."""
+"""The `atlas` section: where the rows come from, which of them are used, and how much of each clip."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Split = Literal["train", "validation", "test"]
 
 
 class MediaSpec(Spec):
-    """How much of a clip reaches the model (released code: audio_utils.py, vision_utils.py)."""
+    """How much of a clip reaches the model. Defaults are those of the released code (audio_utils.py, vision_utils.py)."""
 
     audio_seconds: float = Field(default=10.0, gt=0, le=300)
     """Seconds of audio kept, from the start of the clip."""
     video_frames: int = Field(default=4, ge=2, le=768)
-    """Frames taken from a video, evenly spaced from its first to its last; an even number, since
-    the vision tower reads frames in pairs."""
+    """Frames taken from a video, evenly spaced from its first to its last. The number is even, since the vision tower reads
+    frames in pairs."""
     video_pixels: int = Field(default=147_456, ge=56 * 56)
-    """Pixels of a frame or an image at most; a larger one is scaled down, keeping its shape."""
+    """Most pixels of a frame or an image; a larger one is scaled down and keeps its aspect ratio."""
 
     @model_validator(mode="after")
     def _even_frames(self) -> MediaSpec:
@@ -31,12 +31,12 @@ class MediaSpec(Spec):
 
 
 class ToySpec(Spec):
-    """The generated atlas: small, deterministic, learnable, with real WAV and MP4 files."""
+    """A generated atlas for trying things out: small, the same for the same seed, learnable, with real WAV and MP4 files."""
 
     rows: int = Field(default=480, ge=40, le=100_000)
-    """Rows over all datasets and splits."""
+    """Rows of all datasets and splits together."""
     seed: Seed = 0
-    """Seed of the generator; another seed, another atlas."""
+    """Seed of the generator; another seed gives other rows."""
 
 
 class AtlasSpec(Spec):
@@ -48,23 +48,24 @@ class AtlasSpec(Spec):
     root: str | None = None
     """Folder of the atlas, or of the public files that a converter reads. Not used by `toy`."""
     format: Literal["auto", "parquet", "jsonl"] = "auto"
-    """Layout to read where `root` holds both; `toy` is written in both and read as parquet by default."""
+    """Layout to read; `auto` takes parquet where `root` holds both. A toy atlas is written in this layout, as parquet by default."""
     datasets: tuple[str, ...] | None = None
-    """Datasets to use, by id or alias (`hba atlas list`); all by default."""
+    """Datasets to use, by id or alias; null is all. `hba atlas list` shows the ids."""
     held_out: tuple[str, ...] = ()
-    """Datasets, by id or alias, that no stage trains or validates on, but `transfer`; they are evaluated all the same."""
+    """Datasets, by id or alias, on which no stage but `transfer` trains or validates. They are evaluated all the same."""
     modalities: tuple[Modality, ...] = ("text", "audio", "video", "image")
-    """Modalities shown to the model. A modality left out is withheld from every row; text stays."""
+    """Modalities shown to the model. One that is left out is withheld from every row; text must stay, since it holds the question."""
     on_bad_row: Literal["fail", "drop"] = "fail"
-    """A corrupt clip, a missing file, an unknown label: stop with its place, or drop the row and count it."""
+    """What to do about a corrupt clip, a missing file or an unknown label: `fail` stops and names the row, `drop` leaves the row
+    out and counts it in the report."""
     limit: int | None = Field(default=None, ge=1)
-    """Rows kept of each dataset in each split, the first ones; for trying things out."""
+    """Keep only so many rows of each dataset in each split, the first ones; for trying things out. Null keeps all."""
     split_surprise: bool = False
-    """Tell positive from negative surprise where a dataset says which (paper section 3.3).
-    Off by default: the released labels have one surprise."""
+    """Use two labels, positive and negative surprise, where a dataset tells them apart (paper section 3.3). Off by default, since
+    the released labels have one surprise."""
     split_by: Literal["group", "clip"] = "group"
-    """Where a converter makes the split: `group` keeps an actor or a scene in one split, as near to
-    Table 7's counts as that allows; `clip` gives its exact counts."""
+    """How a converter divides a dataset that comes without splits: `group` keeps all clips of an actor or a scene in one split,
+    with counts as near to the paper's Table 7 as that allows; `clip` gives the exact counts."""
     media: MediaSpec = MediaSpec()
     toy: ToySpec = ToySpec()
 

@@ -1,6 +1,6 @@
-"""The `bam` section: the Behavioral Adapter Module (paper section 3.6, appendix C.2).
+"""The `bam` section: Behavioral Adapter Modules (paper section 3.6, appendix C.2).
 
-Defaults are the paper's. `AUTHORS_BAM` holds what the released code does where it differs.
+Defaults are the paper's. `AUTHORS_BAM` holds the settings of the released code where they differ.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Seed, Spec
+from hba_ray.specs.base import Seed, Spec, identity_values
 
 Stream = Literal["pose", "acoustic"]
 Injection = Literal["penultimate", "post_norm"]
 
 SMALL_BATCHES = {"daicwoz": 4, "mmsd": 16, "mimeqa": 16}
-"""Rows of an optimiser step on the three small datasets (paper appendix C.2)."""
+"""Rows of one optimiser step on the three small datasets (paper appendix C.2)."""
 USUAL_BATCH = 32
+"""Rows of one optimiser step on all others."""
 
 AUTHORS_BAM: dict[str, Any] = {
     "dropout": 0.2,
@@ -32,61 +33,67 @@ AUTHORS_BAM: dict[str, Any] = {
     "cache": False,
     "keep": "last",
 }
-"""The released settings: bam_adapter.py, bam_wrapped_qwen.py, bam_trainer.py, run_bam.sh."""
+"""Settings of the released code (bam_adapter.py, bam_wrapped_qwen.py, bam_trainer.py, run_bam.sh), for `compat: authors`."""
 
 
 class BamSpec(Spec):
-    """One adapter per stream and dataset, on a frozen SFT model."""
+    """Adapters on a frozen SFT model, one for each descriptor stream and dataset."""
 
     streams: tuple[Stream, ...] = Field(default=("pose", "acoustic"), min_length=1)
-    """Descriptor streams. A dataset has an adapter for those of them that belong to its modalities (paper Table 2)."""
+    """Descriptor streams that get adapters. A dataset has those whose modality it has: pose needs video, acoustic needs audio
+    (paper Table 2)."""
     datasets: tuple[str, ...] | None = None
-    """Datasets that get adapters, by id or alias; all by default. On the others the SFT model stands as it is."""
+    """Datasets that get adapters, by id or alias; null is all. On the others the SFT model predicts without adapters."""
     checkpoints: dict[str, str] = Field(default_factory=dict)
-    """Dataset -> folder of a released BAM checkpoint whose adapters take the place of training there; `sft.checkpoint`
-    is then the model that they were trained on."""
+    """Dataset -> folder of a released BAM checkpoint, whose adapters are used in place of training. `sft.checkpoint` must then
+    name the model that they were trained on."""
     raw_media: bool = True
-    """Show audio and video to the backbone as well. False is the ablation of Table 10."""
+    """Show audio and video to the backbone as well as their descriptors to the adapters. False is the ablation of Table 10."""
     hidden: int = Field(default=256, ge=1)
     """Width of an adapter's hidden layer."""
     acoustic_hidden: int | None = Field(default=None, ge=1)
-    """Another width for the acoustic adapter; null is `hidden`."""
+    """Width of the acoustic adapter's hidden layer; null is `hidden`."""
     norm: Literal["layer", "zscore", "none"] = "layer"
-    """Norm(f): layer norm with learnt scale and shift, each feature's z-score over the training rows, or nothing."""
+    """Norm(f) of the descriptor f: `layer` is layer norm with learnt scale and shift, `zscore` standardises each feature over the
+    training rows, `none` leaves f as it is."""
     acoustic_scale: Literal["none", "l2"] = "none"
-    """Bring the acoustic vector to length 1 before the norm, as the released code does."""
+    """`l2` scales the acoustic vector to length 1 before the norm, as the released code does."""
     dropout: float = Field(default=0.10, ge=0, lt=1)
+    """Probability of dropout on the descriptor; see `dropout_of`."""
     dropout_of: Literal["element", "stream"] = "element"
-    """`element`: single features, after the norm. `stream`: all features of a row at once, before
-    the norm and without rescaling, as in the released code."""
+    """What dropout zeroes: `element`, single features after the norm; `stream`, all features of a row at once, before the norm
+    and without rescaling the others, as in the released code."""
     outer_activation: bool = True
-    """Apply phi to the second layer too. The released code does not."""
+    """Apply the activation phi behind the adapter's second layer, too. The released code does not."""
     alpha: float = 1.0
-    """Start value of the learnt scale; the paper names none."""
+    """Start value of the learnt scale alpha of delta; the paper gives none, the released code starts at 4."""
     decoder_injection: Injection = "penultimate"
-    """Where delta joins the decoder: h^(L-1), before the last layer, or behind the final norm as in the released code."""
+    """Where delta is added for open answers: `penultimate` is h^(L-1), the input of the last decoder layer; `post_norm` is behind
+    the final norm, as in the released code."""
     train_lm_head: bool = True
     """Train a copy of lm_head with the adapters of open-answer datasets. The released code leaves it frozen."""
     lr: float = Field(default=5e-4, gt=0)
-    """Learning rate of the adapters, constant."""
+    """Learning rate of the adapters; it is constant."""
     head_lr: float = Field(default=1e-4, gt=0)
-    """Learning rate of the task's head or lm_head."""
+    """Learning rate of the dataset's classifier head, or of lm_head."""
     epochs: int = Field(default=4, ge=1)
+    """Passes over the training rows."""
     batch: int | None = Field(default=None, ge=1)
-    """Rows of one optimiser step; null is the paper's: 4 for DAIC-WOZ, 16 for MUStARD and MimeQA, 32 for the others."""
+    """Rows of one optimiser step; null takes the paper's: 4 for DAIC-WOZ, 16 for MUStARD and MimeQA, 32 for the others."""
     keep: Literal["best", "last"] = "best"
-    """The epoch of the lowest validation cross-entropy, or the last one."""
+    """Which epoch's adapters are kept: that of the lowest cross-entropy on the validation split, or the last."""
     backbone_mode: Literal["eval", "train"] = "eval"
-    """`train` leaves LoRA's dropout active in the frozen backbone, as the released code does; it needs `cache: false`."""
+    """`train` leaves the dropout of LoRA active in the frozen backbone, as the released code does, and needs `cache: false`."""
     cache: bool = True
-    """Compute the backbone's states once and keep them; false runs the backbone in every step."""
+    """Compute the hidden states of the frozen backbone once and store them; false runs the backbone in every step."""
     cache_precision: Literal["bf16", "fp32"] = "bf16"
-    """Precision of the kept states: 2 or 4 bytes a value."""
+    """Precision of the stored states: 2 or 4 bytes a value."""
     seed: Seed | None = None
-    """Seed of adapters, order and dropout; null is the experiment's. Trials that differ in this one share the SFT model."""
+    """Seed of the adapters, of the order of rows and of dropout; null is the experiment's `seed`. Trials of a sweep over this
+    seed share one SFT model; trials over `seed` train one each."""
     shuffle_descriptors: bool = False
-    """Give each row the descriptors of another row of its dataset and split: the control that tells what descriptors
-    say from what more weights do."""
+    """Give each row the descriptors of another row of its dataset and split. A control: what the adapters still gain comes from
+    more weights, not from the descriptors."""
 
     @field_validator("streams")
     @classmethod
@@ -102,13 +109,13 @@ class BamSpec(Spec):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Without the folders of checkpoints, which count by their content."""
-        return self.model_dump(mode="json", exclude={"checkpoints"})
+        """All fields but the folders of checkpoints: the step that uses them adds the digests of their files."""
+        return identity_values(self, exclude={"checkpoints"})
 
     def batch_of(self, dataset: str) -> int:
-        """Rows of one optimiser step on a dataset (its id)."""
+        """Rows of one optimiser step on a dataset, which is named by its id."""
         return self.batch or SMALL_BATCHES.get(dataset, USUAL_BATCH)
 
     def hidden_of(self, stream: str) -> int:
-        """Width of a stream's hidden layer."""
+        """Width of the hidden layer of a stream's adapter."""
         return (stream == "acoustic" and self.acoustic_hidden) or self.hidden

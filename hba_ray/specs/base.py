@@ -1,19 +1,40 @@
-"""What all sections of a spec have in common: frozen, strict about keys, hashable by content."""
+"""What all sections of a spec have in common: frozen, strict about keys, and named by their content.
+
+The name is a fingerprint of `Spec.identity()`. Fields of the first release always enter it. A field that came later is
+declared with `Added` and enters only where it is set to something new, so an upgrade renames no finished step.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 LARGEST = 2**63 - 1
-"""The largest whole number that libraries take."""
+"""The largest whole number that libraries such as NumPy and Ray accept."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""NumPy's and transformers' own seeds have 32 bits."""
+"""The seeds of NumPy and transformers have 32 bits."""
+_ANY: TypeAdapter[Any] = TypeAdapter(Any)
+
+
+@dataclass(frozen=True)
+class Added:
+    """Marks a field that a section got after the first release:
+
+        clip: Annotated[float, Added(before=0.0)] = Field(default=0.0, ge=0)
+
+    Attributes:
+        before: the value with which the section does what it did before it had the field. It stays as it is when the
+            default changes.
+    """
+
+    before: Any
 
 
 class Spec(BaseModel):
@@ -24,32 +45,65 @@ class Spec(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _means_what_it_says(cls, value: Any, field: ValidationInfo) -> Any:
-        """Refuses what a later step would silently take for something else, or choke on."""
+        """Refuses values that a later step would silently misread, or fail on."""
         if isinstance(value, bool) and not {bool, Any} & _leaves(cls.model_fields[field.field_name or ""].annotation):
             raise ValueError(
                 f"is {str(value).lower()}, a yes or no; YAML reads on, off, yes and no so, too: give it in quotes, or a number"
             )
         if isinstance(value, int) and abs(value) > LARGEST:
-            raise ValueError("is no number of 64 bits")
+            raise ValueError("is no number of 64 bits, the largest that libraries accept")
         if isinstance(value, str) and ("\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
             raise ValueError("holds a zero byte, or half a character")
         return value
 
     def identity(self) -> dict[str, Any]:
-        """The section as plain JSON values: what enters a fingerprint."""
-        return self.model_dump(mode="json")
+        """What enters the fingerprints of results that depend on this section, as plain JSON values."""
+        return identity_values(self)
+
+
+def identity_values(section: Spec, *, include: Collection[str] | None = None, exclude: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a section as plain JSON values, without those that were `Added` and do nothing new, at every depth.
+
+    Every fingerprint takes the fields of a section from here; `model_dump` would bring in fields that came later.
+
+    Args:
+        include: names of the fields to take; None takes all.
+        exclude: names of fields to leave out.
+    """
+    values = _without_unused(section, section.model_dump(mode="json"))
+    return {name: value for name, value in values.items() if (include is None or name in include) and name not in exclude}
+
+
+def _without_unused(value: Any, plain: Any) -> Any:
+    """`plain`, the JSON form of `value`, without the fields of its sections that do nothing new."""
+    if isinstance(value, Spec):
+        fields = type(value).model_fields
+        used = [name for name, field in fields.items() if not _does_nothing_new(field, plain[name])]
+        return {name: _without_unused(getattr(value, name), plain[name]) for name in used}
+    if isinstance(value, Mapping):
+        return {name: _without_unused(inner, plain[str(name)]) for name, inner in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_without_unused(inner, one) for inner, one in zip(value, plain, strict=True)]
+    return plain
+
+
+def _does_nothing_new(field: FieldInfo, plain: Any) -> bool:
+    return any(isinstance(mark, Added) and _ANY.dump_python(mark.before, mode="json") == plain for mark in field.metadata)
 
 
 def _leaves(kind: Any) -> set[Any]:
-    """The types that an annotation is made of."""
+    """The types at the leaves of an annotation: {int, NoneType} of `int | None`, {str} of a Literal of texts."""
     inner = [part for part in get_args(kind) if part is not Ellipsis]
     return set().union(*map(_leaves, inner)) if inner and get_origin(kind) is not Literal else {type(value) for value in inner} or {kind}
 
 
 def section_at(kind: Any, path: Sequence[str]) -> type[BaseModel] | None:
-    """The section at a key path below a section's annotation; None where the path leads to none.
+    """The class of the section that a key path leads to; None where it leads to no section.
 
-    Sections may be optional, and in mappings and lists: there one part of the path is any name or number.
+    Args:
+        kind: annotation to start from: a section, or an optional one, or a mapping or list of sections. In the last two
+            the next part of the path is any name or number.
+        path: names of fields.
     """
     origin, inner = get_origin(kind), [part for part in get_args(kind) if part is not Ellipsis]
     if origin in (Union, UnionType):
@@ -65,7 +119,7 @@ def section_at(kind: Any, path: Sequence[str]) -> type[BaseModel] | None:
 
 
 def has_key(section: type[BaseModel], key: str) -> bool:
-    """Whether a dotted key is one of the section's own or of a section in it.
+    """Whether a dotted key names a field of a section, or of a section in it.
 
     >>> from hba_ray.specs.model import ModelSpec
     >>> has_key(ModelSpec, "lora.rank"), has_key(ModelSpec, "lora.rnk")
@@ -77,7 +131,7 @@ def has_key(section: type[BaseModel], key: str) -> bool:
 
 
 def value_at(spec: Spec, key: str) -> Any:
-    """The value of a dotted key as plain JSON; None behind a section that is left out.
+    """The value at a dotted key, as plain JSON; None where a section on the way is null.
 
     Raises:
         KeyError: no such key.
@@ -101,7 +155,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def fingerprint(identity: Any) -> str:
-    """Twelve hexadecimal digits that name what `identity` (JSON values) says.
+    """A name for plain JSON values: the first twelve hexadecimal digits of their SHA-256, whatever the order of keys.
 
     >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     True

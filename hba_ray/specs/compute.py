@@ -13,57 +13,62 @@ from hba_ray.specs.base import Spec
 
 
 class PythonsSpec(Spec):
-    """Environments of extractors that are already there, on all nodes; null builds one where it is needed."""
+    """Python environments of descriptor extractors which exist on all nodes; where null, one is built when it is needed."""
 
     pose: str | None = None
-    """Path of a Python that holds MediaPipe."""
+    """Path of a Python interpreter that can import MediaPipe."""
     acoustic: str | None = None
-    """Path of a Python that holds openSMILE."""
+    """Path of a Python interpreter that can import openSMILE."""
     transcripts: str | None = None
-    """Path of a Python that holds Whisper."""
+    """Path of a Python interpreter that can import Whisper."""
 
 
 class ComputeSpec(Spec):
-    """The cluster, the workers and how the data reaches them."""
+    """The Ray cluster, the workers, and how data reaches them."""
 
     address: str = Field(default="local", min_length=1)
-    """`local` starts a private Ray on this machine, `auto` joins the running one, or an address."""
+    """`local` starts a private Ray on this machine, `auto` joins the one that runs here, HOST:PORT joins that cluster."""
     cpus: int | None = Field(default=None, ge=1)
-    """Logical CPUs of a local Ray; null is the number of cores, at least four. Where the stage `grpo` runs, verl's come on top."""
-    fork: bool = True
-    """Start the workers of a local Ray without GPUs as forks of a process that has imported what they need (`cluster/forkserver.py`)."""
+    """Logical CPUs of a local Ray; null is the number of cores, at least four. Those that verl needs in the stage `grpo` are added."""
+    fork: bool = False
+    """Start the processes of a local Ray without GPUs as forks of one that has imported torch and the like: each saves some twenty
+    seconds of CPU time. It replaces parts of Ray (`hba_ray/cluster/forkserver.py`), so it is on only in `clusters/local.yaml`."""
     object_store_mib: int = Field(default=512, ge=80)
-    """Shared memory of a local Ray, MiB."""
+    """Shared memory of a local Ray, in MiB."""
     storage: str = Field(default="runs", min_length=1)
-    """Folder of runs, steps and the MLflow store; on a cluster a folder that all nodes see."""
+    """Folder of runs, their steps and the MLflow store; on a cluster it must be one that all nodes see."""
     workers: int = Field(default=1, ge=0)
-    """Training processes. 0 runs the loop in this process, without Ray."""
+    """Training processes; 0 trains in this process, without Ray."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
+    """CPUs that each worker holds."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
+    """GPUs that each worker holds; 0 trains on CPUs."""
     micro_batch: int = Field(default=2, ge=1)
-    """Rows that one worker holds at a time; `sft.batch` is reached by accumulation."""
+    """Rows that a worker processes at a time; gradients are accumulated until `sft.batch` rows have been seen."""
     zero: Literal[1, 2, 3] = 2
-    """DeepSpeed ZeRO stage: what is sharded over the workers (1 optimiser, 2 gradients, 3 weights)."""
+    """DeepSpeed ZeRO stage, what is sharded over the workers: 1 the optimiser's state, 2 gradients too, 3 weights too."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: it needs less memory and about a third more time."""
     loaders: int = Field(default=1, ge=1)
-    """Ray Data tasks that decode for one worker at a time."""
+    """Ray Data tasks that decode clips for one worker side by side."""
     cpus_per_loader: float = Field(default=1.0, gt=0)
+    """CPUs that each of them holds."""
     prefetch: int = Field(default=2, ge=1)
-    """Micro-batches decoded ahead of a worker."""
+    """Micro-batches that are decoded before a worker asks for them."""
     extractors: int | None = Field(default=None, ge=1)
-    """Processes of a descriptor extractor, a CPU each; null is one for each CPU but one."""
+    """Processes of a descriptor extractor, with a CPU each; null is one fewer than there are CPUs."""
     pythons: PythonsSpec = PythonsSpec()
+    """Python interpreters of descriptor extractors."""
     checkpoint_every: int | None = Field(default=None, ge=1)
-    """Optimiser steps between checkpoints inside an epoch; one is always written at its end."""
+    """Optimiser steps between checkpoints within an epoch; null writes none there. One is always written at an epoch's end."""
     max_failures: int = Field(default=3, ge=0)
-    """Times that lost workers are replaced before a stage gives up."""
+    """How often lost workers are replaced before a stage gives up."""
 
 
 class TrackingSpec(Spec):
-    """Where runs are recorded."""
+    """Where runs are recorded in MLflow."""
 
     mlflow: str | None = None
     """MLflow tracking URI; null is an sqlite store in `compute.storage`."""
     experiment: str = Field(default="hba_ray", min_length=1)
-    """MLflow experiment."""
+    """Name of the MLflow experiment."""

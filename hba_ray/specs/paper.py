@@ -1,11 +1,11 @@
-"""The `paper` section: a published table, where our numbers for it come from, and what must hold of them.
+"""The `paper` section: a published table, where our numbers for it come from, and which of the paper's claims are tested.
 
-A cell is published[column][row]. A column is a model or a setting of the paper's; `arms` says which arm
-of which trials measures it. A row names what is measured: a dataset or a task, and behind a slash
-another measure than the benchmark's (`mosei_senti/weighted_f1`, `all/spearman`), or a fact of the
-arm that is no score (`cost/peak_mb`, `answers/perplexity`, `agreement/kappa`).
+A cell is `published[column][row]`. A column is a model or a setting of the paper; `arms` says which arm of which trials
+measures it. A row names what is measured: a dataset or a task; behind a slash, another measure than the benchmark's
+(`mosei_senti/weighted_f1`, `all/spearman`); or a fact about the arm which is no score (`cost/peak_mb`,
+`answers/perplexity`, `agreement/kappa`).
 
-The specs that ship with the package: their folder, and those of the paper's tables by number.
+`find_table` finds the shipped spec of a table by its number.
 """
 
 from __future__ import annotations
@@ -25,42 +25,46 @@ TableId = Literal[
 
 
 class MeasuredBy(Spec):
-    """What measures a column: an arm, of the trials with these settings, whatever their seeds."""
+    """Where our numbers for a column come from: one arm of all trials with some settings, whatever their seeds."""
 
     arm: str = Field(pattern=r"^\S(.*\S)?$")
-    """The arm as reports name it, for example `sft+bam`."""
+    """Name of the arm in reports, for example `sft+bam`."""
     where: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the trial, by dotted key; none where all trials are meant."""
+    """Dotted key -> value that the trials have; empty means all trials."""
     against: dict[str, Any] | Literal["person"] | None = None
-    """Of `agreement` rows: whom the trial's judge is held against, the judge of the trial with these settings, or a person."""
+    """For `agreement` rows, whom the judge of these trials is compared with: the judge of the trials with these settings, or a
+    person."""
 
 
 class Contrast(Spec):
-    """Two columns set against each other, row by row."""
+    """A comparison of two columns, row by row."""
 
     of: str
+    """Column whose gain is shown."""
     over: str
+    """Column that it is compared with."""
     published: dict[str, tuple[float, float]] = Field(default_factory=dict)
-    """Row -> the change that the paper prints: per cent, and absolute. Rows where it prints a dash are left out."""
+    """Row -> the change that the paper prints, in per cent and absolute. Rows in which it prints a dash are left out."""
 
 
 class Gate(Spec):
-    """A claim that must hold. Either a column is better than others, or it is near what is published."""
+    """A claim that is tested: either that a column is better than others, or that it is near its published values."""
 
     says: str = Field(min_length=1)
     """The claim in words."""
     of: str
-    """The column it is about."""
+    """Column that the claim is about."""
     over: tuple[str, ...] = ()
-    """Columns that it is better than, each of them, row by row."""
+    """Columns than each of which it is better, row by row."""
     significant: bool = True
-    """Whether better means a paired test at 5 %, corrected over the gate's rows; otherwise the scores are just compared."""
+    """Whether better means a paired test at 5 %, Holm-corrected over the rows of the gate; otherwise scores are just compared."""
     within: float | None = Field(default=None, gt=0)
     """Largest distance from the published value."""
     rows: tuple[str, ...] = ()
-    """Rows it is about; all published rows of the column by default. A task where the table has datasets is their mean."""
+    """Rows that the claim is about; an empty list means all published rows of the column. A task stands for the mean of its
+    datasets where the table has those."""
     at_least: int | None = Field(default=None, ge=1)
-    """Rows on which it must hold; all of them by default."""
+    """On how many of the rows it must hold; null means on all."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Gate:
@@ -75,20 +79,24 @@ class PaperSpec(Spec):
     """One table of the paper."""
 
     table: TableId
+    """Number of the table."""
     title: str = Field(min_length=1)
     """What the table shows, in words."""
     digits: int = Field(default=3, ge=0, le=12)
-    """Decimals that the paper prints; a published value is known to half a unit of the last one."""
+    """Decimals that the paper prints. A published value is exact to half a unit of the last one."""
     published: dict[str, dict[str, float]] = Field(min_length=1)
-    """Column -> row -> value: shares in 0..1, or what the row's measure says. Cells that the paper leaves empty are left out."""
+    """Column -> row -> published value: a share from 0 to 1, or in the unit of the row's measure. Cells that the paper leaves
+    empty are left out."""
     arms: dict[str, MeasuredBy | None]
-    """Column -> what measures it; null where nothing here can."""
+    """Column -> what measures it here; null where nothing does."""
     labels: str | None = Field(default=None, min_length=1)
-    """CSV of a person's labels for the answers that are judged, as `hba judge RUN --sample` writes it; null: there are none."""
+    """CSV file with a person's labels of judged answers, as `hba judge RUN --sample` writes it; null where there are none."""
     contrasts: tuple[Contrast, ...] = ()
+    """Comparisons that the table prints."""
     gates: tuple[Gate, ...] = ()
+    """Claims that are tested."""
     differs: tuple[str, ...] = ()
-    """What this spec, or the paper itself, does otherwise than the printed table suggests: footnotes."""
+    """Footnotes: where this spec, or the paper itself, differs from what the printed table suggests."""
 
     @model_validator(mode="after")
     def _columns_are_known(self) -> PaperSpec:
@@ -112,14 +120,14 @@ class PaperSpec(Spec):
 
 
 TOY = Path("base") / "toy.yaml"
-"""What `hba reproduce --scale toy` lays over a spec, in the folder of shipped experiments."""
+"""The spec that `hba reproduce --scale toy` merges into a table's, from the folder of shipped specs."""
 
 
 def experiments_folder(given: Path | None = None) -> Path:
-    """The folder of shipped specs: the one given, or beside the package, or below the working folder.
+    """The folder of shipped specs: the one given; otherwise `experiments` beside the package, or in the working folder.
 
     Raises:
-        SpecError: there is none.
+        SpecError: none of them holds the paper's specs.
     """
     for folder in [given] if given else [Path(hba_ray.__file__).parents[1] / "experiments", Path("experiments")]:
         if (folder / "paper").is_dir():
@@ -129,10 +137,14 @@ def experiments_folder(given: Path | None = None) -> Path:
 
 
 def find_table(table: str, folder: Path) -> Path:
-    """The spec of a table, by its number: `T11`, in any case, or `11`.
+    """The file of a table's spec.
+
+    Args:
+        table: its number: `T11`, `t11`, `11` or `table 11`.
+        folder: of the shipped specs.
 
     Raises:
-        SpecError: there is none; names those that are there.
+        SpecError: no spec for this table is there; names those that are.
     """
     known = {file.name.partition("_")[0]: file for file in sorted((folder / "paper").glob("T*_*.yaml"))}
     name = table.strip().upper().removeprefix("TABLE").strip()

@@ -1,7 +1,7 @@
-"""The `sweep` section: which variants of an experiment are run, and how many at once.
+"""The `sweep` section: which variants of an experiment are run, and how many side by side.
 
-Trials are all combinations of arms, axes, drawn points and seeds (specs/trials.py makes them).
-Keys are dotted, `bam.hidden`, or nested.
+A sweep's trials are all combinations of its arms, axes, drawn points and seeds (`specs/trials.py` makes them).
+Keys of the spec are dotted, as in `bam.hidden`, or nested.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from pydantic import Field, field_validator, model_validator
 from hba_ray.specs.base import Seed, Spec
 
 RANGES = ("uniform", "loguniform", "choice")
+"""Fields of `DrawSpec`."""
 
 
 class DrawSpec(Spec):
-    """How a value is drawn, in the words of Ray Tune; one of them is stated."""
+    """A range to draw a value from, in the words of Ray Tune. Exactly one of the fields is given."""
 
     uniform: tuple[float, float] | None = None
-    """From, to."""
+    """Lower and upper bound; all values between are equally likely."""
     loguniform: tuple[float, float] | None = None
-    """From, to; every decade is as likely as another."""
+    """Lower and upper bound; all decades between are equally likely."""
     choice: tuple[Any, ...] | None = Field(default=None, min_length=1)
+    """Values, of which each is equally likely."""
 
     @model_validator(mode="after")
     def _one_range(self) -> DrawSpec:
@@ -39,17 +41,18 @@ class DrawSpec(Spec):
 
 
 class AshaSpec(Spec):
-    """Stops the worse trials early: asynchronous successive halving (Li et al., MLSys 2020), as Ray Tune does it."""
+    """Early stopping of the worse trials: asynchronous successive halving (Li et al., MLSys 2020) by Ray Tune."""
 
     metric: str = Field(default="sft/validation_loss", min_length=1)
-    """A metric that training reports, under the name that MLflow shows."""
+    """Metric that trials are compared by, under the name that MLflow shows."""
     mode: Literal["min", "max"] = "min"
+    """Whether small or large values of the metric are good."""
     grace: int = Field(default=1, ge=1)
-    """Reports of the metric before a trial can be stopped."""
+    """Values of the metric that a trial reports before it can be stopped."""
     most: int = Field(default=100, ge=1)
-    """Reports of the metric after which a trial is not compared any more."""
+    """Values of the metric after which a trial is no longer compared."""
     reduction: float = Field(default=4, gt=1)
-    """One trial in so many goes on at each look."""
+    """At each comparison one trial in so many goes on."""
 
     @model_validator(mode="after")
     def _grace_ends(self) -> AshaSpec:
@@ -59,22 +62,22 @@ class AshaSpec(Spec):
 
 
 class SweepSpec(Spec):
-    """Variants of one experiment. Those that differ in nothing but later steps share the earlier ones."""
+    """Variants of one experiment. Variants share all steps that do not depend on what differs between them."""
 
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Name -> what this arm sets; `{}` is the spec as it stands."""
+    """Name of an arm -> the keys that it sets; `{}` is the spec as it stands."""
     axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
-    """Key -> values; all combinations are run."""
+    """Key -> its values; all combinations are run."""
     search: dict[str, DrawSpec] = Field(default_factory=dict)
-    """Key -> range to draw from, `samples` times; reproducible, and a larger `samples` keeps the points of a smaller one."""
+    """Key -> range from which `samples` values are drawn. Draws are reproducible, and more samples keep the points of fewer."""
     samples: int | None = Field(default=None, ge=1)
-    """Points drawn from `search`; equal ones count once."""
+    """Points drawn from `search`; equal points are run once."""
     seeds: tuple[Seed, ...] = ()
-    """Seeds of each variant; none: the spec's own."""
+    """Seeds with which each variant is run; an empty list means the spec's own."""
     concurrent: int | None = Field(default=None, ge=1)
-    """Trials at once at most; null is as many as the cluster's declared resources hold. Trials with `grpo` go one by one."""
+    """Most trials at a time; null is as many as fit on the cluster. Trials with the stage `grpo` always run one by one."""
     asha: AshaSpec | None = None
-    """Early stopping; null lets every trial end."""
+    """Early stopping of the worse trials; null lets every trial end."""
 
     @field_validator("axes", "search", mode="before")
     @classmethod
@@ -128,7 +131,7 @@ _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 
 
 def flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted ones; a range to draw from counts as one value.
+    """Nested keys as dotted keys. A range to draw from counts as one value.
 
     >>> flat({"sft": {"lr": [1, 2]}, "bam.hidden": [256]})
     {'sft.lr': [1, 2], 'bam.hidden': [256]}

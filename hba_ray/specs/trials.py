@@ -1,6 +1,6 @@
-"""A sweep's trials: pure, from a spec to the list of experiments that it stands for.
+"""The trials of a sweep: from a spec with the section `sweep` to the experiments that it stands for.
 
-Every trial is validated when the spec is read, so a wrong axis is refused before anything starts.
+All trials are made and validated when a spec is read, so a wrong axis is refused before anything starts.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from hba_ray.specs.experiment import ExperimentSpec, problem
 from hba_ray.specs.sweep import DrawSpec, SweepSpec
 
 MOST_TRIALS = 1000
-"""More is taken for a slip."""
+"""A sweep of more trials is taken for a mistake."""
 DIGITS = 4
-"""Significant digits of a drawn number, so that its name is its value."""
-FIXED = {
+"""Significant digits of a drawn number; so few can be part of a trial's name."""
+NOT_VARIED = {
     "name": "it names the sweep as a whole",
     "sweep": "a sweep has no sweeps in it",
     "paper": "it says what the results are set beside",
     "compute": "it says where a trial runs and changes no result",
     "tracking": "it says where a trial is recorded and changes no result",
 }
-"""Sections that do not vary, and why."""
+"""Sections that a sweep cannot vary, and why."""
 Path = tuple[str, ...]
+"""Keys from the top of a spec downwards."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class Trial:
     """One experiment of a sweep.
 
     Attributes:
-        name: of the trial, unique in the sweep: `bam.hidden=512 seed=1`.
-        arm: its name without the seed; trials of one arm differ by the seed alone. Empty where seeds are all that varies.
-        sets: what it sets, by dotted key; the seed is among it where seeds vary.
-        spec: the experiment, without the sweep.
+        name: unique in the sweep, for example `bam.hidden=512 seed=1`.
+        arm: the name without the seed; trials of one arm differ in the seed alone. Empty where only seeds vary.
+        sets: dotted key -> the value that this trial sets, including `seed` where seeds vary.
+        spec: the experiment, without the section `sweep`.
     """
 
     name: str
@@ -54,13 +55,13 @@ class Trial:
 
 
 def trials(spec: ExperimentSpec, locate: Callable[[Path], str] = ".".join) -> list[Trial]:
-    """The trials of a sweep, arms first and seeds last; none where the spec is no sweep.
+    """The trials of a spec's sweep, in the order of arms, axes, drawn points and seeds; none where it has no section `sweep`.
 
     Args:
-        locate: key path -> the place to name in an error: a file and a line.
+        locate: turns a key path into the file and line that an error names.
 
     Raises:
-        SpecError: an axis that is no key, a value that the spec refuses, two trials that are the same experiment.
+        SpecError: an axis is no key of a spec, a value is not valid, or two trials are the same experiment.
     """
     sweep = spec.sweep
     if sweep is None:
@@ -92,15 +93,15 @@ def _check_keys(sweep: SweepSpec, locate: Callable[[Path], str]) -> None:
         section = key.split(".")[0]
         if key == "seed":
             raise SpecError(locate(path), "'seed' is varied by sweep.seeds", "for example seeds: [0, 1, 2]")
-        if section in FIXED:
-            raise SpecError(locate(path), f"'{key}' cannot be varied: {FIXED[section]}")
+        if section in NOT_VARIED:
+            raise SpecError(locate(path), f"'{key}' cannot be varied: {NOT_VARIED[section]}")
         before = origin.setdefault(key, path)
         if before != path and not before[1] == path[1] == "arms":
             raise SpecError(locate(path), f"'{key}' is varied by sweep.{before[1]} too", "vary it in one place")
 
 
 def _stated(sweep: SweepSpec) -> Iterator[Path]:
-    """Key path of everything that varies, as far as it is written in the spec."""
+    """Key path of each place in the section `sweep` at which a key of the spec is varied; the last part is that key."""
     for name, sets in sweep.arms.items():
         yield from (("sweep", "arms", name, key) for key in sets)
     yield from (("sweep", "axes", key) for key in sweep.axes)
@@ -108,7 +109,7 @@ def _stated(sweep: SweepSpec) -> Iterator[Path]:
 
 
 def _combinations(sweep: SweepSpec, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, settings) of each variant, whatever the seeds."""
+    """Name and settings of each variant, seeds aside."""
     drawn = ({key: _drawn(draw, f"{seed} {key} {place}") for key, draw in sweep.search.items()} for place in range(sweep.samples or 1))
     points = [list(point.items()) for point in {fingerprint(point): point for point in drawn}.values()]
     axes = [[(key, value) for value in values] for key, values in sweep.axes.items()]
@@ -119,7 +120,11 @@ def _combinations(sweep: SweepSpec, seed: int) -> Iterator[tuple[str, dict[str, 
 
 
 def _drawn(draw: DrawSpec, place: str) -> Any:
-    """The same value for the same place, whatever else the sweep varies."""
+    """A value from a range. It depends on the place alone, so that it stays the same whatever else the sweep varies.
+
+    Args:
+        place: names the draw: the spec's seed, the key, and the number of the point.
+    """
     source = random.Random(place)
     if draw.choice is not None:
         return source.choice(draw.choice)
@@ -134,7 +139,7 @@ def _rounded(value: float) -> float:
 
 
 def in_words(value: Any) -> str:
-    """A value in a trial's name, readable and without quotes.
+    """A value as it is written in a trial's name: readable and without quotes.
 
     >>> in_words(["pose", "acoustic"]), in_words(0.0001), in_words(None)
     ('pose+acoustic', '0.0001', 'null')
@@ -174,7 +179,7 @@ def _experiment(
 
 
 def _place(key: str, sets: Mapping[str, Any], sweep: SweepSpec, locate: Callable[[Path], str]) -> str:
-    """Where the sweep states the setting that a problem with `key` comes from."""
+    """The place in the section `sweep` that sets `key`, or a key above or below it, for an error."""
     for path in _stated(sweep):
         stated = path[-1]
         ours = stated in sets and (path[1] != "arms" or sweep.arms[path[2]][stated] == sets[stated])
@@ -184,4 +189,5 @@ def _place(key: str, sets: Mapping[str, Any], sweep: SweepSpec, locate: Callable
 
 
 def _content(spec: ExperimentSpec) -> str:
+    """A name for what an experiment computes; equal trials have equal ones."""
     return fingerprint(spec.model_dump(mode="json", exclude={"name", "sweep", "paper", "compute", "tracking"}))

@@ -11,10 +11,10 @@ from typing import Any
 
 from hba_ray.errors import DataError
 from hba_ray.progress import progress
-from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.specs import ExperimentSpec, fingerprint, identity_values
 from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.drops import count_drops
-from hba_ray.store.files import file_digest, stamps
+from hba_ray.store.files import file_digest, file_digests, stamps
 
 CLIPS = (".mp4", ".wav")
 """What converters copy."""
@@ -88,23 +88,24 @@ class Atlas(StepKind[AtlasResult]):
 def _identity(draft: Draft) -> dict[str, Any]:
     """What the rows are: the generator's settings, or the content of the files."""
     atlas = draft.spec.atlas
-    chosen = atlas.model_dump(mode="json", include={"source", "format", "datasets", "on_bad_row", "limit", "split_surprise", "split_by"})
+    chosen = identity_values(atlas, include={"source", "format", "datasets", "on_bad_row", "limit", "split_surprise", "split_by"})
     if atlas.held_out:
         chosen["held_out"] = list(atlas.held_out)
     if atlas.source == "toy":
         return {**chosen, "toy": atlas.toy.identity()}
     root = Path(atlas.root or "")
     if atlas.source == "released":
-        return {**chosen, **_of_shards(root, atlas.format)}
-    return {**chosen, **_of_sources(root), "seed": draft.spec.seed}
+        return {**chosen, **_of_shards(root, atlas.format, draft.storage.folder)}
+    return {**chosen, **_of_sources(root, draft.storage.folder), "seed": draft.spec.seed}
 
 
-def _of_shards(root: Path, layout: str) -> dict[str, Any]:
+def _of_shards(root: Path, layout: str, memory: Path) -> dict[str, Any]:
     """The files of an atlas; where clips lie beside them, those that they name."""
     from hba_ray.data.atlas import find_shards
 
     shards = find_shards(root, layout)
-    files = [[Path(shard.path).name, shard.split, file_digest(Path(shard.path))] for shard in shards]
+    digests = file_digests([Path(shard.path) for shard in shards], memory=memory)
+    files = [[Path(shard.path).name, shard.split, digest] for shard, digest in zip(shards, digests, strict=True)]
     names = sorted({name for shard in shards if not shard.is_parquet for name in _named_in(Path(shard.path))})
     return {"files": files, "clips": _stamped(root, names)}
 
@@ -130,11 +131,11 @@ def _is_inside(name: str) -> bool:
         return False
 
 
-def _of_sources(root: Path) -> dict[str, Any]:
+def _of_sources(root: Path, memory: Path) -> dict[str, Any]:
     """A converter's tables, and the clips below its folder."""
     if not root.is_dir():
         raise DataError(str(root), "no such folder", "give the folder of the public files as atlas.root", reason="missing file")
-    files = [[path.name, file_digest(path)] for path in sorted(root.iterdir()) if path.suffix in (".csv", ".json")]
+    files = [[path.name, file_digest(path, memory=memory)] for path in sorted(root.iterdir()) if path.suffix in (".csv", ".json")]
     found = (Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(CLIPS))
     return {"files": files, "clips": _stamped(root, sorted(path.relative_to(root).as_posix() for path in found))}
 

@@ -69,7 +69,7 @@ def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
             **describe.prompt_identity(draft.spec),
         }
     folder = model_folder(name, where)
-    return {"hub": name} if folder is None else {"folder": folder_digests(folder)}
+    return {"hub": name} if folder is None else {"folder": folder_digests(folder, memory=draft.storage.folder)}
 
 
 def check_hub(spec: ExperimentSpec) -> None:

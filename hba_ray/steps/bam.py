@@ -133,7 +133,7 @@ class Bam(StepKind[BamResult]):
             "descriptors": {stream: describe.vector_identity(spec, stream) for stream in bam.streams},
             "bam": {**bam.identity(), "seed": seed(spec)},
             "taken": {
-                find_dataset(name, where="bam.checkpoints").id: digest_checkpoint(given, f"bam.checkpoints.{name}")
+                find_dataset(name, where="bam.checkpoints").id: digest_checkpoint(draft, given, f"bam.checkpoints.{name}")
                 for name, given in bam.checkpoints.items()
             },
         }

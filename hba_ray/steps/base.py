@@ -307,7 +307,7 @@ def logged_metrics(step: Step) -> Iterator[tuple[Metrics, int]]:
         yield shown_metrics(step.name, line)
 
 
-def digest_checkpoint(name: str, key: str) -> list[list[str]]:
+def digest_checkpoint(draft: Draft, name: str, key: str) -> list[list[str]]:
     """Name and digest of each file of a checkpoint that a key of the spec names.
 
     Raises:
@@ -316,4 +316,4 @@ def digest_checkpoint(name: str, key: str) -> list[list[str]]:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise CheckpointError(key, f"no such folder: {name}", "give the folder of a checkpoint")
-    return folder_digests(folder)
+    return folder_digests(folder, memory=draft.storage.folder)

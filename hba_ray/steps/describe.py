@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hba_ray.descriptors.tables import StreamSummary
@@ -50,7 +51,7 @@ class Describe(StepKind[DescribeResult]):
         chosen, compute = settings(draft.spec), draft.spec.compute
         if not chosen.streams:
             return
-        identity = {"atlas": draft["atlas"].fingerprint, **_identity(chosen)}
+        identity = {"atlas": draft["atlas"].fingerprint, **_identity(chosen, draft.storage.descriptors)}
         if "transcripts" in chosen.streams and draft.spec.atlas.held_out:
             identity["transcribed"] = "all rows" if "transfer" in draft.spec.stages else "rows that are not held out"
         resources = f"CPUs for extractors: {compute.extractors or 'all but one'}" if compute.workers else "1 CPU"
@@ -93,11 +94,11 @@ def _extract(context: Context, index: AtlasIndex, streams: Sequence[Stream]) -> 
     return DescribeResult(streams=summary.streams, unreadable=summary.unreadable)
 
 
-def _identity(chosen: DescriptorsSpec) -> dict[str, Any]:
+def _identity(chosen: DescriptorsSpec, store: Path) -> dict[str, Any]:
     """What is extracted; how it is pooled and normalised later is no part of it."""
     from hba_ray.descriptors.tables import identity_of
 
-    return {"use_released": chosen.use_released, "streams": {stream: identity_of(chosen, stream) for stream in chosen.streams}}
+    return {"use_released": chosen.use_released, "streams": {stream: identity_of(chosen, stream, store) for stream in chosen.streams}}
 
 
 def vector_identity(spec: ExperimentSpec, stream: Literal["pose", "acoustic"]) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def vector_identity(spec: ExperimentSpec, stream: Literal["pose", "acoustic"]) -
     settings = chosen.pose if stream == "pose" else chosen.acoustic
     return {
         "use_released": chosen.use_released,
-        "extracted": identity_of(chosen, stream),
+        "extracted": identity_of(chosen, stream, _store(spec)),
         "column": settings.column,
         "normalisation": settings.normalisation,
     }
@@ -120,7 +121,7 @@ def prompt_identity(spec: ExperimentSpec) -> dict[str, Any]:
 
     if "transcripts" not in spec.descriptors.streams:
         return {}
-    return {"transcripts": [identity_of(spec.descriptors, "transcripts"), spec.descriptors.transcripts.rows]}
+    return {"transcripts": [identity_of(spec.descriptors, "transcripts", _store(spec)), spec.descriptors.transcripts.rows]}
 
 
 def _spoken(context: Context) -> np.ndarray:
@@ -151,7 +152,7 @@ def open_descriptors(spec: ExperimentSpec, index: AtlasIndex) -> Descriptors:
     from hba_ray.data.tasks import SPLITS
     from hba_ray.descriptors.vectors import Descriptors
 
-    return Descriptors.open(Storage(spec.compute.storage).descriptors, settings(spec), index, SPLITS)
+    return Descriptors.open(_store(spec), settings(spec), index, SPLITS)
 
 
 def _note(stream: str, found: StreamSummary) -> str:
@@ -162,3 +163,7 @@ def _note(stream: str, found: StreamSummary) -> str:
 
 def _counted(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{reason}: {rows}" for reason, rows in reasons.items())
+
+
+def _store(spec: ExperimentSpec) -> Path:
+    return Storage(spec.compute.storage).descriptors

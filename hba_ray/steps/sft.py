@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.errors import SpecError
 from hba_ray.progress import Bar, progress
-from hba_ray.specs import ExperimentSpec
+from hba_ray.specs import ExperimentSpec, identity_values
 from hba_ray.specs.arms import transferred
 from hba_ray.steps import backbone, describe
 from hba_ray.steps.base import (
@@ -78,7 +78,7 @@ class Sft(StepKind[TrainingResult]):
         """
         spec, named = draft.spec, _identity(draft, draft.spec)
         if spec.sft.checkpoint is not None:
-            named["checkpoint"] = digest_checkpoint(spec.sft.checkpoint, "sft.checkpoint")
+            named["checkpoint"] = digest_checkpoint(draft, spec.sft.checkpoint, "sft.checkpoint")
             draft.add(self, named, f"take the model in {spec.sft.checkpoint}")
             return
         what = f"{spec.sft.epochs} epochs of {spec.model.train} training, batch {spec.sft.batch}, lr {spec.sft.lr:g}"
@@ -167,7 +167,7 @@ def _identity(draft: Draft, spec: ExperimentSpec) -> dict[str, Any]:
         "backbone": backbone.identity(draft),
         "media": spec.atlas.media.identity(),
         "modalities": sorted(spec.atlas.modalities),
-        "model": {**spec.model.model_dump(mode="json", exclude={"backbone", "tiny"}), "precision": precision_of(spec)},
+        "model": {**identity_values(spec.model, exclude={"backbone", "tiny"}), "precision": precision_of(spec)},
         "seed": spec.seed,
         "sft": spec.sft.identity(),
         **describe.prompt_identity(spec),

@@ -1,4 +1,4 @@
-"""What a run stands on: a Ray session, a record of it, its provenance, a progress bar.
+"""What stays of a run: folders of runs and steps, files and their digests, the journal and MLflow, and where a result comes from.
 
-Importing this package is cheap; ray and mlflow are imported when a session or a tracker is opened.
+Importing this package is cheap; pyarrow and mlflow are imported when something is read or recorded.
 """

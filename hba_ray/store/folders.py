@@ -1,12 +1,13 @@
-"""Where results live, and what of them is finished. The only place that builds their paths.
+"""The folders of runs and steps, which of them are finished, and locks on them. Only this module builds their paths.
 
     <storage>/<name>-<fingerprint>/          a run: its spec, ledger, table, report
     <storage>/steps/<kind>-<fingerprint>/    a step, shared by all runs that need it
-    <storage>/judge-cache/                   what judges have said, likewise shared
+    <storage>/judge-cache/                   verdicts of judges, shared by all runs
     <storage>/descriptors/                   descriptors of clips, shared by all atlases that hold the clip
+    <storage>/digests.jsonl                  digests of weights and atlases, so that they are read once (`store/files.py`)
 
-A step is finished when its `done.json` is there, which is written last and at once. Whoever works on
-a step holds its lock, so two drivers never write one step.
+A step is finished when its `done.json` is there, which is written last and in one go. Whoever works on a step holds its
+lock, so two drivers never write one step.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from hba_ray.errors import DataError, EnvironmentMissing
 
 _DONE, _LEDGER = "done.json", "ledger.jsonl"
 LOCK_SECONDS = 6 * 3600
-"""How long a run waits for another that is doing what both need."""
+"""How long a run waits for another run that is doing a step which both need."""
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What a disk says that is full, that has a limit, or that has been made read-only."""
+"""Errors of a disk that is full, has a quota or a limit, or is read-only."""
 
 
 class Storage:
@@ -48,9 +49,11 @@ class Storage:
             raise _unwritable(self.folder, cause) from None
 
     def run(self, name: str, fingerprint: str) -> Path:
+        """The folder of a run."""
         return self.folder / f"{name}-{fingerprint}"
 
     def step(self, kind: str, fingerprint: str) -> Path:
+        """The folder of a step."""
         return self.folder / "steps" / f"{kind}-{fingerprint}"
 
     def steps_of(self, kind: str) -> list[Path]:
@@ -59,15 +62,17 @@ class Storage:
 
     @property
     def descriptors(self) -> Path:
+        """The folder of descriptor tables."""
         return self.folder / "descriptors"
 
     @property
     def judge_cache(self) -> Path:
-        """What judges have said, for all runs."""
+        """The folder of verdicts."""
         return self.folder / "judge-cache"
 
     @property
     def mlflow_uri(self) -> str:
+        """The address of the MLflow store in this storage, which is used where a spec names no other."""
         return f"sqlite:///{self.folder / 'mlflow.db'}"
 
 
@@ -90,17 +95,17 @@ def done(folder: Path) -> dict[str, Any] | None:
 
 
 def finish(folder: Path, facts: dict[str, Any]) -> None:
-    """Marks a step as finished."""
+    """Marks a step as finished, with what it says about itself."""
     write_text(folder / _DONE, json.dumps(facts, indent=1) + "\n")
 
 
 def reopen(folder: Path) -> None:
-    """Takes the mark of a finished step away, so that it is done again."""
+    """Removes the mark of a finished step, so that it is done again."""
     (folder / _DONE).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """The whole file or none of it."""
+    """Writes a file so that it holds the whole text or, where that fails, what it held before."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         draft.write_text(text, encoding="utf-8")
@@ -110,10 +115,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copies what a folder holds into another one, which may be there already.
+    """Copies all that a folder holds into another, which may exist.
 
     Raises:
-        OSError: the system's own; that of `shutil.copytree` does not tell a full disk from a missing file.
+        OSError: the system's error; `shutil.copytree` alone would not tell a full disk from a missing file.
     """
     causes: list[OSError] = []
 
@@ -131,21 +136,25 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 def note(run_folder: Path, **facts: Any) -> None:
-    """Adds a line to the run's ledger: at once, whole, and on the disk when this returns."""
+    """Adds a line to the ledger of a run; it is on the disk when this returns."""
     append_line(run_folder / _LEDGER, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(), **facts})
 
 
 def ledger(run_folder: Path) -> list[dict[str, Any]]:
-    """The lines of the run's ledger, oldest first."""
+    """The lines of a run's ledger, oldest first."""
     return read_lines(run_folder / _LEDGER)
 
 
 def append_line(file: Path, facts: dict[str, Any], *, durable: bool = True) -> None:
-    """Adds a JSON object as a line in one write, so that lines of several processes do not mix."""
+    """Adds a JSON object as a line to a file, in one write, so that lines of several processes do not mix.
+
+    Args:
+        durable: whether the line must be on the disk when this returns.
+    """
     number = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         size = os.fstat(number).st_size
-        torn = size > 0 and os.pread(number, 1, size - 1) != b"\n"  # its writer died within the line
+        torn = size > 0 and os.pread(number, 1, size - 1) != b"\n"  # a writer died within the last line
         os.write(number, b"\n" * torn + json.dumps(facts).encode() + b"\n")
         if durable:
             os.fsync(number)
@@ -154,7 +163,7 @@ def append_line(file: Path, facts: dict[str, Any], *, durable: bool = True) -> N
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file of lines, without those whose writer died within them; none where it is missing."""
+    """The JSON objects of a file of lines; none where it is missing. A line whose writer died within it is left out."""
     if not file.exists():
         return []
     found = []
@@ -166,13 +175,14 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def claimed(folder: Path, *, wait_seconds: float = 0, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Holds the lock of a step or a run, which the system frees when its holder dies.
+    """Holds the lock of a run or a step for the time of the block. The system frees the lock when its holder dies.
 
     Args:
-        on_wait: called before waiting for another process, and not where the lock is free.
+        wait_seconds: how long to wait where another process holds it.
+        on_wait: called before waiting; not called where the lock is free.
 
     Raises:
-        EnvironmentMissing: another process holds it for longer than `wait_seconds`, or the disk is full or cannot be written to.
+        EnvironmentMissing: another process holds it for longer, or the disk is full or cannot be written to.
     """
     from filelock import FileLock, Timeout
 

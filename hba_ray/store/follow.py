@@ -1,4 +1,4 @@
-"""Follows a file of JSON lines while a step writes it, wherever its workers run."""
+"""Follows a log of metrics, a JSON object a line, while a step's workers write it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from pathlib import Path
 from hba_ray.errors import HbaError
 
 Metrics = dict[str, float | int | bool]
+"""A line of the log: `step`, the optimiser step, and values by name."""
 _POLL_SECONDS = 0.5
 
 
 @contextmanager
 def followed(path: Path, take: Callable[[Metrics], None]) -> Iterator[None]:
-    """Hands every line to `take`, once, in order, from a thread; the rest when the block ends.
+    """Hands every line of a log to `take`, once and in order, from a thread; what is left, when the block ends.
 
-    A resumed run takes lines back and writes them again: steps that `take` has seen are not repeated.
-    A line that `take` fails on is tried again at the next look, for the last time when the block ends.
+    A resumed run removes lines and writes them again; lines of steps that `take` has seen are not handed over twice.
+    A line on which `take` fails is tried again half a second later, and for the last time when the block ends.
 
     Raises:
-        HbaError: that of `take`, if it fails on the last try and the block itself did not fail.
+        HbaError: `take` failed in that last try, and the block itself did not fail.
     """
     follower = _Follower(path, take)
     thread = threading.Thread(target=follower.run, name=f"follow {path.name}", daemon=True)
@@ -40,6 +41,14 @@ def followed(path: Path, take: Callable[[Metrics], None]) -> Iterator[None]:
 
 
 class _Follower:
+    """Reads what was added to a log since the last time.
+
+    Attributes:
+        seen: optimiser steps that were handed over, and whether the line was that of an epoch's end.
+        file: inode of the log; a resumed run replaces the file.
+        offset: bytes that were handed over.
+    """
+
     def __init__(self, path: Path, take: Callable[[Metrics], None]):
         self.path, self.take, self.stop = path, take, threading.Event()
         self.seen: set[tuple[float, bool]] = set()
@@ -54,7 +63,7 @@ class _Follower:
     def read(self) -> None:
         with suppress(FileNotFoundError), self.path.open("rb") as file:
             number = os.fstat(file.fileno()).st_ino
-            if number != self.file:  # a new one, from which lines were taken back
+            if number != self.file:  # a new file, in which a resumed run has removed lines
                 self.file, self.offset = number, 0
             file.seek(self.offset)
             for line in file:

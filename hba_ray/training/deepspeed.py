@@ -43,14 +43,13 @@ def join_process_group(*, gpu: bool) -> None:
     import deepspeed
     import deepspeed.ops
     import torch.distributed
-    from torch._C._distributed_c10d import HashStore
 
     backend = "nccl" if gpu else "gloo"
     if not gpu:  # an operator for inference that DeepSpeed would compile for a minute at first use
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not torch.distributed.is_initialized():
         os.environ.update(LOCAL_RANK="0", RANK="0", WORLD_SIZE="1")
-        torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
 
 

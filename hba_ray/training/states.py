@@ -102,18 +102,18 @@ class StatesJob:
 
     def identity(self) -> dict[str, Any]:
         """All that the states depend on, as JSON values."""
-        rows, settings = self.rows, self.settings
+        rows, settings, memory = self.rows, self.settings, Path(self.spec.compute.storage).expanduser()
         shards = {rows.shards[number] for number in rows.table.column("shard").unique().to_pylist()}
         return {
             "version": VERSION,
-            "checkpoint": model_identity(self.backbone, Path(self.model)),
+            "checkpoint": model_identity(self.backbone, Path(self.model), memory=memory),
             "media_to_backbone": self.spec.model.media_to_backbone,
             "precision": "bf16" if self.spec.uses_bf16 else "fp32",
             "stored": self.bam.cache_precision,
             "kind": self.kind,
             "split": self.split,
             "rows": fingerprint([rows.table.to_pydict(), sorted(rows.transcripts.items())]),
-            "files": sorted([Path(shard.path).name, file_digest(Path(shard.path))] for shard in shards),
+            "files": sorted([Path(shard.path).name, file_digest(Path(shard.path), memory=memory)] for shard in shards),
             "media": settings.media.identity(),
             "modalities": sorted(settings.modalities),
             "prompt": _prompt_of(self.backbone),

@@ -29,11 +29,12 @@ from hba_ray.runs.plan import plan
 from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.base import Context
+from hba_ray.steps.grpo import GrpoResult
 from hba_ray.store.folders import Storage
-from hba_ray.store.mlflow import MemoryTracker
 from hba_ray.training.sft import build_model
 from tests.helpers.described import MadeUp, use_made_up
 from tests.helpers.experiments import small_experiment
+from tests.helpers.journals import ReadableJournal
 from tests.helpers.kinds import replace_make
 
 
@@ -44,7 +45,7 @@ def small(storage: Path) -> ExperimentSpec:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """Folder of a finished run with LoRA."""
-    return run_experiment(plan(small(tmp_path_factory.mktemp("runs"))), lambda line: None, MemoryTracker()).folder
+    return run_experiment(plan(small(tmp_path_factory.mktemp("runs"))), lambda line: None, ReadableJournal()).folder
 
 
 def test_the_export_computes_what_the_trained_model_does(run: Path):
@@ -92,7 +93,7 @@ def test_adapters_are_exported_beside_their_model_and_say_how_they_are_applied(t
     use_made_up(monkeypatch)
     bam = {"hidden": 16, "epochs": 1, "batch": 4, "lr": 0.01, "cache_precision": "fp32", "streams": ["acoustic"]}
     spec = small_experiment(tmp_path, stages=["sft", "bam"], model__train="lora", sft__epochs=1, sft__lr=0.05, bam=bam)
-    run = run_experiment(plan(spec), lambda line: None, MemoryTracker()).folder
+    run = run_experiment(plan(spec), lambda line: None, ReadableJournal()).folder
     result = CliRunner().invoke(cli.app, ["export", str(run)])
     assert result.exit_code == 0, result.output
     to = run / "model-sft+bam"
@@ -140,16 +141,16 @@ def class_probabilities(folder: Path, index: AtlasIndex, rows: list[Row]) -> lis
 def test_the_model_of_grpo_is_exported_as_it_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """verl itself runs in tests/rl; here its step leaves the model that it would start from."""
 
-    def untrained(context: Context) -> dict[str, Any]:
-        write_start(context.spec, context.backbone, context.folders["sft"] / "model", context.folder / "model", dtype=torch.float32)
-        return {"optimizer_steps": 0, "reward_first_quarter": 0.0, "reward_last_quarter": 0.0}
+    def untrained(context: Context) -> GrpoResult:
+        write_start(context.spec, context.backbone, context.folder_of("sft") / "model", context.folder / "model", dtype=torch.float32)
+        return GrpoResult(optimizer_steps=0, reward_first_quarter=0.0, reward_last_quarter=0.0)
 
     replace_make(monkeypatch, "grpo", untrained)
     grpo = {"batch": 4, "mini_batch": 4, "micro_batch": 1, "init": "sft"}
     generation = {"engine": "transformers", "max_new_tokens": 4}
     changes = {"stages": ["sft", "grpo"], "model__train": "lora", "sft__epochs": 1, "sft__lr": 0.05, "atlas__datasets": ["toy_words"]}
     spec = small_experiment(tmp_path, **changes, grpo=grpo, evaluate__generation=generation)
-    run = run_experiment(plan(spec), lambda line: None, MemoryTracker()).folder
+    run = run_experiment(plan(spec), lambda line: None, ReadableJournal()).folder
     result = CliRunner().invoke(cli.app, ["export", str(run)])
     assert result.exit_code == 0 and "adapters" not in result.output, result.output
     sft = export_run(open_run(run), "sft", tmp_path / "sft")

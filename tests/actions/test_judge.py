@@ -26,8 +26,8 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.evaluate import JudgeSpec
 from hba_ray.steps.judge import has_open_answers
 from hba_ray.store.folders import Storage, done
-from hba_ray.store.mlflow import MemoryTracker
 from tests.helpers.experiments import small_experiment
+from tests.helpers.journals import ReadableJournal
 from tests.helpers.stub_judge import KEY, KEY_ENV, MODEL, ROOT, StubJudge
 from tests.report.test_tables import table
 
@@ -54,7 +54,7 @@ def judged(storage: Path, judge: JudgeSpec, **changes: object) -> ExperimentSpec
 
 
 def run(spec: ExperimentSpec) -> Finished:
-    return run_experiment(plan(spec), lambda line: None, MemoryTracker())
+    return run_experiment(plan(spec), lambda line: None, ReadableJournal())
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def measure_actors(folder: Path, python: str) -> dict[str, float | str]:
         "acoustic": [speak(tones[number % 3], rng) for number in range(CLIPS["acoustic"])],
     }
     streams: tuple[tuple[Stream, str, str], ...] = (("pose", python, "videos"), ("acoustic", sys.executable, "audios"))
-    with ray_session(ComputeSpec(cpus=4), folder / "logs"):
+    with ray_session(ComputeSpec(cpus=4, fork=True), folder / "logs"):
         DataContext.get_current().wait_for_min_actors_s = 600  # both are up before the first clip
         for stream, interpreter, column in streams:
             index = _atlas(folder / stream, column, media[stream])

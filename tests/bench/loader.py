@@ -75,7 +75,7 @@ def measure() -> dict[str, float | str]:
         loader = DataLoader(
             ByRow(index), MICRO_BATCH, shuffle=True, num_workers=2, collate_fn=partial(collate, maker), persistent_workers=True
         )
-        with ray_session(ComputeSpec(cpus=4, storage=name), folder / "logs"):
+        with ray_session(ComputeSpec(cpus=4, storage=name, fork=True), folder / "logs"):
             stream = partial(make_on_ray, index, settings, "train", load, windows, loaders=2, cpus_per_loader=1, prefetch=4)
             one = partial(make_on_ray, index, settings, "train", load, windows, loaders=1, cpus_per_loader=1, prefetch=4)
             results: dict[str, float | str] = {

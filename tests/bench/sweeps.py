@@ -32,8 +32,8 @@ def work(part: object, say: object, metric: str, report: object) -> None:
 
 def measure() -> dict[str, float | str]:
     from hba_ray.cluster.session import ray_session
-    from hba_ray.runs.sweep_plan import Part, plan_sweep
-    from hba_ray.runs.tune import run_parts
+    from hba_ray.runs.sweep_plan import Assignment, plan_sweep
+    from hba_ray.runs.tune import run_assignments
     from hba_ray.specs.compute import ComputeSpec, TrackingSpec
     from hba_ray.store.journal import FILE, Record, forwarding
     from hba_ray.store.mlflow import MlflowTracker, standard_tags
@@ -42,16 +42,16 @@ def measure() -> dict[str, float | str]:
     with tempfile.TemporaryDirectory() as place:
         storage = Path(place)
         sweep = {"axes": {"evaluate.max_new_tokens": list(range(1, TRIALS + AT_ONCE + 1))}}
-        parts = [Part(trial) for trial in plan_sweep(small_sweep(storage, sweep=sweep)).trials]
+        parts = [Assignment(trial) for trial in plan_sweep(small_sweep(storage, sweep=sweep)).trials]
         mlflow = MlflowTracker(TrackingSpec(), storage)
-        with ray_session(ComputeSpec(cpus=4, object_store_mib=100), storage / "logs"):
+        with ray_session(ComputeSpec(cpus=4, object_store_mib=100, fork=True), storage / "logs"):
 
-            def sweep_once(some: list[Part]) -> None:
+            def sweep_once(some: list[Assignment]) -> None:
                 with forwarding(mlflow, lambda line: None) as forwarder:
                     for part in some:
                         tags = standard_tags(part.trial.fingerprint, 0)
-                        forwarder.add(part.trial.folder / FILE, Record(part.name, part.trial.trial.sets, tags))
-                    run_parts(some, AT_ONCE, storage / "tune", lambda event, part, outcome: None, work=work)
+                        forwarder.add(part.trial.folder / FILE, Record(part.name, part.trial.sets, tags))
+                    run_assignments(some, AT_ONCE, storage / "tune", lambda event, part, outcome: None, do=work)
 
             first = seconds(lambda: sweep_once(parts[:AT_ONCE]))
             wall = seconds(lambda: sweep_once(parts[AT_ONCE:]))
@@ -70,7 +70,7 @@ def _plan_all() -> None:
         "place = tempfile.mkdtemp()\n"
         "for file in sorted(Path('experiments').rglob('*.yaml')):\n"
         "    spec = load_spec(file, [f'compute.storage={place}'])\n"
-        "    try:\n        plan_sweep(spec) if spec.sweep else plan(spec, Storage(place)).steps\n"
+        "    try:\n        plan_sweep(spec) if spec.sweep else plan(spec, Storage(place))\n"
         "    except HbaError as missing:\n        print(file, missing.what)\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hba_ray.cluster import session as module
-from hba_ray.cluster.session import NO_PROGRESS, check_capacity, local_cpus, ray_session
+from hba_ray.cluster.environment import NO_PROGRESS
+from hba_ray.cluster.session import check_capacity, local_cpus, ray_session
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs.compute import ComputeSpec
 from tests.helpers.waiting import wait_until

@@ -27,7 +27,7 @@ CPUS = 2
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with ray_session(ComputeSpec(cpus=CPUS, workers=1, cpus_per_loader=0.5), tmp_path_factory.mktemp("log")):
+    with ray_session(ComputeSpec(cpus=CPUS, workers=1, cpus_per_loader=0.5, fork=True), tmp_path_factory.mktemp("log")):
         yield
 
 

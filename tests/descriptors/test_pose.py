@@ -26,7 +26,7 @@ from hba_ray.specs.descriptors import DescriptorsSpec, PoseSpec
 from .conftest import movie, row, write_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-COMPUTE = ComputeSpec(cpus=4)
+COMPUTE = ComputeSpec(cpus=4, fork=True)
 SPEC = DescriptorsSpec(streams=("pose",), pose=PoseSpec(keep_frames=True))
 
 BY_HAND = """

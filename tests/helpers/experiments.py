@@ -13,7 +13,7 @@ SMALL = {
     "model": {"backbone": "tiny", "train": "all", "tiny": {"hidden": 64, "vocabulary": 512}},
     "sft": {"epochs": 2, "batch": 4, "lr": 1e-3, "warmup_steps": 2, "max_gradient_norm": 1.0},
     "evaluate": {"max_new_tokens": 4},
-    "compute": {"workers": 0, "micro_batch": 4},
+    "compute": {"workers": 0, "micro_batch": 4, "fork": True},
 }
 
 

@@ -13,7 +13,7 @@ SMALL = {
     "atlas": {"source": "toy", "media": {"audio_seconds": 1, "video_frames": 2, "video_pixels": 3136}},
     "model": {"backbone": "tiny", "train": "all"},
     "sft": {"epochs": 2, "batch": 8, "lr": 1e-3, "warmup_steps": 2, "max_gradient_norm": 1.0, "shuffle_window": 12},
-    "compute": {"workers": 0, "micro_batch": 4},
+    "compute": {"workers": 0, "micro_batch": 4, "fork": True},
 }
 
 

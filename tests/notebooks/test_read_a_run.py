@@ -17,7 +17,7 @@ from hba_ray.evaluation.scores import DatasetScore
 from hba_ray.report.tables import TINY_TITLE
 from hba_ray.runs.plan import plan
 from hba_ray.runs.run import Finished, run_experiment
-from hba_ray.store.mlflow import Tracker
+from hba_ray.store.journal import JournalTracker
 from tests.helpers.sft_jobs import small_spec
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A run of a few seconds, made in this process."""
     runs = tmp_path_factory.mktemp("checkout") / "runs"
     spec = small_spec(atlas={"toy": {"rows": 80}, "limit": 4}, compute={"storage": str(runs)})
-    return run_experiment(plan(spec), say=lambda line: None, tracker=Mock(spec=Tracker))
+    return run_experiment(plan(spec), say=lambda line: None, tracker=Mock(spec=JournalTracker))
 
 
 @pytest.fixture(scope="module")

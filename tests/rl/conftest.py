@@ -19,6 +19,7 @@ SPEC = {
     "stages": ["grpo"],
     "atlas": {"source": "toy", "toy": {"rows": 96}, "media": {"audio_seconds": 2, "video_frames": 4, "video_pixels": 3136}},
     "model": {"backbone": "tiny"},
+    "compute": {"fork": True},
 }
 
 

@@ -16,17 +16,19 @@ from hba_ray.runs.plan import plan
 from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps import KINDS
+from hba_ray.steps.atlas import AtlasResult
 from hba_ray.steps.base import Context
+from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
-from hba_ray.store.mlflow import MemoryTracker
 from tests.helpers.experiments import small_experiment
+from tests.helpers.journals import ReadableJournal
 from tests.helpers.kinds import replace_make
 
 NAMES = ["atlas", "backbone", "sft", "evaluate sft"]
 
 
-def run(spec: ExperimentSpec, tracker: MemoryTracker | None = None) -> Finished:
-    return run_experiment(plan(spec), lambda line: None, tracker or MemoryTracker())
+def run(spec: ExperimentSpec, tracker: ReadableJournal | None = None) -> Finished:
+    return run_experiment(plan(spec), lambda line: None, tracker or ReadableJournal())
 
 
 def ledger(folder: Path) -> list[tuple[str, str | None]]:
@@ -45,9 +47,9 @@ def rows_scored(made: Finished) -> int:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[Path, Finished, MemoryTracker]:
+def finished(tmp_path_factory) -> tuple[Path, Finished, ReadableJournal]:
     """A storage folder with a finished run in it."""
-    storage, tracker = tmp_path_factory.mktemp("runs"), MemoryTracker()
+    storage, tracker = tmp_path_factory.mktemp("runs"), ReadableJournal()
     return storage, run(small_experiment(storage), tracker), tracker
 
 
@@ -111,7 +113,7 @@ def test_another_learning_rate_redoes_training_and_evaluation_only(finished):
 
 def test_two_runs_of_one_spec_and_seed_give_identical_metrics(finished, tmp_path: Path):
     _, made, tracker = finished
-    other = MemoryTracker()
+    other = ReadableJournal()
     again = run(small_experiment(tmp_path), other)
     assert again.report.scores == made.report.scores
     for name in ("sft/loss", "sft/validation_loss", "sft/class_accuracy"):
@@ -120,7 +122,7 @@ def test_two_runs_of_one_spec_and_seed_give_identical_metrics(finished, tmp_path
 
 @pytest.mark.parametrize(("kind", "interruption"), [("sft", KeyboardInterrupt), ("evaluate", DataError)])
 def test_an_interrupted_run_goes_on_with_the_step_it_was_at(tmp_path: Path, monkeypatch, kind, interruption):
-    spec, tracker = small_experiment(tmp_path, sft__epochs=1), MemoryTracker()
+    spec, tracker = small_experiment(tmp_path, sft__epochs=1), ReadableJournal()
     make = KINDS[kind].make
 
     def interrupt(context) -> None:
@@ -161,14 +163,13 @@ def test_of_two_runs_with_one_step_the_second_waits_and_takes_what_the_first_mad
     spec, made, said = small_experiment(tmp_path), [], []
     step = plan(spec, Storage(tmp_path)).steps[0]
 
-    def make(context) -> dict:
+    def make(context) -> AtlasResult:
         time.sleep(1)
         made.append(context.folder)
-        return {"rows": 1}
+        return AtlasResult(counts={})
 
-    replace_make(monkeypatch, step.kind, make)
-    context = Context(spec, {}, step.folder, lambda metrics, number: None)
-    runs = [threading.Thread(target=trial._do, args=(step, context, tmp_path, said.append)) for _ in range(2)]
+    replace_make(monkeypatch, "atlas", make)
+    runs = [threading.Thread(target=do_step, args=(Context(spec, step, {}), said.append)) for _ in range(2)]
     for thread in runs:
         thread.start()
     for thread in runs:

@@ -13,8 +13,8 @@ from hba_ray.report.tables import read_json
 from hba_ray.runs.plan import plan
 from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.specs import ExperimentSpec
-from hba_ray.store.mlflow import MemoryTracker
 from tests.helpers.experiments import small_experiment
+from tests.helpers.journals import ReadableJournal
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def experiment(folder: Path, on_bad_row: str = "fail", **splits: list[dict[str, 
 
 
 def run(spec: ExperimentSpec) -> Finished:
-    return run_experiment(plan(spec), lambda line: None, MemoryTracker())
+    return run_experiment(plan(spec), lambda line: None, ReadableJournal())
 
 
 @pytest.mark.parametrize(

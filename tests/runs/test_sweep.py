@@ -8,19 +8,22 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
-from hba_ray.runs.parts import Outcome
 from mlflow import MlflowClient
 
 from hba_ray.cluster.session import Session, check_store
 from hba_ray.errors import DataError, EnvironmentMissing, HbaError, SpecError, TrialsFailed
 from hba_ray.report.tables import read_json, sheets
 from hba_ray.runs import sweep as sweep_module
-from hba_ray.runs.opened import labels, rebuild_page
+from hba_ray.runs.assignments import Outcome
+from hba_ray.runs.opened import rebuild_page
+from hba_ray.runs.results import labels
 from hba_ray.runs.sweep import FinishedSweep, run_sweep
 from hba_ray.runs.sweep_plan import estimate, plan_sweep
+from hba_ray.specs.arms import Arm
 from hba_ray.specs.compute import TrackingSpec
 from hba_ray.steps import KINDS
 from hba_ray.steps.base import Step
+from hba_ray.steps.evaluate import Evaluate
 from hba_ray.store.folders import finish
 from hba_ray.store.journal import Forwarder
 from tests.helpers.experiments import NAMES, small_sweep
@@ -81,7 +84,7 @@ def planned(tmp_path: Path, **evaluated: tuple[str, ...]) -> list[Step]:
     kinds = ("evaluate", "judge")
     arms = {arm.replace("_", "+"): made for arm, made in evaluated.items()}
     return [
-        Step(kind, f"{kind} {arm}", one, tmp_path, "", arm=arm)
+        Step(KINDS[kind], f"{kind} {arm}", one, tmp_path, "", arm=Arm.parse(arm))
         for arm, made in arms.items()
         for kind, one in zip(kinds, made, strict=False)
     ]
@@ -156,7 +159,7 @@ def test_a_larger_sweep_takes_over_what_is_done(swept):
 
 
 def test_a_failed_trial_ends_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    make = KINDS["evaluate"].make
+    make = Evaluate().make
 
     def break_down(context) -> dict:
         if context.spec.evaluate.max_new_tokens == 5:
@@ -196,7 +199,7 @@ def test_a_plan_says_what_the_trials_are_who_shares_what_and_what_it_costs(tmp_p
     assert said["steps"] == "8 in place of 16, since trials share them; to do: 8"
     assert said["needs"].endswith("trials at a time: 1, as compute.workers is 0")
     assert said["cost"].startswith("unknown until")
-    assert [(step.kind, swept.users_of(step)) for step in swept.shared()] == [
+    assert [(step.kind.name, swept.users_of(step)) for step in swept.shared()] == [
         ("atlas", "all"),
         ("backbone", "all"),
         ("sft", "2 with sft.lr=0.001"),
@@ -234,14 +237,14 @@ def test_a_stopped_trial_gets_another_chance_under_other_rules(tmp_path: Path, m
         sweep = plan_sweep(small_sweep(tmp_path, sweep={"axes": axes, "asha": asha}, compute__workers=1))
         todo: list[str] = []
 
-        def run_parts(parts, note):
-            todo.extend(part.name for part in parts)
-            made = [Outcome(part, "stopped" if asha and part.name in NAMES[:2] else "failed") for part in parts]
+        def run_assignments(assignments, note):
+            todo.extend(one.name for one in assignments)
+            made = [Outcome(one, "stopped" if asha and one.name in NAMES[:2] else "failed") for one in assignments]
             for outcome in made:
-                note(outcome.status, outcome.part, outcome)
+                note(outcome.status, outcome.assignment, outcome)
             return made
 
-        driver = sweep_module._Driver(sweep, said.append, Forwarder(MagicMock(), said.append), run_parts)
+        driver = sweep_module._Driver(sweep, said.append, Forwarder(MagicMock(), said.append), run_assignments)
         monkeypatch.setattr(driver, "_share", lambda: None)
         driver.run()
         return todo

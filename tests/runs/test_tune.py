@@ -1,4 +1,4 @@
-"""Parts of a sweep on Ray Tune: side by side, failures apart, the worse ones stopped, crashes tried again."""
+"""Assignments of a sweep on Ray Tune: side by side, failures apart, the worse ones stopped, crashes tried again."""
 
 import os
 import time
@@ -11,9 +11,9 @@ import ray
 
 from hba_ray.cluster.session import ANYWHERE, Session, ray_session
 from hba_ray.errors import DataError, EnvironmentMissing
-from hba_ray.runs.parts import Outcome
-from hba_ray.runs.sweep_plan import Part, plan_sweep
-from hba_ray.runs.tune import run_parts, trials_at_once
+from hba_ray.runs.assignments import Outcome
+from hba_ray.runs.sweep_plan import Assignment, plan_sweep
+from hba_ray.runs.tune import run_assignments, trials_at_once
 from hba_ray.specs import AshaSpec
 from hba_ray.specs.compute import ComputeSpec
 from tests.helpers.experiments import small_experiment, small_sweep
@@ -23,7 +23,7 @@ Report = Callable[[float, int], None]
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    with ray_session(ComputeSpec(cpus=4, object_store_mib=100), tmp_path_factory.mktemp("logs")) as session:
+    with ray_session(ComputeSpec(cpus=4, object_store_mib=100, fork=True), tmp_path_factory.mktemp("logs")) as session:
         yield session
 
 
@@ -31,12 +31,12 @@ def seven() -> int:
     return 7
 
 
-def work(part: Part, say: Callable[[str], None], metric: str, report: Report | None) -> None:
+def work(assignment: Assignment, say: Callable[[str], None], metric: str, report: Report | None) -> None:
     """Trial 1 is broken, trial 2's process dies once, trial 5 has a mistake in it, trial 6's process dies always; 3 and 4 have a
     task done elsewhere and take a moment. With a metric, trial n of four reports n, once all of them are at work."""
-    trial = part.trial
+    trial = assignment.trial
     trial.folder.mkdir(parents=True, exist_ok=True)
-    number = int(dict(trial.trial.sets)["evaluate.max_new_tokens"])
+    number = int(dict(trial.sets)["evaluate.max_new_tokens"])
     (trial.folder / f"began-{time.time()}").touch()
     if report is not None:
         deadline = time.monotonic() + 240
@@ -60,17 +60,17 @@ def work(part: Part, say: Callable[[str], None], metric: str, report: Report | N
         os._exit(1)
 
 
-def parts_of(storage: Path, count: int) -> list[Part]:
+def parts_of(storage: Path, count: int) -> list[Assignment]:
     axes = {"evaluate.max_new_tokens": list(range(1, count + 1))}
     swept = plan_sweep(small_sweep(storage, sweep={"axes": axes}, compute__max_failures=1))
-    return [Part(trial) for trial in swept.trials]
+    return [Assignment(trial) for trial in swept.trials]
 
 
-def times(part: Part, name: str) -> list[float]:
-    return sorted(float(file.name.partition("-")[2]) for file in part.trial.folder.glob(f"{name}-*"))
+def times(assignment: Assignment, name: str) -> list[float]:
+    return sorted(float(file.name.partition("-")[2]) for file in assignment.trial.folder.glob(f"{name}-*"))
 
 
-def most_at_once(parts: list[Part]) -> int:
+def most_at_once(parts: list[Assignment]) -> int:
     """Of all attempts at the parts, how many were at work at the same moment."""
     began, ended = ([at for part in parts for at in times(part, name)] for name in ("began", "ended"))
     assert len(began) == len(ended)
@@ -82,7 +82,7 @@ def most_at_once(parts: list[Part]) -> int:
 @pytest.mark.slow
 def test_parts_run_so_many_at_a_time_and_a_failure_is_its_own(session: Session, tmp_path: Path):
     parts, told = parts_of(tmp_path, 6), []
-    outcomes = run_parts(parts, 2, tmp_path / "tune", lambda event, part, outcome: told.append((event, part.name)), work=work)
+    outcomes = run_assignments(parts, 2, tmp_path / "tune", lambda event, part, outcome: told.append((event, part.name)), do=work)
     assert [outcome.status for outcome in outcomes] == ["failed", "done", "done", "done", "failed", "failed"]
     assert outcomes[0] == Outcome(parts[0], "failed", "row 7: cannot be read")
     assert "KeyError: 'input_ids'" in outcomes[4].message and "logs folder" in outcomes[5].message
@@ -97,9 +97,9 @@ def test_parts_run_so_many_at_a_time_and_a_failure_is_its_own(session: Session, 
 def test_the_worse_trials_are_stopped_and_the_best_one_ends(session: Session, tmp_path: Path):
     parts = parts_of(tmp_path, 4)
     asha = AshaSpec(metric="sft/loss", mode="max", grace=1, most=9, reduction=2)
-    outcomes = run_parts(parts, 4, tmp_path / "tune", lambda event, part, outcome: None, asha, work)
+    outcomes = run_assignments(parts, 4, tmp_path / "tune", lambda event, part, outcome: None, asha, work)
     assert outcomes[3].status == "done" and "stopped" in {outcome.status for outcome in outcomes[:3]}
-    stopped = [outcome.part for outcome in outcomes if outcome.status == "stopped"]
+    stopped = [outcome.assignment for outcome in outcomes if outcome.status == "stopped"]
     assert not any(times(part, "ended") for part in stopped)
 
 

@@ -14,16 +14,16 @@ from hba_ray.errors import CheckpointError, DataError, SpecError
 from hba_ray.report.tables import render_markdown
 from hba_ray.runs.cost import measure_cost
 from hba_ray.runs.plan import plan
-from hba_ray.specs.arms import arms_of
 from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.arms import arms_of
 from hba_ray.steps import KINDS, describe
 from hba_ray.steps import bam as step
 from hba_ray.store.folders import Storage
-from hba_ray.store.mlflow import MemoryTracker
 from hba_ray.training import states
 from tests.helpers.described import use_made_up
 from tests.helpers.experiments import small_experiment
+from tests.helpers.journals import ReadableJournal
 from tests.helpers.kinds import replace_make
 
 pytestmark = pytest.mark.usefixtures("made_up")
@@ -40,8 +40,8 @@ def experiment(storage: Path, **changes: object) -> ExperimentSpec:
     return small_experiment(storage, **{"stages": ["sft", "bam"], "atlas": ATLAS, "sft__epochs": 1, "bam": fields, **others})
 
 
-def run(spec: ExperimentSpec, tracker: MemoryTracker | None = None) -> Finished:
-    return run_experiment(plan(spec), lambda line: None, tracker or MemoryTracker())
+def run(spec: ExperimentSpec, tracker: ReadableJournal | None = None) -> Finished:
+    return run_experiment(plan(spec), lambda line: None, tracker or ReadableJournal())
 
 
 def events(made: Finished) -> list[tuple[str, str | None]]:
@@ -67,9 +67,9 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[Path, Finished, MemoryTracker]:
+def finished(tmp_path_factory) -> tuple[Path, Finished, ReadableJournal]:
     """A storage folder with a finished run of both stages in it."""
-    storage, tracker = tmp_path_factory.mktemp("runs"), MemoryTracker()
+    storage, tracker = tmp_path_factory.mktemp("runs"), ReadableJournal()
     return storage, run(experiment(storage), tracker), tracker
 
 
@@ -167,9 +167,9 @@ def test_without_a_cache_the_predictions_are_the_same(finished):
 def test_without_raw_media_the_reference_is_shown_what_the_adapters_are_shown(finished):
     storage, _, _ = finished
     spec = experiment(storage, bam__raw_media=False)
-    assert arms(spec) == ["sft", "sft without media", "sft+bam"]
+    assert list(map(str, arms_of(spec))) == ["sft", "sft without media", "sft+bam"]
     made = run(spec)
-    plain, without, after = (predictions(spec, arm) for arm in arms(spec))
+    plain, without, after = (predictions(spec, arm) for arm in map(str, arms_of(spec)))
     seen = {key for key in plain if plain[key]["prompt_hash"] != without[key]["prompt_hash"]}
     assert {key[0] for key in seen} >= {"toy_tone", "toy_nod", "toy_answers"}, "the marks of the clips are withheld"
     assert all(after[key] == without[key] for key in after if key[0] == TEXT_ONLY)

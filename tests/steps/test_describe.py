@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from hba_ray.descriptors.pose import PARTS
 from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import DataError, SpecError
 from hba_ray.runs.plan import plan
-from hba_ray.runs.run import read_scores
+from hba_ray.runs.results import read_scores
 from hba_ray.specs.descriptors import STREAMS
-from hba_ray.steps import describe, probe
+from hba_ray.steps import describe
 from hba_ray.steps.base import Context
 from hba_ray.store.folders import Storage
 from tests.helpers.experiments import small_experiment
@@ -53,17 +54,17 @@ def test_the_step_is_named_by_what_is_extracted_and_not_by_how_it_is_read(tmp_pa
 
 
 def test_every_row_is_described_or_counted(made):
-    spec, index, facts = made
-    found = facts["streams"]["acoustic"]
-    assert found["rows"] == len(index.table) and found["described"] + found["absent"] == found["rows"] and found["described"] > 5
-    (note,) = describe.notes(spec, facts)
-    assert f"{found['described']} of {found['rows']} rows have a vector, {found['absent']} have no clip for it." in note
+    spec, index, result = made
+    found = result.streams["acoustic"]
+    assert found.rows == len(index.table) and found.described + found.absent == found.rows and found.described > 5
+    (note,) = describe.Describe().notes(spec, result)
+    assert f"{found.described} of {found.rows} rows have a vector, {found.absent} have no clip for it." in note
 
 
 def test_masked_rows_are_said_with_their_reasons(made):
     spec, _, result = made
-    bad = {**facts["streams"]["acoustic"], "bad": {"corrupt audio": 2, "empty file": 1}}
-    notes = describe.notes(spec, {"streams": {"acoustic": bad}, "unreadable": {"missing file": 4}})
+    bad = replace(result.streams["acoustic"], bad={"corrupt audio": 2, "empty file": 1})
+    notes = describe.Describe().notes(spec, describe.DescribeResult(streams={"acoustic": bad}, unreadable={"missing file": 4}))
     assert "3 are masked (corrupt audio: 2, empty file: 1)" in notes[0] and "missing file: 4" in notes[1]
 
 
@@ -167,11 +168,11 @@ def test_probes_are_arms_with_scores_of_their_own(made):
     steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage)).steps}
     step = steps["probe acoustic"]
     step.folder.mkdir(parents=True)
-    made_now = step.kind.make(Context(spec, step, steps))
+    result = step.kind.make(Context(spec, step, steps))
     scores = read_scores(step.folder)
     assert str(step.arm) == "probe acoustic" and {score.dataset for score in scores.datasets} >= {"toy_tone"}
-    assert facts["rows"] == sum(score.rows for score in scores.datasets) and facts["without_a_vector"] < facts["rows"]
-    (note,) = probe.notes(spec, facts)
+    assert result.rows == sum(score.rows for score in scores.datasets) and result.without_a_vector < result.rows
+    (note,) = step.kind.notes(spec, result)
     assert "logistic regression" in note
 
 

@@ -10,13 +10,13 @@ import pytest
 
 from hba_ray.errors import CheckpointError, SpecError
 from hba_ray.runs.plan import plan
-from hba_ray.specs.arms import arms_of, baselines
-from hba_ray.steps.evaluate import Evaluate, EvaluateResult, published_model
 from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.arms import arms_of, baselines
+from hba_ray.steps.evaluate import Evaluate, EvaluateResult, published_model
 from hba_ray.store.folders import Storage
-from hba_ray.store.mlflow import MemoryTracker
 from tests.helpers.experiments import small_experiment
+from tests.helpers.journals import ReadableJournal
 from tests.helpers.stub_judge import KEY, KEY_ENV, StubJudge
 
 PLAIN = {"engine": "transformers", "max_new_tokens": 4}
@@ -33,7 +33,11 @@ def names(spec: ExperimentSpec, storage: Path) -> dict[str, str]:
 
 def test_arms_are_named_after_their_models(tmp_path: Path):
     spec = with_baselines(tmp_path, "google/gemma-3-4b-it", "Qwen/Qwen2.5-Omni-7B", "other/Qwen2.5-Omni-7B")
-    assert list(map(str, baselines(spec))) == ["zero-shot gemma-3-4b-it", "zero-shot Qwen/Qwen2.5-Omni-7B", "zero-shot other/Qwen2.5-Omni-7B"]
+    assert list(map(str, baselines(spec))) == [
+        "zero-shot gemma-3-4b-it",
+        "zero-shot Qwen/Qwen2.5-Omni-7B",
+        "zero-shot other/Qwen2.5-Omni-7B",
+    ]
     assert arms_of(spec)[1:] == list(baselines(spec))
     published = [published_model(spec, arm) for arm in baselines(spec)]
     assert published == ["Gemma-3-4B", "Qwen2.5-Omni-7B", "Qwen2.5-Omni-7B"]
@@ -67,7 +71,7 @@ def test_a_baseline_that_cannot_be_there_is_refused_before_anything_runs(tmp_pat
 
 
 def test_the_tiny_model_is_predicted_with_before_training_and_reported_beside_the_trained_one(tmp_path: Path):
-    tracker = MemoryTracker()
+    tracker = ReadableJournal()
     finished = run_experiment(plan(with_baselines(tmp_path, "tiny")), lambda line: None, tracker)
     assert list(finished.report.scores) == ["sft", "zero-shot tiny"]
     steps = plan(with_baselines(tmp_path, "tiny"), Storage(tmp_path)).steps
@@ -83,9 +87,9 @@ def test_the_tiny_model_is_predicted_with_before_training_and_reported_beside_th
     assert any(name.startswith("score/zero-shot tiny/") for name in tracker.metrics)
 
 
-def test_what_a_model_was_not_shown_is_said():
-    facts = {"arm": "zero-shot x", "out_of_domain": {}, "withheld": {"audio": 12}, "as_images": {"video": 3}}
-    assert notes(facts) == [
+def test_what_a_model_was_not_shown_is_said(tmp_path: Path):
+    result = EvaluateResult(rows=12, arm="zero-shot x", withheld={"audio": 12}, as_images={"video": 3})
+    assert Evaluate().notes(with_baselines(tmp_path), result) == [
         "zero-shot x: the model takes no audio, which was withheld from 12 rows.",
         "zero-shot x: the model takes no video; 3 rows showed it the frames as images.",
     ]
@@ -101,7 +105,7 @@ def test_vllm_serves_a_baseline_of_one_run_whose_open_answers_are_judged_and_rep
     with StubJudge(right="agreement") as stub:
         judge = stub.spec().model_dump(mode="json")
         spec = small_experiment(tmp_path, evaluate__baselines=["tiny"], evaluate__generation=served, evaluate__judge=judge, **shape)
-        made = run_experiment(plan(spec), lambda line: None, MemoryTracker())
+        made = run_experiment(plan(spec), lambda line: None, ReadableJournal())
         asked = stub.graded()
     assert list(made.report.scores) == ["sft", "zero-shot tiny"]
     table = made.table.read_text()

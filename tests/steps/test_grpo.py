@@ -16,7 +16,7 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.base import Context, Step
 from hba_ray.steps.grpo import Grpo, GrpoResult, _join_rollouts, _Log, _series
 from hba_ray.store.folders import Storage
-from hba_ray.store.mlflow import MemoryTracker
+from tests.helpers.journals import ReadableJournal
 
 
 def spec_of(**given: Any) -> ExperimentSpec:
@@ -76,8 +76,8 @@ def test_transcripts_are_part_of_what_a_run_is(tmp_path: Path):
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> tuple[_Log, MemoryTracker]:
-    tracker = MemoryTracker()
+def log(tmp_path: Path) -> tuple[_Log, ReadableJournal]:
+    tracker = ReadableJournal()
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 1, "reward/score": 0.1}\n{"step": 2, "reward/score": 0.2}\n{"step": 3, "reward/score": 9}\n'
     )
@@ -90,7 +90,7 @@ def line(step: int, **data: Any) -> Any:
     return {"step": step, "data": data}
 
 
-def test_lines_behind_the_checkpoint_are_taken_back_and_written_anew(log: tuple[_Log, MemoryTracker], tmp_path: Path):
+def test_lines_behind_the_checkpoint_are_taken_back_and_written_anew(log: tuple[_Log, ReadableJournal], tmp_path: Path):
     own, _ = log
     own.take(line(2, **{"val-core/acc": 0.5}))  # verl's look at the validation split before it goes on
     own.take(line(3, **{"reward/score": 0.3, "timing_s/step": 2.0}))
@@ -99,13 +99,13 @@ def test_lines_behind_the_checkpoint_are_taken_back_and_written_anew(log: tuple[
     assert own.start_seconds < 1
 
 
-def test_names_that_mlflow_refuses_and_values_that_are_no_numbers_do_not_reach_it(log: tuple[_Log, MemoryTracker]):
+def test_names_that_mlflow_refuses_and_values_that_are_no_numbers_do_not_reach_it(log: tuple[_Log, ReadableJournal]):
     own, tracker = log
     own.take(line(3, **{"val-core/toy/acc/mean@1": 0.5, "training/rollout_corr": None, "reward/score": 1, "global_seqlen/max": 7}))
     assert tracker.metrics == {"grpo/val-core/toy/acc/mean_at_1": {3: 0.5}, "grpo/reward/score": {3: 1.0}}
 
 
-def test_a_loss_that_is_no_number_ends_the_run(log: tuple[_Log, MemoryTracker]):
+def test_a_loss_that_is_no_number_ends_the_run(log: tuple[_Log, ReadableJournal]):
     with pytest.raises(TrainingError, match=r"pg_loss.*\s*nan at step 3"):
         log[0].take(line(3, **{"actor/pg_loss": None}))
 

@@ -21,9 +21,9 @@ from hba_ray.runs.plan import plan
 from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.specs import ExperimentSpec
 from hba_ray.store.folders import Storage
-from hba_ray.store.mlflow import MemoryTracker
 from hba_ray.training.sft import build_model
 from tests.helpers.experiments import small_experiment
+from tests.helpers.journals import ReadableJournal
 
 pytestmark = pytest.mark.usefixtures("made_up")
 FIELDS: dict[str, Any] = {
@@ -44,7 +44,7 @@ def experiment(storage: Path, **changes: object) -> ExperimentSpec:
 
 
 def run(spec: ExperimentSpec) -> Finished:
-    return run_experiment(plan(spec), lambda line: None, MemoryTracker())
+    return run_experiment(plan(spec), lambda line: None, ReadableJournal())
 
 
 def folders(spec: ExperimentSpec) -> dict[str, Path]:

@@ -8,15 +8,16 @@ import pytest
 from hba_ray.data.atlas import read_rows
 from hba_ray.data.rows import TAG, Row
 from hba_ray.errors import SpecError
-from hba_ray.runs.plan import arms, plan
+from hba_ray.runs.plan import plan
 from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec, load_spec
-from hba_ray.steps import atlas, describe, transfer
+from hba_ray.specs.arms import arms_of
 from hba_ray.steps.base import Context, Step
 from hba_ray.steps.evaluate import PREDICTIONS
+from hba_ray.steps.sft import transfer_spec
 from hba_ray.store.folders import Storage, done
-from hba_ray.store.mlflow import MemoryTracker
 from tests.helpers.experiments import small_experiment
+from tests.helpers.journals import ReadableJournal
 from tests.helpers.whisper import checkpoint
 
 
@@ -32,8 +33,8 @@ def steps(of: ExperimentSpec, storage: Path) -> dict[str, Step]:
 def test_each_held_out_dataset_has_a_step_and_they_share_an_arm(tmp_path):
     planned = steps(spec(tmp_path), tmp_path)
     assert [name for name in planned if name.startswith("transfer")] == ["transfer toy_words", "transfer toy_nod"]
-    assert arms(spec(tmp_path)) == ["sft", "sft+transfer"]
-    assert arms(spec(tmp_path, ("transfer",))) == ["transfer"]
+    assert list(map(str, arms_of(spec(tmp_path)))) == ["sft", "sft+transfer"]
+    assert list(map(str, arms_of(spec(tmp_path, ("transfer",))))) == ["transfer"]
 
 
 def test_pretraining_is_part_of_what_a_transfer_is(tmp_path):
@@ -57,7 +58,7 @@ def test_batches_and_epochs_are_the_papers():
         "atlas": {"source": "released", "root": "r", "held_out": ["daicwoz", "mmsd", "mosei_senti"]},
         "compute": {"workers": 8, "micro_batch": 2},
     }
-    made = {name: transfer.spec_for(ExperimentSpec.model_validate(raw), name) for name in ("daicwoz", "mmsd", "mosei_senti")}
+    made = {name: transfer_spec(ExperimentSpec.model_validate(raw), name) for name in ("daicwoz", "mmsd", "mosei_senti")}
     assert [(one.sft.batch, one.sft.epochs) for one in made.values()] == [(4, 2), (16, 1), (32, 1)]
     assert [(one.compute.workers, one.compute.micro_batch, one.accumulation) for one in made.values()] == [(2, 2, 1), (8, 2, 1), (8, 2, 2)]
 
@@ -76,11 +77,13 @@ def test_transfer_trains_on_what_was_said_in_the_rows_that_sft_is_not_shown(tmp_
     whisper = {"model": str(checkpoint(tmp_path / "tiny.pt")), "rows": "all"}
     changes = {"atlas__datasets": ["toy_tone", "toy_answers"], "atlas__held_out": ["toy_answers"], "atlas__limit": 4}
     spoken = spec(tmp_path, stages, **changes, descriptors__streams=["transcripts"], descriptors__transcripts=whisper)
-    folders = {name: step.folder for name, step in steps(spoken, tmp_path).items()}
-    for name, maker in (("atlas", atlas.make), ("describe", describe.make)):
-        folders[name].mkdir(parents=True)
-        maker(Context(spoken, folders, folders[name], lambda metrics, step: None))
-    later = Context(spoken, folders, tmp_path, lambda metrics, step: None)
+    planned = steps(spoken, tmp_path)
+    earlier: dict[str, Step] = {}
+    for step in (planned["atlas"], planned["describe"]):
+        step.folder.mkdir(parents=True)
+        step.kind.make(Context(spoken, step, dict(earlier)))
+        earlier[step.name] = step
+    later = Context(spoken, planned["sft" if "sft" in planned else "backbone"], earlier)
     held_out = {"toy_answers"} if "transfer" in stages else set()
     for index, said_in in ((later.whole_index, {"toy_tone"} | held_out), (later.index, {"toy_tone"})):
         heard = [line for line in index.rows_of("train").tolist() if line in index.transcripts]
@@ -98,9 +101,9 @@ def test_whether_held_out_rows_are_transcribed_is_part_of_what_the_step_is(tmp_p
 @pytest.mark.slow
 def test_held_out_rows_are_trained_on_by_transfer_alone_and_evaluated_by_their_own_models(tmp_path):
     experiment = spec(tmp_path)
-    made = run_experiment(plan(experiment), lambda line: None, tracker := MemoryTracker())
+    made = run_experiment(plan(experiment), lambda line: None, tracker := ReadableJournal())
     planned = steps(experiment, tmp_path)
-    context = Context(experiment, {"atlas": planned["atlas"].folder}, tmp_path, lambda metrics, step: None)
+    context = Context(experiment, planned["sft"], {"atlas": planned["atlas"]})
     assert set(context.index.label_counts("train")) == {"toy_tone"}
     assert context.index.counts()["toy_words"].keys() == {"test"}
     assert set(context.whole_index.label_counts("train")) == {"toy_tone", "toy_nod", "toy_words"}

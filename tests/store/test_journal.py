@@ -8,7 +8,7 @@ import pytest
 from hba_ray.errors import EnvironmentMissing, TrainingError
 from hba_ray.specs.compute import TrackingSpec
 from hba_ray.store.folders import read_lines
-from hba_ray.store.journal import Forwarder, JournalTracker, Record, forwarding
+from hba_ray.store.journal import Forwarder, JournalTracker, Record, csv_text, forwarding
 from hba_ray.store.mlflow import FINGERPRINT, OWNER, PARENT, MlflowTracker
 
 TAGS = {FINGERPRINT: "0123456789ab"}
@@ -43,9 +43,16 @@ def test_a_line_whose_writer_died_within_it_is_left_out_and_spoils_no_other(tmp_
     assert [line["step"] for line in read_lines(file) if line["do"] == "metrics"] == [0, 1]
 
 
-def test_what_is_no_number_is_refused_where_it_is_said(tmp_path: Path):
-    with pytest.raises(TrainingError, match="metric 'loss': is nan"):
-        JournalTracker(tmp_path / "journal").log_metrics({"loss": float("nan")}, 3)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_metric_that_is_no_number_is_refused_by_name(tmp_path: Path, value: float):
+    journal = JournalTracker(tmp_path / "journal")
+    with pytest.raises(TrainingError, match=r"metric 'train/loss': is -?(nan|inf) at step 7"):
+        journal.log_metrics({"good": 1.0, "train/loss": value}, step=7)
+    assert all(line["do"] != "metrics" for line in read_lines(journal.file))
+
+
+def test_a_table_takes_quotes_commas_and_missing_cells():
+    assert csv_text([{"a": 'x,"y"'}, {"b": None}]) == 'a,b\n"x,""y""",\n,\n'
 
 
 def test_a_journal_reaches_mlflow_once_however_often_it_is_sent(mlflow: MlflowTracker, tmp_path: Path):

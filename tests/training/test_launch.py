@@ -26,7 +26,7 @@ def ray_cluster(tmp_path_factory) -> Iterator[None]:
     """One Ray for all tests here: each start costs ten seconds and more."""
     from hba_ray.cluster.session import ray_session
 
-    with ray_session(ComputeSpec(cpus=6, object_store_mib=200), tmp_path_factory.mktemp("logs")):
+    with ray_session(ComputeSpec(cpus=6, object_store_mib=200, fork=True), tmp_path_factory.mktemp("logs")):
         yield
 
 

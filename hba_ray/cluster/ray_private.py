@@ -1,0 +1,68 @@
+"""What Ray 2.60 offers under private names only, in one file, so that an upgrade of Ray is checked in one place.
+
+(`forkserver.py` uses `ray._raylet` beside this: it runs as a script, where this package may not be installed.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+
+def use_token() -> None:
+    """Lets this process show its token to a cluster that asks for one, as `ray start` and `ray job submit` do and `ray.init` does not."""
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def largest_resources() -> Mapping[str, float] | None:
+    """The resources of the cluster after its autoscaler has added all that it may; None where none is configured."""
+    from ray._private.state import state
+
+    return state.get_max_resources_from_cluster_config()
+
+
+def addable_nodes() -> int:
+    """Machines that the cluster's autoscaler may add to its head."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    return sum(group.max_count for group in config.node_group_configs) if config else 0
+
+
+def living_actors() -> set[str]:
+    """Ids of the actors that are not dead. The head is asked: `ray.util.state` asks the dashboard, which Ctrl-C may have ended."""
+    from ray._private.state import actors
+
+    return {name for name, facts in actors().items() if facts["State"] != "DEAD"}
+
+
+def upload_modules(packages: Sequence[Path]) -> list[str]:
+    """Addresses under which Ray unpacks Python packages where a process of another environment starts.
+
+    `ray.init(runtime_env=...)` does so for a whole job, and for single processes nothing does.
+    """
+    from ray._private.runtime_env.py_modules import upload_py_modules_if_needed
+
+    wanted = {"py_modules": [str(package) for package in packages], "excludes": ["**/__pycache__"]}
+    with TemporaryDirectory() as scratch:
+        return upload_py_modules_if_needed(wanted, include_gitignore=False, scratch_dir=scratch)["py_modules"]
+
+
+@contextmanager
+def raylet_reports(take: Callable[[Sequence[str]], None]) -> Iterator[None]:
+    """For the time of the block, hands the lines that raylets report to `take`; Ray prints them, whatever `log_to_driver` says."""
+    from ray._private import worker
+
+    def report(facts: dict[str, Any], ignore_prefix: bool = False) -> None:
+        take(facts["lines"])
+
+    prints, worker.print_to_stdstream = worker.print_to_stdstream, report
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = prints
