@@ -30,11 +30,11 @@ MEMORY_ROWS = 16
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one row at batch 1: decoded and on the device beforehand, one forward pass to the logits.
+    """What one forward pass to the logits costs, of one row at batch 1 that was decoded and moved to the device beforehand.
 
     Attributes:
-        mean, deviation: seconds over the rows, the deviation that of the population.
-        peak: MiB; of the GPU where the model is on one, else of this process.
+        mean, deviation: mean and population standard deviation over the rows, in seconds.
+        peak: largest memory in use, in MiB; of the GPU where the model is on one, else of this process.
     """
 
     mean: float
@@ -44,7 +44,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Latency:
-    """Both configurations on the same rows.
+    """What the model costs without adapters and with them, on the same rows.
 
     Attributes:
         device: as torch names it.
@@ -64,19 +64,22 @@ class Latency:
 
     @classmethod
     def from_json(cls, text: str, where: str = "latency") -> Latency:
-        """
+        """The measurement that `to_json` gave, from its JSON text.
+
         Raises:
-            DataError: it is of another version of hba_ray, or damaged.
+            DataError: the text is of another version of hba_ray, or damaged; `where` names the file.
         """
         try:
-            facts = json.loads(text)
-            return cls(**{**facts, "without": Cost(**facts["without"]), "with_bam": Cost(**facts["with_bam"])})
+            fields = json.loads(text)
+            return cls(**{**fields, "without": Cost(**fields["without"]), "with_bam": Cost(**fields["with_bam"])})
         except (ValueError, KeyError, TypeError) as cause:
             raise DataError(where, f"is no measurement: {cause}", "delete it, and measure again", reason="not readable") from None
 
 
 def measure_latency(job: BamPredictJob, rows: int = 500, warm_up: int = 1, on_row: Callable[[], None] = lambda: None) -> Latency:
-    """Peak of memory first without adapters, then with them; then the time of each row, both ways, taking turns at the start.
+    """Measures what adapters cost: first the peak of memory without them and with them, then the time of each row both ways.
+
+    Of two rows, one is passed first without adapters and one first with them, so that neither way gains by its turn.
 
     Args:
         rows: of the job's split, spread evenly over it; fewer where it has fewer.
@@ -113,7 +116,7 @@ def measure_latency(job: BamPredictJob, rows: int = 500, warm_up: int = 1, on_ro
 
 
 def _single(job: BamPredictJob, lines: np.ndarray) -> Iterator[MicroBatch]:
-    """Batches of one row."""
+    """Batches of one row each; a row that cannot be decoded gives none."""
     maker = BatchMaker(job.index, replace(job.settings, micro_batch=1), load_processor(job.backbone), job.split)
     windows = [Window(epoch=0, number=number, lines=(int(line),), micro_batches=1, seed=0) for number, line in enumerate(lines)]
     return (batch for batch in make_here(maker, windows) if batch.rows)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from hba_ray.evaluation.columns import COUNTS
+from hba_ray.evaluation.columns import WHOLE_NUMBERS
 from hba_ray.evaluation.latency import Cost, Latency
 from hba_ray.report.formats import markdown
 from hba_ray.report.model import MISSING, TINY_TITLE, Sheet, signed
@@ -154,7 +154,7 @@ def shown(row: str, value: float | None, digits: int = 3, sign: str = "") -> str
     """
     if value is None:
         return MISSING
-    digits = 0 if row.partition("/")[2] in COUNTS or abs(value) >= 1000 else digits
+    digits = 0 if row.partition("/")[2] in WHOLE_NUMBERS or abs(value) >= 1000 else digits
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from hba_ray.data.tasks import DATASETS, TASKS
 from hba_ray.errors import DataError, SpecError
-from hba_ray.evaluation.columns import COUNTS, Column, Estimate, compare
+from hba_ray.evaluation.columns import WHOLE_NUMBERS, Column, Estimate, compare
 from hba_ray.evaluation.statistics import Comparison, holm
 from hba_ray.specs.paper import Contrast, Gate, PaperSpec
 
@@ -107,7 +107,7 @@ class TableVerdict:
         return all(gate.met for gate in self.gates)
 
 
-def judge_table(paper: PaperSpec, columns: Mapping[str, Column], *, is_toy: bool = False) -> TableVerdict:
+def give_verdicts(paper: PaperSpec, columns: Mapping[str, Column], *, is_toy: bool = False) -> TableVerdict:
     """Sets measured columns beside the published table.
 
     Args:
@@ -149,7 +149,7 @@ def check_rows(paper: PaperSpec, where: str) -> None:
 def half_unit(paper: PaperSpec, row: str) -> float:
     """How far a printed value may be from the one it was rounded from."""
     measure = row.partition("/")[2]
-    return 0.0 if measure in COUNTS else 0.5 * 10 ** -(0 if measure == "peak_mb" else paper.digits)  # memory is printed in whole MB
+    return 0.0 if measure in WHOLE_NUMBERS else 0.5 * 10 ** -(0 if measure == "peak_mb" else paper.digits)  # memory is printed in whole MB
 
 
 def toy_row(row: str) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from hba_ray.errors import DataError, SpecError
 from hba_ray.evaluation.agreement import Labels, agree, labels_of
-from hba_ray.evaluation.columns import FACTS, ArmResult, Column, Fact
+from hba_ray.evaluation.columns import MEASURED, ArmResult, Column, Measurement
 from hba_ray.evaluation.statistics import Interval, interval, ratio_draws
 from hba_ray.runs.plan import plan
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, trials
@@ -94,7 +94,7 @@ def measured_columns(paper: PaperSpec, planned: Sequence[PlannedArms], latency: 
     for name, measured in paper.arms.items():
         if measured is None or (measured.against == PERSON and paper.labels is None):
             continue
-        asked = {row.partition("/")[0] for row in paper.published[name]} & FACTS.keys()
+        asked = {row.partition("/")[0] for row in paper.published[name]} & MEASURED.keys()
         found = _each_once(_results(measured, planned, _Facts(paper, planned, asked, latency)))
         if found:
             is_toy = any(trial.spec.atlas.source == "toy" for trial in planned)
@@ -125,7 +125,7 @@ class _Facts:
     """Facts of a column's arms.
 
     Attributes:
-        asked: what its rows are about, of `FACTS`.
+        asked: what its rows are about, of `MEASURED`.
     """
 
     paper: PaperSpec
@@ -133,8 +133,8 @@ class _Facts:
     asked: set[str]
     latency: Latency | None
 
-    def of(self, measured: MeasuredBy, trial: PlannedArms, predictions: Path) -> dict[str, Fact]:
-        found: dict[str, Fact] = {}
+    def of(self, measured: MeasuredBy, trial: PlannedArms, predictions: Path) -> dict[str, Measurement]:
+        found: dict[str, Measurement] = {}
         if "cost" in self.asked and self.latency is not None:
             found |= cost(self.latency, measured.arm)
         clips = clips_in(predictions) if {"answers", "agreement"} & self.asked else {}
@@ -176,7 +176,7 @@ def _results(measured: MeasuredBy, planned: Sequence[PlannedArms], of: _Facts) -
                 predictions=read_parquet(folder / PREDICTIONS),
                 sizes={dataset: sum(splits.values()) for dataset, splits in rows_used(trial.steps).items()},
                 verdicts=None if judged is None else verdicts_in(judged),
-                facts=of.of(measured, trial, folder / PREDICTIONS),
+                measurements=of.of(measured, trial, folder / PREDICTIONS),
             ),
         )
 
@@ -194,7 +194,7 @@ PAPERS_GPU, PAPERS_PRECISIONS = "H200", ("bf16", "fp16")
 """What Table 13 was measured on, and the precisions whose weights take as many bytes."""
 
 
-def cost(found: Latency, arm: str) -> dict[str, Fact]:
+def cost(found: Latency, arm: str) -> dict[str, Measurement]:
     """Time and memory of an arm, with adapters or without; comparable with the paper's on its own GPU alone."""
     of = found.with_bam if "bam" in arm.split("+") else found.without
     is_papers = PAPERS_GPU in found.device and found.precision in PAPERS_PRECISIONS
@@ -203,7 +203,7 @@ def cost(found: Latency, arm: str) -> dict[str, Fact]:
     others = {
         name: Interval(value, None, None, None, 0.95, found.rows) for name, value in (("std_seconds", of.deviation), ("peak_mb", of.peak))
     }
-    return {f"cost/{name}": Fact(one, caveat=caveat) for name, one in {"mean_seconds": mean, **others}.items()}
+    return {f"cost/{name}": Measurement(one, caveat=caveat) for name, one in {"mean_seconds": mean, **others}.items()}
 
 
 def cost_note(found: Latency) -> str:
@@ -214,7 +214,7 @@ def cost_note(found: Latency) -> str:
     )
 
 
-def written(rows: Path, clips: Mapping[str, str]) -> dict[str, Fact]:
+def written(rows: Path, clips: Mapping[str, str]) -> dict[str, Measurement]:
     """How an arm's open answers are written; what no judge has rated is left out.
 
     Args:
@@ -233,7 +233,7 @@ def written(rows: Path, clips: Mapping[str, str]) -> dict[str, Fact]:
     return facts | ({"answers/perplexity": _mean(losses, tokens, of_rows, exponent=True)} if any(tokens) else {})
 
 
-def agreement(first: Path, second: Path | Labels, clips: Mapping[str, str]) -> dict[str, Fact]:
+def agreement(first: Path, second: Path | Labels, clips: Mapping[str, str]) -> dict[str, Measurement]:
     """Cohen's kappa of a judge and another, or a person.
 
     Args:
@@ -241,7 +241,7 @@ def agreement(first: Path, second: Path | Labels, clips: Mapping[str, str]) -> d
         clips: "dataset sample_id" -> clip.
     """
     other = labels_in(second) if isinstance(second, Path) else second
-    return {"agreement/kappa": Fact(agree(labels_in(first), other, clips=clips).kappa)}
+    return {"agreement/kappa": Measurement(agree(labels_in(first), other, clips=clips).kappa)}
 
 
 def labels_in(folder: Path) -> dict[str, bool | None]:
@@ -255,9 +255,9 @@ def clips_in(predictions: Path) -> dict[str, str]:
     return {f"{row['dataset']} {row['sample_id']}": row["clip_id"] or row["sample_id"] for row in rows}
 
 
-def _mean(parts: Sequence[float], wholes: Sequence[float], clips: Sequence[str], *, exponent: bool = False) -> Fact:
+def _mean(parts: Sequence[float], wholes: Sequence[float], clips: Sequence[str], *, exponent: bool = False) -> Measurement:
     """sum(parts) / sum(wholes) on the rows that count, or the exponential of it, resampled by clip."""
     drawn_R, value = ratio_draws(parts, wholes, clips), sum(parts) / sum(wholes)
     drawn_R, value = (np.exp(drawn_R), float(np.exp(value))) if exponent else (drawn_R, value)
     order = tuple(dict.fromkeys(clips))
-    return Fact(interval(value, drawn_R, len(order)), drawn_R, order)
+    return Measurement(interval(value, drawn_R, len(order)), drawn_R, order)

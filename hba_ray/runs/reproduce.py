@@ -11,7 +11,7 @@ from hba_ray.errors import SpecError
 from hba_ray.report.formats import to_csv, to_latex
 from hba_ray.report.page import Judged
 from hba_ray.report.paper_table import render_json, render_markdown, sheets
-from hba_ray.report.verdicts import TableVerdict, check_rows, judge_table, toy_row
+from hba_ray.report.verdicts import TableVerdict, check_rows, give_verdicts, toy_row
 from hba_ray.runs.measured import check_columns, cost_note, measured_columns, planned_arms
 from hba_ray.runs.opened import rebuild_page, write_verdict
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, load_spec
@@ -91,7 +91,7 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
         check_columns(spec, planned)
     folder = _run(spec, say)
     latency = _latency(spec, say) if any(row.startswith("cost/") for rows in paper.published.values() for row in rows) else None
-    found = judge_table(paper, measured_columns(paper, planned, latency), is_toy=_is_toy(spec))
+    found = give_verdicts(paper, measured_columns(paper, planned, latency), is_toy=_is_toy(spec))
     changed = [f"{word} (command line)" for word in overrides if not word.startswith(("compute.", "tracking."))]  # those change no result
     notes = (*changed, *((cost_note(latency),) if latency else ()))
     files = tuple(write_table(found, notes, folder))

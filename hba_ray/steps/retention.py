@@ -33,7 +33,7 @@ def make(context: Context) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from hba_ray.evaluation.retention import DIMENSIONS, Written, mean_rating, perplexity, rate_answers
+    from hba_ray.evaluation.retention import DIMENSIONS, AnswerQuality, mean_rating, perplexity, rate_answers
     from hba_ray.evaluation.scores import clips_of
 
     spec, judge = context.spec, context.spec.evaluate.judge
@@ -45,10 +45,10 @@ def make(context: Context) -> dict[str, Any]:
     with progress(f"ratings {context.arm}", total=len(items)) as bar:
         ratings = rate_answers(items, judge, Storage(spec.compute.storage).judge_cache, bar) if judge and items else [None] * len(items)
     rows = [
-        Written(item.sample_id, item.dataset, clips[item.dataset, item.sample_id], loss, tokens, **(rated or {}))
+        AnswerQuality(item.sample_id, item.dataset, clips[item.dataset, item.sample_id], loss, tokens, **(rated or {}))
         for item, (loss, tokens), rated in zip(items, losses, ratings, strict=True)
     ]
-    table = [{name: getattr(row, name) for name in Written.__dataclass_fields__} for row in rows]
+    table = [{name: getattr(row, name) for name in AnswerQuality.__dataclass_fields__} for row in rows]
     kinds = [*((name, pa.string()) for name in ("sample_id", "dataset", "clip_id")), ("log_loss", pa.float64()), ("tokens", pa.int64())]
     pq.write_table(pa.Table.from_pylist(table, pa.schema([*kinds, *((name, pa.int64()) for name in DIMENSIONS)])), context.folder / WRITTEN)
     found = {"perplexity": perplexity(rows), **{name: mean_rating(rows, name) for name in DIMENSIONS}}
