@@ -1,12 +1,11 @@
-"""What adapters cost at inference: time of a row and peak of memory, with them and without (paper Table 13, appendix D.6)."""
+"""Measures what adapters cost at inference: time of a row and peak of memory, with them and without (paper Table 13, appendix D.6)."""
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,60 +19,13 @@ from hba_ray.data.order import Window
 from hba_ray.data.stream import make_here
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError, EnvironmentMissing
+from hba_ray.evaluation.costs import Cost, Latency
 from hba_ray.models.backbone import load_processor
 from hba_ray.models.bam import Descriptors, attached
 from hba_ray.predict.heads import BamPredictJob, BamPredictor
 
 MEMORY_ROWS = 16
 """Rows whose peak of memory is looked at."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one forward pass to the logits costs, of one row at batch 1 that was decoded and moved to the device beforehand.
-
-    Attributes:
-        mean, deviation: mean and population standard deviation over the rows, in seconds.
-        peak: largest memory in use, in MiB; of the GPU where the model is on one, else of this process.
-    """
-
-    mean: float
-    deviation: float
-    peak: float
-
-
-@dataclass(frozen=True)
-class Latency:
-    """What the model costs without adapters and with them, on the same rows.
-
-    Attributes:
-        device: as torch names it.
-        precision: of the model's weights.
-        rows: measured, without those of the warm-up.
-    """
-
-    without: Cost
-    with_bam: Cost
-    device: str
-    precision: str
-    rows: int
-    warm_up: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, text: str, where: str = "latency") -> Latency:
-        """The measurement that `to_json` gave, from its JSON text.
-
-        Raises:
-            DataError: the text is of another version of hba_ray, or damaged; `where` names the file.
-        """
-        try:
-            fields = json.loads(text)
-            return cls(**{**fields, "without": Cost(**fields["without"]), "with_bam": Cost(**fields["with_bam"])})
-        except (ValueError, KeyError, TypeError) as cause:
-            raise DataError(where, f"is no measurement: {cause}", "delete it, and measure again", reason="not readable") from None
 
 
 def measure_latency(job: BamPredictJob, rows: int = 500, warm_up: int = 1, on_row: Callable[[], None] = lambda: None) -> Latency:

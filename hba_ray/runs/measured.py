@@ -27,7 +27,7 @@ from hba_ray.store.files import read_parquet
 from hba_ray.store.folders import Storage
 
 if TYPE_CHECKING:
-    from hba_ray.evaluation.latency import Latency
+    from hba_ray.evaluation.costs import Latency
 
 
 PERSON = "person"

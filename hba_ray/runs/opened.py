@@ -16,7 +16,7 @@ from hba_ray.data.atlas import AtlasIndex
 from hba_ray.errors import DataError, HbaError, SpecError
 from hba_ray.evaluation.pairs import ArmRows
 from hba_ray.report.curves import Curves, confusions, curves
-from hba_ray.report.page import Evidence, Judged, render_html
+from hba_ray.report.page import Evidence, JudgedTable, render_html
 from hba_ray.report.samples import Clip, Key, clips_note, sampled_clips, samples
 from hba_ray.report.tables import Report, read_json
 from hba_ray.runs.plan import plan, run_fingerprint
@@ -134,7 +134,7 @@ def _trials(run: Path) -> dict[str, Path]:
 
 PAGE, VERDICT = "report.html", "verdict.json"
 """In a run's folder: the page, and the judged table of the paper, where `hba reproduce` has made one."""
-_JUDGED = TypeAdapter(Judged)
+_JUDGED = TypeAdapter(JudgedTable)
 SCORING = ("evaluate", "judge", "probe")
 """Kinds of step that an arm's scores rest on."""
 EPOCHS = ("bam",)
@@ -199,11 +199,11 @@ def write_page(folder: Path, report: Report, experiments: Sequence[Trained], spl
     return file
 
 
-def write_verdict(folder: Path, judged: Judged) -> None:
+def write_verdict(folder: Path, judged: JudgedTable) -> None:
     write_text(folder / VERDICT, _JUDGED.dump_json(judged, indent=1).decode() + "\n")
 
 
-def read_verdict(folder: Path) -> Judged | None:
+def read_verdict(folder: Path) -> JudgedTable | None:
     """What `write_verdict` wrote; None where there is none.
 
     Raises:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hba_ray.errors import SpecError
-from hba_ray.report.formats import to_csv, to_latex
-from hba_ray.report.page import Judged
-from hba_ray.report.paper_table import render_json, render_markdown, sheets
+from hba_ray.report.formats import FORMATS
+from hba_ray.report.page import JudgedTable
+from hba_ray.report.paper_table import document
 from hba_ray.report.verdicts import TableVerdict, check_rows, give_verdicts, toy_row
 from hba_ray.runs.measured import check_columns, cost_note, measured_columns, planned_arms
 from hba_ray.runs.opened import rebuild_page, write_verdict
@@ -21,7 +21,7 @@ from hba_ray.store.journal import FILE, JournalTracker, forwarding
 from hba_ray.store.mlflow import MlflowTracker
 
 if TYPE_CHECKING:
-    from hba_ray.evaluation.latency import Latency
+    from hba_ray.evaluation.costs import Latency
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
     changed = [f"{word} (command line)" for word in overrides if not word.startswith(("compute.", "tracking."))]  # those change no result
     notes = (*changed, *((cost_note(latency),) if latency else ()))
     files = tuple(write_table(found, notes, folder))
-    write_verdict(folder, Judged(found, notes))
+    write_verdict(folder, JudgedTable(found, notes))
     page = rebuild_page(folder)
     _record(spec, folder, (*files, page), say)
     return Reproduced(found, notes, files, page)
@@ -127,17 +127,11 @@ def _latency(spec: ExperimentSpec, say: Callable[[str], None]) -> Latency:
 
 
 def write_table(found: TableVerdict, differs: Sequence[str], folder: Path) -> Iterator[Path]:
-    """Writes the table in all forms; gives the files."""
-    made = sheets(found, differs)
-    texts = {
-        "md": render_markdown(found, differs),
-        "csv": to_csv(made[0]),
-        "tex": "\n".join(map(to_latex, made)),
-        "json": render_json(found),
-    }
-    for ending, text in texts.items():
-        file = folder / f"{found.paper.table}.{ending}"
-        write_text(file, text)
+    """Writes the table in all formats; gives the files."""
+    made = document(found, differs)
+    for form in FORMATS.values():
+        file = folder / f"{found.paper.table}{form.suffix}"
+        write_text(file, form.write(made))
         yield file
 
 

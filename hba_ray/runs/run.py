@@ -19,7 +19,7 @@ from hba_ray.cluster.session import check_capacity, check_store, local_cpus, ray
 from hba_ray.errors import HbaError, SpecError
 from hba_ray.evaluation.pairs import PairScore, pairs_from_json, with_holm
 from hba_ray.evaluation.scores import DatasetScore, Scores
-from hba_ray.report.tables import Facts, Report, render_json, render_markdown
+from hba_ray.report.tables import Report, RunFacts, render_json, render_markdown
 from hba_ray.runs.opened import Trained, write_page
 from hba_ray.runs.plan import plan, run_fingerprint
 from hba_ray.specs import ExperimentSpec
@@ -216,7 +216,7 @@ def make_report(spec: ExperimentSpec, steps: list[Step]) -> Report:
     return Report(
         title=spec.name,
         scores={step.arm: read_scores(step.folder) for step in steps if step.arm and (step.folder / SCORES).exists()},
-        facts=Facts(
+        facts=RunFacts(
             model=spec.model.backbone,
             seed=spec.seed,
             fingerprint=run_fingerprint(steps),

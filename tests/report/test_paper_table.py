@@ -73,6 +73,6 @@ def test_csv_latex_terminal_and_json_say_the_same():
 
 
 def test_latex_survives_signs_that_mean_something_to_it():
-    from hba_ray.report.model import Sheet
+    from hba_ray.report.sheets import Sheet
 
     assert r"a\_b \& 50\% \dag{} \textbackslash{} $<$x$>$" in to_latex(Sheet("t", ("h",), ((r"a_b & 50% † \ <x>",),), 1))

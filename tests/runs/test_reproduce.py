@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 from hba_ray.cli import main as cli
 from hba_ray.errors import DataError, SpecError
-from hba_ray.evaluation.latency import Cost, Latency
+from hba_ray.evaluation.costs import Cost, Latency
 from hba_ray.evaluation.scores import score_predictions
 from hba_ray.judge.grade import Verdict, verdict_table
 from hba_ray.report.verdicts import CellVerdict, give_verdicts
