@@ -90,7 +90,7 @@ Folder = Annotated[Path | None, typer.Option("--experiments", help="Folder of th
 
 @app.command()
 def reproduce(table: Table, overrides: Overrides = None, scale: Scale = "full", experiments: Folder = None) -> None:
-    """Run or read the trials of a table of the paper, and judge them; exit code 3 where a claim is not met."""
+    """Run or read the trials of a table of the paper, and set them beside what is published; exit code 3 where a claim is not met."""
     folder = experiments_folder(experiments)
     file = find_table(table, folder)
     from hba_ray.runs.reproduce import read_table
