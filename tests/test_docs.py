@@ -11,7 +11,7 @@ import typer
 from hba_ray import errors
 from hba_ray.cli.main import app
 from hba_ray.data.tasks import DATASETS
-from hba_ray.report.tables import TINY_TITLE
+from hba_ray.report.model import TINY_TITLE
 from hba_ray.specs import ExperimentSpec, load_spec
 from tests.test_floors import FLOORS, ROOF
 

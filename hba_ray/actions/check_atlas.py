@@ -24,7 +24,7 @@ from hba_ray.descriptors.pose import PARTS
 from hba_ray.descriptors.store import Table
 from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import BadMedia, DataError
-from hba_ray.report.tables import MISSING, Sheet
+from hba_ray.report.sheets import MISSING, Sheet
 from hba_ray.specs.descriptors import Stream
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.errors import DataError, SpecError
 from hba_ray.report.formats import markdown
-from hba_ray.report.model import MISSING, Sheet, between, number
+from hba_ray.report.sheets import MISSING, Sheet, between, number
 from hba_ray.runs.opened import ledger_steps
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.steps import compare

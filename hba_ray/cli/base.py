@@ -15,7 +15,7 @@ from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.specs.load import spec_of_atlas
 
 if TYPE_CHECKING:
-    from hba_ray.report.tables import Sheet
+    from hba_ray.report.sheets import Sheet
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A YAML file; shipped ones are in experiments/.")]
 AtlasOrSpec = Annotated[Path, typer.Argument(metavar="ATLAS_OR_SPEC", help="A folder of parquet or jsonl files, or a YAML file.")]

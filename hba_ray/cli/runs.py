@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from hba_ray.cli.base import AtlasOrSpec, Overrides, SpecFile, check_run, console, quiet, read, say, show
+from hba_ray.report.formats import FORMATS, write_document
 from hba_ray.specs.paper import TOY, experiments_folder, find_table
 
 app = typer.Typer()
@@ -40,28 +41,46 @@ def run(spec: SpecFile, overrides: Overrides = None) -> None:
     show("mlflow", finished.mlflow)
 
 
+HTML = "html"
+"""The format that is the page itself; tables are written in those of `report.formats`."""
+
+
+def known_format(name: str | None) -> str | None:
+    """
+    Raises:
+        BadParameter: no format has this name.
+    """
+    if name is None or name in (HTML, *FORMATS):
+        return name
+    raise typer.BadParameter(f"'{name}' is none of {', '.join((HTML, *FORMATS))}")
+
+
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     format: Annotated[
-        Literal["html", "markdown", "csv", "latex", "json"] | None,
-        typer.Option(help="Write all tables in one form and print nothing but where; csv is a file a table."),
+        str | None,
+        typer.Option(
+            metavar="|".join((HTML, *FORMATS)),
+            callback=known_format,
+            help="Write all tables in one format and print nothing but where; csv is a file a table.",
+        ),
     ] = None,
 ) -> None:
     """Print the tables of a finished run or sweep, and make its page again."""
     check_run(folder, "report.json")
-    from hba_ray.report.tables import read_json, terminal_table, write_tables
+    from hba_ray.report.tables import document, read_json, terminal_table
     from hba_ray.runs.opened import rebuild_page
 
     file = folder / "report.json"
     found = read_json(file.read_text(encoding="utf-8"), where=str(file))
-    if format in (None, "html"):
+    if format in (None, HTML):
         page = rebuild_page(folder)
         if format is None:
             console.print(terminal_table(found))
         show("report", page)
     else:
-        show("tables", write_tables(found, folder, format))
+        show("tables", write_document(document(found), folder, format))
 
 
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="Number of a table of the paper, e.g. T11.")]
@@ -73,7 +92,7 @@ Folder = Annotated[Path | None, typer.Option("--experiments", help="Folder of th
 
 @app.command()
 def reproduce(table: Table, overrides: Overrides = None, scale: Scale = "full", experiments: Folder = None) -> None:
-    """Run or read the trials of a table of the paper, and judge them; exit code 3 where a claim is not met."""
+    """Run or read the trials of a table of the paper, and set them beside what is published; exit code 3 where a claim is not met."""
     folder = experiments_folder(experiments)
     file = find_table(table, folder)
     from hba_ray.runs.reproduce import read_table

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import csv
-import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sklearn.metrics import cohen_kappa_score
+import numpy as np
 
 from hba_ray.errors import DataError
-from hba_ray.evaluation.statistics import Interval, Predictions, bootstrap_interval
+from hba_ray.evaluation.metrics import CountMetric, Pair
+from hba_ray.evaluation.statistics import Interval, bootstrap_interval
 
 Labels = Mapping[str, bool | None]
-"""Row -> verdict of one grader; None where it is unreadable."""
+"""Name of a row -> verdict of one grader; None where there is no readable one."""
 
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": None}
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of two graders on the rows that both have graded.
+    """How far two graders agree, on the rows that both have graded.
 
     Attributes:
         kappa: Cohen's kappa with its interval; its value is None where both give one and the same
@@ -40,18 +39,27 @@ class Agreement:
     unshared: int
 
 
-def cohen_kappa(first: Sequence[str], second: Predictions) -> float | None:
-    """Agreement beyond chance: 1 perfect, 0 as by chance; None without rows or where chance alone agrees fully.
+class CohenKappa(CountMetric):
+    """Agreement beyond chance of two graders: 1 perfect, 0 as by chance; missing without rows, or where chance alone agrees fully.
 
     >>> cohen_kappa(["TRUE", "TRUE", "FALSE", "FALSE"], ["TRUE", "FALSE", "FALSE", "FALSE"])
     0.5
     """
-    if not first:
-        return None
-    with warnings.catch_warnings():  # scikit-learn warns where kappa is 0 / 0; that is None here
-        warnings.simplefilter("ignore")
-        kappa = float(cohen_kappa_score(list(first), list(second)))
-    return None if math.isnan(kappa) else kappa
+
+    def on_counts(self, pairs: Sequence[Pair], counts_RP: np.ndarray) -> np.ndarray:
+        places = {verdict: place for place, verdict in enumerate(sorted({str(verdict) for pair in pairs for verdict in pair}))}
+        counts_RKK = np.zeros((len(counts_RP), len(places), len(places)))
+        for (first, second), counts_R in zip(pairs, counts_RP.T, strict=True):
+            counts_RKK[:, places[first], places[str(second)]] += counts_R
+        differs_KK = 1 - np.eye(len(places))
+        by_first_RK, by_second_RK = counts_RKK.sum(2), counts_RKK.sum(1)
+        rows_R11 = np.maximum(counts_RKK.sum((1, 2), keepdims=True), 1)
+        seen_R = (counts_RKK * differs_KK).sum((1, 2))
+        by_chance_R = (by_second_RK[:, :, None] * by_first_RK[:, None, :] / rows_R11 * differs_KK).sum((1, 2))
+        return np.where(by_chance_R > 0, 1 - seen_R / np.where(by_chance_R > 0, by_chance_R, 1), np.nan)
+
+
+cohen_kappa = CohenKappa()
 
 
 def agree(first: Labels, second: Labels, *, clips: Mapping[str, str] | None = None, resamples: int = 1000, seed: int = 0) -> Agreement:
@@ -121,13 +129,13 @@ def _once_each(labels: Iterable[tuple[str, bool | None]], where: str) -> dict[st
 
 
 def labels_of(file: Path, names: Iterable[str]) -> dict[str, bool | None]:
-    """A person's labels, under the names that the judges' have.
+    """A person's labels by "dataset sample_id", as a judge's verdicts are named; the file may leave the dataset out.
 
     Args:
         names: "dataset sample_id" of each judged answer.
 
     Raises:
-        DataError: a label is of no judged row, or of rows of two datasets.
+        DataError: as `read_labels`; or a label is of no judged row, or of rows of two datasets.
     """
     known: dict[str, list[str]] = {}
     for name in names:

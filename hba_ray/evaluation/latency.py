@@ -1,12 +1,11 @@
-"""What adapters cost at inference: time of a row and peak of memory, with them and without (paper Table 13, appendix D.6)."""
+"""Measures what adapters cost at inference: time of a row and peak of memory, with them and without (paper Table 13, appendix D.6)."""
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +19,7 @@ from hba_ray.data.order import Share, Window
 from hba_ray.data.stream import make_here
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError, EnvironmentMissing
+from hba_ray.evaluation.costs import Cost, Latency
 from hba_ray.models.backbone import load_processor
 from hba_ray.models.bam import DescriptorBatch, attached
 from hba_ray.predict.heads import BamPredictJob, BamPredictor
@@ -28,55 +28,10 @@ MEMORY_ROWS = 16
 """Rows whose peak of memory is looked at."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one row at batch 1: decoded and on the device beforehand, one forward pass to the logits.
-
-    Attributes:
-        mean, deviation: seconds over the rows, the deviation that of the population.
-        peak: MiB; of the GPU where the model is on one, else of this process.
-    """
-
-    mean: float
-    deviation: float
-    peak: float
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Both configurations on the same rows.
-
-    Attributes:
-        device: as torch names it.
-        precision: of the model's weights.
-        rows: measured, without those of the warm-up.
-    """
-
-    without: Cost
-    with_bam: Cost
-    device: str
-    precision: str
-    rows: int
-    warm_up: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, text: str, where: str = "latency") -> Latency:
-        """
-        Raises:
-            DataError: it is of another version of hba_ray, or damaged.
-        """
-        try:
-            facts = json.loads(text)
-            return cls(**{**facts, "without": Cost(**facts["without"]), "with_bam": Cost(**facts["with_bam"])})
-        except (ValueError, KeyError, TypeError) as cause:
-            raise DataError(where, f"is no measurement: {cause}", "delete it, and measure again", reason="not readable") from None
-
-
 def measure_latency(job: BamPredictJob, rows: int = 500, warm_up: int = 1, on_row: Callable[[], None] = lambda: None) -> Latency:
-    """Peak of memory first without adapters, then with them; then the time of each row, both ways, taking turns at the start.
+    """Measures what adapters cost: first the peak of memory without them and with them, then the time of each row both ways.
+
+    Of two rows, one is passed first without adapters and one first with them, so that neither way gains by its turn.
 
     Args:
         rows: of the job's split, spread evenly over it; fewer where it has fewer.
@@ -113,7 +68,7 @@ def measure_latency(job: BamPredictJob, rows: int = 500, warm_up: int = 1, on_ro
 
 
 def _single(job: BamPredictJob, lines: np.ndarray) -> Iterator[MicroBatch]:
-    """Batches of one row."""
+    """Batches of one row each; a row that cannot be decoded gives none."""
     maker = BatchMaker(job.index, replace(job.settings, micro_batch=1), load_processor(job.backbone), job.split)
     windows = [Window((Share((int(line),), micro_batches=1),), number=number) for number, line in enumerate(lines)]
     return (batch for batch in make_here(maker, windows) if batch.rows)

@@ -1,13 +1,14 @@
-"""Whether two arms differ: dataset by dataset, on the rows that both have predicted, corrected for having looked often.
+"""Two arms side by side, on the rows that both have predicted: aligned, tested dataset by dataset, and listed where they differ.
 
-Two arms row by row: aligned for paired tests, and the rows in which they differ for people to read.
+`shared_rows` is the only place that aligns arms. `compare_tables` tests whether two arms differ, and `with_holm` corrects
+for the number of such tests. `differences` lists the rows on which two arms do not say the same, for people to read.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,12 +16,100 @@ import pyarrow as pa
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from hba_ray.data.prompts import plain_text
 from hba_ray.data.tasks import DATASETS, Dataset, find_dataset
 from hba_ray.errors import DataError
-from hba_ray.evaluation.metrics import plain_text
 from hba_ray.evaluation.scores import Record, Verdicts, clips_of, dataset_seed, group_records, guesses
-from hba_ray.evaluation.statistics import Interval, compare_arms, holm
+from hba_ray.evaluation.statistics import compare_arms, holm
 from hba_ray.store.files import from_json
+
+
+class ArmRows(NamedTuple):
+    """What one arm said.
+
+    Attributes:
+        predictions: columns as in `predict.SCHEMA`.
+        verdicts: of a judge; None where its open answers were not judged.
+    """
+
+    name: str
+    predictions: pa.Table
+    verdicts: Verdicts | None = None
+
+
+class ArmRecords(NamedTuple):
+    """What one arm said of one dataset.
+
+    Attributes:
+        name: of the arm, for messages.
+        verdicts: of a judge, on all datasets; None where the arm's open answers were not judged.
+    """
+
+    name: str
+    records: Sequence[Record]
+    verdicts: Verdicts | None = None
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """The rows of one dataset that two arms have both predicted, as a metric takes them.
+
+    Attributes:
+        metric: a name of `metrics.METRICS`.
+        true, first, second, clips: truth, the two arms' predictions, and clip of each row.
+    """
+
+    metric: str
+    true: list[str]
+    first: list[str | None]
+    second: list[str | None]
+    clips: list[str]
+
+
+def shared_rows(dataset: Dataset, first: ArmRecords, second: ArmRecords, measure: str = "") -> SharedRows:
+    """Aligns two arms by row.
+
+    Open answers are taken by verdict where both arms were judged, by their text otherwise.
+
+    Args:
+        measure: a name of `metrics.METRICS`; the dataset's own metric where it is empty.
+
+    Raises:
+        DataError: as `pair_records`, or a verdict is missing.
+    """
+    pairs = pair_records(first.records, second.records)
+    ours, others = [one for one, _ in pairs], [other for _, other in pairs]
+    are_judged = first.verdicts is not None and second.verdicts is not None and measure != "exact_match"
+    metric, left = guesses(dataset, ours, first.verdicts if are_judged else None, f"{first.name} ({dataset.id})")
+    _, right = guesses(dataset, others, second.verdicts if are_judged else None, f"{second.name} ({dataset.id})")
+    return SharedRows(measure or metric, [one["true"] for one in ours], left, right, clips_of(ours))
+
+
+def pair_records(first: Iterable[Record], second: Iterable[Record]) -> list[tuple[Record, Record]]:
+    """The rows that both arms have, in the first one's order.
+
+    Raises:
+        DataError: a row appears twice in one arm, or has another truth or clip in the other.
+    """
+    ones, others = _by_name(first, "first"), _by_name(second, "second")
+    pairs = [(one, others[name]) for name, one in ones.items() if name in others]
+    for one, other in pairs:
+        if (one["true"], one["clip_id"]) != (other["true"], other["clip_id"]):
+            raise DataError(
+                f"{one['dataset']} {one['sample_id']}",
+                "has another truth or clip in the other arm",
+                "compare arms on one atlas",
+                reason="arms do not match",
+            )
+    return pairs
+
+
+def _by_name(records: Iterable[Record], which: str) -> dict[tuple[str, str], Record]:
+    named: dict[tuple[str, str], Record] = {}
+    for record in records:
+        if named.setdefault((record["dataset"], record["sample_id"]), record) is not record:
+            raise DataError(f"{which} arm", f"sample '{record['sample_id']}' appears twice", reason="duplicate sample")
+    return named
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -32,7 +121,7 @@ class PairScore:
         difference: of the dataset's metric; None where it is missing, and then so is the rest.
         interval: the middle 95% of the difference under resampling of whole clips.
         p_value: of the paired permutation test, two-sided.
-        p_adjusted: the same after Holm's correction over all pairs of a report.
+        p_adjusted: the p-value after Holm's correction over all pairs of a report.
         detectable: the smallest true difference that rows like these show with a power of 0.8.
     """
 
@@ -52,60 +141,39 @@ class PairScore:
 _ADAPTER = TypeAdapter(tuple[PairScore, ...])
 
 
-class ArmRows(NamedTuple):
-    """What one arm said.
-
-    Attributes:
-        predictions: columns as in `predict.SCHEMA`.
-        verdicts: of a judge; None where its open answers were not judged.
-    """
-
-    name: str
-    predictions: pa.Table
-    verdicts: Verdicts | None = None
-
-
 def compare_tables(first: ArmRows, second: ArmRows) -> tuple[PairScore, ...]:
-    """Compares two arms on every dataset that both have rows of, in the benchmark's order.
-
-    Open answers are compared by verdict where both arms were judged, by exact match otherwise.
+    """Tests whether two arms differ, on every dataset that both have rows of, in the benchmark's order.
 
     Raises:
-        DataError: as `scores.group_records`, or a row has another truth in the other arm.
+        DataError: as `scores.group_records` or `shared_rows`.
     """
-    groups = [group_records(arm.predictions, where=arm.name) for arm in (first, second)]
-    shared = [dataset for name, dataset in DATASETS.items() if name in groups[0] and name in groups[1]]
-    return tuple(_compare(dataset, first, second, groups[0][dataset.id], groups[1][dataset.id]) for dataset in shared)
+    ours, others = (group_records(arm.predictions, where=arm.name) for arm in (first, second))
+    return tuple(
+        _compare(dataset, ArmRecords(first.name, ours[name], first.verdicts), ArmRecords(second.name, others[name], second.verdicts))
+        for name, dataset in DATASETS.items()
+        if name in ours and name in others
+    )
 
 
-def _compare(dataset: Dataset, first: ArmRows, second: ArmRows, ours: list[Record], others: list[Record]) -> PairScore:
-    pairs = list(_paired(ours, others, f"{second.name} ({dataset.id})"))
-    judged = first.verdicts is not None and second.verdicts is not None
-    metric, left = guesses(dataset, [one for one, _ in pairs], first.verdicts if judged else None, first.name)
-    _, right = guesses(dataset, [other for _, other in pairs], second.verdicts if judged else None, second.name)
-    true, clips = [one["true"] for one, _ in pairs], clips_of([one for one, _ in pairs])
-    found = compare_arms(metric, true, left, right, clips, seed=dataset_seed(dataset.id))
-    value = found.difference.value
-    where = (first.name, second.name, dataset.id, metric, len(pairs), len(set(clips)))
-    return PairScore(*where, value, _range(found.difference), found.p_value, found.detectable)
-
-
-def _paired(ours: Sequence[Record], others: Sequence[Record], where: str) -> Iterator[tuple[Record, Record]]:
-    of = {record["sample_id"]: record for record in others}
-    for record in ours:
-        if (other := of.get(record["sample_id"])) is not None:
-            if record["true"] != other["true"]:
-                what = f"sample '{record['sample_id']}' has another truth than in the other arm"
-                raise DataError(where, what, "compare arms on one atlas", reason="arms do not match")
-            yield record, other
-
-
-def _range(found: Interval) -> tuple[float, float] | None:
-    return None if found.low is None or found.high is None else (found.low, found.high)
+def _compare(dataset: Dataset, first: ArmRecords, second: ArmRecords) -> PairScore:
+    rows = shared_rows(dataset, first, second)
+    found = compare_arms(rows.metric, rows.true, rows.first, rows.second, rows.clips, seed=dataset_seed(dataset.id))
+    return PairScore(
+        first=first.name,
+        second=second.name,
+        dataset=dataset.id,
+        metric=rows.metric,
+        rows=len(rows.true),
+        clips=found.difference.clips,
+        difference=found.difference.value,
+        interval=found.difference.bounds,
+        p_value=found.p_value,
+        detectable=found.detectable,
+    )
 
 
 def with_holm(pairs: Iterable[PairScore]) -> tuple[PairScore, ...]:
-    """The pairs with p-values adjusted for their number; those without a p-value stay without."""
+    """The pairs with p-values adjusted for their number (Holm 1979); those without a p-value stay without."""
     pairs = tuple(pairs)
     tested = [place for place, pair in enumerate(pairs) if pair.p_value is not None]
     adjusted = dict(zip(tested, holm([pairs[place].p_value or 0.0 for place in tested]), strict=True))
@@ -117,7 +185,7 @@ def pairs_to_json(pairs: Sequence[PairScore]) -> str:
 
 
 def pairs_from_json(text: str, *, where: str) -> tuple[PairScore, ...]:
-    """What `pairs_to_json` wrote.
+    """The comparisons that `pairs_to_json` wrote.
 
     Raises:
         DataError: the text is no such comparison; `where` names the file.
@@ -130,6 +198,7 @@ class PairedRow:
     """What two arms said of one row.
 
     Attributes:
+        clip_id: the recording that it is about; a row without one is its own.
         true: the row's label or reference answer.
         first, second: the arms' class, or text of an open answer; None where nothing could be read.
         question: what the row asks.
@@ -162,32 +231,16 @@ def pair_rows(first: pa.Table, second: pa.Table, verdicts: tuple[Verdicts, Verdi
         verdicts: a judge's, of both tables' open answers.
 
     Raises:
-        DataError: a row has another truth or clip in the other table, or appears twice.
+        DataError: as `pair_records`.
     """
-    others = {}
-    for record in second.to_pylist():
-        if others.setdefault((record["dataset"], record["sample_id"]), record) is not record:
-            raise DataError("second arm", f"sample '{record['sample_id']}' appears twice", reason="duplicate sample")
-    rows, seen = [], set()
-    for record in first.to_pylist():
-        name = (record["dataset"], record["sample_id"])
-        if name in seen:
-            raise DataError("first arm", f"sample '{record['sample_id']}' appears twice", reason="duplicate sample")
-        seen.add(name)
-        if (other := others.get(name)) is None:
-            continue
-        if (record["true"], record["clip_id"]) != (other["true"], other["clip_id"]):
-            raise DataError(
-                f"{record['dataset']} {record['sample_id']}",
-                "has another truth or clip in the other arm",
-                "compare arms on one atlas",
-                reason="arms do not match",
-            )
-        is_open = find_dataset(record["dataset"]).task.is_open
+    rows = []
+    for one, other in pair_records(first.to_pylist(), second.to_pylist()):
+        name = (one["dataset"], one["sample_id"])
+        is_open = find_dataset(one["dataset"]).task.is_open
         column = "answer" if is_open else "predicted"
         judged = (verdicts[0].get(name), verdicts[1].get(name)) if verdicts and is_open else None
-        names = (record["sample_id"], record["clip_id"], record["dataset"], record["true"])
-        rows.append(PairedRow(*names, record[column], other[column], record.get("question") or "", judged))
+        names = (one["sample_id"], one["clip_id"] or one["sample_id"], one["dataset"], one["true"])
+        rows.append(PairedRow(*names, one[column], other[column], one.get("question") or "", judged))
     return rows
 
 
@@ -207,7 +260,7 @@ def differences(first: ArmRows, second: ArmRows) -> tuple[str, str]:
     """The rows on which two arms do not say the same, for people: as CSV, all of them, and as Markdown, the first `SHOWN`.
 
     Raises:
-        DataError: as `pair_rows`.
+        DataError: as `pair_records`.
     """
     both = (first.verdicts, second.verdicts)
     verdicts = None if both[0] is None or both[1] is None else (both[0], both[1])

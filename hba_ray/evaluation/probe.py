@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 PENALTY = 1e-2
-"""Of half the squared length of the weights, relative to the mean loss of a row."""
+"""Weight of half the squared length of the classifier's weights, beside the mean loss of a row."""
 STEPS = 2000
-"""Of the solver at most."""
+"""Largest number of the solver's iterations."""
 
 
 def probe(
@@ -73,7 +73,7 @@ def _fit(matrix_BD: np.ndarray, labels: np.ndarray) -> Pipeline:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    # C weighs the sum of the losses
+    # scikit-learn's C weighs the sum of the losses against the penalty
     return make_pipeline(StandardScaler(), LogisticRegression(C=1 / (PENALTY * len(labels)), max_iter=STEPS)).fit(matrix_BD, labels)
 
 
@@ -92,24 +92,24 @@ def _predict(
     if present_B.any():
         chances_BK = model.predict_proba(matrix_BD[present_B])
         guesses[present_B], certainty[present_B] = model.classes_[chances_BK.argmax(axis=1)], chances_BK.max(axis=1)
-    facts = index.table.select(["dataset", "label"]).take(lines).to_pylist()
+    rows = index.table.select(["dataset", "label"]).take(lines).to_pylist()
     return [
         {
             "sample_id": descriptors.names[int(line)][0],
             "clip_id": descriptors.names[int(line)][1],
-            "dataset": fact["dataset"],
-            "task": DATASETS[fact["dataset"]].task.id,
-            "true": fact["label"],
+            "dataset": row["dataset"],
+            "task": DATASETS[row["dataset"]].task.id,
+            "true": row["label"],
             "predicted": guess,
             "probability": None if np.isnan(sure) else float(sure),
         }
-        for line, fact, guess, sure in zip(lines, facts, guesses, certainty, strict=True)
+        for line, row, guess, sure in zip(lines, rows, guesses, certainty, strict=True)
         if int(line) in descriptors.names  # the others could not be read, and were counted when they were described
     ]
 
 
 def _vectors(descriptors: Descriptors, stream: Stream, lines: np.ndarray, normalisation: Normalisation) -> tuple[np.ndarray, np.ndarray]:
-    """(float32 [B, D], bool [B]); z-scores are left to the scaler, which does the same."""
+    """Normalised vectors and which rows have one, (float32 [B, D], bool [B]); z-scores are left to the classifier's scaler."""
     matrix_BD, present_B = descriptors.vectors(stream, lines)
     return normalise(matrix_BD, present_B, "l2" if normalisation == "l2" else "none"), present_B
 

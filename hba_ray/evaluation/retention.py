@@ -1,4 +1,4 @@
-"""How well a model still writes: perplexity of its open answers, and a judge's ratings of them (paper appendix D.9, Table 17).
+"""How well a fine-tuned model still writes: perplexity of its open answers, and a judge's ratings of them (paper appendix D.9, Table 17).
 
 The paper does not say what its perplexity is conditioned on. Here an answer is read alone, without its
 prompt, by the backbone before training; the numbers of all answers are pooled by token.
@@ -59,13 +59,13 @@ _LINE = re.compile(r"^\W*(fluency|coherence|relevance)\W+([1-5])\b\W*$", re.IGNO
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Written:
+class AnswerQuality:
     """How one open answer is written.
 
     Attributes:
         clip_id: the recording that it is about; a row without one is its own.
         log_loss: negative log-likelihood of its tokens under the backbone, summed, in nats.
-        tokens: what that is a sum over; 0 for an empty answer.
+        tokens: number of tokens that `log_loss` is a sum over; 0 for an empty answer.
         fluency, coherence, relevance: 1 to 5; None where no judge was asked or its reply is unreadable.
     """
 
@@ -106,7 +106,7 @@ def log_losses(texts: Sequence[str], model: nn.Module, tokenizer: Any, bar: Bar)
 
 
 def backbone_log_losses(texts: Sequence[str], backbone: str, *, gpu: bool, bar: Bar) -> list[tuple[float, int]]:
-    """`log_losses` under a backbone as it was before training.
+    """`log_losses` under a backbone as it was before training; loads it.
 
     Raises:
         CheckpointError: as `load_backbone`.
@@ -119,15 +119,15 @@ def backbone_log_losses(texts: Sequence[str], backbone: str, *, gpu: bool, bar: 
     return log_losses(texts, cast(Any, thinker).to("cuda") if gpu else thinker, load_processor(backbone).tokenizer, bar)
 
 
-def perplexity(rows: Sequence[Written]) -> Interval:
+def perplexity(rows: Sequence[AnswerQuality]) -> Interval:
     """exp of the mean loss a token, over all answers, with its interval from resampling whole clips; all None without tokens."""
     loss = ratio_interval([row.log_loss for row in rows], [row.tokens for row in rows], [row.clip_id for row in rows])
     value, low, high = (None if one is None else math.exp(one) for one in (loss.value, loss.low, loss.high))
-    error = None if value is None or loss.standard_error is None else value * loss.standard_error  # of exp, to first order
+    error = None if value is None or loss.standard_error is None else value * loss.standard_error  # delta method for exp
     return replace(loss, value=value, low=low, high=high, standard_error=error)
 
 
-def mean_rating(rows: Sequence[Written], dimension: str) -> Interval:
+def mean_rating(rows: Sequence[AnswerQuality], dimension: str) -> Interval:
     """The mean of the readable ratings, 1 to 5, with its interval from resampling whole clips; all None where there are none.
 
     Args:
@@ -163,7 +163,7 @@ async def _rate(missing: dict[str, JudgeItem], spec: JudgeSpec, known: GradeCach
 
 
 class _Ratings:
-    """Takes replies into the cache; what got none is unreadable, and not kept."""
+    """Puts replies into the cache. An answer without a reply counts as unreadable and is not cached, so that it is asked about again."""
 
     def __init__(self, items: dict[str, JudgeItem], known: GradeCache, bar: Bar):
         self.items, self.known, self.bar = items, known, bar

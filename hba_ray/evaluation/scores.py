@@ -9,7 +9,6 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, TASKS, Dataset
 from hba_ray.errors import DataError
 from hba_ray.evaluation.metrics import METRICS, POLARITY, ClassScore, ScaleScore, is_counted, per_class, sentiment_scales
 from hba_ray.evaluation.published import PublishedModel, published_score
-from hba_ray.evaluation.statistics import bootstrap_draws, expected_calibration_error, interval
+from hba_ray.evaluation.statistics import bootstrap_draws, expected_calibration_error, interval, mean_or_none
 from hba_ray.store.files import from_json
 
 if TYPE_CHECKING:
@@ -253,7 +252,7 @@ def _score_dataset(
         majority_label=constant,
         published=published_score(model, dataset.id),
         classes=() if task.is_open else tuple(per_class(true, predicted, _classes(dataset, true))),
-        interval=_range(value, draws_R),
+        interval=interval(value, draws_R, 0).bounds,
         clips=len(set(clips)),
         calibration_error=None if task.is_open else _calibration_error(records),
         scales=tuple(sentiment_scales(true, predicted, dataset.labels)) if task.id == "SEN" else (),
@@ -274,27 +273,16 @@ def _score_tasks(scores: Sequence[DatasetScore], draws: Mapping[str, np.ndarray]
         listed = [score for score in scores if score.task == task]
         scored = [score for score in listed if score.value is not None]
         if listed:
-            value = _mean(score.value for score in scored)
+            value = mean_or_none(score.value for score in scored)
             yield TaskScore(
                 task=task,
                 metric=listed[0].metric,
                 datasets=tuple(score.dataset for score in scored),
                 value=value,
-                majority=_mean(score.majority for score in scored),
-                published=_mean(score.published for score in scored),
-                interval=_range(value, np.mean([draws[score.dataset] for score in scored], axis=0)) if scored else None,
+                majority=mean_or_none(score.majority for score in scored),
+                published=mean_or_none(score.published for score in scored),
+                interval=interval(value, np.mean([draws[score.dataset] for score in scored], axis=0), 0).bounds if scored else None,
             )
-
-
-def _range(value: float | None, draws_R: np.ndarray) -> tuple[float, float] | None:
-    found = interval(value, draws_R, 0)
-    return None if found.low is None or found.high is None else (found.low, found.high)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean, or None where a value is missing or there is none."""
-    known = list(values)
-    return fmean(known) if known and None not in known else None  # type: ignore[arg-type]
 
 
 def _records(predictions: pa.Table | pd.DataFrame, where: str) -> list[Record]:

@@ -3,33 +3,33 @@
 Rows that share a recording are not independent: resampling rows makes intervals too narrow, so whole
 clips are drawn. Arms are compared on the same rows, which takes out what makes rows hard for both.
 
-Letters: C clips, R resamples, P distinct pairs of truth and prediction, K classes, L = K + 1 columns
-of predictions, the last for those that are no class. Metrics of the benchmark depend on how often
-each pair occurs and on nothing else, so a resample is a row of [R, P] counts.
+Metrics depend on how often each pair of truth and prediction occurs and on nothing else (`metrics.CountMetric`), so a
+resample is a row of counts.
+
+Letters: A arms, C clips, R resamples, P distinct pairs of truth and prediction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Literal
 
 import numpy as np
 
 from hba_ray.errors import DataError
-from hba_ray.evaluation.metrics import METRICS, POLARITIES, POLARITY, Predictions, plain_text
+from hba_ray.evaluation.metrics import METRICS, CountMetric, Guesses, Pair
 
-Metric = str | Callable[[Sequence[str], Predictions], float | None]
-"""A name of `metrics.METRICS`, or a function like those."""
-Pair = tuple[str, str | None]
+AnyMetric = str | CountMetric
+"""A name of `metrics.METRICS`, or a metric that has none there."""
 
 CHUNK = 256
 """Resamples held at a time."""
 _DRAW, _EXCHANGE = 0x626F6F74, 0x70657261
-"""Set these streams of random numbers apart from each other and from a caller's of the same seed."""
+"""Distinguish the random numbers of resampling and of exchanging from each other, and from a caller's of the same seed."""
 _TIE = 1e-12
-"""Differences closer than this are equal: sums of the same numbers in another order."""
+"""Differences closer than this count as equal: they are sums of the same numbers in another order."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Interval:
     level: float
     clips: int
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """(low, high); None where they are missing."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -68,7 +73,7 @@ class Comparison:
 
 
 def bootstrap_draws(
-    metric: Metric, true: Sequence[str], predicted: Predictions, clips: Sequence[str], *, resamples: int = 2000, seed: int = 0
+    metric: AnyMetric, true: Sequence[str], predicted: Guesses, clips: Sequence[str], *, resamples: int = 2000, seed: int = 0
 ) -> np.ndarray:
     """The metric on resamples of whole clips.
 
@@ -81,8 +86,9 @@ def bootstrap_draws(
     Raises:
         DataError: the lists differ in length, or a true label is none of the metric's.
     """
-    pairs, counts_CP = _counts(metric, true, [predicted], clips)
-    draws = [_scores(metric, pairs, weights_RC @ counts_CP[0]) for weights_RC in _resampled(counts_CP.shape[1], resamples, seed)]
+    metric = _metric(metric)
+    pairs, (counts_CP,) = _counts(metric, true, [predicted], clips)
+    draws = [metric.on_counts(pairs, weights_RC @ counts_CP) for weights_RC in _resampled(len(counts_CP), resamples, seed)]
     return np.concatenate(draws) if draws else np.empty(0)
 
 
@@ -112,9 +118,9 @@ def ratio_draws(
 
 
 def bootstrap_interval(
-    metric: Metric,
+    metric: AnyMetric,
     true: Sequence[str],
-    predicted: Predictions,
+    predicted: Guesses,
     clips: Sequence[str],
     *,
     resamples: int = 2000,
@@ -126,7 +132,7 @@ def bootstrap_interval(
     Raises:
         DataError: as `bootstrap_draws`.
     """
-    value = _function(metric)(true, predicted)
+    value = _metric(metric)(true, predicted)
     draws = bootstrap_draws(metric, true, predicted, clips, resamples=resamples, seed=seed)
     return interval(value, draws, len(set(clips)), level=level)
 
@@ -164,10 +170,10 @@ def interval(value: float | None, draws: np.ndarray, clips: int, *, level: float
 
 
 def compare_arms(
-    metric: Metric,
+    metric: AnyMetric,
     true: Sequence[str],
-    first: Predictions,
-    second: Predictions,
+    first: Guesses,
+    second: Guesses,
     clips: Sequence[str],
     *,
     resamples: int = 2000,
@@ -175,7 +181,7 @@ def compare_arms(
     power: float = 0.8,
     seed: int = 0,
 ) -> Comparison:
-    """Whether the second arm scores otherwise than the first.
+    """Tests whether the second arm scores otherwise than the first.
 
     The test supposes that the arms are alike, so that the two predictions for a clip's rows may be
     exchanged: it exchanges them, for each clip with chance one half, and counts how often the
@@ -184,7 +190,7 @@ def compare_arms(
     Raises:
         DataError: as `bootstrap_draws`.
     """
-    one, other = _function(metric)(true, first), _function(metric)(true, second)
+    one, other = (_metric(metric)(true, arm) for arm in (first, second))
     value = None if one is None or other is None else other - one
     draws = [bootstrap_draws(metric, true, arm, clips, resamples=resamples, seed=seed) for arm in (first, second)]
     under_chance = exchange_draws(metric, true, first, second, clips, resamples=resamples, seed=seed)
@@ -198,16 +204,16 @@ def compare_arms(
 
 
 def exchange_draws(
-    metric: Metric,
+    metric: AnyMetric,
     true: Sequence[str],
-    first: Predictions,
-    second: Predictions,
+    first: Guesses,
+    second: Guesses,
     clips: Sequence[str],
     *,
     resamples: int = 2000,
     seed: int = 0,
 ) -> np.ndarray:
-    """Second arm minus first arm where the arms are alike: for each clip its predictions are exchanged with chance one half.
+    """Second arm minus first arm under the hypothesis that they are alike: each clip's predictions are exchanged with chance one half.
 
     Equal seeds and clips exchange the same clips, so that draws of several pairs may be averaged.
 
@@ -217,13 +223,14 @@ def exchange_draws(
     Raises:
         DataError: as `bootstrap_draws`.
     """
+    metric = _metric(metric)
     pairs, (first_CP, second_CP) = _counts(metric, true, [first, second], clips)
     rng = np.random.default_rng([seed, _EXCHANGE])
     draws = []
     for start in range(0, resamples if len(first_CP) else 0, CHUNK):
         size = (min(CHUNK, resamples - start), len(first_CP))
         moved_RP = rng.integers(0, 2, size=size) @ (second_CP - first_CP)
-        draws.append(_scores(metric, pairs, second_CP.sum(0) - moved_RP) - _scores(metric, pairs, first_CP.sum(0) + moved_RP))
+        draws.append(metric.on_counts(pairs, second_CP.sum(0) - moved_RP) - metric.on_counts(pairs, first_CP.sum(0) + moved_RP))
     return np.concatenate(draws) if draws else np.empty(0)
 
 
@@ -305,17 +312,22 @@ def spearman(sizes: Sequence[float], scores: Sequence[float], *, ties: Literal["
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def _function(metric: Metric) -> Callable[[Sequence[str], Predictions], float | None]:
+def mean_or_none(values: Iterable[float | None]) -> float | None:
+    """The mean; None where a value is missing, or all are."""
+    known = list(values)
+    return fmean(value for value in known if value is not None) if known and None not in known else None
+
+
+def _metric(metric: AnyMetric) -> CountMetric:
     return METRICS[metric] if isinstance(metric, str) else metric
 
 
-def _counts(metric: Metric, true: Sequence[str], arms: Sequence[Predictions], clips: Sequence[str]) -> tuple[list[Pair], np.ndarray]:
-    """The distinct pairs, and [arms, C, P] how often each occurs in each clip."""
+def _counts(metric: CountMetric, true: Sequence[str], arms: Sequence[Guesses], clips: Sequence[str]) -> tuple[list[Pair], np.ndarray]:
+    """The distinct pairs, and [A, C, P] how often each occurs in each clip."""
     for predicted in arms:
         if not len(true) == len(predicted) == len(clips):
             raise DataError("statistics", f"{len(true)} truths, {len(predicted)} predictions, {len(clips)} clips", reason="lengths differ")
-    plain = _PLAIN.get(metric, lambda label, guess: (label, guess)) if isinstance(metric, str) else lambda label, guess: (label, guess)
-    rows = [[plain(label, guess) for label, guess in zip(true, predicted, strict=True)] for predicted in arms]
+    rows = [metric.pairs(true, predicted) for predicted in arms]
     place = {pair: index for index, pair in enumerate(dict.fromkeys(pair for arm in rows for pair in arm))}
     clip_of = {clip: index for index, clip in enumerate(dict.fromkeys(clips))}
     counts_ACP = np.zeros((len(arms), len(clip_of), len(place)))
@@ -331,67 +343,3 @@ def _resampled(clips: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     for start in range(0, resamples if clips else 0, CHUNK):
         size = min(CHUNK, resamples - start)
         yield rng.multinomial(clips, np.full(clips, 1 / clips), size=size).astype(float)
-
-
-def _scores(metric: Metric, pairs: list[Pair], counts_RP: np.ndarray) -> np.ndarray:
-    """[R] the metric of each row of counts; NaN where it is missing."""
-    if isinstance(metric, str) and metric in _ON_COUNTS:
-        return _ON_COUNTS[metric](pairs, counts_RP)
-    scores = []
-    for counts_P in counts_RP.round().astype(int):
-        repeated = np.repeat(np.arange(len(pairs)), counts_P)
-        scores.append(_function(metric)([pairs[place][0] for place in repeated], [pairs[place][1] for place in repeated]))
-    return np.array([np.nan if score is None else score for score in scores], dtype=float)
-
-
-def _tally(pairs: list[Pair], counts_RP: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Three [R, K]: rows of each class that are hit, true, and predicted; pairs whose truth is none of the labels do not count."""
-    hits_RK, true_RK, guessed_RK = (np.zeros((len(counts_RP), len(labels))) for _ in range(3))
-    place = {label: index for index, label in enumerate(labels)}
-    for (label, guess), counts_R in zip(pairs, counts_RP.T, strict=True):
-        if label in place:
-            true_RK[:, place[label]] += counts_R
-            if guess in place:
-                guessed_RK[:, place[guess]] += counts_R
-                hits_RK[:, place[guess]] += counts_R * (guess == label)
-    return hits_RK, true_RK, guessed_RK
-
-
-def _weighted_f1(pairs: list[Pair], counts_RP: np.ndarray, labels: Sequence[str] | None = None) -> np.ndarray:
-    hits_RK, true_RK, guessed_RK = _tally(pairs, counts_RP, labels or sorted({label for label, _ in pairs}))
-    f1_RK = 2 * hits_RK / np.maximum(true_RK + guessed_RK, 1)
-    return _share((true_RK * f1_RK).sum(1), true_RK.sum(1))
-
-
-def _mean_weighted_accuracy(pairs: list[Pair], counts_RP: np.ndarray) -> np.ndarray:
-    hits_RK, true_RK, guessed_RK = _tally(pairs, counts_RP, sorted({label for label, _ in pairs}))
-    negatives_RK = true_RK.sum(1, keepdims=True) - true_RK
-    specificity_RK = (negatives_RK - (guessed_RK - hits_RK)) / np.maximum(negatives_RK, 1)
-    accuracy_RK = 0.5 * (hits_RK / np.maximum(true_RK, 1) + specificity_RK)
-    is_present_RK = true_RK > 0
-    return _share((accuracy_RK * is_present_RK).sum(1), is_present_RK.sum(1))
-
-
-def _exact_match(pairs: list[Pair], counts_RP: np.ndarray) -> np.ndarray:
-    return _share(counts_RP @ np.array([float(label == guess) for label, guess in pairs]), counts_RP.sum(1))
-
-
-def _share(part_R: np.ndarray, whole_R: np.ndarray) -> np.ndarray:
-    return np.where(whole_R > 0, part_R / np.maximum(whole_R, 1), np.nan)
-
-
-_PLAIN: dict[str, Callable[[str, str | None], Pair]] = {
-    "binary_weighted_f1": lambda label, guess: (POLARITY.get(label, label), POLARITY.get(guess or "")),
-    "exact_match": lambda label, guess: ("hit", "hit" if guess is not None and plain_text(label) == plain_text(guess) else None),
-    "judge_accuracy": lambda label, guess: ("TRUE", "TRUE" if guess == "TRUE" else None),
-}
-"""What of a pair a metric looks at, where that is less than all of it."""
-
-_ON_COUNTS: dict[str, Callable[[list[Pair], np.ndarray], np.ndarray]] = {
-    "binary_weighted_f1": lambda pairs, counts_RP: _weighted_f1(pairs, counts_RP, POLARITIES),
-    "mean_weighted_accuracy": _mean_weighted_accuracy,
-    "weighted_f1": _weighted_f1,
-    "exact_match": _exact_match,
-    "judge_accuracy": _exact_match,
-}
-"""The metrics of `metrics.METRICS` for many resamples at once, hundreds of times faster; a test holds them equal."""

@@ -1,7 +1,7 @@
 """Grading through the Batch API: upload, wait, fetch; at half the price, within a day.
 
-Nothing is remembered here. The endpoint lists its batches, ours carry the judge's fingerprint, and each
-request in them its item's key: a run that was killed finds its batch again, whatever it had written down.
+Nothing is stored on our side. The endpoint lists its batches, ours carry the judge's fingerprint, and each request in
+them its item's key. So a run that was killed finds its batch again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from openai.types import Batch
 
 MARK = "hba_ray_judge"
-"""Metadata field that holds the judge's fingerprint."""
+"""The batch's metadata field that holds the judge's fingerprint."""
 BATCH_REQUESTS = 20_000
 """Requests in a batch; OpenAI takes 50,000 and 200 MB."""
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})

@@ -1,16 +1,15 @@
-"""What a judge has said, on disk: one line an item, added and never changed, named by the item's content.
+"""What judges have said, on disk, so that nothing is asked twice.
 
     <cache>/judge-<fingerprint>.jsonl
 
-A judge is its model, settings and prompts; another of them has another file. A run holds the file's
-lock, which the system frees when its holder dies, so nothing is asked twice. A line that a crash
-tore is left as it is and its item asked again.
+A judge is its model, settings and prompts, and each judge has its own file. A line is the grade of one item, under a key
+that the item's content decides; lines are added and never changed. A run holds the judge's lock while it adds, which the
+system frees when the run dies. A line that a crash tore is left as it is, and its item asked again.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hba_ray.errors import DataError, EnvironmentMissing
+from hba_ray.errors import DataError
+from hba_ray.store.folders import append_line, claimed
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,16 @@ class Grade:
 
 
 class GradeCache:
-    """Grades by key. Open it with `open_cache`; only then may `add` be called."""
+    """Grades by key. Open it with `open_cache`, which keeps other runs from adding at the same time.
+
+    Raises:
+        DataError: a line of the file is JSON, but no grade.
+    """
 
     def __init__(self, file: Path):
         self.file = file
         self._grades: dict[str, Grade] = {}
-        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        text = file.read_bytes()
-        self._needs_newline = bool(text) and not text.endswith(b"\n")
-        for number, line in enumerate(text.split(b"\n"), start=1):
+        for number, line in enumerate(file.read_bytes().split(b"\n") if file.exists() else (), start=1):
             self._take(line, number)
 
     def _take(self, line: bytes, number: int) -> None:
@@ -75,24 +76,10 @@ class GradeCache:
         return len(self._grades)
 
     def add(self, key: str, grade: Grade, item: dict[str, Any]) -> None:
-        """Writes a grade, at once and whole; `item` is for people who read the file."""
+        """Writes a grade at once; `item` is for people who read the file."""
         record = {"key": key, "grade": asdict(grade), "item": item, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        line = json.dumps(record).encode() + b"\n"
-        if self._needs_newline:
-            line, self._needs_newline = b"\n" + line, False
-        try:
-            written = os.write(self._descriptor, line)
-        except OSError as cause:
-            raise EnvironmentMissing(
-                str(self.file), f"cannot be written to: {cause.strerror}", "run again; what is written is kept"
-            ) from None
-        if written != len(line):
-            raise EnvironmentMissing(str(self.file), "the disk is full", "make room and run again; what is written is kept")
+        append_line(self.file, record, durable=False)  # a grade that a power cut takes is asked for again
         self._grades[key] = grade
-
-    def close(self) -> None:
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
 
 
 @contextmanager
@@ -102,32 +89,12 @@ def open_cache(folder: Path, fingerprint: str, *, wait_seconds: float, on_wait: 
     Args:
         fingerprint: of the judge.
         wait_seconds: how long to wait for another run that holds it.
-        on_wait: called once where there is one.
+        on_wait: called once before waiting for such a run.
 
     Raises:
-        EnvironmentMissing: another run holds it for longer, or the folder cannot be written to.
-        DataError: the file holds what is no grade.
+        EnvironmentMissing: another run holds it for longer, or the disk is full or cannot be written to; what is written is kept.
+        DataError: as `GradeCache`.
     """
-    from filelock import FileLock, Timeout
-
-    file = folder / f"judge-{fingerprint}.jsonl"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file.with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            on_wait()
-            lock.acquire(timeout=wait_seconds)
-    except Timeout:
-        raise EnvironmentMissing(str(file), "another run of the same judge holds it", "wait for that run, or stop it") from None
-    except OSError as cause:
-        raise EnvironmentMissing(str(folder), f"cannot be written to: {cause.strerror}", "give another folder") from None
-    try:
-        cache = GradeCache(file)
-        try:
-            yield cache
-        finally:
-            cache.close()
-    finally:
-        lock.release()
+    name = f"judge-{fingerprint}"
+    with claimed(folder / f".{name}", wait_seconds=wait_seconds, on_wait=on_wait):
+        yield GradeCache(folder / f"{name}.jsonl")

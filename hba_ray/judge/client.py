@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 ITEMS_PER_PLACE = 2
-"""Items at work for each request that may be under way: while one waits to be tried again, another is asked."""
+"""Items asked about at once, for each request that may be under way: while one waits to be tried again, another is sent."""
 PROBE_RETRIES = 2
 """Repetitions of the first request: a wrong address should be known within seconds."""
 CONNECT_SECONDS = 10.0
@@ -36,7 +36,7 @@ UNPAID = "insufficient_quota"
 
 @dataclass(frozen=True)
 class Dialect:
-    """What of the protocol an endpoint understands."""
+    """The parts of the chat-completions protocol in which endpoints differ."""
 
     reply: ReplyFormat
     token_limit: str
@@ -218,7 +218,7 @@ class Endpoint:
         return await self._reply(self.client, self.schema, system, user, self.spec.retries)
 
     async def _reply(self, client: AsyncOpenAI, schema: Mapping[str, Any], system: str, user: str, retries: int) -> Reply:
-        """The reply, where need be after damaged ones."""
+        """The reply, asked for again where it is damaged."""
         defect = ""
         for attempt in range(retries + 1):
             if attempt:
@@ -268,19 +268,25 @@ class Endpoint:
             raise NoReply(self.where, f"no reply: {self._redacted(beneath if beneath and str(beneath) else cause)}") from None
 
     def _redacted(self, cause: BaseException) -> str:
-        """A server's message in one line, without the key."""
+        """A server's message in one line of at most 300 characters, with the key blacked out."""
         message = " ".join(str(cause).split())
         return (message.replace(self._key, "[key]") if self.spec.key_env else message)[:300]
 
 
 class Collector(Protocol):
-    """Takes what comes of each key."""
+    """Receives the outcome of every request."""
 
-    def keep(self, key: str, reply: Reply) -> None: ...
+    def keep(self, key: str, reply: Reply) -> None:
+        """Takes a reply."""
+        ...
 
-    def fail(self, key: str, what: str) -> None: ...
+    def fail(self, key: str, what: str) -> None:
+        """Takes note that there is no reply; `what` says why."""
+        ...
 
-    def watch(self, state: str) -> None: ...
+    def watch(self, state: str) -> None:
+        """Shows the state of a batch to people."""
+        ...
 
 
 async def ask_all(endpoint: Endpoint, turns: Mapping[str, tuple[str, str]], collector: Collector) -> None:

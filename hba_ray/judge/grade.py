@@ -56,13 +56,13 @@ class JudgeItem:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one item.
+    """What the judge said of one item, or why it said nothing.
 
     Attributes:
         correct: None where there is no readable verdict.
         defect: why there is none, countable ("no verdict", "cut off", "no reply"); empty where there is one.
         detail: the judge's text, or what went wrong.
-        was_cached: nothing was asked in this run.
+        was_cached: the grade was known before this run, so that nothing was asked.
         input_tokens, output_tokens: what the item's grade took when it was asked for.
     """
 
@@ -103,7 +103,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pa.Table:
 
 
 def judge_fingerprint(spec: JudgeSpec) -> str:
-    """Names a judge: model, settings and the content of its prompts, not how it is reached.
+    """The name of a judge, by its model, its settings and the content of its prompts, but not by how it is reached.
 
     Raises:
         SpecError: the prompts file is missing or not in order.
@@ -151,7 +151,7 @@ def judge_items(items: Sequence[JudgeItem], spec: JudgeSpec, cache: Path, progre
 
 
 class _Grading:
-    """What has come of the items of one run; collects from its batches too.
+    """Grades the items of one run that the cache does not know, and counts what came of all of them. It is the run's `Collector`.
 
     Attributes:
         missing: keys that the cache did not know when the run began.
@@ -225,7 +225,7 @@ def _identity(spec: JudgeSpec, prompts: Prompts) -> dict[str, Any]:
 
 
 def _content(item: JudgeItem) -> dict[str, str]:
-    """What of an item decides its grade."""
+    """The part of an item that decides its grade, and so its key in the cache."""
     return {
         "task": find_dataset(item.dataset).task.id,
         "question": item.question,
@@ -271,7 +271,7 @@ def _checked(items: Sequence[JudgeItem]) -> Sequence[JudgeItem]:
 
 
 def run_coroutine(work: Coroutine[Any, Any, Result]) -> Result:
-    """Runs to the end, also where a loop is running already, as in a notebook."""
+    """Runs a coroutine to its end and gives its result, also where an event loop is running already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

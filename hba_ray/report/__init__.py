@@ -1,1 +1,1 @@
-"""Scores as tables and figures: an HTML page, files in other forms, and a table for the terminal."""
+"""Scores as tables and charts: an HTML page, files in other formats, and tables for the terminal."""

@@ -1,6 +1,7 @@
-"""Learning curves of a step, from the lines of its log: which metrics belong on one chart, and in what order.
+"""The numbers of a page's charts: learning curves of steps, and confusions of arms.
 
-What is taken for what: truth against prediction, for each dataset with classes and each arm.
+A step's curves come from the lines of its log; `_CHARTS` says which metrics belong on one chart. A confusion counts rows by
+truth and prediction, for each dataset with classes and each arm.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _PLACES = {name: place for place, (name, _) in enumerate(_CHARTS)}
 
 @dataclass(frozen=True)
 class Line:
-    """One metric.
+    """The curve of one metric.
 
     Attributes:
         points: (step, value), by step.
@@ -49,6 +50,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
+    """Curves on one pair of axes."""
+
     title: str
     lines: tuple[Line, ...]
 
@@ -74,10 +77,10 @@ def curves(step: str, log: Iterable[Mapping[str, Any]], *, unit: str = "optimise
         log: objects with `step` and metrics; a metric may be led by a dataset (`toy_tone/loss`).
     """
     values: dict[tuple[str, str], dict[float, float]] = {}
-    for facts in log:
-        for key, value in facts.items():
+    for record in log:
+        for key, value in record.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and (place := _place(key)):
-                values.setdefault(place, {}).setdefault(float(facts["step"]), float(value))
+                values.setdefault(place, {}).setdefault(float(record["step"]), float(value))
     charts: dict[str, list[Line]] = {}
     for (title, name), points in values.items():
         charts.setdefault(title, []).append(_line(name, sorted(points.items())))
@@ -86,7 +89,7 @@ def curves(step: str, log: Iterable[Mapping[str, Any]], *, unit: str = "optimise
 
 
 def _place(key: str) -> tuple[str, str] | None:
-    """(chart, line) of a metric; None where it is on no chart.
+    """The chart that a metric belongs on and the name of its line there; None where it is on no chart.
 
     >>> _place("validation_loss"), _place("toy_tone/loss"), _place("actor/loss")
     (('loss per row', 'validation loss'), ('toy_tone: loss per row', 'loss'), None)
@@ -107,10 +110,10 @@ def _line(name: str, points: list[tuple[float, float]]) -> Line:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Rows by truth and prediction.
+    """Rows of one dataset by truth and prediction, of one arm.
 
     Attributes:
-        labels: the classes.
+        labels: the classes of the dataset.
         counts: truth by prediction; the last column holds predictions that are none of the labels.
     """
 
@@ -121,7 +124,7 @@ class Confusion:
 
 
 def confusions(arms: Sequence[ArmRows]) -> tuple[Confusion, ...]:
-    """In the benchmark's order of datasets, and in that of the arms.
+    """The confusions of all arms, in the benchmark's order of datasets and in that of the arms.
 
     Raises:
         DataError: a true label is none of its dataset's.

@@ -1,6 +1,5 @@
-"""A judged table as sheets: every cell, every difference of columns, every claim, and what differs from the paper.
-
-What adapters cost beside the paper's Table 13.
+"""A table of the paper as sheets: every cell, every difference of columns and every claim with its verdict, and what the run did
+otherwise than the paper. Its Table 13, what adapters cost, is measured and shown by itself.
 """
 
 from __future__ import annotations
@@ -9,10 +8,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from hba_ray.evaluation.columns import COUNTS
-from hba_ray.evaluation.latency import Cost, Latency
-from hba_ray.report.formats import markdown
-from hba_ray.report.model import MISSING, TINY_TITLE, Sheet, signed
+from hba_ray.evaluation.columns import WHOLE_NUMBERS
+from hba_ray.evaluation.costs import Cost, Latency
+from hba_ray.report.formats import Document, markdown, to_markdown
+from hba_ray.report.model import TINY_TITLE
+from hba_ray.report.sheets import MISSING, Sheet, between, signed
 from hba_ray.report.verdicts import ALPHA, CellVerdict, ContrastVerdict, GateVerdict, TableVerdict
 
 TOY_NOTE = (
@@ -30,6 +30,11 @@ CONTRAST_NOTE = (
     "where the published difference is smaller, this test set cannot resolve it."
 )
 GATE_NOTE = f"Better means above each of the other columns and, unless the claim says otherwise, p < {ALPHA:g} after Holm's correction."
+CLAIMS = "Claims"
+"""Title of the sheet of claims."""
+
+PUBLISHED_COSTS = {"without BAM": Cost(0.284, 0.029, 24_265), "with BAM": Cost(0.300, 0.047, 24_291)}
+"""Table 13: Qwen2.5-Omni-7B in FP16, 500 rows at batch 1, on H200 GPUs."""
 
 
 def title(found: TableVerdict) -> str:
@@ -52,13 +57,18 @@ def sheets(found: TableVerdict, differs: Sequence[str] = ()) -> tuple[Sheet, ...
     return tuple(made)
 
 
+def document(found: TableVerdict, differs: Sequence[str] = ()) -> Document:
+    """The table as formats take it; `differs` as in `sheets`."""
+    return Document(title(found), sheets(found, differs), render_json(found))
+
+
 def render_markdown(found: TableVerdict, differs: Sequence[str] = ()) -> str:
-    return "\n\n".join((f"# {title(found)}", *(markdown(sheet) for sheet in sheets(found, differs)))) + "\n"
+    return to_markdown(document(found, differs))
 
 
 def render_json(found: TableVerdict) -> str:
     """All numbers with all their digits, for programs."""
-    facts = {
+    stated = {
         "table": found.paper.table,
         "is_toy": found.is_toy,
         "is_met": None if found.is_toy else found.is_met,
@@ -69,11 +79,11 @@ def render_json(found: TableVerdict) -> str:
             for gate in found.gates
         ],
     }
-    return json.dumps(facts, indent=1) + "\n"
+    return json.dumps(stated, indent=1) + "\n"
 
 
 def outcome(found: TableVerdict) -> str:
-    """One line: what came of it."""
+    """One line that counts the verdicts of the cells and the claims that are met."""
     if found.is_toy:
         return "no verdict: toy scale"
     counts: dict[str, int] = {}
@@ -91,15 +101,17 @@ def _cell_sheet(found: TableVerdict, footnotes: tuple[str, ...]) -> Sheet:
     if found.is_toy:
         rows = tuple((*_measured(cell), published(cell, digits)) for cell in found.cells)
         return Sheet("Measured and published", header, rows, 2, (TOY_NOTE, INTERVAL_NOTE, *footnotes))
-    rows = tuple((*_measured(cell), published(cell, digits), *_judged(cell)) for cell in found.cells)
+    rows = tuple((*_measured(cell), published(cell, digits), *_compared(cell)) for cell in found.cells)
     notes = (INTERVAL_NOTE, AGREES_NOTE, *footnotes)
     return Sheet("Measured and published", (*header, "Difference", "Verdict"), rows, 2, notes)
 
 
 def _measured(cell: CellVerdict) -> tuple[str, ...]:
-    of = cell.estimate.interval
-    interval = MISSING if of.low is None or of.high is None else f"{shown(cell.row, of.low)} to {shown(cell.row, of.high)}"
-    return cell.row, cell.column, shown(cell.row, cell.estimate.value), interval, str(cell.estimate.seeds or MISSING)
+    return cell.row, cell.column, shown(cell.row, cell.estimate.value), cell_interval(cell), str(cell.estimate.seeds or MISSING)
+
+
+def cell_interval(cell: CellVerdict) -> str:
+    return between(cell.estimate.interval.bounds, lambda end: shown(cell.row, end))
 
 
 def published(cell: CellVerdict, digits: int) -> str:
@@ -108,7 +120,7 @@ def published(cell: CellVerdict, digits: int) -> str:
     return number if cell.published_row == cell.row else f"{number} ({cell.published_row})"
 
 
-def _judged(cell: CellVerdict) -> tuple[str, ...]:
+def _compared(cell: CellVerdict) -> tuple[str, ...]:
     return MISSING if cell.difference is None else shown(cell.row, cell.difference, sign="+"), cell.verdict
 
 
@@ -123,10 +135,9 @@ def _contrast_sheet(found: TableVerdict) -> Sheet:
 
 def _contrasted(one: ContrastVerdict) -> tuple[str, ...]:
     of = one.comparison.difference
-    interval = MISSING if of.low is None or of.high is None else f"{signed(of.low)} to {signed(of.high)}"
     p_value = MISSING if one.p_adjusted is None else f"{one.p_adjusted:.3f}"
     detectable = MISSING if one.comparison.detectable is None else f"{one.comparison.detectable:.3f}"
-    return one.row, one.of, one.over, signed(of.value), interval, p_value, detectable
+    return one.row, one.of, one.over, signed(of.value), between(of.bounds, signed), p_value, detectable
 
 
 def _printed(one: ContrastVerdict) -> tuple[str, ...]:
@@ -137,7 +148,7 @@ def _printed(one: ContrastVerdict) -> tuple[str, ...]:
 def _gate_sheet(found: TableVerdict) -> Sheet:
     words = {True: "met", False: "missed", None: "open"}
     rows = tuple((gate.gate.says, words[gate.met], "; ".join(_how(gate))) for gate in found.gates)
-    return Sheet("Claims", ("Claim", "Outcome", "Rows"), rows, 3, (GATE_NOTE,))
+    return Sheet(CLAIMS, ("Claim", "Outcome", "Rows"), rows, 3, (GATE_NOTE,))
 
 
 def _how(gate: GateVerdict) -> Iterator[str]:
@@ -154,18 +165,14 @@ def shown(row: str, value: float | None, digits: int = 3, sign: str = "") -> str
     """
     if value is None:
         return MISSING
-    digits = 0 if row.partition("/")[2] in COUNTS or abs(value) >= 1000 else digits
+    digits = 0 if row.partition("/")[2] in WHOLE_NUMBERS or abs(value) >= 1000 else digits
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 
-PUBLISHED = {"without BAM": Cost(0.284, 0.029, 24_265), "with BAM": Cost(0.300, 0.047, 24_291)}
-"""Table 13: Qwen2.5-Omni-7B in FP16, 500 rows at batch 1, on H200 GPUs."""
-
-
 def cost_sheet(found: Latency) -> Sheet:
-    """Both configurations, and what adapters add, ours beside the published."""
+    """Costs without adapters and with them, and what they add; ours beside those published."""
     ours = {"without BAM": found.without, "with BAM": found.with_bam}
-    rows = tuple((name, *_cells(cost), *_cells(PUBLISHED[name])) for name, cost in ours.items())
+    rows = tuple((name, *_cells(cost), *_cells(PUBLISHED_COSTS[name])) for name, cost in ours.items())
     names = ("Mean (s)", "Deviation (s)", "Peak (MiB)")
     header = ("Configuration", *names, *(f"Published {name}" for name in names))
     notes = (
@@ -178,6 +185,7 @@ def cost_sheet(found: Latency) -> Sheet:
 
 
 def render_cost(found: Latency, model: str) -> str:
+    """The table of costs as Markdown; `model` is the backbone."""
     title = f"What adapters cost: {model}" + (TINY_TITLE if model == "tiny" else "")
     return f"# {title}\n\n{markdown(cost_sheet(found))}\n"
 
@@ -188,7 +196,7 @@ def _cells(cost: Cost) -> tuple[str, ...]:
 
 def _added(ours: dict[str, Cost]) -> tuple[str, ...]:
     cells: list[str] = []
-    for costs in (ours, PUBLISHED):
+    for costs in (ours, PUBLISHED_COSTS):
         before, after = costs["without BAM"], costs["with BAM"]
         cells += [f"{100 * (after.mean / before.mean - 1):+.1f} %", MISSING, f"{after.peak - before.peak:+,.0f}"]
     return "added", *cells

@@ -1,6 +1,7 @@
-"""Rows to read: what was asked, what is true, what every arm said, and whether it is right.
+"""Rows to read on a page: what was asked, what is true, what every arm said and whether it is right, and the clips to look at.
 
-Clips to look at and to listen to in a page: those that fit into a budget of bytes, the others by name.
+Of each dataset some rows are chosen (`samples`), and of the first rows the clips are put into the page as far as they fit into
+a budget of bytes; the others are named (`sampled_clips`).
 """
 
 from __future__ import annotations
@@ -20,16 +21,55 @@ from hba_ray.errors import DataError
 from hba_ray.evaluation.pairs import ArmRows
 from hba_ray.evaluation.scores import Record
 
+Key = tuple[str, str]
+"""(dataset, sample_id)."""
 PER_DATASET, MOST = 60, 400
-"""Rows of a dataset, and of a page."""
+"""Most rows of a dataset and of a page."""
+BUDGET = 4 << 20
+"""Most bytes of all clips in a page."""
+LARGEST = 1 << 20
+"""Most bytes of one clip."""
+ROWS, MISSES = 64, 8
+"""Rows of a dataset whose clips are looked at; the search ends after so many rows in a row whose clips do not fit."""
+
+_KINDS = (
+    (rb"RIFF....WAVE", "audio/wav", ("audio",)),
+    (rb"....ftyp", "{modality}/mp4", ("audio", "video")),
+    (rb"\x1aE\xdf\xa3", "{modality}/webm", ("audio", "video")),
+    (rb"OggS", "audio/ogg", ("audio",)),
+    (rb"fLaC", "audio/flac", ("audio",)),
+    (rb"ID3|\xff[\xe2-\xfb]", "audio/mpeg", ("audio",)),
+    (rb"\x89PNG", "image/png", ("image",)),
+    (rb"\xff\xd8\xff", "image/jpeg", ("image",)),
+)
+"""First bytes, the media type, and the modalities that browsers show it as."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip of a row.
+
+    Attributes:
+        modality: audio, video or image.
+        name: its path in the atlas, or what it is where it lies in a parquet file.
+        size: bytes; None where it could not be read.
+        kind: media type; None where browsers show no such file.
+        content: None where it is only named.
+    """
+
+    modality: str
+    name: str
+    size: int | None = None
+    kind: str | None = None
+    content: bytes | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one arm said.
+    """What one arm said of a row.
 
     Attributes:
-        text: None where nothing could be read.
+        text: a class, or the text of an open answer; None where nothing could be read.
         is_right: by the judge where it has graded the answer, else by the text.
         probability: of the class, by models with heads.
     """
@@ -42,7 +82,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sample:
-    """One row.
+    """A row of the atlas with what the arms said of it.
 
     Attributes:
         answers: of the arms that have predicted the row.
@@ -59,10 +99,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """Some of the rows.
+    """The rows that were chosen.
 
     Attributes:
-        total: rows that there are.
+        total: number of rows that they were chosen from.
         notes: sentences on how they were chosen.
     """
 
@@ -115,6 +155,7 @@ def _evenly(keys: Sequence[Key], count: int) -> list[Key]:
 
 
 def _right(arm: ArmRows) -> dict[Key, bool]:
+    """Whether an arm is right, for each row: by the judge where it has graded the answer, else by the text."""
     table = arm.predictions
     names = ("dataset", "sample_id", "true", "predicted", "answer")
     columns = [table.column(name).to_pylist() if name in table.column_names else [None] * len(table) for name in names]
@@ -154,47 +195,6 @@ def _sample(
     )
     question = next((record["question"] for record in own.values() if record.get("question")), "")
     return Sample(*key, question, first["true"], answers, clips)
-
-
-BUDGET = 4 << 20
-"""Bytes of all clips in a page."""
-LARGEST = 1 << 20
-"""Bytes of one clip."""
-ROWS, MISSES = 64, 8
-"""Rows of a dataset that are looked at; after so many clips in a row that do not fit, no more."""
-
-_KINDS = (
-    (rb"RIFF....WAVE", "audio/wav", ("audio",)),
-    (rb"....ftyp", "{modality}/mp4", ("audio", "video")),
-    (rb"\x1aE\xdf\xa3", "{modality}/webm", ("audio", "video")),
-    (rb"OggS", "audio/ogg", ("audio",)),
-    (rb"fLaC", "audio/flac", ("audio",)),
-    (rb"ID3|\xff[\xe2-\xfb]", "audio/mpeg", ("audio",)),
-    (rb"\x89PNG", "image/png", ("image",)),
-    (rb"\xff\xd8\xff", "image/jpeg", ("image",)),
-)
-"""First bytes, the media type, and the modalities that browsers show it as."""
-
-Key = tuple[str, str]
-"""(dataset, sample_id)."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """
-    Attributes:
-        modality: audio, video or image.
-        name: its path in the atlas, or what it is where it lies in a parquet file.
-        size: bytes; None where it could not be read.
-        kind: media type; None where browsers show no such file.
-        content: None where it is only named.
-    """
-
-    modality: str
-    name: str
-    size: int | None = None
-    kind: str | None = None
-    content: bytes | None = None
 
 
 def sampled_clips(index: AtlasIndex, split: str, *, budget: int = BUDGET) -> dict[Key, tuple[Clip, ...]]:

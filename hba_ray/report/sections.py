@@ -1,96 +1,90 @@
-"""Tables of a page: sheets as they are, scores and differences with their forest plots, confusion matrices.
+"""What the parts of a page show, as values that the templates lay out: scores at a glance, forests, confusions, and rows to read.
 
-The sample browser: every row a line that opens, filters above, and the clips, each once, as data that a small script plays.
+Nothing here is markup. `page.py` hands these values to `page.html.j2` and `parts.html.j2`.
 """
 
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from hba_ray.data.tasks import DATASETS
 from hba_ray.evaluation.scores import DatasetScore
-from hba_ray.report.charts import SHARES, Mark, Scale, around_zero, axis, legend, strip
+from hba_ray.report import charts
+from hba_ray.report.charts import SHARES, Forest, ForestGroup, ForestRow, Mark, around_zero
 from hba_ray.report.curves import Confusion
-from hba_ray.report.markup import Child, Html, element, join
-from hba_ray.report.model import MISSING, Report, Sheet, between, dataset_place, number, signed
-from hba_ray.report.paper_table import published, shown
+from hba_ray.report.model import Report
+from hba_ray.report.paper_table import cell_interval, published, shown
 from hba_ray.report.samples import Answer, Clip, Sample, Samples
+from hba_ray.report.sheets import MISSING, between, dataset_place, number, signed
 from hba_ray.report.tables import JUDGED
 from hba_ray.report.verdicts import CellVerdict, ContrastVerdict, TableVerdict
 
-VERDICT_SIGNS = {"agrees": "✓", "as published": "✓", "none, as published": "✓", "higher": "▲", "lower": "▼", "opposite": "✗"}
-"""Beside the word, so that it is found at a glance; other verdicts are none."""
+
+@dataclass(frozen=True)
+class GlanceCell:
+    """The score of an arm on a dataset.
+
+    Attributes:
+        share: how much of the cell's bar is filled, 0..1; None where the score is missing.
+        is_best: whether no other arm shows a higher number.
+    """
+
+    text: str
+    share: float | None
+    is_best: bool
 
 
-def sheet_table(sheet: Sheet) -> Html:
-    """A sheet under its own notes; it scrolls by itself where the screen is narrow."""
-    head = element("tr", [element("th", name, scope="col", class_=_side(place, sheet)) for place, name in enumerate(sheet.header)])
-    rows = [
-        element("tr", [element("th" if not place else "td", cell, scope=None if place else "row", class_=_side(place, sheet))
-                       for place, cell in enumerate(row)])
-        for row in sheet.rows
-    ]  # fmt: skip
-    table = element("table", element("caption", sheet.title, class_="unseen"), element("thead", head), element("tbody", rows))
-    notes = [element("p", note, class_="note") for note in sheet.notes]
-    return join(scrolling(table, sheet.title) if sheet.rows else element("p", "None."), notes)
+@dataclass(frozen=True)
+class Glance:
+    """Arms by datasets.
+
+    Attributes:
+        rows: (arm, a cell for each dataset).
+    """
+
+    datasets: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[GlanceCell, ...]], ...]
 
 
-def _side(place: int, sheet: Sheet) -> str | None:
-    return "num" if place >= sheet.numbers_from else None
-
-
-def scrolling(table: Html, label: str) -> Html:
-    """A table in a box that scrolls, also by the keyboard."""
-    return element("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
-
-
-def glance(report: Report) -> Html | None:
+def glance(report: Report) -> Glance | None:
     """Arms by datasets, the best of each dataset marked; None with a single arm."""
     if len(report.scores) < 2:
         return None
     values = {(arm, score.dataset): score.value for arm, scores in report.scores.items() for score in scores.datasets}
-    datasets = [name for name in DATASETS if any(dataset == name for _, dataset in values)]
-    best = {name: max((value for (_, dataset), value in values.items() if dataset == name and value is not None), default=None)
-            for name in datasets}  # fmt: skip
-    head = [element("th", "Arm", scope="col"), *(element("th", name, scope="col", class_="num") for name in datasets)]
-    rows = []
-    for arm in report.scores:
-        cells = [element("th", arm, scope="row")]
-        for name in datasets:
-            value = values.get((arm, name))
-            is_best = value is not None and number(value) == number(best[name])
-            bar = None if value is None else f"--v:{value:.3f}"
-            words = [number(value), element("span", "best", class_="unseen") if is_best else None]
-            cells.append(element("td", words, class_="num bar best" if is_best else "num bar", style=bar))
-        rows.append(element("tr", cells))
-    table = element("table", element("caption", "Score of every arm on every dataset", class_="unseen"),
-                    element("thead", element("tr", head)), element("tbody", rows), class_="glance")  # fmt: skip
-    return join(
-        scrolling(table, "Scores at a glance"),
-        element("p", "Bold: the best of a dataset, before any test of the difference.", class_="note"),
-    )
+    datasets = tuple(name for name in DATASETS if any(dataset == name for _, dataset in values))
+    known = {name: [value for (_, dataset), value in values.items() if dataset == name and value is not None] for name in datasets}
+
+    def cell(arm: str, name: str) -> GlanceCell:
+        value = values.get((arm, name))
+        return GlanceCell(number(value), value, value is not None and number(value) == number(max(known[name])))
+
+    return Glance(datasets, tuple((arm, tuple(cell(arm, name) for name in datasets)) for arm in report.scores))
 
 
-def score_forest(report: Report) -> Html:
-    """Every dataset's arms one below the other: plot, score, interval, majority and, where there is any, published."""
+def score_forest(report: Report) -> Forest:
+    """Every dataset's arms one below the other: score, interval, majority and, where there is any, published."""
     scored = [(arm, score) for arm, scores in report.scores.items() for score in scores.datasets]
     scored.sort(key=lambda one: dataset_place((one[1].dataset,)))
-    has_published = any(score.published is not None for _, score in scored)
-    marks: list[Mark] = []
-    bodies: list[Html] = []
+    names = ("Score", "95% interval", "Majority", "Published")
+    names = names if any(score.published is not None for _, score in scored) else names[:3]
+    groups = []
     for dataset in dict.fromkeys(score.dataset for _, score in scored):
         found = [(arm, score) for arm, score in scored if score.dataset == dataset]
-        rows = []
-        for arm, score in found:
-            mark = Mark(score.value, *(score.interval or (None, None)), baseline=score.majority, published=score.published)
-            marks.append(mark)
-            rows.append(_forest_row(arm, strip(mark, SHARES), list(_score_cells(score))[: 4 if has_published else 3]))
         metric, most = found[0][1].metric.replace("_", " "), max(score.rows for _, score in found)
-        bodies.append(_group(dataset, f"{metric}, {most} rows", rows))
-    names = ("Score", "95% interval", "Majority", "Published")[: 4 if has_published else 3]
-    return join(legend(marks), _forest("Scores per dataset", "Arm", SHARES, names, bodies, kind="scores"))
+        rows = tuple(ForestRow(arm, _score_mark(score), tuple(_score_cells(score))[: len(names)]) for arm, score in found)
+        groups.append(ForestGroup(dataset, rows, f"{metric}, {most} rows"))
+    return Forest("Scores per dataset", "Arm", SHARES, names, tuple(groups), kind="scores", has_legend=True)
+
+
+def score_file(report: Report) -> str:
+    """The scores and their intervals as an SVG file that stands alone."""
+    return charts.forest_file(score_forest(report), report.title)
+
+
+def _score_mark(score: DatasetScore) -> Mark:
+    return Mark(score.value, *(score.interval or (None, None)), baseline=score.majority, published=score.published)
 
 
 def _score_cells(score: DatasetScore) -> Iterator[str]:
@@ -98,218 +92,202 @@ def _score_cells(score: DatasetScore) -> Iterator[str]:
     yield number(score.published) + (f" {JUDGED}" if score.published is not None and not score.is_comparable else "")
 
 
-def difference_forest(report: Report) -> Html | None:
+def difference_forest(report: Report) -> Forest | None:
     """Every comparison of arms around zero; None where there is none."""
     if not report.comparisons:
         return None
-    marks = [Mark(pair.difference, *(pair.interval or (None, None))) for pair in report.comparisons]
-    scale = around_zero(marks)
-    rows: dict[str, list[Html]] = {}
-    for pair, mark in zip(report.comparisons, marks, strict=True):
-        numbers = [signed(pair.difference), between(pair.interval, signed), number(pair.p_adjusted)]
-        rows.setdefault(f"{pair.second} minus {pair.first}", []).append(_forest_row(pair.dataset, strip(mark, scale), numbers))
-    bodies = [_group(name, None, several) for name, several in rows.items()]
-    return _forest("Differences between arms", "Dataset", scale, ("Difference", "95% interval", "p (Holm)"), bodies)
+    rows: dict[str, list[ForestRow]] = {}
+    for pair in report.comparisons:
+        mark = Mark(pair.difference, *(pair.interval or (None, None)))
+        numbers = (signed(pair.difference), between(pair.interval, signed), number(pair.p_adjusted))
+        rows.setdefault(f"{pair.second} minus {pair.first}", []).append(ForestRow(pair.dataset, mark, numbers))
+    return _around_zero("Differences between arms", "Dataset", ("Difference", "95% interval", "p (Holm)"), rows)
 
 
-def verdict_forest(found: TableVerdict) -> Html:
+def verdict_forest(found: TableVerdict) -> Forest:
     """A table of the paper: measured, its interval, published, verdict; cells that are no shares have numbers only."""
-    bodies, marks = [], []
-    names = _with_verdict(("Measured", "95% interval", "Published"), found)
+    groups = []
     for column in dict.fromkeys(cell.column for cell in found.cells):
-        cells = [cell for cell in found.cells if cell.column == column]
-        made = [Mark(cell.estimate.value, cell.estimate.interval.low, cell.estimate.interval.high, None, cell.published) for cell in cells]
-        marks += made
-        bodies.append(
-            _group(column, None, [_forest_row(cell.row, _share(mark), _cells(cell, found)) for cell, mark in zip(cells, made, strict=True)])
-        )
-    return join(legend(marks), _forest(f"Table {found.paper.table.removeprefix('T')}", "Row", SHARES, names, bodies))
+        rows = tuple(_cell_row(cell, found) for cell in found.cells if cell.column == column)
+        groups.append(ForestGroup(column, rows))
+    title = f"Table {found.paper.table.removeprefix('T')}"
+    return Forest(title, "Row", SHARES, ("Measured", "95% interval", "Published"), tuple(groups), has_legend=True)
 
 
-def contrast_forest(found: TableVerdict) -> Html | None:
+def _cell_row(cell: CellVerdict, found: TableVerdict) -> ForestRow:
+    interval = cell.estimate.interval
+    mark = Mark(cell.estimate.value, interval.low, interval.high, None, cell.published)
+    is_share = all(0 <= one <= 1 for one in mark.numbers())
+    numbers = (shown(cell.row, cell.estimate.value), cell_interval(cell), published(cell, found.paper.digits))
+    return ForestRow(cell.row, mark if is_share else None, numbers, None if found.is_toy else cell.verdict)
+
+
+def contrast_forest(found: TableVerdict) -> Forest | None:
+    """Every difference of columns around zero; None where the table has none."""
     if not found.contrasts:
         return None
-    marks = [Mark(one.comparison.difference.value, one.comparison.difference.low, one.comparison.difference.high, None, one.published)
-             for one in found.contrasts]  # fmt: skip
-    scale, rows = around_zero(marks), {}
-    for one, mark in zip(found.contrasts, marks, strict=True):
-        rows.setdefault(f"{one.of} minus {one.over}", []).append(_forest_row(one.row, strip(mark, scale), _contrast(one, found.is_toy)))
-    names = _with_verdict(("Difference", "95% interval", "p (Holm)", "Published"), found)
-    return _forest("Differences of columns", "Row", scale, names, [_group(name, None, several) for name, several in rows.items()])
+    rows: dict[str, list[ForestRow]] = {}
+    for one in found.contrasts:
+        rows.setdefault(f"{one.of} minus {one.over}", []).append(_contrast_row(one, found.is_toy))
+    return _around_zero("Differences of columns", "Row", ("Difference", "95% interval", "p (Holm)", "Published"), rows)
 
 
-def _with_verdict(names: tuple[str, ...], found: TableVerdict) -> tuple[str, ...]:
-    return names if found.is_toy else (*names, "Verdict")
-
-
-def _share(mark: Mark) -> Html | None:
-    return strip(mark, SHARES) if all(0 <= one <= 1 for one in mark.numbers()) else None
-
-
-def _cells(cell: CellVerdict, found: TableVerdict) -> list[Child]:
-    low, high = cell.estimate.interval.low, cell.estimate.interval.high
-    interval = MISSING if low is None or high is None else f"{shown(cell.row, low)} to {shown(cell.row, high)}"
-    numbers: list[Child] = [shown(cell.row, cell.estimate.value), interval, published(cell, found.paper.digits)]
-    return numbers if found.is_toy else [*numbers, verdict_words(cell.verdict)]
-
-
-def _contrast(one: ContrastVerdict, is_toy: bool) -> list[Child]:
+def _contrast_row(one: ContrastVerdict, is_toy: bool) -> ForestRow:
     of = one.comparison.difference
-    interval = None if of.low is None or of.high is None else (of.low, of.high)
-    numbers: list[Child] = [signed(of.value), between(interval, signed), number(one.p_adjusted), signed(one.published)]
-    return numbers if is_toy else [*numbers, verdict_words(one.verdict)]
+    numbers = (signed(of.value), between(of.bounds, signed), number(one.p_adjusted), signed(one.published))
+    return ForestRow(one.row, Mark(of.value, of.low, of.high, None, one.published), numbers, None if is_toy else one.verdict)
 
 
-def verdict_words(verdict: str) -> Html:
-    sign = VERDICT_SIGNS.get(verdict)
-    kind = {"✓": "good", None: "none"}.get(sign, "bad")
-    return element("span", sign and f"{sign} ", verdict, class_=f"verdict {kind}")
+def _around_zero(title: str, first: str, columns: tuple[str, ...], rows: Mapping[str, Iterable[ForestRow]]) -> Forest:
+    groups = tuple(ForestGroup(name, tuple(several)) for name, several in rows.items())
+    return Forest(title, first, around_zero(row.mark for group in groups for row in group.rows if row.mark), columns, groups)
 
 
-def _forest(title: str, first: str, scale: Scale, names: Sequence[str], bodies: Sequence[Html], kind: str | None = None) -> Html:
-    head = [
-        element("th", first, scope="col"),
-        element("th", element("span", "Plot", class_="unseen"), axis(scale), scope="col", class_="plot"),
-    ]
-    head += [element("th", name, scope="col", class_="num") for name in names]
-    caption = element("caption", title, class_="unseen")
-    return scrolling(element("table", caption, element("thead", element("tr", head)), bodies, class_=f"forest {kind or ''}".strip()), title)
+@dataclass(frozen=True)
+class ConfusionCell:
+    """
+    Attributes:
+        share: of the rows with this truth, 0..1.
+        is_hit: whether the prediction is the truth.
+    """
+
+    count: int
+    share: float
+    is_hit: bool
 
 
-def _group(name: str, more: str | None, rows: Sequence[Html]) -> Html:
-    heading = element("th", name, element("small", more) if more else None, scope="rowgroup", colspan="9")
-    return element("tbody", element("tr", heading, class_="group"), rows)
+@dataclass(frozen=True)
+class ConfusionTable:
+    """Truth (down) by prediction (across) of one arm.
+
+    Attributes:
+        names: of the columns.
+        rows: (label, a cell for each column).
+    """
+
+    arm: str
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[ConfusionCell, ...]], ...]
 
 
-def _forest_row(name: str, plot: Html | None, numbers: Sequence[Child]) -> Html:
-    cells = [element("td", one, class_="num") for one in numbers]
-    return element("tr", element("th", name, scope="row"), element("td", plot, class_="plot"), cells)
+def confusion_tables(confusions: Sequence[Confusion]) -> dict[str, list[ConfusionTable]]:
+    """Dataset -> the tables of its arms."""
+    tables: dict[str, list[ConfusionTable]] = {}
+    for one in confusions:
+        tables.setdefault(one.dataset, []).append(_confusion_table(one))
+    return tables
 
 
-def confusion_table(confusion: Confusion) -> Html:
-    """Truth by prediction: rows, and shaded the share of the truth's rows."""
+def _confusion_table(confusion: Confusion) -> ConfusionTable:
     has_other = any(row[-1] for row in confusion.counts)
-    names = (*confusion.labels, *(("no class",) if has_other else ()))
-    head = [element("th", "truth \\ said", scope="col"), *(element("th", name, scope="col", class_="num") for name in names)]
+    names = (*confusion.labels, "no class") if has_other else confusion.labels
     rows = []
     for label, counts in zip(confusion.labels, confusion.counts, strict=True):
-        total, kept = sum(counts), counts if has_other else counts[:-1]
-        cells = [
-            element("td", str(count), class_="hit num" if name == label else "num", style=f"--v:{count / total:.2f}" if count else None)
-            for name, count in zip(names, kept, strict=True)
-        ]
-        rows.append(element("tr", element("th", label, scope="row"), cells))
-    caption = element("caption", confusion.arm)
-    return element("table", caption, element("thead", element("tr", head)), element("tbody", rows), class_="confusion")
+        total = max(1, sum(counts))
+        rows.append((label, tuple(ConfusionCell(count, count / total, name == label) for name, count in zip(names, counts, strict=False))))
+    return ConfusionTable(confusion.arm, names, tuple(rows))
 
 
 NAMED_ARMS = 6
-"""With more arms than these, a line says how many are right, and names them when it is open."""
+"""With more arms than these, a row's line says how many are right, and names them when it is open."""
 
 
-class Shelf:
-    """The contents of clips, each once, in the order in which rows need them."""
+@dataclass(frozen=True)
+class Said:
+    """An answer, and the arms that gave it.
 
-    def __init__(self) -> None:
-        self.places: dict[tuple[str, bytes], int] = {}
+    Attributes:
+        words: None where nothing could be read from the models.
+        arms: with the probability that they gave, where they give one.
+    """
 
-    def place(self, kind: str, content: bytes) -> int:
-        return self.places.setdefault((kind, content), len(self.places))
-
-    def data(self) -> Html:
-        """The clips as JSON in which nothing can end the element that holds it."""
-        packed = [[kind, base64.b64encode(content).decode()] for kind, content in self.places]
-        written = json.dumps(packed).replace("<", "\\u003c")
-        return Html(f'<script type="application/json" id="clips">{written}</script>')
+    is_right: bool
+    words: str | None
+    arms: str
 
 
-def browser(samples: Samples) -> Html:
-    """Filters, rows, clips."""
-    shelf = Shelf()
-    rows = [_row(sample, samples.arms, shelf) for sample in samples.rows]
-    notes = [element("p", note, class_="note") for note in samples.notes]
-    listed = element("div", rows, id="samples", tabindex="0", role="region", aria_label="Rows")
-    return join(_filters(samples), element("p", f"{len(rows)} rows", id="count", role="status"), listed, notes, shelf.data())
+@dataclass(frozen=True)
+class PlacedClip:
+    """A clip of a row.
+
+    Attributes:
+        words: its name and size.
+        place: of its content among those of the page; None where the page does not hold it.
+        tag: element that plays it.
+    """
+
+    words: str
+    modality: str
+    place: int | None
+    tag: str
 
 
-def _filters(samples: Samples) -> Html:
-    datasets = list(dict.fromkeys(sample.dataset for sample in samples.rows))
-    options = [
-        ("Dataset", "dataset", [("", "all datasets"), *((name, name) for name in datasets)]),
-        ("Arm", "arm", [("", "any arm"), *((str(place), arm) for place, arm in enumerate(samples.arms))]),
-        ("Answer", "outcome", [("", "right or wrong"), ("1", "right"), ("0", "wrong"), ("differ", "arms do not agree")]),
-    ]
-    fields: list[Html] = [
-        element("label", label, " ", element("select", [element("option", words, value=value) for value, words in choices], name=name))
-        for label, name, choices in options
-    ]
-    fields.append(element("label", "Text ", element("input", type="search", name="words", placeholder="in question or answer")))
-    return element("form", fields, id="filters", hidden=True)  # shown by the script, without which it does nothing
+@dataclass(frozen=True)
+class BrowserRow:
+    """A row of the browser.
+
+    Attributes:
+        marks: for each arm of the page `1` (right), `0` (wrong) or `MISSING`; the script filters by it.
+        outcome: how many arms are right, where they are too many to be named; empty otherwise.
+        said: each answer once.
+    """
+
+    sample: Sample
+    marks: str
+    outcome: str
+    clips: tuple[PlacedClip, ...]
+    said: tuple[Said, ...]
 
 
-def _row(sample: Sample, arms: Sequence[str], shelf: Shelf) -> Html:
-    said = {answer.arm: answer for answer in sample.answers}
-    marks = "".join(MISSING if arm not in said else str(int(said[arm].is_right)) for arm in arms)
-    head = [element("span", sample.dataset, class_="tag"), element("bdi", sample.true, class_="truth"), _outcomes(sample)]
-    body = [
-        element("p", element("bdi", sample.question), class_="question") if sample.question else None,
-        element("div", [_clip(clip, shelf) for clip in sample.clips], class_="clips") if sample.clips else None,
-        _answers(sample),
-        element("p", sample.sample_id, class_="note"),
-    ]
-    return element("details", element("summary", head), element("div", body), class_="row", data_dataset=sample.dataset, data_marks=marks)
+@dataclass(frozen=True)
+class Browser:
+    """Rows to read, with their clips.
+
+    Attributes:
+        arms: in the order of the rows' marks.
+        contents: (media type, content as base64) of each clip that the page holds, each once.
+        notes: sentences on how rows were chosen.
+    """
+
+    datasets: tuple[str, ...]
+    arms: tuple[str, ...]
+    rows: tuple[BrowserRow, ...]
+    contents: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
 
 
-def _outcomes(sample: Sample) -> Html:
+def browser(samples: Samples) -> Browser:
+    """The rows as the page's browser shows them."""
+    places: dict[tuple[str, bytes], int] = {}
+    rows = tuple(_row(sample, samples.arms, places) for sample in samples.rows)
+    contents = tuple((kind, base64.b64encode(content).decode()) for kind, content in places)
+    return Browser(tuple(dict.fromkeys(sample.dataset for sample in samples.rows)), samples.arms, rows, contents, samples.notes)
+
+
+def _row(sample: Sample, arms: Sequence[str], places: dict[tuple[str, bytes], int]) -> BrowserRow:
+    """
+    Args:
+        places: of the contents that the page holds, in the order in which rows need them; those of this row are added.
+    """
+    by_arm = {answer.arm: answer for answer in sample.answers}
+    marks = "".join(MISSING if arm not in by_arm else str(int(by_arm[arm].is_right)) for arm in arms)
     right = sum(answer.is_right for answer in sample.answers)
-    if len(sample.answers) > NAMED_ARMS:
-        return element("span", f"{right} of {len(sample.answers)} arms right", class_="outcomes")
-    return element("span", [_chip(answer) for answer in sample.answers], class_="outcomes")
+    outcome = f"{right} of {len(sample.answers)} arms right" if len(sample.answers) > NAMED_ARMS else ""
+    clips = tuple(_placed(clip, places) for clip in sample.clips or ())
+    return BrowserRow(sample, marks, outcome, clips, _said(sample.answers))
 
 
-def _chip(answer: Answer) -> Html:
-    return element(
-        "span",
-        element("span", _sign(answer.is_right), class_="sign"),
-        " ",
-        answer.arm,
-        class_="chip good" if answer.is_right else "chip bad",
-    )
+def _said(answers: Iterable[Answer]) -> tuple[Said, ...]:
+    told: dict[tuple[bool, str | None], list[str]] = {}
+    for answer in answers:
+        told.setdefault((answer.is_right, answer.text), []).append(
+            answer.arm if answer.probability is None else f"{answer.arm} ({answer.probability:.2f})"
+        )
+    return tuple(Said(is_right, words, ", ".join(arms)) for (is_right, words), arms in told.items())
 
 
-def _sign(is_right: bool) -> Html:
-    return join("✓" if is_right else "✗", element("span", "right: " if is_right else "wrong: ", class_="unseen"))
-
-
-def _answers(sample: Sample) -> Html:
-    """Truth first; then each answer once, with the arms that gave it."""
-    rows = [element("tr", element("th", "truth", scope="row"), element("td", element("bdi", sample.true)), element("td", ""))]
-    told: dict[tuple[bool, str | None], list[Answer]] = {}
-    for answer in sample.answers:
-        told.setdefault((answer.is_right, answer.text), []).append(answer)
-    for (is_right, words), answers in told.items():
-        arms = ", ".join(_with_probability(answer) for answer in answers)
-        answered = element("bdi", words) if words else element("em", "nothing that could be read" if words is None else "an empty text")
-        cells = [element("td", element("span", _sign(is_right), class_="sign"), " ", answered), element("td", arms)]
-        rows.append(element("tr", element("th", "said", scope="row"), cells, class_="good" if is_right else "bad"))
-    caption = element("caption", "Truth and answers", class_="unseen")
-    return element("table", caption, element("tbody", rows), class_="answers")
-
-
-def _with_probability(answer: Answer) -> str:
-    return answer.arm if answer.probability is None else f"{answer.arm} ({answer.probability:.2f})"
-
-
-def _clip(clip: Clip, shelf: Shelf) -> Html:
-    size = "" if clip.size is None else f", {clip.size / 1024:.0f} KiB"
-    if clip.content is None or clip.kind is None:
-        return element("p", f"{clip.name}{size}: not in this file", class_="note")
-    name = {"image": "img"}.get(clip.modality, clip.modality)
-    return element(
-        "span",
-        f"{clip.name}{size}",
-        class_="clip",
-        data_clip=shelf.place(clip.kind, clip.content),
-        data_tag=name,
-        data_alt=f"{clip.modality} of this row",
-    )
+def _placed(clip: Clip, places: dict[tuple[str, bytes], int]) -> PlacedClip:
+    words = clip.name if clip.size is None else f"{clip.name}, {clip.size / 1024:.0f} KiB"
+    held = clip.content is not None and clip.kind is not None
+    place = places.setdefault((clip.kind or "", clip.content or b""), len(places)) if held else None
+    return PlacedClip(words, clip.modality, place, "img" if clip.modality == "image" else clip.modality)

@@ -1,22 +1,14 @@
-"""A report: scores of every arm beside the majority baseline and the published numbers, and what they rest on.
+"""The tables of a report, in reading order: scores of every arm beside the majority baseline and the published numbers, what an
+addition to a model changes, other measures, and the rows that all this rests on.
 
-The same sheets (title, header, rows of text) become Markdown and tables for the terminal. Nothing
-here depends on the clock or the machine, so equal reports are equal files.
-
-Sheets beside the scores: open answers, sentiment scales, differences between arms, calibration, size against score.
-
-What an addition to a model changes, task by task and dataset by dataset: the form of the paper's Tables 6 and 10 to 12.
-
-A report's tables as files, in the form that a reader asks for.
+A table is a sheet of text, the same in every format. Nothing here depends on the clock or the machine, so equal reports
+are equal files.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 from pydantic import TypeAdapter
 from rich.console import RenderableType
@@ -25,12 +17,10 @@ from hba_ray.data.tasks import DATASETS, SPLITS, TASKS
 from hba_ray.evaluation.published import COLUMNS, PublishedModel, published_score
 from hba_ray.evaluation.scores import DatasetScore, Scores, TaskScore
 from hba_ray.evaluation.statistics import spearman
-from hba_ray.report.formats import line, markdown, terminal, to_csv, to_latex
-from hba_ray.report.model import MISSING, TINY_TITLE, Facts, Report, Sheet, between, columns, dataset_place, number, signed
+from hba_ray.report.formats import Document, terminal, to_markdown
+from hba_ray.report.model import Report, RunFacts
+from hba_ray.report.sheets import MISSING, Sheet, between, dataset_place, number, signed, with_columns
 from hba_ray.store.files import from_json
-from hba_ray.store.folders import write_text
-
-__all__ = ["MISSING", "TINY_TITLE", "Facts", "Report", "read_json", "render_json", "render_markdown", "terminal_table"]
 
 JUDGED = "†"
 JUDGE_NOTE = (
@@ -41,9 +31,27 @@ TASK_NOTE = "A task's score is the mean over the datasets listed, and so are the
 MAJORITY_NOTE = "Majority: the score of always predicting the most frequent training class among those that the metric counts."
 INTERVAL_NOTE = "95% interval: percentiles of 2000 resamples of whole clips; for a task, of the mean over its datasets."
 COUNTED_NOTE = "Counted: rows that enter the metric; sentiment drops those whose truth is neutral."
-
+CHANGE_NOTE = "Change: absolute, and in per cent of the first arm's score. A task's score is the mean over its datasets."
+PUBLISHED_NOTE = (
+    "Published: from the paper's Table 4; of a task the mean over all of the paper's datasets, which is its Table 6, up to its rounding. "
+    "Open answers are judged there."
+)
+OPEN_NOTE = "Judge: share of answers that it calls TRUE, which is the paper's measure; one without a readable verdict is not TRUE."
+SCALE_NOTE = (
+    "Five classes join the two negative and the two positive grades of seven; two leave out rows whose truth is neutral. "
+    "Table 19's columns are each dataset's finest scale."
+)
+PAIR_NOTE = (
+    "Difference: the arm minus the one that it is held against, on the rows of both. p: paired permutation test over clips, two-sided; "
+    "Holm: adjusted for all tests of this table. Detectable: the smallest true difference that this many clips show with a power of 0.8."
+)
+CALIBRATION_NOTE = "Expected calibration error over 15 bins: how far a prediction's probability is from its chance of being right."
+SIZE_NOTE = "Rows of all splits, ranked from the largest; scores from the highest (Table 14). Equal ones share the better rank."
+SPEARMAN_NOTE = "Rank correlation of rows and score over datasets (Table 15, whose numbers let equal values take the better rank)."
 
 _ADAPTER = TypeAdapter(Report)
+_Cell = float | None
+_FAMILY = "OmniSapiens-7B "
 
 
 def render_json(report: Report) -> str:
@@ -59,21 +67,25 @@ def read_json(text: str, *, where: str = "report") -> Report:
     return from_json(_ADAPTER, text, where=where, what="not a report", way_out="make the report again")
 
 
+def document(report: Report) -> Document:
+    """The report as formats take it."""
+    facts = report.facts
+    versions = ", ".join(f"{package} {version}" for package, version in sorted(facts.versions.items()))
+    lines = (("Model", facts.model), ("Seed", str(facts.seed)), ("Fingerprint", facts.fingerprint), ("Versions", versions or MISSING))
+    return Document(report.title, sheets(report), render_json(report), lines, report.notes)
+
+
 def render_markdown(report: Report) -> str:
     """The whole report as GitHub-flavoured Markdown."""
-    parts = [f"# {line(report.title)}", _facts(report.facts)]
-    parts += [markdown(sheet) for sheet in sheets(report)]
-    if report.notes:
-        parts += ["## Notes", "\n".join(f"- {line(note)}" for note in report.notes)]
-    return "\n\n".join(parts) + "\n"
+    return to_markdown(document(report))
 
 
 def terminal_table(report: Report) -> RenderableType:
-    """The scores per task, with their metric, and per dataset, the rows behind them, and what the steps have to say, for a rich console."""
+    """The report for a terminal: scores per task and dataset, what additions to a model change, rows, and notes."""
     datasets = _dataset_sheet(report)
     narrow = [place for place, name in enumerate(datasets.header) if name != "Metric"]
     rows = [sheet for sheet in _row_sheets(report.facts) if sheet.rows]
-    return terminal(report.title, (_task_sheet(report), columns(datasets, narrow), *difference_sheets(report), *rows), report.notes)
+    return terminal(report.title, (_task_sheet(report), with_columns(datasets, narrow), *difference_sheets(report), *rows), report.notes)
 
 
 def sheets(report: Report) -> tuple[Sheet, ...]:
@@ -115,25 +127,6 @@ def _class_sheet(report: Report) -> Sheet:
     return Sheet("Scores per class", ("Dataset", "Arm", "Class", "Precision", "Recall", "F1", "Support"), tuple(rows), 3)
 
 
-def _row_sheets(facts: Facts) -> tuple[Sheet, ...]:
-    """Rows that were used and that were dropped; nothing where a sweep's trials differ in them."""
-    return (_used_sheet(facts), _dropped_sheet(facts)) if facts.rows_used else ()
-
-
-def _used_sheet(facts: Facts) -> Sheet:
-    rows = [
-        (dataset, *(MISSING if split not in used else str(used[split]) for split in SPLITS)) for dataset, used in facts.rows_used.items()
-    ]
-    rows.sort(key=dataset_place)
-    return Sheet("Rows used", ("Dataset", *SPLITS), tuple(rows), 1)
-
-
-def _dropped_sheet(facts: Facts) -> Sheet:
-    rows = [(dataset, reason, str(count)) for dataset, reasons in facts.rows_dropped.items() for reason, count in sorted(reasons.items())]
-    rows.sort(key=dataset_place)
-    return Sheet("Rows dropped", ("Dataset", "Reason", "Rows"), tuple(rows), 2)
-
-
 def _measured_header(report: Report) -> tuple[str, ...]:
     models = dict.fromkeys(scores.published_model for scores in report.scores.values())
     published = f"Published {next(iter(models))}" if len(models) == 1 else "Published"
@@ -151,6 +144,7 @@ def _measured(score: DatasetScore | TaskScore, report: Report) -> tuple[str, ...
 
 
 def score_notes(report: Report) -> Iterator[str]:
+    """What a reader of scores has to know: intervals, baselines, and whose the published numbers are."""
     yield INTERVAL_NOTE
     yield MAJORITY_NOTE
     arms: dict[str, list[str]] = {}
@@ -168,28 +162,63 @@ def _difference(score: DatasetScore | TaskScore) -> str:
     return signed(score.value - score.published)
 
 
-def _facts(facts: Facts) -> str:
-    versions = ", ".join(f"{package} {version}" for package, version in sorted(facts.versions.items()))
-    lines = {"Model": facts.model, "Seed": str(facts.seed), "Fingerprint": facts.fingerprint, "Versions": versions or MISSING}
-    return "\n".join(f"- {name}: {line(value)}" for name, value in lines.items())
+def difference_sheets(report: Report) -> tuple[Sheet, ...]:
+    """A table for each arm that adds something to another: the form of the paper's Tables 6 and 10 to 12."""
+    return tuple(_sheet(first, second, report) for first, second in pairs(list(report.scores)))
 
 
-OPEN_NOTE = "Judge: share of answers that it calls TRUE, which is the paper's measure; one without a readable verdict is not TRUE."
-SCALE_NOTE = (
-    "Five classes join the two negative and the two positive grades of seven; two leave out rows whose truth is neutral. "
-    "Table 19's columns are each dataset's finest scale."
-)
-PAIR_NOTE = (
-    "Difference: the arm minus the one that it is held against, on the rows of both. p: paired permutation test over clips, two-sided; "
-    "Holm: adjusted for all tests of this table. Detectable: the smallest true difference that this many clips show with a power of 0.8."
-)
-CALIBRATION_NOTE = "Expected calibration error over 15 bins: how far a prediction's probability is from its chance of being right."
-SIZE_NOTE = "Rows of all splits, ranked from the largest; scores from the highest (Table 14). Equal ones share the better rank."
-SPEARMAN_NOTE = "Rank correlation of rows and score over datasets (Table 15, whose numbers let equal values take the better rank)."
+def pairs(arms: list[str]) -> Iterator[tuple[str, str]]:
+    """(without, with): an arm `a+b` beside `a`, and beside `a without ...`.
+
+    >>> list(pairs(["sft", "sft without media", "sft+bam"]))
+    [('sft', 'sft+bam'), ('sft without media', 'sft+bam')]
+    """
+    for second in arms:
+        base = second.rpartition("+")[0]
+        yield from ((first, second) for first in arms if base and (first == base or first.startswith(f"{base} without ")))
+
+
+def _sheet(first: str, second: str, report: Report) -> Sheet:
+    before, after = report.scores[first], report.scores[second]
+    models = (before.published_model, after.published_model)
+    rows = tuple(_rows(before, after, models))
+    header = ("Task", "Dataset", first, second, "Change", "Per cent", *(f"Published {model.removeprefix(_FAMILY)}" for model in models))
+    notes = (CHANGE_NOTE, PUBLISHED_NOTE) if models[0] != models[1] else (CHANGE_NOTE,)
+    return Sheet(f"From {first} to {second}", (*header, "Published change", "Published per cent"), rows, 2, notes)
+
+
+def _rows(before: Scores, after: Scores, models: tuple[PublishedModel, PublishedModel]) -> Iterator[tuple[str, ...]]:
+    """A task's row, then those of its datasets."""
+    held = {score.dataset: score.value for score in before.datasets}
+    means = {score.task: score.value for score in before.tasks}
+    for task in after.tasks:
+        if task.task in means:
+            published = [_published_mean(model, task) for model in models]
+            yield task.task, "all", *_cells(means[task.task], task.value), *_cells(*published)
+        for one in after.datasets:
+            if one.task == task.task and one.dataset in held:
+                published = [published_score(model, one.dataset) for model in models]
+                yield task.task, one.dataset, *_cells(held[one.dataset], one.value), *_cells(*published)
+
+
+def _published_mean(model: PublishedModel, task: TaskScore) -> _Cell:
+    """Mean of the published scores of a task's datasets; None where none of the datasets scored here is the paper's."""
+    if not set(task.datasets) & set(COLUMNS):
+        return None
+    known = [published_score(model, dataset) for dataset in COLUMNS if DATASETS[dataset].task is TASKS[task.task]]
+    values = [value for value in known if value is not None]
+    return fmean(values) if values else None
+
+
+def _cells(before: _Cell, after: _Cell) -> tuple[str, ...]:
+    """Both scores, the change, and the change in per cent of the first."""
+    change = None if before is None or after is None else after - before
+    share = MISSING if change is None or not before else f"{100 * change / before:+.1f}"
+    return number(before), number(after), signed(change), share
 
 
 def measure_sheets(report: Report) -> tuple[Sheet, ...]:
-    """The sheets that have a row, in reading order."""
+    """Tables of other measures than the benchmark's scores, in reading order; those without a row are left out."""
     made = (_open_sheet(report), _pair_sheet(report), _scale_sheet(report), _calibration_sheet(report), _size_sheet(report))
     return tuple(sheet for sheet in (*made, _spearman_sheet(report)) if sheet.rows)
 
@@ -283,96 +312,20 @@ def _chance(value: float | None) -> str:
     return MISSING if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-NOTE = "Change: absolute, and in per cent of the first arm's score. A task's score is the mean over its datasets."
-PUBLISHED_NOTE = (
-    "Published: from the paper's Table 4; of a task the mean over all of the paper's datasets, which is its Table 6, up to its rounding. "
-    "Open answers are judged there."
-)
-_Cell = float | None
-_FAMILY = "OmniSapiens-7B "
+def _row_sheets(facts: RunFacts) -> tuple[Sheet, ...]:
+    """Tables of the rows that were used and dropped; none where a sweep's trials differ in them."""
+    return (_used_sheet(facts), _dropped_sheet(facts)) if facts.rows_used else ()
 
 
-def difference_sheets(report: Report) -> tuple[Sheet, ...]:
-    """A sheet for each arm that adds something to another."""
-    return tuple(_sheet(first, second, report) for first, second in pairs(list(report.scores)))
+def _used_sheet(facts: RunFacts) -> Sheet:
+    rows = [
+        (dataset, *(MISSING if split not in used else str(used[split]) for split in SPLITS)) for dataset, used in facts.rows_used.items()
+    ]
+    rows.sort(key=dataset_place)
+    return Sheet("Rows used", ("Dataset", *SPLITS), tuple(rows), 1)
 
 
-def pairs(arms: list[str]) -> Iterator[tuple[str, str]]:
-    """(without, with): an arm `a+b` beside `a`, and beside `a without ...`.
-
-    >>> list(pairs(["sft", "sft without media", "sft+bam"]))
-    [('sft', 'sft+bam'), ('sft without media', 'sft+bam')]
-    """
-    for second in arms:
-        base = second.rpartition("+")[0]
-        yield from ((first, second) for first in arms if base and (first == base or first.startswith(f"{base} without ")))
-
-
-def _sheet(first: str, second: str, report: Report) -> Sheet:
-    before, after = report.scores[first], report.scores[second]
-    models = (before.published_model, after.published_model)
-    rows = tuple(_rows(before, after, models))
-    header = ("Task", "Dataset", first, second, "Change", "Per cent", *(f"Published {model.removeprefix(_FAMILY)}" for model in models))
-    notes = (NOTE, PUBLISHED_NOTE) if models[0] != models[1] else (NOTE,)
-    return Sheet(f"From {first} to {second}", (*header, "Published change", "Published per cent"), rows, 2, notes)
-
-
-def _rows(before: Scores, after: Scores, models: tuple[PublishedModel, PublishedModel]) -> Iterator[tuple[str, ...]]:
-    """A task's row, then those of its datasets."""
-    held = {score.dataset: score.value for score in before.datasets}
-    means = {score.task: score.value for score in before.tasks}
-    for task in after.tasks:
-        if task.task in means:
-            published = [_published_mean(model, task) for model in models]
-            yield task.task, "all", *_cells(means[task.task], task.value), *_cells(*published)
-        for one in after.datasets:
-            if one.task == task.task and one.dataset in held:
-                published = [published_score(model, one.dataset) for model in models]
-                yield task.task, one.dataset, *_cells(held[one.dataset], one.value), *_cells(*published)
-
-
-def _published_mean(model: PublishedModel, task: TaskScore) -> _Cell:
-    """None for a task of which no dataset is the paper's."""
-    if not set(task.datasets) & set(COLUMNS):
-        return None
-    known = [published_score(model, dataset) for dataset in COLUMNS if DATASETS[dataset].task is TASKS[task.task]]
-    values = [value for value in known if value is not None]
-    return fmean(values) if values else None
-
-
-def _cells(before: _Cell, after: _Cell) -> tuple[str, ...]:
-    """Both scores, what changed, and that in per cent."""
-    change = None if before is None or after is None else after - before
-    share = MISSING if change is None or not before else f"{100 * change / before:+.1f}"
-    return number(before), number(after), signed(change), share
-
-
-Form = Literal["markdown", "csv", "latex", "json"]
-
-
-def write_tables(report: Report, folder: Path, form: Form) -> Path:
-    """Writes all tables below a run's folder.
-
-    Returns:
-        The file; of CSV the folder, which has a file for each table.
-    """
-    if form == "csv":
-        (folder / "tables").mkdir(exist_ok=True)
-        for sheet in sheets(report):
-            write_text(folder / "tables" / f"{file_name(sheet.title)}.csv", to_csv(sheet))
-        return folder / "tables"
-    name, text = {
-        "markdown": ("table.md", lambda: render_markdown(report)),
-        "latex": ("table.tex", lambda: "\n".join(map(to_latex, sheets(report)))),
-        "json": ("report.json", lambda: render_json(report)),
-    }[form]
-    write_text(folder / name, text())
-    return folder / name
-
-
-def file_name(title: str) -> str:
-    """
-    >>> file_name("From sft without media to sft+bam")
-    'from-sft-without-media-to-sft+bam'
-    """
-    return re.sub(r"[^a-z0-9+]+", "-", title.lower()).strip("-")
+def _dropped_sheet(facts: RunFacts) -> Sheet:
+    rows = [(dataset, reason, str(count)) for dataset, reasons in facts.rows_dropped.items() for reason, count in sorted(reasons.items())]
+    rows.sort(key=dataset_place)
+    return Sheet("Rows dropped", ("Dataset", "Reason", "Rows"), tuple(rows), 2)

@@ -1,4 +1,4 @@
-"""A published table against what was measured: a verdict on every cell, every difference of columns, every claim.
+"""Verdicts on a published table: on every cell, every difference of columns and every claim, from what was measured.
 
 A cell agrees where the published value, known to half a unit of its last digit, lies in the interval of
 ours. A difference is as published where a paired test finds it, with the published sign; the p-values
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from hba_ray.data.tasks import DATASETS, TASKS
 from hba_ray.errors import DataError, SpecError
-from hba_ray.evaluation.columns import COUNTS, Column, Estimate, compare
+from hba_ray.evaluation.columns import WHOLE_NUMBERS, Column, Estimate, compare
 from hba_ray.evaluation.statistics import Comparison, holm
 from hba_ray.specs.paper import Contrast, Gate, PaperSpec
 
@@ -26,12 +26,12 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class CellVerdict:
-    """One cell.
+    """A cell of the table, and whether it agrees with the published number.
 
     Attributes:
         row: as measured; at toy scale the toy dataset that stands for the task.
         published: None where there is none.
-        published_row: whose the published number is.
+        published_row: the row that the published number is printed in; at toy scale another one than `row`.
         verdict: agrees, higher or lower; or why there is none.
     """
 
@@ -53,12 +53,12 @@ class CellVerdict:
 
 @dataclass(frozen=True)
 class ContrastVerdict:
-    """One row of two columns.
+    """The difference of two columns in one row, and whether it is as published.
 
     Attributes:
         published: absolute change; None where there is none.
         percent: the published change in per cent, where it is printed.
-        p_adjusted: over the rows of the contrast.
+        p_adjusted: the p-value, adjusted for the rows of the contrast (Holm 1979).
     """
 
     row: str
@@ -73,7 +73,7 @@ class ContrastVerdict:
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """One claim.
+    """A claim of the paper, and whether it holds.
 
     Attributes:
         met: None where too much is missing to say.
@@ -89,7 +89,7 @@ class GateVerdict:
 
 @dataclass(frozen=True)
 class TableVerdict:
-    """A whole table.
+    """A published table with all its verdicts.
 
     Attributes:
         is_toy: measured on the toy atlas or by a tiny model, so that nothing is said about the paper.
@@ -107,8 +107,8 @@ class TableVerdict:
         return all(gate.met for gate in self.gates)
 
 
-def judge_table(paper: PaperSpec, columns: Mapping[str, Column], *, is_toy: bool = False) -> TableVerdict:
-    """Sets measured columns beside the published table.
+def give_verdicts(paper: PaperSpec, columns: Mapping[str, Column], *, is_toy: bool = False) -> TableVerdict:
+    """Sets measured columns beside the published table and gives a verdict on each cell, contrast and claim.
 
     Args:
         columns: by the names of the table; those that nothing measures are left out. Where they are of
@@ -149,7 +149,7 @@ def check_rows(paper: PaperSpec, where: str) -> None:
 def half_unit(paper: PaperSpec, row: str) -> float:
     """How far a printed value may be from the one it was rounded from."""
     measure = row.partition("/")[2]
-    return 0.0 if measure in COUNTS else 0.5 * 10 ** -(0 if measure == "peak_mb" else paper.digits)  # memory is printed in whole MB
+    return 0.0 if measure in WHOLE_NUMBERS else 0.5 * 10 ** -(0 if measure == "peak_mb" else paper.digits)  # memory is printed in whole MB
 
 
 def toy_row(row: str) -> str | None:
@@ -169,7 +169,7 @@ def toy_row(row: str) -> str | None:
 
 
 def _rows(published: Mapping[str, object], is_toy_atlas: bool) -> dict[str, str]:
-    """Row as measured -> row as published; at toy scale the first one that a toy row stands for."""
+    """Row as measured -> row as published. At toy scale a toy row stands for several; the first of them is taken."""
     rows: dict[str, str] = {}
     for row in published:
         measured = toy_row(row) if is_toy_atlas else row

@@ -14,7 +14,7 @@ from hba_ray.steps.base import Context
 from hba_ray.store.folders import write_text
 
 if TYPE_CHECKING:
-    from hba_ray.evaluation.latency import Latency
+    from hba_ray.evaluation.costs import Latency
 
 TABLE, NUMBERS = "table13.md", "table13.json"
 """In the folder of the run."""
@@ -48,7 +48,7 @@ def measure_cost(
 
 def known_cost(experiment: Experiment) -> Latency | None:
     """What was measured before; None where nothing was."""
-    from hba_ray.evaluation.latency import Latency
+    from hba_ray.evaluation.costs import Latency
 
     file = experiment.folder / NUMBERS
     return Latency.from_json(file.read_text(encoding="utf-8"), where=str(file)) if file.is_file() else None

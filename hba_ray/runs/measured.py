@@ -14,7 +14,7 @@ import numpy as np
 
 from hba_ray.errors import DataError, SpecError
 from hba_ray.evaluation.agreement import Labels, agree, labels_of
-from hba_ray.evaluation.columns import FACTS, ArmResult, Column, Fact
+from hba_ray.evaluation.columns import MEASURED, ArmResult, Column, Measurement
 from hba_ray.evaluation.statistics import Interval, interval, ratio_draws
 from hba_ray.runs.plan import Experiment
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec
@@ -27,7 +27,7 @@ from hba_ray.steps.retention import WRITTEN
 from hba_ray.store.files import read_parquet
 
 if TYPE_CHECKING:
-    from hba_ray.evaluation.latency import Latency
+    from hba_ray.evaluation.costs import Latency
 
 
 PERSON = "person"
@@ -64,7 +64,7 @@ def measured_columns(paper: PaperSpec, planned: Sequence[Experiment], latency: L
     for name, measured in paper.arms.items():
         if measured is None or (measured.against == PERSON and paper.labels is None):
             continue
-        asked = {row.partition("/")[0] for row in paper.published[name]} & FACTS.keys()
+        asked = {row.partition("/")[0] for row in paper.published[name]} & MEASURED.keys()
         found = _each_once(_results(measured, planned, _Facts(paper, planned, asked, latency)))
         if found:
             is_toy = any(trial.spec.atlas.source == "toy" for trial in planned)
@@ -95,7 +95,7 @@ class _Facts:
     """Facts of a column's arms.
 
     Attributes:
-        asked: what its rows are about, of `FACTS`.
+        asked: what its rows are about, of `MEASURED`.
     """
 
     paper: PaperSpec
@@ -103,18 +103,18 @@ class _Facts:
     asked: set[str]
     latency: Latency | None
 
-    def collect(self, measured: MeasuredBy, trial: Experiment, predictions: Path) -> dict[str, Fact]:
-        found: dict[str, Fact] = {}
+    def collect(self, measured: MeasuredBy, trial: Experiment, predictions: Path) -> dict[str, Measurement]:
+        found: dict[str, Measurement] = {}
         if "cost" in self.asked and self.latency is not None:
-            found |= cost_facts(self.latency, measured.arm)
+            found |= cost_measurements(self.latency, measured.arm)
         clips = clips_in(predictions) if {"answers", "agreement"} & self.asked else {}
         retained = trial.finished("retention", Arm.parse(measured.arm))
         if "answers" in self.asked and retained is not None:
-            found |= retention_facts(retained / WRITTEN, clips)
+            found |= retention_measurements(retained / WRITTEN, clips)
         judged = trial.finished("judge", Arm.parse(measured.arm))
         if "agreement" in self.asked and judged is not None:
             other = self._other_grader(measured, trial, judged)
-            found |= {} if other is None else agreement_facts(judged, other, clips)
+            found |= {} if other is None else agreement_measurements(judged, other, clips)
         return found
 
     def _other_grader(self, measured: MeasuredBy, trial: Experiment, judged: Path) -> Path | dict[str, bool | None] | None:
@@ -148,7 +148,7 @@ def _results(measured: MeasuredBy, planned: Sequence[Experiment], of: _Facts) ->
                 predictions=read_parquet(folder / PREDICTIONS),
                 sizes={dataset: sum(splits.values()) for dataset, splits in rows_used(trial.steps).items()},
                 verdicts=None if judged is None else verdicts_in(judged),
-                facts=of.collect(measured, trial, folder / PREDICTIONS),
+                measurements=of.collect(measured, trial, folder / PREDICTIONS),
             ),
         )
 
@@ -160,7 +160,7 @@ PAPERS_GPU, PAPERS_PRECISIONS = "H200", ("bf16", "fp16")
 """What Table 13 was measured on, and the precisions whose weights take as many bytes."""
 
 
-def cost_facts(found: Latency, arm: str) -> dict[str, Fact]:
+def cost_measurements(found: Latency, arm: str) -> dict[str, Measurement]:
     """Time and memory of an arm, with adapters or without; comparable with the paper's on its own GPU alone."""
     of = found.with_bam if Arm.parse(arm).has_adapters else found.without
     is_papers = PAPERS_GPU in found.device and found.precision in PAPERS_PRECISIONS
@@ -169,7 +169,7 @@ def cost_facts(found: Latency, arm: str) -> dict[str, Fact]:
     others = {
         name: Interval(value, None, None, None, 0.95, found.rows) for name, value in (("std_seconds", of.deviation), ("peak_mb", of.peak))
     }
-    return {f"cost/{name}": Fact(one, caveat=caveat) for name, one in {"mean_seconds": mean, **others}.items()}
+    return {f"cost/{name}": Measurement(one, caveat=caveat) for name, one in {"mean_seconds": mean, **others}.items()}
 
 
 def cost_note(found: Latency) -> str:
@@ -180,7 +180,7 @@ def cost_note(found: Latency) -> str:
     )
 
 
-def retention_facts(rows: Path, clips: Mapping[str, str]) -> dict[str, Fact]:
+def retention_measurements(rows: Path, clips: Mapping[str, str]) -> dict[str, Measurement]:
     """How an arm's open answers are written; what no judge has rated is left out.
 
     Args:
@@ -199,7 +199,7 @@ def retention_facts(rows: Path, clips: Mapping[str, str]) -> dict[str, Fact]:
     return facts | ({"answers/perplexity": _mean(losses, tokens, of_rows, exponent=True)} if any(tokens) else {})
 
 
-def agreement_facts(first: Path, second: Path | Labels, clips: Mapping[str, str]) -> dict[str, Fact]:
+def agreement_measurements(first: Path, second: Path | Labels, clips: Mapping[str, str]) -> dict[str, Measurement]:
     """Cohen's kappa of a judge and another, or a person.
 
     Args:
@@ -207,7 +207,7 @@ def agreement_facts(first: Path, second: Path | Labels, clips: Mapping[str, str]
         clips: "dataset sample_id" -> clip.
     """
     other = labels_in(second) if isinstance(second, Path) else second
-    return {"agreement/kappa": Fact(agree(labels_in(first), other, clips=clips).kappa)}
+    return {"agreement/kappa": Measurement(agree(labels_in(first), other, clips=clips).kappa)}
 
 
 def labels_in(folder: Path) -> dict[str, bool | None]:
@@ -221,9 +221,9 @@ def clips_in(predictions: Path) -> dict[str, str]:
     return {f"{row['dataset']} {row['sample_id']}": row["clip_id"] or row["sample_id"] for row in rows}
 
 
-def _mean(parts: Sequence[float], wholes: Sequence[float], clips: Sequence[str], *, exponent: bool = False) -> Fact:
+def _mean(parts: Sequence[float], wholes: Sequence[float], clips: Sequence[str], *, exponent: bool = False) -> Measurement:
     """sum(parts) / sum(wholes) on the rows that count, or the exponential of it, resampled by clip."""
     drawn_R, value = ratio_draws(parts, wholes, clips), sum(parts) / sum(wholes)
     drawn_R, value = (np.exp(drawn_R), float(np.exp(value))) if exponent else (drawn_R, value)
     order = tuple(dict.fromkeys(clips))
-    return Fact(interval(value, drawn_R, len(order)), drawn_R, order)
+    return Measurement(interval(value, drawn_R, len(order)), drawn_R, order)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hba_ray.errors import SpecError
-from hba_ray.report.formats import to_csv, to_latex
-from hba_ray.report.page import Judged
-from hba_ray.report.paper_table import render_json, render_markdown, sheets
-from hba_ray.report.verdicts import TableVerdict, check_rows, judge_table, toy_row
+from hba_ray.report.formats import FORMATS
+from hba_ray.report.page import JudgedTable
+from hba_ray.report.paper_table import document
+from hba_ray.report.verdicts import TableVerdict, check_rows, give_verdicts, toy_row
 from hba_ray.runs.measured import check_columns, cost_note, measured_columns
 from hba_ray.runs.opened import rebuild_page
 from hba_ray.runs.plan import Experiment, plan
@@ -25,7 +25,7 @@ from hba_ray.store.journal import FILE, JournalTracker, forwarding
 from hba_ray.store.mlflow import MlflowTracker
 
 if TYPE_CHECKING:
-    from hba_ray.evaluation.latency import Latency
+    from hba_ray.evaluation.costs import Latency
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
     folder = _run(planned, say)
     wants_cost = any(row.startswith("cost/") for rows in paper.published.values() for row in rows)
     latency = _latency(trials[0], say) if wants_cost else None
-    found = judge_table(paper, measured_columns(paper, trials, latency), is_toy=_is_toy(spec))
+    found = give_verdicts(paper, measured_columns(paper, trials, latency), is_toy=_is_toy(spec))
     changed = [f"{word} (command line)" for word in overrides if not word.startswith(("compute.", "tracking."))]  # those change no result
     notes = (*changed, *((cost_note(latency),) if latency else ()))
     files = tuple(write_table(found, notes, folder))
-    write_verdict(folder, Judged(found, notes))
+    write_verdict(folder, JudgedTable(found, notes))
     page = rebuild_page(folder)
     _record(spec, folder, (*files, page), say)
     return Reproduced(found, notes, files, page)
@@ -132,17 +132,11 @@ def _latency(experiment: Experiment, say: Callable[[str], None]) -> Latency:
 
 
 def write_table(found: TableVerdict, differs: Sequence[str], folder: Path) -> Iterator[Path]:
-    """Writes the table in all forms; gives the files."""
-    made = sheets(found, differs)
-    texts = {
-        "md": render_markdown(found, differs),
-        "csv": to_csv(made[0]),
-        "tex": "\n".join(map(to_latex, made)),
-        "json": render_json(found),
-    }
-    for ending, text in texts.items():
-        file = folder / f"{found.paper.table}.{ending}"
-        write_text(file, text)
+    """Writes the table in all formats; gives the files."""
+    made = document(found, differs)
+    for form in FORMATS.values():
+        file = folder / f"{found.paper.table}{form.suffix}"
+        write_text(file, form.write(made))
         yield file
 
 

@@ -14,9 +14,9 @@ from hba_ray.errors import DataError
 from hba_ray.evaluation.pairs import ArmRows, PairScore, pairs_from_json, with_holm
 from hba_ray.evaluation.scores import DatasetScore, Scores
 from hba_ray.report.curves import Curves, confusions, curves
-from hba_ray.report.page import Evidence, Judged, render_html
+from hba_ray.report.model import Report, RunFacts
+from hba_ray.report.page import Evidence, JudgedTable, render_html
 from hba_ray.report.samples import Clip, Key, clips_note, sampled_clips, samples
-from hba_ray.report.tables import Facts, Report
 from hba_ray.runs.plan import Experiment
 from hba_ray.specs.arms import Arm
 from hba_ray.steps.base import STEP_LOG, Step
@@ -30,7 +30,7 @@ from hba_ray.store.provenance import environment
 
 PAGE, VERDICT = "report.html", "verdict.json"
 """In a run's folder: the page, and the judged table of the paper, where `hba reproduce` has made one."""
-_JUDGED = TypeAdapter(Judged)
+_JUDGED = TypeAdapter(JudgedTable)
 SCORING = ("evaluate", "judge", "probe")
 """Kinds of step that an arm's scores rest on."""
 EPOCHS = ("bam",)
@@ -51,7 +51,7 @@ def make_report(experiment: Experiment) -> Report:
     return Report(
         title=spec.name,
         scores={str(step.arm): read_scores(step.folder) for step in steps if step.arm and (step.folder / SCORES).exists()},
-        facts=Facts(
+        facts=RunFacts(
             model=spec.model.backbone,
             seed=spec.seed,
             fingerprint=experiment.fingerprint,
@@ -144,11 +144,11 @@ def write_page(folder: Path, report: Report, experiments: Sequence[Named], split
     return file
 
 
-def write_verdict(folder: Path, judged: Judged) -> None:
+def write_verdict(folder: Path, judged: JudgedTable) -> None:
     write_text(folder / VERDICT, _JUDGED.dump_json(judged, indent=1).decode() + "\n")
 
 
-def read_verdict(folder: Path) -> Judged | None:
+def read_verdict(folder: Path) -> JudgedTable | None:
     """What `write_verdict` wrote; None where there is none.
 
     Raises:

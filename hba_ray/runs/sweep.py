@@ -17,7 +17,7 @@ from typing import Any
 
 from hba_ray.cluster.session import check_store, ray_session
 from hba_ray.errors import HbaError, SpecError, TrialsFailed
-from hba_ray.report.figures import save_score_figure
+from hba_ray.report.sections import score_file
 from hba_ray.report.tables import Report, render_json, render_markdown
 from hba_ray.runs.assignments import Outcome, do_assignment
 from hba_ray.runs.plan import Experiment
@@ -221,13 +221,13 @@ class _Driver:
         if report is not None:
             write_text(folder / "report.json", render_json(report))
             write_text(folder / "table.md", render_markdown(report))
-            save_score_figure(report, folder / "scores.png")
+            write_text(folder / "scores.svg", score_file(report))
             named = labels(reports, {trial.name: trial.steps for trial in self.plan.trials})
             self.tracker.log_table(list(_rows(self.plan, report, named)), "table.csv")
             self.tracker.describe(render_markdown(report))
             finished = [(trial, named[trial.name]) for trial in self.plan.trials if trial.name in named]
             page = write_page(folder, report, finished, self.plan.spec.evaluate.split)
-            files = [*files, "table.md", "report.json", "scores.png", page.name]
+            files = [*files, "table.md", "report.json", "scores.svg", page.name]
         for file in files:
             self.tracker.log_artifact(folder / file)
         trials = {trial.name: trial.fingerprint for trial in self.plan.trials if trial.name in reports}

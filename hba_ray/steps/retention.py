@@ -17,8 +17,6 @@ from hba_ray.store.files import read_parquet
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from hba_ray.evaluation.statistics import Interval
-
 WRITTEN = "retention.parquet"
 
 
@@ -67,7 +65,7 @@ class Retention(StepKind[RetentionResult]):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from hba_ray.evaluation.retention import DIMENSIONS, Written, mean_rating, perplexity, rate_answers
+        from hba_ray.evaluation.retention import DIMENSIONS, AnswerQuality, mean_rating, perplexity, rate_answers
         from hba_ray.evaluation.scores import clips_of
 
         judge = context.spec.evaluate.judge
@@ -79,7 +77,7 @@ class Retention(StepKind[RetentionResult]):
         with progress(f"ratings {context.arm}", total=len(items)) as bar:
             ratings = rate_answers(items, judge, context.storage.judge_cache, bar) if judge and items else [None] * len(items)
         rows = [
-            Written(item.sample_id, item.dataset, clips[item.dataset, item.sample_id], loss, tokens, **(rated or {}))
+            AnswerQuality(item.sample_id, item.dataset, clips[item.dataset, item.sample_id], loss, tokens, **(rated or {}))
             for item, (loss, tokens), rated in zip(items, log_losses, ratings, strict=True)
         ]
         pq.write_table(pa.Table.from_pylist([vars(row) for row in rows], _schema()), context.folder / WRITTEN)
@@ -94,7 +92,7 @@ class Retention(StepKind[RetentionResult]):
             fluency=found["fluency"].value,
             coherence=found["coherence"].value,
             relevance=found["relevance"].value,
-            intervals={name: _ends(one) for name, one in {"perplexity": written, **found}.items()},
+            intervals={name: one.bounds for name, one in {"perplexity": written, **found}.items()},
         )
 
     def notes(self, spec: ExperimentSpec, result: RetentionResult) -> list[str]:
@@ -110,7 +108,7 @@ class Retention(StepKind[RetentionResult]):
 
 
 def _schema() -> pa.Schema:
-    """The columns of `Written`."""
+    """The columns of `AnswerQuality`."""
     import pyarrow as pa
 
     from hba_ray.evaluation.retention import DIMENSIONS
@@ -118,10 +116,6 @@ def _schema() -> pa.Schema:
     texts = ((name, pa.string()) for name in ("sample_id", "dataset", "clip_id"))
     ratings = ((name, pa.int64()) for name in DIMENSIONS)
     return pa.schema([*texts, ("log_loss", pa.float64()), ("tokens", pa.int64()), *ratings])
-
-
-def _ends(found: Interval) -> tuple[float, float] | None:
-    return None if found.low is None or found.high is None else (found.low, found.high)
 
 
 def _losses(context: Context, texts: list[str], bar: Bar) -> list[tuple[float, int]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hba_ray.errors import DataError
-from hba_ray.evaluation.columns import Column, Fact, compare
+from hba_ray.evaluation.columns import Column, Measurement, compare
 from hba_ray.evaluation.metrics import weighted_f1
 from hba_ray.evaluation.scores import dataset_seed
 from hba_ray.evaluation.statistics import Interval, bootstrap_interval, compare_arms
@@ -120,40 +120,40 @@ def test_a_dataset_without_a_score_or_a_size_has_no_place_and_leaves_those_of_ot
     assert correlated.value == pytest.approx(-1) and correlated.datasets == ("mmsd", "tess", "urfunny")
 
 
-def fact(value: float, draws: list[float] | None = None, clips: tuple[str, ...] = ("a", "b"), caveat: str = "") -> Fact:
+def measurement(value: float, draws: list[float] | None = None, clips: tuple[str, ...] = ("a", "b"), caveat: str = "") -> Measurement:
     drawn = None if draws is None else np.array(draws)
-    return Fact(Interval(value, None, None, None, 0.95, len(clips)), drawn, clips, caveat)
+    return Measurement(Interval(value, None, None, None, 0.95, len(clips)), drawn, clips, caveat)
 
 
-def test_facts_that_were_measured_elsewhere_are_cells_too():
-    results = [result([*rows_of("mmsd", 1, 0)], seed=seed, facts={"cost/peak_mb": fact(20.0 + seed)}) for seed in (0, 2)]
+def test_measurements_that_are_no_scores_are_cells_too():
+    results = [result([*rows_of("mmsd", 1, 0)], seed=seed, measurements={"cost/peak_mb": measurement(20.0 + seed)}) for seed in (0, 2)]
     estimate = Column(results).estimate("cost/peak_mb")
     assert (estimate.value, estimate.seeds) == (21.0, 2)
     assert Column(results).estimate("cost/mean_seconds").value is None
 
 
-def facts(*given: Fact) -> Column:
-    return Column([result([*rows_of("mmsd", 1, 0)], seed=seed, facts={"answers/fluency": one}) for seed, one in enumerate(given)])
+def measured(*given: Measurement) -> Column:
+    return Column([result([*rows_of("mmsd", 1, 0)], seed=seed, measurements={"answers/fluency": one}) for seed, one in enumerate(given)])
 
 
-def test_a_difference_of_facts_is_paired_only_on_the_same_clips():
+def test_a_difference_of_measurements_is_paired_only_on_the_same_clips():
     wide, shifted = [1.0, 2.0, 3.0, 4.0, 5.0], [1.5, 2.5, 3.5, 4.5, 5.5]
-    difference = compare(facts(fact(3.5, shifted)), facts(fact(3.0, wide)), "answers/fluency")[0].difference
+    difference = compare(measured(measurement(3.5, shifted)), measured(measurement(3.0, wide)), "answers/fluency")[0].difference
     assert (difference.value, difference.low, difference.high) == (0.5, 0.5, 0.5)
-    other = compare(facts(fact(3.5, shifted, ("a", "c"))), facts(fact(3.0, wide)), "answers/fluency")[0]
+    other = compare(measured(measurement(3.5, shifted, ("a", "c"))), measured(measurement(3.0, wide)), "answers/fluency")[0]
     assert other.difference.value == 0.5 and other.difference.low is None and other.p_value is None
 
 
-def test_seeds_of_a_fact_widen_its_interval_and_a_caveat_makes_it_not_comparable():
-    estimate = facts(fact(3.0, [3.0] * 50), fact(4.0, [4.0] * 50)).estimate("answers/fluency")
+def test_seeds_of_a_measurement_widen_its_interval_and_a_caveat_makes_it_not_comparable():
+    estimate = measured(measurement(3.0, [3.0] * 50), measurement(4.0, [4.0] * 50)).estimate("answers/fluency")
     assert (estimate.value, estimate.interval.low, estimate.interval.high, estimate.seeds) == (3.5, 3.0, 4.0, 2)
     assert estimate.is_comparable
-    assert not facts(fact(3.0, caveat="other hardware")).estimate("answers/fluency").is_comparable
+    assert not measured(measurement(3.0, caveat="other hardware")).estimate("answers/fluency").is_comparable
 
 
-def test_a_fact_of_an_unknown_name_is_refused():
+def test_a_measurement_of_an_unknown_name_is_refused():
     with pytest.raises(DataError, match="no measure 'fluidity'") as refused:
-        facts().estimate("answers/fluidity")
+        measured().estimate("answers/fluidity")
     assert "fluency, coherence, relevance, perplexity" in refused.value.way_out
 
 

@@ -45,6 +45,12 @@ def test_arms_of_two_atlases_are_refused():
         compare_tables(ArmRows("a", OPEN), ArmRows("b", predictions(mimeqa=[("a rope", "a door")] * 4)))
 
 
+def test_arms_that_put_a_row_into_different_clips_are_refused():
+    moved = BETTER.set_column(BETTER.schema.get_field_index("clip_id"), "clip_id", [["elsewhere"] * len(BETTER)])
+    with pytest.raises(DataError, match="another truth or clip"):
+        compare_tables(ArmRows("a", BETTER), ArmRows("b", moved))
+
+
 def test_p_values_are_adjusted_for_all_pairs_and_the_missing_stay_missing():
     pairs = [
         PairScore("a", "b", dataset, "weighted_f1", 9, 9, 0.1, (0.0, 0.2), p, 0.1)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from hba_ray.errors import DataError
-from hba_ray.evaluation.pairs import differing_rows, pair_rows
+from hba_ray.evaluation.pairs import ArmRows, differences, differing_rows, pair_rows
 from hba_ray.predict.heads import SCHEMA
 
 
@@ -51,3 +51,10 @@ def test_arms_of_different_atlases_and_repeated_rows_are_refused():
     for pair in ((good, twice), (twice, good)):
         with pytest.raises(DataError, match="appears twice"):
             pair_rows(*pair)
+
+
+def test_a_row_without_a_clip_is_listed_as_its_own():
+    first, second = (table(("a", "sarcasm", guess)).drop(["clip_id"]) for guess in ("sarcasm", "not sarcasm"))
+    without = [arm.append_column("clip_id", pa.nulls(1, pa.string())) for arm in (first, second)]
+    csv, markdown = differences(ArmRows("sft", without[0]), ArmRows("sft+bam", without[1]))
+    assert "mmsd,a,a,,sarcasm,sft,sarcasm,not sarcasm" in csv and "| mmsd | a | a |" in markdown

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from hba_ray.errors import DataError
-from hba_ray.evaluation.retention import Written, backbone_log_losses, log_losses, mean_rating, perplexity, rate_answers, read_ratings
+from hba_ray.evaluation.retention import AnswerQuality, backbone_log_losses, log_losses, mean_rating, perplexity, rate_answers, read_ratings
 from hba_ray.judge.grade import JudgeItem
 from hba_ray.progress import Bar
 from tests.helpers.stub_judge import KEY, KEY_ENV, StubJudge
@@ -41,8 +41,8 @@ class Letters:
         return SimpleNamespace(input_ids=[1 + ord(letter) % 7 for letter in text])
 
 
-def written(losses: list[tuple[float, int]]) -> list[Written]:
-    return [Written(str(place), "mimeqa", f"clip-{place}", loss, tokens) for place, (loss, tokens) in enumerate(losses)]
+def written(losses: list[tuple[float, int]]) -> list[AnswerQuality]:
+    return [AnswerQuality(str(place), "mimeqa", f"clip-{place}", loss, tokens) for place, (loss, tokens) in enumerate(losses)]
 
 
 def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary():
@@ -60,9 +60,11 @@ def test_answers_are_pooled_by_token_and_nothing_has_no_perplexity():
 def test_the_interval_resamples_clips_and_not_answers():
     rng = np.random.default_rng(0)
     losses = [(float(loss) * 10, 10) for loss in rng.normal(2, 0.5, size=60)]
-    apart = [Written(str(place), "mimeqa", str(place), *one, fluency=1 + place % 5) for place, one in enumerate(losses)]
+    apart = [AnswerQuality(str(place), "mimeqa", str(place), *one, fluency=1 + place % 5) for place, one in enumerate(losses)]
     together = [
-        Written(f"{place}-{copy}", "mimeqa", str(place), *one, fluency=1 + place % 5) for place, one in enumerate(losses) for copy in "abc"
+        AnswerQuality(f"{place}-{copy}", "mimeqa", str(place), *one, fluency=1 + place % 5)
+        for place, one in enumerate(losses)
+        for copy in "abc"
     ]
     for of in (perplexity, lambda rows: mean_rating(rows, "fluency")):
         one, three = of(apart), of(together)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scipy import stats
 from hba_ray.data.tasks import TASKS
 from hba_ray.errors import DataError
 from hba_ray.evaluation import statistics
-from hba_ray.evaluation.metrics import METRICS
+from hba_ray.evaluation.metrics import METRICS, CountMetric, Pair
 from hba_ray.evaluation.published import published_score
 from hba_ray.evaluation.statistics import (
     bootstrap_draws,
@@ -64,11 +65,14 @@ def cases(draw: st.DrawFn) -> tuple[str, list[str], list[str | None], list[str]]
 
 @settings(deadline=None, max_examples=60)
 @given(cases())
-def test_a_metric_on_counts_is_the_metric_on_rows(case):
+def test_a_draw_is_the_metric_on_the_rows_of_the_drawn_clips(case):
     metric, true, predicted, clips = case
-    fast = bootstrap_draws(metric, true, predicted, clips, resamples=5, seed=3)
-    slow = bootstrap_draws(METRICS[metric], true, predicted, clips, resamples=5, seed=3)
-    np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-12)
+    (weights_RC,) = statistics._resampled(len(set(clips)), 5, seed=3)
+    times = [dict(zip(dict.fromkeys(clips), weights_C, strict=True)) for weights_C in weights_RC]
+    drawn = [[place for place, clip in enumerate(clips) for _ in range(int(of_clip[clip]))] for of_clip in times]
+    scores = [METRICS[metric]([true[place] for place in places], [predicted[place] for place in places]) for places in drawn]
+    found = bootstrap_draws(metric, true, predicted, clips, resamples=5, seed=3)
+    np.testing.assert_allclose(found, np.array(scores, dtype=float), rtol=0, atol=1e-12)
 
 
 def test_every_metric_of_the_benchmark_has_an_interval():
@@ -76,6 +80,21 @@ def test_every_metric_of_the_benchmark_has_an_interval():
         label = LABELS.get(metric, ("a", "b"))[0]
         found = bootstrap_interval(metric, [label] * 4, [label] * 4, list("abcd"), resamples=20)
         assert found.value is not None and found.low is not None and found.low <= found.value <= found.high
+
+
+class Accuracy(CountMetric):
+    """A metric that the package does not have."""
+
+    def on_counts(self, pairs: Sequence[Pair], counts_RP: np.ndarray) -> np.ndarray:
+        return counts_RP @ np.array([float(label == guess) for label, guess in pairs]) / counts_RP.sum(1)
+
+
+def test_one_definition_gives_a_new_metric_its_value_interval_and_comparison():
+    accuracy, true, clips = Accuracy(), ["sad", "fear"] * 20, [str(place) for place in range(40)]
+    found = bootstrap_interval(accuracy, true, ["sad"] * 40, clips)
+    assert accuracy(true, ["sad"] * 40) == found.value == 0.5 and found.low < 0.5 < found.high
+    against = compare_arms(accuracy, true, ["sad"] * 40, true, clips, resamples=200)
+    assert against.difference.value == 0.5 and against.p_value < 0.01
 
 
 def test_the_interval_of_a_share_is_the_textbook_one():

@@ -43,7 +43,7 @@ def assert_recorded(store: str, plan: SweepPlan) -> None:
     assert parent.data.params["sft.epochs"] == "1" and "sft.lr" not in parent.data.params
     assert not any(key.startswith("sweep") for key in parent.data.params)
     assert parent.data.metrics["trials/done"] == parent.data.metrics["trials/total"] == len(plan.trials)
-    shown = {"table.md", "table.csv", "scores.png", "report.html", "report.json", "resolved.yaml"}
+    shown = {"table.md", "table.csv", "scores.svg", "report.html", "report.json", "resolved.yaml"}
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= shown
     assert "| toy_tone |" in parent.data.tags["mlflow.note.content"]
     table = Path(client.download_artifacts(parent.info.run_id, "table.csv")).read_text().splitlines()

@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from hba_ray.evaluation.scores import DatasetScore
-from hba_ray.report.tables import TINY_TITLE
+from hba_ray.report.model import TINY_TITLE
 from hba_ray.runs.plan import plan
 from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.store.journal import JournalTracker

@@ -1,10 +1,11 @@
 """Forest plots: numbers are where they belong, scales hold what is drawn on them."""
 
 import re
+import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from hba_ray.report.charts import SHARES, Mark, around_zero, axis, legend, strip
+from hba_ray.report.charts import SHARES, Forest, ForestGroup, ForestRow, Mark, around_zero, axis, forest_file, legend, strip
 
 
 def place(drawn: str, name: str) -> list[float]:
@@ -31,5 +32,20 @@ def test_differences_have_a_scale_with_zero_in_the_middle(largest, end):
 
 
 def test_the_legend_names_only_what_is_drawn():
-    assert "published" not in legend([Mark(0.5)]) and "majority" not in legend([Mark(0.5)])
-    assert "published" in legend([Mark(0.5, published=0.4)])
+    assert [words for _, words in legend([Mark(0.5)])] == ["score", "95% interval"]
+    everything = legend([Mark(0.5, baseline=0.1), Mark(0.5, published=0.4)])
+    assert [words for _, words in everything] == ["score", "95% interval", "majority baseline", "published"]
+    assert all(sign.startswith("<svg") for sign, _ in everything)
+
+
+def test_a_forest_in_a_file_of_its_own_is_whole_svg_in_which_text_stays_text():
+    hostile = "</text><script>alert(1)</script>\x00"
+    rows = (ForestRow(hostile, Mark(0.5, 0.25, 1.0, baseline=0.1), ("0.500", "0.250 to 1.000")), ForestRow("b" * 80, None, ("–", "–")))
+    forest = Forest("Scores", "Arm", SHARES, ("Score", "95% interval"), (ForestGroup("mmsd", rows, "weighted f1, 9 rows"),))
+    drawn = forest_file(forest, f"a run {hostile}")
+    root = ElementTree.fromstring(drawn)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg" and not list(root.iter("{http://www.w3.org/2000/svg}script"))
+    said = [text.strip() for text in root.itertext()]
+    assert {"mmsd · weighted f1, 9 rows", "0.500", "–", hostile.replace("\x00", "\u2400"), "b" * 49 + "…"} <= set(said)
+    assert place(drawn, "dot") == [50.0] and drawn.count('class="strip"') == 1
+    assert root.get("aria-label") == "a run " + hostile.replace("\x00", "\u2400")

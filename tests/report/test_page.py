@@ -13,15 +13,16 @@ import pytest
 
 from hba_ray.evaluation.pairs import PairScore
 from hba_ray.report.curves import confusions, curves
-from hba_ray.report.markup import _VOID
 from hba_ray.report.model import TINY_TITLE
-from hba_ray.report.page import Evidence, Judged, render_html
+from hba_ray.report.page import Evidence, JudgedTable, render_html
 from hba_ray.report.samples import Clip, samples
-from hba_ray.report.verdicts import judge_table
+from hba_ray.report.verdicts import give_verdicts
 from tests.helpers.answers import HOSTILE, two_arms
 from tests.report.test_tables import REPORT, TINY
 from tests.report.test_verdicts import column, table
 
+VOID = ("br", "input", "link", "meta")
+"""Elements that hold nothing and have no end."""
 VIDEO = b"\x00\x00\x00 ftypisom" + bytes(range(256))
 CLIPS = {
     ("toy_words", "w1"): (Clip("video", "media/a.mp4", len(VIDEO), "video/mp4", VIDEO),),
@@ -51,7 +52,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attrs) -> None:
         self.elements.append((tag, dict(attrs)))
-        if tag not in _VOID:
+        if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs) -> None:
@@ -143,8 +144,8 @@ def test_a_report_without_anything_beside_it_has_no_empty_parts():
 @pytest.mark.parametrize("is_toy", [False, True])
 def test_a_table_of_the_paper_comes_first_with_its_verdicts_in_words(is_toy):
     gate = {"says": "near", "of": "plain", "within": 0.1}
-    found = judge_table(table(gates=[gate]), {"plain": column((60, 40)), "adapted": column((95, 5))}, is_toy=is_toy)
-    page = Reader(render_html(FULL, EVIDENCE, Judged(found, ("sft.lr=1 (command line)",))))
+    found = give_verdicts(table(gates=[gate]), {"plain": column((60, 40)), "adapted": column((95, 5))}, is_toy=is_toy)
+    page = Reader(render_html(FULL, EVIDENCE, JudgedTable(found, ("sft.lr=1 (command line)",))))
     assert page.all("a")[0]["href"] == "#paper"
     assert found.paper.title in page.texts["title"][0] and found.paper.title in page.texts["h1"][0]
     assert any("sft.lr=1 (command line)" in words for words in page.texts["p"])

@@ -11,7 +11,7 @@ from rich.console import Console
 from hba_ray.evaluation.columns import Column
 from hba_ray.report.formats import terminal, to_csv, to_latex
 from hba_ray.report.paper_table import outcome, render_json, render_markdown, sheets, title
-from hba_ray.report.verdicts import judge_table
+from hba_ray.report.verdicts import give_verdicts
 from tests.helpers.hand_made import result, rows_of
 from tests.report.test_verdicts import column, table
 
@@ -24,7 +24,7 @@ GATES = [
 
 def judged():
     paper = table(gates=GATES, differs=["one seed"], contrasts=[{"of": "adapted", "over": "plain", "published": {"mmsd": [33.3, 0.2]}}])
-    return judge_table(paper, {"plain": column((50, 50)), "adapted": column((80, 20))})
+    return give_verdicts(paper, {"plain": column((50, 50)), "adapted": column((80, 20))})
 
 
 def test_a_row_holds_measured_interval_published_difference_and_verdict():
@@ -43,7 +43,7 @@ def test_a_row_holds_measured_interval_published_difference_and_verdict():
 
 def test_at_toy_scale_published_numbers_say_whose_they_are_and_nothing_is_concluded():
     toy = {name: Column([result(rows_of("toy_words", 15, 5))], toy=True, resamples=50) for name in ("plain", "adapted")}
-    found = judge_table(table(gates=GATES), toy)
+    found = give_verdicts(table(gates=GATES), toy)
     text = render_markdown(found)
     cells, contrasts = sheets(found)
     assert [row[-1] for row in cells.rows] == ["0.600 (mmsd)", "0.800 (mmsd)"] and [row[-2:] for row in contrasts.rows] == [("+0.200", "–")]
@@ -73,6 +73,6 @@ def test_csv_latex_terminal_and_json_say_the_same():
 
 
 def test_latex_survives_signs_that_mean_something_to_it():
-    from hba_ray.report.model import Sheet
+    from hba_ray.report.sheets import Sheet
 
     assert r"a\_b \& 50\% \dag{} \textbackslash{} $<$x$>$" in to_latex(Sheet("t", ("h",), ((r"a_b & 50% † \ <x>",),), 1))

@@ -1,6 +1,6 @@
 """The cost of adapters beside the published one."""
 
-from hba_ray.evaluation.latency import Cost, Latency
+from hba_ray.evaluation.costs import Cost, Latency
 from hba_ray.report.paper_table import render_cost
 
 FOUND = Latency(Cost(0.2, 0.01, 1000.0), Cost(0.21, 0.02, 1018.4), "CPU, one thread", "fp32", 500, 1)

@@ -15,10 +15,12 @@ from hba_ray.data.tasks import DATASETS, TASKS
 from hba_ray.errors import DataError
 from hba_ray.evaluation.metrics import ClassScore
 from hba_ray.evaluation.scores import DatasetScore, Scores, TaskScore
-from hba_ray.report.tables import MISSING, Facts, Report, read_json, render_json, render_markdown, terminal_table
+from hba_ray.report.model import Report, RunFacts
+from hba_ray.report.sheets import MISSING
+from hba_ray.report.tables import read_json, render_json, render_markdown, terminal_table
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
-FACTS = Facts(
+FACTS = RunFacts(
     model="Qwen/Qwen2.5-Omni-7B",
     seed=3,
     fingerprint="0123456789ab",

@@ -1,7 +1,8 @@
 """What an arm adds to another: absolute, in per cent, and beside the paper's Table 6."""
 
 from hba_ray.evaluation.scores import DatasetScore, Scores, TaskScore
-from hba_ray.report.model import MISSING, Facts, Report
+from hba_ray.report.model import Report, RunFacts
+from hba_ray.report.sheets import MISSING
 from hba_ray.report.tables import difference_sheets, pairs
 
 
@@ -14,7 +15,7 @@ def scores(cremad: float | None, tess: float | None, model) -> Scores:
 
 
 def report(before: Scores, after: Scores) -> Report:
-    return Report("x", {"sft": before, "sft+bam": after}, Facts("Qwen/Qwen2.5-Omni-7B", 0, "0", {}, {}))
+    return Report("x", {"sft": before, "sft+bam": after}, RunFacts("Qwen/Qwen2.5-Omni-7B", 0, "0", {}, {}))
 
 
 def test_a_task_and_its_datasets_have_their_change_beside_the_published_one():

@@ -10,7 +10,8 @@ from hba_ray.evaluation.metrics import ScaleScore
 from hba_ray.evaluation.pairs import PairScore
 from hba_ray.evaluation.published import published_score
 from hba_ray.evaluation.scores import DatasetScore, Scores
-from hba_ray.report.tables import Facts, Report, measure_sheets, read_json, render_json, render_markdown
+from hba_ray.report.model import Report, RunFacts
+from hba_ray.report.tables import measure_sheets, read_json, render_json, render_markdown
 from tests.evaluation.test_statistics import TABLE_14
 from tests.report.test_tables import FACTS, REPORT, table
 
@@ -65,7 +66,7 @@ def test_all_of_it_survives_json():
 )
 def test_the_published_scores_give_the_correlations_of_table_15(model, published):
     used = {dataset: {"train": rows} for dataset, rows in TABLE_14.items()}
-    facts: Facts = dataclasses.replace(FACTS, rows_used=used)
+    facts: RunFacts = dataclasses.replace(FACTS, rows_used=used)
     found = tuple(DatasetScore(name, "EMO", "m", published_score(model, name), 1, 1, None, None, None, ()) for name in TABLE_14)
     (row,) = rows(Report("Table 15", {"arm": Scores(found, ())}, facts), "Does size decide the score?")
     assert (row["Datasets"], row["Spearman as in Table 15"]) == ("16", published)

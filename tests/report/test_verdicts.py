@@ -8,7 +8,7 @@ import pytest
 
 from hba_ray.errors import SpecError
 from hba_ray.evaluation.columns import Column
-from hba_ray.report.verdicts import TableVerdict, check_rows, judge_table, toy_row
+from hba_ray.report.verdicts import TableVerdict, check_rows, give_verdicts, toy_row
 from hba_ray.specs import PaperSpec
 from tests.helpers.hand_made import result, rows_of
 
@@ -34,10 +34,10 @@ def verdicts(found: TableVerdict) -> dict[tuple[str, str], str]:
 
 
 def test_a_cell_agrees_where_the_published_value_lies_in_our_interval():
-    found = judge_table(table(), {"plain": column((60, 40)), "adapted": column((95, 5))})
+    found = give_verdicts(table(), {"plain": column((60, 40)), "adapted": column((95, 5))})
     assert verdicts(found)["mmsd", "plain"] == "agrees"
     assert verdicts(found)["mmsd", "adapted"] == "higher"
-    worse = judge_table(table(), {"plain": column((30, 70))})
+    worse = give_verdicts(table(), {"plain": column((30, 70))})
     assert verdicts(worse)["mmsd", "plain"] == "lower"
     assert verdicts(worse)["mmsd", "adapted"] == "not measured here"
 
@@ -45,14 +45,14 @@ def test_a_cell_agrees_where_the_published_value_lies_in_our_interval():
 def test_a_printed_value_is_known_to_half_a_unit_of_its_last_digit():
     cells = {"plain": {"mmsd": 0.99}, "adapted": {"mmsd": 0.8}}
     columns = {"plain": Column([result(rows_of("mmsd", 200, 0))], resamples=50)}
-    assert verdicts(judge_table(table(published=cells, digits=3), columns))["mmsd", "plain"] == "higher"
-    assert verdicts(judge_table(table(published=cells, digits=1), columns))["mmsd", "plain"] == "agrees"
+    assert verdicts(give_verdicts(table(published=cells, digits=3), columns))["mmsd", "plain"] == "higher"
+    assert verdicts(give_verdicts(table(published=cells, digits=1), columns))["mmsd", "plain"] == "agrees"
 
 
 def test_a_task_of_which_a_dataset_is_absent_gets_no_verdict():
     paper = table(published={"plain": {"DEP": 0.7, "SOC": 0.3}, "adapted": {"DEP": 0.7}}, contrasts=[])
     measured = Column([result(rows_of("daicwoz", 7, 3) + rows_of("siq2", 3, 7))], resamples=50)
-    found = judge_table(paper, {"plain": measured})
+    found = give_verdicts(paper, {"plain": measured})
     assert verdicts(found)["DEP", "plain"] == "partial: 1 of 2 datasets"
     assert verdicts(found)["SOC", "plain"] == "not judged"
     assert all(cell.difference is None for cell in found.cells)
@@ -69,7 +69,7 @@ def test_a_task_of_which_a_dataset_is_absent_gets_no_verdict():
 )
 def test_a_difference_is_judged_by_a_paired_test_and_by_what_the_rows_can_show(plain, adapted, verdict):
     columns = {"plain": column(plain), "adapted": column(adapted)}
-    found = judge_table(table(), columns)
+    found = give_verdicts(table(), columns)
     (contrast,) = [one for one in found.contrasts if one.row == "mmsd"]
     assert contrast.verdict == verdict
     assert contrast.published == pytest.approx(0.2) and contrast.percent is None
@@ -78,7 +78,7 @@ def test_a_difference_is_judged_by_a_paired_test_and_by_what_the_rows_can_show(p
 
 
 def test_the_papers_own_small_difference_cannot_be_resolved_by_a_small_test_set():
-    found = judge_table(table(), {"plain": column((60, 40), (150, 74)), "adapted": column((60, 40), (152, 72))})
+    found = give_verdicts(table(), {"plain": column((60, 40), (150, 74)), "adapted": column((60, 40), (152, 72))})
     (contrast,) = [one for one in found.contrasts if one.row == "urfunny"]
     assert contrast.verdict == "cannot be resolved here"
     assert contrast.comparison.detectable is not None and contrast.comparison.detectable > 0.01
@@ -86,7 +86,7 @@ def test_the_papers_own_small_difference_cannot_be_resolved_by_a_small_test_set(
 
 def test_a_printed_change_counts_and_not_the_difference_of_rounded_cells():
     changed = table(contrasts=[{"of": "adapted", "over": "plain", "published": {"mmsd": [-33.0, -0.2]}}])
-    found = judge_table(changed, {"plain": column((50, 50)), "adapted": column((80, 20))})
+    found = give_verdicts(changed, {"plain": column((50, 50)), "adapted": column((80, 20))})
     (contrast,) = [one for one in found.contrasts if one.row == "mmsd"]
     assert (contrast.published, contrast.percent, contrast.verdict) == (-0.2, -33.0, "opposite")
 
@@ -112,7 +112,7 @@ def gate(**fields: Any) -> dict[str, Any]:
 )
 def test_a_claim_is_met_missed_or_open(fields, met):
     columns = {"plain": column((50, 50), (70, 30)), "adapted": column((80, 20), (72, 28))}
-    found = judge_table(table(gates=[gate(**fields)]), columns)
+    found = give_verdicts(table(gates=[gate(**fields)]), columns)
     assert found.gates[0].met is met
     assert found.is_met is (met is True)
 
@@ -122,7 +122,7 @@ def test_at_toy_scale_rows_stand_for_their_tasks_and_no_verdict_is_given():
         name: Column([result(rows_of("toy_words", right, 20 - right))], toy=True, resamples=50)
         for name, right in (("plain", 10), ("adapted", 19))
     }
-    found = judge_table(table(gates=[gate(over=["plain"])]), toy)
+    found = give_verdicts(table(gates=[gate(over=["plain"])]), toy)
     assert found.is_toy and found.gates == () and found.is_met
     assert {cell.row for cell in found.cells} == {"toy_words"}
     assert [(cell.column, cell.published, cell.published_row, cell.difference) for cell in found.cells] == [
@@ -134,7 +134,7 @@ def test_at_toy_scale_rows_stand_for_their_tasks_and_no_verdict_is_given():
 
 
 def test_a_tiny_model_on_real_rows_gives_no_verdict_either():
-    found = judge_table(table(), {"plain": column((60, 40)), "adapted": column((60, 40))}, is_toy=True)
+    found = give_verdicts(table(), {"plain": column((60, 40)), "adapted": column((60, 40))}, is_toy=True)
     assert {cell.verdict for cell in found.cells} == {"no verdict"}
     assert {cell.row for cell in found.cells} == {"mmsd", "urfunny"}
 

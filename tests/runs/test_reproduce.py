@@ -18,10 +18,10 @@ from mlflow import MlflowClient
 
 from hba_ray.cli import main as cli
 from hba_ray.errors import DataError, SpecError
-from hba_ray.evaluation.latency import Cost, Latency
+from hba_ray.evaluation.costs import Cost, Latency
 from hba_ray.evaluation.scores import score_predictions
 from hba_ray.judge.grade import Verdict, verdict_table
-from hba_ray.report.verdicts import CellVerdict, judge_table
+from hba_ray.report.verdicts import CellVerdict, give_verdicts
 from hba_ray.runs.cost import NUMBERS, known_cost
 from hba_ray.runs.measured import check_columns, measured_columns
 from hba_ray.runs.plan import STAGES, Experiment, plan, run_fingerprint
@@ -106,7 +106,7 @@ def finished(tmp_path, toy):
 
 def test_finished_trials_become_a_table_in_four_forms(finished, tmp_path):
     assert finished.paper is not None
-    found = judge_table(finished.paper, measured_columns(finished.paper, planned_arms(finished)))
+    found = give_verdicts(finished.paper, measured_columns(finished.paper, planned_arms(finished)))
     assert [cell.verdict for cell in found.cells] == ["agrees", "agrees"] and found.is_met
     files = list(write_table(found, ["sft.lr=1 (command line)"], tmp_path))
     assert [file.name for file in files] == ["T6.md", "T6.csv", "T6.tex", "T6.json"]
@@ -223,7 +223,7 @@ def finished_table(table: str, storage: Path, toy: Any, monkeypatch: pytest.Monk
 
 def cells_of(spec: ExperimentSpec, latency: Latency | None = None) -> dict[tuple[str, str], CellVerdict]:
     assert spec.paper is not None
-    found = judge_table(spec.paper, measured_columns(spec.paper, planned_arms(spec), latency))
+    found = give_verdicts(spec.paper, measured_columns(spec.paper, planned_arms(spec), latency))
     return {(cell.column, cell.row): cell for cell in found.cells}
 
 
@@ -269,7 +269,7 @@ def test_table_17_has_the_writing_of_both_models_with_intervals_over_clips(tmp_p
     assert cells[after, "answers/coherence"].verdict == "higher" and cells[after, "answers/relevance"].verdict == "missing"
     assert cells[after, "answers/perplexity"].estimate.value == pytest.approx(math.exp(6.25))
     assert spec.paper is not None
-    found = judge_table(spec.paper, measured_columns(spec.paper, planned_arms(spec)))
+    found = give_verdicts(spec.paper, measured_columns(spec.paper, planned_arms(spec)))
     rows = {one.row: one for one in found.contrasts}
     assert rows["answers/fluency"].verdict == "as published" and rows["answers/fluency"].comparison.difference.low == pytest.approx(1)
     assert rows["answers/perplexity"].verdict == "none, as published"
