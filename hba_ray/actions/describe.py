@@ -12,7 +12,7 @@ from hba_ray.errors import SpecError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.descriptors import USUAL_STREAMS
 from hba_ray.steps import describe
-from hba_ray.steps.atlas import Atlas
+from hba_ray.steps.atlas import AtlasSteps
 from hba_ray.steps.base import Context, Draft
 from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
@@ -39,7 +39,7 @@ def index_of(spec: ExperimentSpec) -> AtlasIndex:
     if spec.atlas.source == "released":
         return build_index(spec.atlas, Path(spec.atlas.root or ""))
     draft = Draft(spec, Storage(spec.compute.storage))
-    Atlas().plan(draft)
+    AtlasSteps().plan(draft)
     step = draft["atlas"]
     if not step.is_done:
         what = f"'{spec.atlas.source}' is not made yet; only files that are there can be checked"
@@ -61,7 +61,7 @@ def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> describe
         HbaError: the atlas, a clip or an environment is not what it should be; what is extracted stays.
     """
     draft = Draft(spec, Storage(spec.compute.storage))
-    for kind in (Atlas(), describe.Describe()):
+    for kind in (AtlasSteps(), describe.DescribeSteps()):
         kind.plan(draft)
     if "describe" not in draft:
         raise ValueError("the spec names no stream")
@@ -71,4 +71,4 @@ def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> describe
         start_ray = lambda: stack.enter_context(ray_session(spec.compute, descriptors.folder / "logs"))  # noqa: E731
         context = Context(spec, descriptors, {rows.name: rows}, start_ray=start_ray)
         do_step(context, say, again=lambda result: True)
-    return describe.Describe().result(descriptors.folder)
+    return describe.DescribeSteps().result(descriptors.folder)

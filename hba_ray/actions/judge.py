@@ -23,8 +23,8 @@ from hba_ray.runs.opened import ledger_steps
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.steps import compare
 from hba_ray.steps.base import Context, Draft, Result, Step
-from hba_ray.steps.evaluate import PREDICTIONS, Evaluate
-from hba_ray.steps.judge import Judge, JudgeResult, open_items
+from hba_ray.steps.evaluate import PREDICTIONS, EvaluateSteps
+from hba_ray.steps.judge import JudgeResult, JudgeSteps, open_items
 from hba_ray.steps.run import do_step
 from hba_ray.store.files import read_parquet
 from hba_ray.store.folders import Storage, note, write_text
@@ -130,7 +130,7 @@ def _predicted(run: Path, only: str | None, alone: str = "") -> list[Step]:
         only: the one arm that is wanted.
         alone: the option that is about one arm.
     """
-    found = [step for step in _steps_of(run) if step.kind == Evaluate()]
+    found = [step for step in _steps_of(run) if step.kind == EvaluateSteps()]
     wanted = [step for step in found if only is None or str(step.arm) == only]
     names = ", ".join(str(step.arm) for step in found) or "none"
     if not wanted:
@@ -154,19 +154,19 @@ def _spec_of(run: Path, overrides: Sequence[str]) -> ExperimentSpec:
 def _steps_of(run: Path) -> list[Step]:
     """The finished steps that the run's ledger names, in its order; judge steps of all judges."""
     found = ledger_steps(run)
-    newest = {step.name: step for step in found if step.kind != Judge()}
-    return [step for step in [*newest.values(), *(step for step in found if step.kind == Judge())] if step.is_done]
+    newest = {step.name: step for step in found if step.kind != JudgeSteps()}
+    return [step for step in [*newest.values(), *(step for step in found if step.kind == JudgeSteps())] if step.is_done]
 
 
 def _grade(run: Path, spec: ExperimentSpec, steps: Sequence[Step], arms: Sequence[Step], say: Callable[[str], None]) -> None:
     """The judge step of each arm, where it is not done or the endpoint did not answer all of it."""
-    earlier = {step.name: step for step in steps if step.kind != Judge()}
+    earlier = {step.name: step for step in steps if step.kind != JudgeSteps()}
     storage = Storage(spec.compute.storage)
     draft = Draft(spec, storage)
     for predicted in arms:
-        Judge().plan_for(draft, predicted)
+        JudgeSteps().plan_for(draft, predicted)
     if any(not step.is_done or _has_unanswered(step.result()) for step in draft.steps):
-        Judge.check(spec)
+        JudgeSteps.check(spec)
     for step in draft.steps:
         if step.is_done and _has_unanswered(step.result()):
             say("the next `hba run` holds arms against each other again, with the new verdicts")
@@ -185,8 +185,8 @@ def _graders(steps: Sequence[Step], predicted: Step) -> list[Grader]:
 
     made = []
     for step in steps:
-        if step.kind == Judge() and step.arm == predicted.arm:
-            result = Judge().result(step.folder)
+        if step.kind == JudgeSteps() and step.arm == predicted.arm:
+            result = JudgeSteps().result(step.folder)
             made.append(Grader(str(step.arm), f"{result.judge} {step.fingerprint[:4]}", result.prompts, labels_in(step.folder)))
     return made
 

@@ -9,9 +9,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 
@@ -20,7 +20,8 @@ from hba_ray.data.atlas import AtlasIndex
 from hba_ray.descriptors.environments import check_here, default_folder, runtime_env
 from hba_ray.descriptors.keys import KeyStore, Wanted, find_wanted
 from hba_ray.descriptors.pools import Done, Work, describe_here, describe_on_ray, place_of
-from hba_ray.descriptors.tables import StreamSummary, maker, note_identity, released_maker, table_of
+from hba_ray.descriptors.summary import StreamSummary, Summary
+from hba_ray.descriptors.tables import maker, note_identity, released_maker, table_of
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
 from hba_ray.specs.descriptors import DescriptorsSpec, Stream
@@ -29,22 +30,6 @@ from hba_ray.store.folders import claimed
 Progress = Callable[[str, int, int], None]
 """Is called with (what, done, total); `what` is "clips" while rows are read for their keys, then the name of each stream."""
 OnBadRow = Literal["fail", "drop"]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The result of an extraction.
-
-    Attributes:
-        streams: stream -> its state.
-        unreadable: reason -> rows that could not be read.
-    """
-
-    streams: dict[str, StreamSummary]
-    unreadable: dict[str, int]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -66,26 +65,3 @@ def identity_of(spec: DescriptorsSpec, stream: Stream, store: Path) -> dict[str,
     if stream == "transcripts" and checkpoint.is_file():
         identity["settings"] = {**identity["settings"], "model": file_digest(checkpoint, memory=store)}
     return identity
-
-
-@dataclass(frozen=True)
-class StreamSummary:
-    """The state of one stream after an extraction.
-
-    Attributes:
-        rows: rows of the splits.
-        described: rows with a vector or a transcript.
-        absent: rows without a clip for the stream, or with a video without sound.
-        bad: reason -> rows whose clip cannot be described; they count as without the stream.
-        clips: different clips of all rows.
-        extracted: clips that this extraction described; the others were in the table.
-        seconds: wall time.
-    """
-
-    rows: int
-    described: int
-    absent: int
-    bad: dict[str, int]
-    clips: int
-    extracted: int
-    seconds: float

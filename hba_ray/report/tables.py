@@ -20,6 +20,7 @@ from hba_ray.evaluation.statistics import spearman
 from hba_ray.report.formats import Document, terminal, to_markdown
 from hba_ray.report.model import Report, RunFacts
 from hba_ray.report.sheets import MISSING, Sheet, between, dataset_place, number, signed, with_columns
+from hba_ray.specs.arms import Arm
 from hba_ray.store.files import from_json
 
 JUDGED = "†"
@@ -168,14 +169,13 @@ def difference_sheets(report: Report) -> tuple[Sheet, ...]:
 
 
 def pairs(arms: list[str]) -> Iterator[tuple[str, str]]:
-    """(without, with): an arm `a+b` beside `a`, and beside `a without ...`.
+    """(without, with): an arm beside the one of one stage less, whatever is withheld from each.
 
     >>> list(pairs(["sft", "sft without media", "sft+bam"]))
     [('sft', 'sft+bam'), ('sft without media', 'sft+bam')]
     """
     for second in arms:
-        base = second.rpartition("+")[0]
-        yield from ((first, second) for first in arms if base and (first == base or first.startswith(f"{base} without ")))
+        yield from ((first, second) for first in arms if Arm.parse(second).adds_to(Arm.parse(first)))
 
 
 def _sheet(first: str, second: str, report: Report) -> Sheet:

@@ -29,7 +29,7 @@ def measure_cost(
         SpecError: the spec has no adapters, or they are not trained yet.
     """
     spec, folder = experiment.spec, experiment.folder
-    trained = next((step for step in experiment.steps if step.kind == bam.Bam()), None)
+    trained = next((step for step in experiment.steps if step.kind == bam.BamSteps()), None)
     if trained is None:
         raise SpecError("stages", "has no 'bam', so there are no adapters to measure", "give a spec with stages: [sft, bam]")
     made = {step.name: step for step in experiment.steps if not step.arm}

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from hba_ray.steps.atlas import Atlas
-from hba_ray.steps.backbone import Backbone
-from hba_ray.steps.bam import Bam, States
+from hba_ray.steps.atlas import AtlasSteps
+from hba_ray.steps.backbone import BackboneSteps
+from hba_ray.steps.bam import BamSteps, StatesSteps
 from hba_ray.steps.base import StepKind
-from hba_ray.steps.compare import Compare
-from hba_ray.steps.describe import Describe
-from hba_ray.steps.evaluate import Evaluate
-from hba_ray.steps.grpo import Grpo
-from hba_ray.steps.judge import Judge
-from hba_ray.steps.probe import Probe
-from hba_ray.steps.retention import Retention
-from hba_ray.steps.sft import Sft, Transfer
+from hba_ray.steps.compare import CompareSteps
+from hba_ray.steps.describe import DescribeSteps
+from hba_ray.steps.evaluate import EvaluateSteps
+from hba_ray.steps.grpo import GrpoSteps
+from hba_ray.steps.judge import JudgeSteps
+from hba_ray.steps.probe import ProbeSteps
+from hba_ray.steps.retention import RetentionSteps
+from hba_ray.steps.sft import SftSteps, TransferSteps
 
-BEFORE: tuple[StepKind[Any], ...] = (Atlas(), Describe(), Backbone())
+BEFORE: tuple[StepKind[Any], ...] = (AtlasSteps(), DescribeSteps(), BackboneSteps())
 """Kinds that every experiment begins with."""
-STAGES: dict[str, StepKind[Any]] = {"sft": Sft(), "bam": Bam(), "transfer": Transfer(), "grpo": Grpo()}
+STAGES: dict[str, StepKind[Any]] = {"sft": SftSteps(), "bam": BamSteps(), "transfer": TransferSteps(), "grpo": GrpoSteps()}
 """Stage of a spec -> the kind that trains it."""
-AFTER: tuple[StepKind[Any], ...] = (Evaluate(), Judge(), Compare(), Probe(), Retention())
+AFTER: tuple[StepKind[Any], ...] = (EvaluateSteps(), JudgeSteps(), CompareSteps(), ProbeSteps(), RetentionSteps())
 """Kinds that look at what the stages have made."""
-KINDS: dict[str, StepKind[Any]] = {kind.name: kind for kind in (*BEFORE, States(), *STAGES.values(), *AFTER)}
+KINDS: dict[str, StepKind[Any]] = {kind.name: kind for kind in (*BEFORE, StatesSteps(), *STAGES.values(), *AFTER)}
 """All kinds by name; `states` are planned by `bam`, which needs them."""

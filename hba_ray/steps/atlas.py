@@ -32,7 +32,7 @@ class AtlasResult(Result):
     card: dict[str, Any] | None = None
 
 
-class Atlas(StepKind[AtlasResult]):
+class AtlasSteps(StepKind[AtlasResult]):
     """The rows of an experiment, in an index."""
 
     name = "atlas"

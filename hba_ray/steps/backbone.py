@@ -17,7 +17,7 @@ from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.store.files import folder_digests
 
 
-class Backbone(StepKind[Result]):
+class BackboneSteps(StepKind[Result]):
     """The tiny model, built."""
 
     name = "backbone"

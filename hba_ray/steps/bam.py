@@ -43,7 +43,7 @@ class StatesResult(Result):
     rows: dict[str, int]
 
 
-class States(StepKind[StatesResult]):
+class StatesSteps(StepKind[StatesResult]):
     """What the frozen SFT model makes of a split, kept for all trials of BAM."""
 
     name = "states"
@@ -112,7 +112,7 @@ class BamResult(Result):
     left_out: list[str] = field(default_factory=list)
 
 
-class Bam(StepKind[BamResult]):
+class BamSteps(StepKind[BamResult]):
     """The adapters of each dataset, trained on the frozen SFT model (paper section 3.6)."""
 
     name = "bam"
@@ -127,7 +127,7 @@ class Bam(StepKind[BamResult]):
             CheckpointError: adapters that are to be taken are not there.
         """
         spec, bam = draft.spec, draft.spec.bam
-        States().plan(draft)
+        StatesSteps().plan(draft)
         identity = {
             "sft": draft["sft"].fingerprint,
             "descriptors": {stream: describe.vector_identity(spec, stream) for stream in bam.streams},
@@ -250,7 +250,7 @@ def predict_job(context: Context, withheld: tuple[str, ...] = ()) -> BamPredictJ
         job=job,
         describe=described_by(context),
         adapters=folder / ADAPTERS,
-        datasets=list(Bam().result(folder).datasets),
+        datasets=list(BamSteps().result(folder).datasets),
     )
 
 
@@ -258,7 +258,7 @@ def job_of(context: Context) -> BamJob:
     from hba_ray.training.bam import BamJob
 
     spec = context.spec
-    stores = {step.part or "": str(step.folder) for step in context.earlier.values() if step.kind == States()}
+    stores = {step.part or "": str(step.folder) for step in context.earlier.values() if step.kind == StatesSteps()}
     return BamJob(spec, spec.bam, context.backbone, str(context.folder_of("sft") / "model"), context.index, stores)
 
 

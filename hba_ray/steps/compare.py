@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hba_ray.progress import progress
 from hba_ray.specs.arms import Arm, held_against
 from hba_ray.steps.base import Context, Draft, Result, Step, StepKind
-from hba_ray.steps.evaluate import PREDICTIONS, Evaluate
+from hba_ray.steps.evaluate import PREDICTIONS, EvaluateSteps
 from hba_ray.steps.judge import VERDICTS, verdicts_in
 from hba_ray.store.files import read_parquet
 from hba_ray.store.folders import Storage, done, reopen, write_text
@@ -35,7 +35,7 @@ class CompareResult(Result):
     judged: list[str] = field(default_factory=list)
 
 
-class Compare(StepKind[CompareResult]):
+class CompareSteps(StepKind[CompareResult]):
     """An arm, held against another one by paired tests."""
 
     name = "compare"
@@ -54,7 +54,7 @@ class Compare(StepKind[CompareResult]):
     def make(self, context: Context) -> CompareResult:
         from hba_ray.evaluation.pairs import compare_tables, differences, pairs_to_json
 
-        arms = [step.arm for step in context.earlier.values() if step.kind == Evaluate() and step.arm is not None]
+        arms = [step.arm for step in context.earlier.values() if step.kind == EvaluateSteps() and step.arm is not None]
         against = held_against(context.spec, context.arm, arms)
         assert against is not None
         with progress(context.step.name, total=None):
@@ -74,8 +74,8 @@ def _rows_of(draft: Draft, arm: Arm) -> list[str]:
 
 def reopen_those_with(judged: Path, storage: Storage) -> None:
     """Has the comparisons that rest on a judge step's verdicts done again, in whatever run they are."""
-    for folder in storage.steps_of(Compare.name):
-        if done(folder) is not None and judged.name in Compare().result(folder).judged:
+    for folder in storage.steps_of(CompareSteps.name):
+        if done(folder) is not None and judged.name in CompareSteps().result(folder).judged:
             reopen(folder)
 
 

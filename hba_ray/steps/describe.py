@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hba_ray.descriptors.tables import StreamSummary
+from hba_ray.descriptors.summary import StreamSummary
 from hba_ray.progress import phases
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.descriptors import STREAMS, DescriptorsSpec, Stream
@@ -41,7 +41,7 @@ class DescribeResult(Result):
     unreadable: dict[str, int] = field(default_factory=dict)
 
 
-class Describe(StepKind[DescribeResult]):
+class DescribeSteps(StepKind[DescribeResult]):
     """The descriptors of all clips, extracted."""
 
     name = "describe"

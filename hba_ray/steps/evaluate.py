@@ -46,7 +46,7 @@ class EvaluateResult(Result):
     as_images: dict[str, int] = field(default_factory=dict)
 
 
-class Evaluate(StepKind[EvaluateResult]):
+class EvaluateSteps(StepKind[EvaluateResult]):
     """An arm's predictions of the split, and their scores."""
 
     name = "evaluate"

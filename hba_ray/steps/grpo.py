@@ -46,7 +46,7 @@ class GrpoResult(Result):
     start_seconds: float = 0.0
 
 
-class Grpo(StepKind[GrpoResult]):
+class GrpoSteps(StepKind[GrpoResult]):
     """The decoder, trained by reinforcement learning (paper appendix B.2)."""
 
     name = "grpo"

@@ -61,7 +61,7 @@ def check_endpoint(spec: ExperimentSpec) -> None:
         check_judge(spec.evaluate.judge)
 
 
-class Judge(StepKind[JudgeResult]):
+class JudgeSteps(StepKind[JudgeResult]):
     """An arm's open answers, graded, and the arm scored again by the paper's measure."""
 
     name = "judge"

@@ -27,7 +27,7 @@ class ProbeResult(Result):
     without_a_vector: int
 
 
-class Probe(StepKind[ProbeResult]):
+class ProbeSteps(StepKind[ProbeResult]):
     """What a stream tells by itself."""
 
     name = "probe"

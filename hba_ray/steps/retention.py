@@ -42,7 +42,7 @@ class RetentionResult(Result):
     intervals: dict[str, tuple[float, float] | None] = field(default_factory=dict)
 
 
-class Retention(StepKind[RetentionResult]):
+class RetentionSteps(StepKind[RetentionResult]):
     """How well an arm's open answers are written."""
 
     name = "retention"

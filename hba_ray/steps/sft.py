@@ -62,7 +62,7 @@ class TrainingResult(Result):
     without_answers: bool = False
 
 
-class Sft(StepKind[TrainingResult]):
+class SftSteps(StepKind[TrainingResult]):
     """The classifier heads and the decoder, trained (paper section 3.5)."""
 
     name = "sft"
@@ -121,7 +121,7 @@ class Sft(StepKind[TrainingResult]):
         return [f"SFT took {result.optimizer_steps} optimiser steps{of}; {kept}{validation}."]
 
 
-class Transfer(StepKind[TrainingResult]):
+class TransferSteps(StepKind[TrainingResult]):
     """A held-out dataset, learnt briefly (paper sections 4.2 and D.2)."""
 
     name = "transfer"

@@ -50,7 +50,7 @@ def run(tmp_path_factory) -> Path:
 
 def test_the_export_computes_what_the_trained_model_does(run: Path):
     opened = open_run(run)
-    folders = opened.folders()
+    folders = {name: step.folder for name, step in opened.finished_steps().items()}
     to = export_run(opened)
     assert to == run / "model-sft" and list(exportable(opened)) == ["sft"]
     trained = build_model(opened.spec, str(folders["backbone"] / "model"), bf16=False).eval()
@@ -101,7 +101,7 @@ def test_adapters_are_exported_beside_their_model_and_say_how_they_are_applied(t
     assert "load_exported_adapters" in (to / "adapters" / "README.md").read_text()
 
     opened = open_run(run)
-    folders = opened.folders()
+    folders = {name: step.folder for name, step in opened.finished_steps().items()}
     index = AtlasIndex.load(folders["atlas"])
     rows = [row for row in read_rows(index, index.rows_of("test").tolist()) if isinstance(row, Row) and row.dataset.id == "toy_tone"]
     found = class_probabilities(to, index, rows)

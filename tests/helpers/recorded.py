@@ -30,7 +30,7 @@ def assert_recorded(store: str, plan: SweepPlan) -> None:
     for trial in plan.trials:
         run = children[trial.name]
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert run.data.params == {key: str(value) for key, value in trial.trial.sets.items()} and "sft.lr" in run.data.params
+        assert run.data.params == {key: str(value) for key, value in trial.sets.items()} and "sft.lr" in run.data.params
         assert (run.data.tags["hba.seed"], run.data.tags["hba.stage"]) == ("0", "sft")
         assert run.data.tags["hba.fingerprint"] == trial.fingerprint
         value, low, high = (run.data.metrics[f"score/sft/toy_tone{end}"] for end in ("", "_ci_lo", "_ci_hi"))
@@ -47,5 +47,5 @@ def assert_recorded(store: str, plan: SweepPlan) -> None:
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= shown
     assert "| toy_tone |" in parent.data.tags["mlflow.note.content"]
     table = Path(client.download_artifacts(parent.info.run_id, "table.csv")).read_text().splitlines()
-    columns = ["trial", *plan.trials[0].trial.sets, "arm", "dataset", "metric", "score", "low", "high"]
+    columns = ["trial", *plan.trials[0].sets, "arm", "dataset", "metric", "score", "low", "high"]
     assert table[0].startswith(",".join(columns)) and len(table) == 1 + 4 * len(plan.trials)  # of four datasets

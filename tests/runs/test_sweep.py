@@ -24,7 +24,7 @@ from hba_ray.specs.arms import Arm
 from hba_ray.specs.compute import TrackingSpec
 from hba_ray.steps import KINDS
 from hba_ray.steps.base import Step
-from hba_ray.steps.evaluate import Evaluate
+from hba_ray.steps.evaluate import EvaluateSteps
 from hba_ray.store.folders import finish
 from hba_ray.store.journal import Forwarder
 from tests.helpers.experiments import NAMES, small_sweep
@@ -160,7 +160,7 @@ def test_a_larger_sweep_takes_over_what_is_done(swept):
 
 
 def test_a_failed_trial_ends_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    make = Evaluate().make
+    make = EvaluateSteps().make
 
     def break_down(context) -> dict:
         if context.spec.evaluate.max_new_tokens == 5:
@@ -208,7 +208,7 @@ def test_a_plan_says_what_the_trials_are_who_shares_what_and_what_it_costs(tmp_p
     ]
     for step, seconds in zip(swept.distinct()[:3], (60, 30, 3600), strict=True):
         step.folder.mkdir(parents=True)
-        finish(step.folder, {"seconds": seconds})
+        finish(step.folder, {"counts": {}, "seconds": seconds})
     said = dict(estimate(plan_sweep(small_sweep(tmp_path))))
     assert (
         said["cost"] == "about 60 min one after the other, as long as such steps took here; not counted, as none is done here yet: evaluate"

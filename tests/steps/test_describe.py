@@ -57,14 +57,14 @@ def test_every_row_is_described_or_counted(made):
     spec, index, result = made
     found = result.streams["acoustic"]
     assert found.rows == len(index.table) and found.described + found.absent == found.rows and found.described > 5
-    (note,) = describe.Describe().notes(spec, result)
+    (note,) = describe.DescribeSteps().notes(spec, result)
     assert f"{found.described} of {found.rows} rows have a vector, {found.absent} have no clip for it." in note
 
 
 def test_masked_rows_are_said_with_their_reasons(made):
     spec, _, result = made
     bad = replace(result.streams["acoustic"], bad={"corrupt audio": 2, "empty file": 1})
-    notes = describe.Describe().notes(spec, describe.DescribeResult(streams={"acoustic": bad}, unreadable={"missing file": 4}))
+    notes = describe.DescribeSteps().notes(spec, describe.DescribeResult(streams={"acoustic": bad}, unreadable={"missing file": 4}))
     assert "3 are masked (corrupt audio: 2, empty file: 1)" in notes[0] and "missing file: 4" in notes[1]
 
 
@@ -104,7 +104,7 @@ def test_what_whisper_hears_reaches_the_rows_of_later_steps(tmp_path: Path):
     )
     context = _context_of(spec)
     context.folder.mkdir(parents=True)
-    result = describe.Describe().make(context)
+    result = describe.DescribeSteps().make(context)
     assert result.streams["transcripts"].described == 3 and not context.index.transcripts
     later = replace(context.step, folder=tmp_path)
     index = Context(spec, later, {**context.earlier, "describe": context.step}).index
@@ -150,7 +150,7 @@ def test_one_run_fills_all_three_tables_through_the_real_extractors(tmp_path: Pa
 
 def test_a_second_atlas_of_the_same_clips_extracts_nothing(made):
     spec, _, result = made
-    again = describe.Describe().make(_context_of(spec.model_copy(update={"atlas": spec.atlas.model_copy(update={"limit": 2})})))
+    again = describe.DescribeSteps().make(_context_of(spec.model_copy(update={"atlas": spec.atlas.model_copy(update={"limit": 2})})))
     assert result.streams["acoustic"].extracted > 5 and again.streams["acoustic"].extracted == 0
 
 

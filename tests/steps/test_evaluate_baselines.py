@@ -13,7 +13,7 @@ from hba_ray.runs.plan import plan
 from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.arms import arms_of, baselines
-from hba_ray.steps.evaluate import Evaluate, EvaluateResult, published_model
+from hba_ray.steps.evaluate import EvaluateResult, EvaluateSteps, published_model
 from hba_ray.store.folders import Storage
 from tests.helpers.experiments import small_experiment
 from tests.helpers.journals import ReadableJournal
@@ -89,7 +89,7 @@ def test_the_tiny_model_is_predicted_with_before_training_and_reported_beside_th
 
 def test_what_a_model_was_not_shown_is_said(tmp_path: Path):
     result = EvaluateResult(rows=12, arm="zero-shot x", withheld={"audio": 12}, as_images={"video": 3})
-    assert Evaluate().notes(with_baselines(tmp_path), result) == [
+    assert EvaluateSteps().notes(with_baselines(tmp_path), result) == [
         "zero-shot x: the model takes no audio, which was withheld from 12 rows.",
         "zero-shot x: the model takes no video; 3 rows showed it the frames as images.",
     ]

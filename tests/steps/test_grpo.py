@@ -14,7 +14,7 @@ from hba_ray.errors import TrainingError
 from hba_ray.runs.plan import plan
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.base import Context, Step
-from hba_ray.steps.grpo import Grpo, GrpoResult, _join_rollouts, _Log, _series
+from hba_ray.steps.grpo import GrpoResult, GrpoSteps, _join_rollouts, _Log, _series
 from hba_ray.store.folders import Storage
 from tests.helpers.journals import ReadableJournal
 
@@ -81,7 +81,7 @@ def log(tmp_path: Path) -> tuple[_Log, ReadableJournal]:
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 1, "reward/score": 0.1}\n{"step": 2, "reward/score": 0.2}\n{"step": 3, "reward/score": 9}\n'
     )
-    step = Step(Grpo(), "grpo", "0", tmp_path, "")
+    step = Step(GrpoSteps(), "grpo", "0", tmp_path, "")
     context = Context(spec_of(), step, {}, tracker.log_metrics)
     return _Log(tmp_path / "metrics.jsonl", context, last=2), tracker
 
@@ -116,7 +116,7 @@ def test_the_record_compares_the_first_with_the_last_quarter(tmp_path: Path):
     (tmp_path / "m.jsonl").write_text("\n".join(lines) + "\n")
     facts = _series(tmp_path / "m.jsonl")
     assert facts == {"reward_first_quarter": 0.1, "reward_last_quarter": 0.4, "step_seconds": 2.0}
-    said = Grpo().notes(spec_of(grpo={"reward": {"shape": "vowels"}}), GrpoResult(optimizer_steps=8, **facts))
+    said = GrpoSteps().notes(spec_of(grpo={"reward": {"shape": "vowels"}}), GrpoResult(optimizer_steps=8, **facts))
     assert "0.100 in the first quarter" in said[0] and "nothing about behaviour" in said[1]
 
 
