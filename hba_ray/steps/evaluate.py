@@ -71,8 +71,8 @@ def make(context: Context) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from hba_ray.data.predictions import SCHEMA
     from hba_ray.evaluation.scores import score_predictions
-    from hba_ray.predict.heads import SCHEMA
 
     spec, index, arm = context.spec, context.index, context.arm or ""
     check_rows(context.whole_index, spec.evaluate.split)
@@ -99,7 +99,8 @@ def make(context: Context) -> dict[str, Any]:
 
 def _predict(context: Context, hidden: tuple[str, ...], bar: Bar) -> tuple[list[dict[str, Any]], list[Drop]]:
     from hba_ray.predict.generate import generate_rows
-    from hba_ray.predict.heads import PredictJob, predict
+    from hba_ray.predict.heads import predict
+    from hba_ray.predict.jobs import PredictJob
 
     if generation.is_generative(context.spec, context.arm):
         predictions = generate_rows(generation.job_of(context))

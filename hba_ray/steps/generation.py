@@ -14,7 +14,7 @@ from hba_ray.steps.base import Context, Draft
 
 if TYPE_CHECKING:
     from hba_ray.evaluation.published import PublishedModel
-    from hba_ray.predict.generate import GenerateJob
+    from hba_ray.predict.jobs import GenerateJob
 
 ZERO_SHOT = "zero-shot "
 GENERATIVE_STAGES = frozenset({"grpo"})
@@ -68,7 +68,7 @@ def _prompts(spec: ExperimentSpec, arm: str) -> dict[str, Any] | None:
 def job_of(context: Context) -> GenerateJob:
     """How the rows of an arm are predicted."""
     from hba_ray.data.prompts import ReasoningPrompt
-    from hba_ray.predict.generate import GenerateJob
+    from hba_ray.predict.jobs import GenerateJob
 
     spec, arm = context.spec, context.arm or ""
     model = baselines(spec).get(arm)

@@ -52,7 +52,8 @@ def make(context: Context) -> dict[str, Any]:
 
 def predictions(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[Drop]]:
     """Each held-out dataset by its own model."""
-    from hba_ray.predict.heads import PredictJob, predict
+    from hba_ray.predict.heads import predict
+    from hba_ray.predict.jobs import PredictJob
 
     records: list[dict[str, Any]] = []
     drops: list[Drop] = []
