@@ -1,14 +1,14 @@
-"""What the converters share: strict reading of the public files, bad rows, and what a converter returns.
+"""Everything that converters share: strict reading of the public files, bad rows, splits, and the wording of prompts.
 
-A defect of a file (missing, not UTF-8, no such column, cut off inside a quote) always stops; a
-defect of a row stops or leaves the row out, as `atlas.on_bad_row` says.
+Files: a defect of a file (missing, not UTF-8, no such column, cut off inside a quote) always stops the
+conversion; a defect of a row stops it or leaves the row out, as `atlas.on_bad_row` says.
 
-Own splits for corpora that publish none: whole groups (actor, scene, clip), seeded, the same everywhere.
+Splits: a corpus that publishes none is split by whole groups (actor, scene, clip). Groups are ordered by a
+hash of the seed and their name, so a split depends neither on the order of the rows nor on the version
+of a random generator.
 
-Groups are ordered by a hash of the seed and their name, so a split depends on nothing else: not on
-the order of the rows, not on the version of a random generator.
-
-Prompts: marks for the clips, the transcript, what the above is, a question, and the label set (paper Tables 3 and 22).
+Prompts: marks for the clips, the transcript, what is shown above, a question, and the label set (paper
+Tables 3 and 22).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OnBadRow = Literal["fail", "drop"]
 
 @dataclass(frozen=True)
 class Difference:
-    """Rows more (positive) or fewer (negative) than published, and why."""
+    """One reason why a split has more rows (positive) or fewer (negative) than published."""
 
     rows: int
     reason: str
@@ -41,12 +41,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Converted:
-    """What a converter makes of the public files.
+    """A corpus, read from its public files.
 
     Attributes:
         rows: split -> rows.
         drops: rows left out; `split` is empty where a row was left out before the split was made.
-        differences: split -> what the converter knows about its counts against the published ones.
+        differences: split -> the reasons that the converter knows for a count other than the published one.
     """
 
     rows: dict[str, list[Row]]
@@ -55,7 +55,7 @@ class Converted:
 
 
 class Sieve:
-    """Stops at a bad row, or leaves it out and remembers it."""
+    """Raises the error of a bad row, or leaves the row out and notes it in `drops`."""
 
     def __init__(self, source: str, on_bad_row: OnBadRow):
         self.source, self.on_bad_row = source, on_bad_row
@@ -63,7 +63,7 @@ class Sieve:
 
     @contextmanager
     def row(self, split: str = "") -> Iterator[None]:
-        """Guards the making of one row; nothing may be kept of it before the block ends."""
+        """Runs a block that makes one row. A bad row ends the block early, so only the block's last line may keep anything of it."""
         try:
             yield
         except DataError as bad:
@@ -95,9 +95,9 @@ def read_text(path: Path) -> str:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, record) of each row of a CSV file; read the record by `column`, which checks it.
+    """(place, record) of each row of a CSV file. `column` reads values from a record and checks them.
 
-    The record of a row that is longer or shorter than the header is empty.
+    A row that is longer or shorter than the header has an empty record, which `column` refuses.
 
     Raises:
         DataError: the file cannot be read, lacks one of `columns`, is no CSV (cut off inside a quote),
@@ -150,7 +150,7 @@ def video_and_audio(clip: Path, where: str) -> dict[str, tuple[Path, ...]]:
 
 
 def clip_file(path: Path, where: str) -> Path:
-    """`path`, absolute.
+    """The absolute path of a clip that is there.
 
     Raises:
         DataError: the file is not there.
@@ -161,11 +161,11 @@ def clip_file(path: Path, where: str) -> Path:
 
 
 def split_by_group(groups: Sequence[str], counts: tuple[int, int, int], seed: int) -> list[str]:
-    """The split of each row, such that rows of one group share a split.
+    """The split of each row; rows of one group are in one split.
 
-    Test comes as near to its count as whole groups allow; then validation is filled such that it and
-    train, which takes the rest, miss theirs by the least together. Where every group is a single row
-    all counts are met exactly.
+    Test comes as near to its count as whole groups allow. Validation is then filled so that it and
+    train, which takes the rest, together miss their counts by as little as possible. Where every group
+    is a single row all counts are met exactly.
 
     Args:
         groups: the group of each row.
@@ -189,9 +189,7 @@ def split_by_group(groups: Sequence[str], counts: tuple[int, int, int], seed: in
 
 
 def share_out(dataset: Dataset, total: int) -> tuple[int, int, int]:
-    """The dataset's published counts (Table 7) scaled to add up to `total`, by largest remainder.
-
-    They are unchanged where they already do.
+    """The dataset's published counts (Table 7), scaled by largest remainder so that they add up to `total`.
 
     Raises:
         DataError: the dataset has no published counts.
@@ -227,10 +225,10 @@ def _place(group: str, seed: int) -> bytes:
 
 
 def _nearest_subset(sizes: Sequence[int], target: int, excess: int) -> list[int]:
-    """Indices of the sizes whose sum misses `target` by least, its own miss and train's counted.
+    """Indices of sizes whose sum is nearest to `target`; by how much train then misses its count is added to the distance.
 
-    Every reachable sum is kept with the size that reaches it first. The sum before that size was
-    reached by earlier sizes only, so walking back never takes one twice.
+    Every sum that can be reached is kept with the index that reached it first. The sum without that size was
+    reached by earlier indices only, so walking back from a sum takes no index twice.
 
     Args:
         excess: rows that other splits hold beyond their counts, which train then lacks.
@@ -258,7 +256,7 @@ QUESTIONS: dict[str, str] = {
     "SAR": "Is the speaker being sarcastic?",
     "HUM": "Is the speaker being humorous?",
 }
-"""Task -> its question. An open task has none here: each of its rows brings its own."""
+"""Task -> its question. Open tasks are left out, since each of their rows has a question of its own."""
 
 _NOUNS = {"image": "an image", "video": "a video", "audio": "a sound recording"}
 

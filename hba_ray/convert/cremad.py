@@ -1,8 +1,8 @@
-"""CREMA-D: twelve sentences acted in six emotions by 91 actors; everything but the sound is in the file names.
+"""Converter of CREMA-D: twelve sentences acted in six emotions by 91 actors. All but the sound is in the file names.
 
 Expected in the folder, as published: `SentenceFilenames.csv`; and, for rows with sound,
-`AudioWAV/1001_IEO_NEU_XX.wav`. Without this folder rows are text-only, and a text says nothing about
-the emotion it was acted in. The publishers know `1076_MTI_SAD_XX` to be silent; Table 7 counts it.
+`AudioWAV/1001_IEO_NEU_XX.wav`. Without this folder rows are text-only, and a text does not tell in
+which emotion it was acted. `1076_MTI_SAD_XX` is silent, as its publishers say; Table 7 counts it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_cremad(folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_ro
     """The rows of CREMA-D in a seeded split of Table 7's sizes, as near as whole actors allow.
 
     Args:
-        by_clip: meet Table 7's counts exactly; the same actors are then heard in all splits.
+        by_clip: split by clip, which meets Table 7's counts exactly but lets an actor be heard in several splits.
 
     Raises:
         DataError: names file, line and reason.

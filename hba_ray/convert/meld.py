@@ -1,4 +1,4 @@
-"""MELD: two tasks from one utterance, in the official splits.
+"""Converter of MELD: each utterance gives a row of two tasks, sentiment and emotion, in the official splits.
 
 Expected in the folder, as published: `train_sent_emo.csv`, `dev_sent_emo.csv`, `test_sent_emo.csv`
 (UTF-8); and, for rows with media, the clips `train_splits/dia0_utt0.mp4`,

@@ -1,4 +1,4 @@
-"""MUStARD: is a line of a sitcom meant sarcastically, given the lines before it. Own split, by scene.
+"""Converter of MUStARD: whether a line of a sitcom is meant sarcastically, given the lines before it. The split is ours, by scene.
 
 Expected in the folder, as published: `sarcasm_data.json`; and, for rows with media, the clips of the
 utterances, `utterances_final/1_60.mp4`, directly or in `videos`, `mmsd_raw_data` or `data`. A clip is
@@ -72,7 +72,7 @@ def read_mustard(folder: Path, *, seed: int = 0, on_bad_row: OnBadRow = "fail") 
 
 
 def scenes(lines_of: Mapping[str, list[str]]) -> dict[str, str]:
-    """Entry -> the first entry of its scene; entries that share a line of SHARED_WORDS words are one scene.
+    """Entry -> the first entry of its scene. Entries that share a line of at least SHARED_WORDS words are of one scene.
 
     Args:
         lines_of: entry -> its lines, context and utterance.
@@ -113,7 +113,7 @@ def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
 
 
 def _turns(name: str, entry: Any, where: str) -> list[tuple[str, str]]:
-    """(speaker, line) of the context and of the utterance, the last; a break inside a line becomes a space."""
+    """(speaker, line) of the context and, last, of the utterance; a line break inside a line becomes a space."""
     if not _NAME.fullmatch(name):
         raise DataError(where, "is no name of a clip", reason="bad path")
     if not isinstance(entry, dict):

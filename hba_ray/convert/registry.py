@@ -1,7 +1,7 @@
-"""Converts a dataset's public files into an atlas in the jsonl layout, and accounts for every row of it.
+"""Converts the public files of a corpus into an atlas in the jsonl layout, and accounts for every row.
 
-The account sets the counts beside the published ones (Table 7); where they differ, the reasons add
-up to the difference.
+The account shows each count beside the published one (Table 7). Where the two differ, it lists reasons
+that add up to the difference.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from hba_ray.specs import AtlasSpec
 
 @dataclass(frozen=True)
 class SplitCount:
-    """One dataset in one split.
+    """The rows of one dataset in one split, counted.
 
     Attributes:
         published: rows in Table 7; None where it has no count.
         labels: label -> rows, in the order of the dataset's labels.
-        differences: they add up to `rows - published`.
+        differences: reasons that add up to `rows - published`.
     """
 
     dataset: str
@@ -116,7 +116,7 @@ def _count(converted: Converted, dataset: Dataset, split: str) -> SplitCount:
 
 
 def _differences(converted: Converted, dataset: Dataset, split: str, rows: int) -> list[Difference]:
-    """The converter's own reasons, and the source's size for what they leave unexplained."""
+    """The reasons that the converter knows; what they leave unexplained is put down to the size of the public files."""
     if dataset.counts is None:
         return []
     known = converted.differences.get(split, [])

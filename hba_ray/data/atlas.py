@@ -1,8 +1,8 @@
-"""An atlas on disk: finds its shards, checks its rows without touching media, reads rows on demand.
+"""An atlas on disk: `build_index` finds its files and checks its rows without opening a clip, `read_rows` reads rows on demand.
 
-Two layouts, one index: the released parquet (`train-00000-of-00600.parquet`, media inside) and the
-released jsonl (`final_v8_train_cleaned_2.jsonl`, media beside it). The index knows where each row is
-and what it is about; `read_rows` brings the row itself, media included.
+There are two layouts and one index for both: the released parquet (`train-00000-of-00600.parquet`, clips
+inside) and the released jsonl (`final_v8_train_cleaned_2.jsonl`, clips beside it). The index holds where
+each row is and what it is about; `read_rows` reads the row itself, clips included.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REQUIRED = ("problem", "answer", "dataset")
 _SPLIT_WORDS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
                 "dev": "validation", "test": "test"}  # fmt: skip
 _READ_ROWS = 16
-"""Parquet rows decoded at a time: what bounds the memory of reading a large row group."""
+"""Parquet rows decoded at a time; it bounds the memory of reading a large row group."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ INDEX_SCHEMA = pa.schema(
         ("characters", pa.int32()),
     ]
 )
-"""One line a row: its shard; its row group (parquet) or byte offset (jsonl); its position in the row
-group; what it is about. `label` is null for open answers."""
+"""One line for each row: its shard; its row group (parquet) or byte offset (jsonl); its position in the
+row group; what it is about. `label` is null for open answers."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class AtlasIndex:
     """Where the rows of an atlas are.
 
     Attributes:
-        root: folder of the shards, and of jsonl's media.
+        root: folder of the shards; the paths of clips in jsonl start there.
         table: INDEX_SCHEMA, in file order.
         drops: rows left out when the index was made.
         transcripts: line of the table -> what is said in the row's clip, which `read_rows` puts into its prompt.
@@ -102,11 +102,11 @@ class AtlasIndex:
         return self._split_rows[split]
 
     def without(self, datasets: Sequence[str], splits: Sequence[str]) -> AtlasIndex:
-        """The index less the rows of some datasets in some splits."""
+        """The index without the rows of these datasets in these splits."""
         return self.take(self.lines_without(datasets, splits)) if datasets else self
 
     def lines_without(self, datasets: Sequence[str], splits: Sequence[str]) -> np.ndarray:
-        """Line numbers of the rows that `without` keeps, in order."""
+        """Numbers of the lines that `without` keeps, in order."""
         held, split = (self.table[column].to_numpy(zero_copy_only=False) for column in ("dataset", "split"))
         return np.flatnonzero(~(np.isin(held, list(datasets)) & np.isin(split, list(splits))))
 
@@ -127,16 +127,16 @@ class AtlasIndex:
         return str(self.table.column("dataset")[line].as_py())
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """dataset -> split -> rows."""
+        """Number of rows: dataset -> split -> rows."""
         return _count(self.table, "split")
 
     def label_counts(self, split: str) -> dict[str, dict[str, int]]:
-        """dataset -> label -> rows of a split; open-answer datasets have none."""
+        """Number of rows of a split: dataset -> label -> rows. Datasets with open answers are left out."""
         rows = self.table.take(self.rows_of(split))
         return _count(rows.filter(rows.column("label").is_valid()), "label")
 
     def texts(self, split: str) -> Iterator[str]:
-        """Prompts, transcripts and answers of a split, without touching media."""
+        """Prompts, transcripts and answers of a split; no clip is read."""
         yield from (self.transcripts[line] for line in self.rows_of(split).tolist() if line in self.transcripts)
         for shard in self.shards:
             if shard.split == split:
@@ -146,14 +146,14 @@ class AtlasIndex:
 
     def save(self, folder: Path) -> None:
         pq.write_table(self.table, folder / "index.parquet")
-        facts = {
+        rest = {
             "root": self.root,
             "shards": [[shard.path, shard.split] for shard in self.shards],
             "drops": [[drop.split, drop.dataset, drop.row, drop.reason] for drop in self.drops],
             "split_surprise": self.split_surprise,
             "transcripts": list(self.transcripts.items()),
         }
-        (folder / "index.json").write_text(json.dumps(facts, indent=1))
+        (folder / "index.json").write_text(json.dumps(rest, indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> AtlasIndex:
@@ -164,14 +164,14 @@ class AtlasIndex:
         """
         file = folder / "index.json"
         try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
+            rest = json.loads(file.read_text(encoding="utf-8"))
             return cls(
-                root=facts["root"],
-                shards=tuple(Shard(*shard) for shard in facts["shards"]),
+                root=rest["root"],
+                shards=tuple(Shard(*shard) for shard in rest["shards"]),
                 table=read_parquet(folder / "index.parquet"),
-                drops=tuple(Drop(*drop) for drop in facts["drops"]),
-                split_surprise=facts["split_surprise"],
-                transcripts={int(line): str(text) for line, text in facts["transcripts"]},
+                drops=tuple(Drop(*drop) for drop in rest["drops"]),
+                split_surprise=rest["split_surprise"],
+                transcripts={int(line): str(text) for line, text in rest["transcripts"]},
             )
         except (OSError, ValueError, KeyError, TypeError) as cause:
             raise DataError(str(file), f"cannot be read: {cause}", DO_AGAIN, reason="corrupt file") from cause
@@ -218,10 +218,10 @@ def _split_of(name: str) -> str | None:
 
 
 def build_index(spec: AtlasSpec, root: Path, layout: str | None = None) -> AtlasIndex:
-    """Checks every row of an atlas, media aside, and notes where it is.
+    """Checks every row of an atlas, clips aside, and notes where it is.
 
-    Datasets and limits of the spec are applied here. Rows that are not what they should be raise
-    DataError, or are dropped and noted, as `spec.on_bad_row` says.
+    Only rows of the spec's datasets enter the index, up to its limit. A bad row raises DataError, or is
+    left out and noted in `drops`, as `spec.on_bad_row` says.
     """
     wanted = None if spec.datasets is None else {find_dataset(name).id for name in spec.datasets}
     shards = find_shards(root, layout or spec.format)
@@ -275,7 +275,10 @@ def _check(record: Any, shard: Shard, where: str, root: Path, split_surprise: bo
 
 
 def _check_id(row: Row, record: Mapping[str, Any], shard: Shard, where: str, seen: dict[tuple[str, str, str], str]) -> None:
-    """Predictions are known by the ids of their rows. Training may see a row twice; what is made of a clip's bytes is not known yet."""
+    """Refuses a second row with an id, since a prediction is known by the id of its row.
+
+    Training may see a row twice. An id that parquet does not state is made from the clip, which is not read yet.
+    """
     if shard.split == "train" or (shard.is_parquet and not record.get("sample_id")):
         return
     before = seen.setdefault((shard.split, row.dataset.id, row.sample_id), where)
@@ -285,7 +288,7 @@ def _check_id(row: Row, record: Mapping[str, Any], shard: Shard, where: str, see
 
 
 def _records(shard: Shard) -> Iterator[tuple[int, int, Any]]:
-    """(group or byte offset, position, light record) of every row; a damaged line is a DataError in place of its record."""
+    """(row group or byte offset, position, record without clips) of every row; a damaged line has a DataError as its record."""
     yield from _parquet_records(shard) if shard.is_parquet else _jsonl_records(shard)
 
 
@@ -297,12 +300,8 @@ def _open_parquet(shard: Shard) -> pq.ParquetFile:
         raise DataError(name, f"is not a parquet file: {str(cause).splitlines()[0]}", "copy it again", reason="corrupt file") from None
     missing = [column for column in _REQUIRED if column not in file.schema_arrow.names]
     if missing:
-        raise DataError(
-            name,
-            f"lacks the columns {', '.join(missing)}",
-            "the released columns are listed in hba_ray/data/rows.py",
-            reason="missing column",
-        )
+        way_out = "the released columns are listed in hba_ray/data/rows.py"
+        raise DataError(name, f"lacks the columns {', '.join(missing)}", way_out, reason="missing column")
     return file
 
 
@@ -342,12 +341,12 @@ def _json_record(line: bytes, shard: Shard, number: int) -> dict[str, Any] | Dat
 
 
 def read_rows(index: AtlasIndex, lines: Sequence[int], *, light: bool = False) -> Iterator[Row | DataError]:
-    """The rows at these lines of the index, media included, one for each line, in the order of the lines.
+    """The rows at these lines of the index, one for each line, in ascending order of the lines.
 
-    A row that turns out bad now (media columns are read only here) comes as its DataError.
+    The columns of clips are read only here; a row that turns out bad is replaced by its DataError.
 
     Args:
-        light: leave media and descriptors out: they are not read, and nobody looks whether their files are there.
+        light: leave clips and descriptors out: they are not read, and nobody looks whether their files are there.
     """
     ordered = sorted(int(line) for line in lines)
     table = index.table.take(pa.array(ordered)).to_pydict()

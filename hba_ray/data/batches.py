@@ -1,6 +1,6 @@
-"""From rows to micro-batches: length buckets, decoding, the processor, padding, targets.
+"""From rows to micro-batches: rows of like length together, clips decoded, prompts tokenised, padding, targets.
 
-Runs in the last operator of a Ray Data pipeline, or in this process; only this module decodes.
+A `BatchMaker` runs in the last operator of a Ray Data pipeline or in this process (`stream`).
 
 Letters: B rows of a micro-batch, S tokens of the longest row.
 """
@@ -8,7 +8,7 @@ Letters: B rows of a micro-batch, S tokens of the longest row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,29 +16,36 @@ import numpy as np
 import torch
 
 from hba_ray.data.atlas import AtlasIndex, Drop, read_rows
-from hba_ray.data.media import decode_audio, decode_image, decode_video, probe_audio, probe_video
+from hba_ray.data.clips import Clips, decode_clips, process
+from hba_ray.data.media import probe_audio, probe_video
 from hba_ray.data.order import Window
-from hba_ray.data.prompts import chat_message, prompt_hash, question_of, withhold
+from hba_ray.data.predictions import Columns, asked_columns
+from hba_ray.data.prompts import chat_message, withhold
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS
 from hba_ray.errors import DataError
-from hba_ray.specs import MediaSpec
+from hba_ray.specs import ExperimentSpec, MediaSpec
 
 IGNORED = -100
+"""Stands in targets where nothing is to be learnt; cross-entropy leaves it out."""
 AUDIO_TOKENS_PER_SECOND = 25
 PIXELS_PER_TOKEN = 28 * 28
-"""Of one merged vision token; two frames share it."""
+"""Pixels that become one token of the vision tower, which joins two frames in it."""
 _TASK_SLOT = {task.id: slot for slot, task in enumerate(CLASS_TASKS)}
+
+
+Purpose = Literal["train", "validation", "states", "predict", "generate"]
 
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How rows become batches.
+    """How rows become micro-batches. Jobs take theirs from `of`.
 
     Attributes:
-        purpose: `train` appends the open answer and its end mark, right padded; `predict` stops at
-            the prompt, and pads open-answer rows on the left, as generation needs; `generate` treats
-            all rows as if their answers were open.
+        purpose: `train`, `validation` and `states` append the open answer and its end mark, and pad on the
+            right. `predict` stops at the prompt, puts class rows and open questions into micro-batches of
+            their own, and pads those of open questions on the left, as generation needs. `generate` stops
+            at the prompt and pads all rows on the left.
         every_batch_has: modalities that a filler of weight 0 adds to a micro-batch without them.
         reword: makes of a row the one whose prompt is shown; picklable.
         longest_prompt: tokens; a row with more is a bad row.
@@ -47,7 +54,7 @@ class BatchSettings:
     media: MediaSpec
     modalities: tuple[str, ...]
     micro_batch: int
-    purpose: Literal["train", "predict", "generate"] = "train"
+    purpose: Purpose = "train"
     shuffle: bool = True
     answer_case: Literal["keep", "lower"] = "keep"
     on_bad_row: Literal["fail", "drop"] = "fail"
@@ -55,10 +62,45 @@ class BatchSettings:
     reword: Callable[[Row], Row] | None = None
     longest_prompt: int | None = None
 
+    @classmethod
+    def of(
+        cls,
+        spec: ExperimentSpec,
+        purpose: Purpose,
+        *,
+        context: int,
+        withheld: Collection[str] = (),
+        every_batch_has: tuple[str, ...] = (),
+        reword: Callable[[Row], Row] | None = None,
+    ) -> BatchSettings:
+        """What a spec says for one purpose: the only place where jobs of training and prediction differ in it.
+
+        Args:
+            context: tokens that the model reads at most; `generate` keeps one of them for the response.
+            withheld: modalities that the model is not shown, besides those that the spec leaves out.
+        """
+        atlas = spec.atlas
+        return cls(
+            media=atlas.media,
+            modalities=tuple(name for name in atlas.modalities if name not in withheld),
+            micro_batch=spec.compute.micro_batch,
+            purpose=purpose,
+            shuffle=purpose == "train",
+            answer_case=spec.sft.answer_case,
+            on_bad_row=atlas.on_bad_row,
+            every_batch_has=every_batch_has,
+            reword=reword,
+            longest_prompt=context - 1 if purpose == "generate" else context,
+        )
+
+    @property
+    def appends_answers(self) -> bool:
+        return self.purpose in ("train", "validation", "states")
+
 
 @dataclass
 class MicroBatch:
-    """What a worker computes on at a time.
+    """The rows that a worker puts through the model together.
 
     Attributes:
         inputs: the thinker's arguments: input_ids [B, S], attention_mask [B, S], and where there are
@@ -67,7 +109,7 @@ class MicroBatch:
         task_slot: [B] place in CLASS_TASKS, -1 for open answers.
         answer_labels: [B, S] token ids at answer positions, IGNORED elsewhere.
         weight: [B] 1 for a row, 0 for a filler.
-        rows: facts of each real row that predictions need: the columns of predictions that do not come from the model.
+        rows: of each real row, the columns of a predictions table that do not come from the model (`data.predictions`).
         drops: rows that this batch should have held but could not.
         real_tokens, padded_tokens: of input_ids.
     """
@@ -77,13 +119,13 @@ class MicroBatch:
     task_slot: torch.Tensor
     answer_labels: torch.Tensor
     weight: torch.Tensor
-    rows: list[dict[str, str | None]] = field(default_factory=list)
+    rows: list[Columns] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)
     real_tokens: int = 0
     padded_tokens: int = 0
 
     def targets(self, device: torch.device | str) -> dict[str, torch.Tensor]:
-        """All but the inputs, under the names that `OmniSapiens.forward` gives them."""
+        """Classes, labels and weights as the arguments of `OmniSapiens.forward`, on the device."""
         return {
             "class_index_B": self.class_index.to(device),
             "task_slot_B": self.task_slot.to(device),
@@ -149,7 +191,7 @@ class BatchMaker:
     def _buckets(self, rows: list[Row], count: int, generator: np.random.Generator) -> list[list[Row]]:
         """`count` groups of rows of like length; groups come in random order when training."""
         order = generator.permutation(len(rows)) if self.settings.shuffle else np.arange(len(rows))
-        predicting, generating = self.settings.purpose != "train", self.settings.purpose == "generate"
+        predicting, generating = not self.settings.appends_answers, self.settings.purpose == "generate"
         lengths = {int(i): (predicting and rows[i].dataset.task.is_open, self._length(rows[i])) for i in order}
         by_length = sorted(lengths, key=lambda i: lengths[i])  # stable: equal lengths keep the shuffled order
         size = self.settings.micro_batch
@@ -166,7 +208,7 @@ class BatchMaker:
         return buckets
 
     def _length(self, row: Row) -> int:
-        """Tokens, about: text exactly, clips from their headers. A clip without a header counts as empty; decoding will say why."""
+        """Tokens, about: text exactly, clips from their headers. A clip with a damaged header counts as empty; decoding will report it."""
         text = row.problem + (row.answer if row.dataset.task.is_open else "")
         tokens = len(self.processor.tokenizer(text)["input_ids"])
         media = self.settings.media
@@ -187,18 +229,18 @@ class BatchMaker:
 
     def batch(self, rows: Sequence[Row], drops: list[Drop]) -> MicroBatch:
         """The micro-batch of these rows; rows that cannot be decoded are added to `drops`."""
-        media: dict[str, list[Any]] = {"audio": [], "video": [], "image": []}
+        clips: Clips = {"audio": [], "video": [], "image": []}
         kept: list[Row] = []
         for row in rows:
             try:
-                clips = self._decode(row)
+                decoded = decode_clips(row, self.settings.media, where=self._place(row))
             except DataError as bad:
                 drops.append(self._drop(bad, row.dataset.id))
                 continue
             kept.append(row)
-            for name, arrays in clips.items():
-                media[name] += arrays
-        made = self._tensors(kept, media)
+            for name, arrays in decoded.items():
+                clips[name] += arrays
+        made = self._tensors(kept, clips)
         fitting = [row for row, tokens in zip(kept, made.row_tokens, strict=False) if self._fits(row, tokens, drops)]
         return made if len(fitting) == len(kept) else self.batch(fitting, drops)
 
@@ -213,19 +255,16 @@ class BatchMaker:
     def _place(self, row: Row) -> str:
         return f"{self.split} row {row.sample_id} ({row.dataset.id})"
 
-    def _decode(self, row: Row) -> dict[str, list[Any]]:
-        return decode_clips(row, self.settings.media, where=self._place(row))
-
-    def _tensors(self, rows: list[Row], media: dict[str, list[Any]]) -> MicroBatch:
+    def _tensors(self, rows: list[Row], clips: Clips) -> MicroBatch:
         reword = self.settings.reword or (lambda row: row)
         messages = [chat_message(reword(row)) for row in rows]
-        lacking = [name for name in self.settings.every_batch_has if not media[name]]
+        lacking = [name for name in self.settings.every_batch_has if not clips[name]]
         if lacking or not rows:
-            messages.append(_filler(lacking, media))
+            messages.append(_filler(lacking, clips))
         prompts = [self.processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False) for message in messages]
-        processed = process(self.processor, prompts, media)
+        processed = process(self.processor, prompts, clips)
         tokens = [list(ids) for ids in processed.pop("input_ids")]
-        training = self.settings.purpose == "train"
+        training = self.settings.appends_answers
         answers = [self._answer_ids(row) if training and row.dataset.task.is_open else [] for row in rows]
         fillers = len(messages) - len(rows)
         answers += [[]] * fillers
@@ -240,7 +279,7 @@ class BatchMaker:
             task_slot=torch.tensor([*(_TASK_SLOT.get(row.dataset.task.id, -1) for row in rows), *[-1] * fillers]),
             answer_labels=answer_labels,
             weight=torch.tensor([1.0] * len(rows) + [0.0] * fillers),
-            rows=[row_facts(row, prompt) for row, prompt in zip(rows, prompts, strict=False)],  # fillers come last
+            rows=[asked_columns(row, prompt) for row, prompt in zip(rows, prompts, strict=False)],  # fillers come last
             real_tokens=int(attention_mask[: len(rows)].sum()),
             padded_tokens=attention_mask[: len(rows)].numel(),
         )
@@ -252,56 +291,14 @@ class BatchMaker:
         return [*self.processor.tokenizer(answer)["input_ids"], self.end_id]
 
 
-def decode_clips(row: Row, budget: MediaSpec, *, where: str) -> dict[str, list[Any]]:
-    """modality -> the row's clips as arrays; a video comes with its rate.
+def _filler(modalities: Sequence[str], clips: Clips) -> list[dict[str, Any]]:
+    """The message of a row of weight 0; the shortest clips of these modalities are added to `clips`.
 
-    Raises:
-        BadMedia: a clip cannot be decoded; names `where`.
-    """
-    return {
-        "audio": [decode_audio(clip, budget.audio_seconds, where=where) for clip in row.media.get("audio", ())],
-        "video": [decode_video(clip, budget.video_frames, budget.video_pixels, where=where) for clip in row.media.get("video", ())],
-        "image": [decode_image(clip, budget.video_pixels, where=where) for clip in row.media.get("image", ())],
-    }
-
-
-def process(processor: Any, prompts: list[str], media: dict[str, list[Any]]) -> dict[str, Any]:
-    """The processor's call, with what Qwen2.5-Omni's gets wrong for us put right.
-
-    Frames are already of the size they shall have (the processor's default would enlarge them), each
-    video has a rate of its own, and audio is not padded to the longest clip that the model could take.
-    """
-    call: dict[str, Any] = {"text": prompts, "padding": False, "do_resize": False}
-    if media["audio"]:
-        call["audio"] = media["audio"]
-    if media["image"]:
-        call["images"] = [torch.from_numpy(image) for image in media["image"]]
-    if media["video"]:
-        call |= {"videos": [torch.from_numpy(frames) for frames, _ in media["video"]], "do_sample_frames": False}
-    out = dict(processor(**call))
-    out.pop("attention_mask", None)
-    if "feature_attention_mask" in out:
-        mask = torch.as_tensor(np.asarray(out["feature_attention_mask"]), dtype=torch.long)
-        longest = int(mask.sum(-1).max())
-        out["feature_attention_mask"] = mask[:, :longest]
-        out["input_features"] = torch.as_tensor(np.asarray(out["input_features"]), dtype=torch.float32)[..., :longest].contiguous()
-    if media["video"]:
-        frames_per_grid = processor.video_processor.temporal_patch_size
-        out["video_second_per_grid"] = torch.tensor([frames_per_grid / rate for _, rate in media["video"]], dtype=torch.float32)
-    for name in ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw"):
-        if name in out:
-            out[name] = torch.as_tensor(out[name])
-    return out
-
-
-def _filler(modalities: Sequence[str], media: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """The message of a row of weight 0, with the shortest clips there are added to `media`.
-
-    It contributes nothing; it lets every worker take the same steps and run the same towers.
+    Such a row adds nothing to the loss. It lets every worker take the same steps and run the same towers.
     """
     shortest = {"audio": np.zeros(1600, dtype=np.float32), "video": (np.zeros((2, 3, 56, 56), dtype=np.uint8), 1.0)}
     for name in modalities:
-        media[name].append(shortest[name])
+        clips[name].append(shortest[name])
     return [{"role": "user", "content": [*({"type": name} for name in modalities), {"type": "text", "text": "-"}]}]
 
 
@@ -310,7 +307,7 @@ def _class_index(row: Row) -> int:
 
 
 def _pad(sequences: list[list[int]], pad_id: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """input_ids and attention_mask, both [B, S]."""
+    """Sequences padded to the longest: input_ids and attention_mask, both [B, S]."""
     longest = max(len(sequence) for sequence in sequences)
     ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -319,24 +316,6 @@ def _pad(sequences: list[list[int]], pad_id: int, left: bool) -> tuple[torch.Ten
         ids[i, place] = torch.tensor(sequence, dtype=torch.long)
         mask[i, place] = 1
     return ids, mask
-
-
-def row_facts(row: Row, prompt: str) -> dict[str, str | None]:
-    """The columns of predictions that do not come from the model.
-
-    Args:
-        row: as the atlas has it, without the instructions of a prompt.
-        prompt: the text that the model is given.
-    """
-    return {
-        "sample_id": row.sample_id,
-        "clip_id": row.clip_id,
-        "dataset": row.dataset.id,
-        "task": row.dataset.task.id,
-        "true": row.label if row.label is not None else row.answer,
-        "question": question_of(row),
-        "prompt_hash": prompt_hash(prompt),
-    }
 
 
 def padding_ratio(batches: Sequence[MicroBatch]) -> float:

@@ -1,11 +1,11 @@
-"""Clips to arrays: audio to mono at 16 kHz, video to a few evenly spaced frames, images to pixels.
+"""Decodes clips to arrays: audio to mono at 16 kHz, video to a few evenly spaced frames, images to pixels.
 
 A clip is the bytes of a file or its path. WAV, FLAC, OGG and AIFF are read by soundfile, every other
-container by PyAV on one thread, images by Pillow; no ffmpeg program is needed. Memory follows what
-is kept, not the length of the clip: audio is read in blocks, and video is read twice, first the
-times of its packets without decoding, then the key frames before the wanted frames and on from there.
+container by PyAV on one thread, images by Pillow; no ffmpeg program is needed. Memory depends on how
+much is kept, not on the length of the clip: audio is read in blocks, and video is read twice, first the
+times of its packets without decoding, then from the key frame before each wanted frame up to that frame.
 
-Whatever cannot be decoded is a `BadMedia` with a countable reason: "missing file", "empty file",
+A clip that cannot be decoded raises a `BadMedia` with a countable reason: "missing file", "empty file",
 "corrupt | truncated | empty audio", "no audio stream", the same for video, and "corrupt image".
 Rotation marks of phone videos are not applied.
 
@@ -34,7 +34,7 @@ from hba_ray.errors import BadMedia
 SAMPLE_RATE = 16_000
 """Hz; what the audio tower, Whisper and OpenSMILE read."""
 LONGEST_SECONDS = 24 * 3600.0
-"""What "the whole clip" is taken as, where all of its sound is read."""
+"""Seconds to ask `decode_audio` for where a whole clip is wanted."""
 PATCH = 28
 """Sides of a frame are multiples of this: two by two patches of 14 pixels make one visual token."""
 SHORTEST_SIDE = 2 * PATCH
@@ -50,7 +50,7 @@ _IMAGES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the header of a video states; counted from its packets where it states nothing."""
+    """Size and length of a video, from its header, or counted from its packets where the header states nothing."""
 
     frames: int
     seconds: float
@@ -152,7 +152,7 @@ def probe_video(clip: bytes | Path, *, where: str) -> VideoInfo:
 
 
 def frame_size(height: int, width: int, max_pixels: int) -> tuple[int, int]:
-    """(H, W) of a picture in the budget: its shape kept as well as multiples of 28, at least 56, allow.
+    """(H, W) of a picture scaled down to `max_pixels`: multiples of 28, at least 56, as near to its shape as these allow.
 
     >>> frame_size(720, 1280, 147_456)
     (280, 504)
@@ -182,7 +182,7 @@ def _opened(clip: bytes | Path, kind: str, where: str) -> Iterator[tuple[BinaryI
 
 
 def _reason(cause: Exception) -> str:
-    """What a decoder says, without the objects that it names."""
+    """A decoder's message, without the names of Python objects in it."""
     said = getattr(cause, "error_string", None) or getattr(cause, "strerror", None) or cause  # of soundfile, of PyAV and the system
     return str(said).strip().rstrip(".")
 

@@ -1,11 +1,9 @@
-"""From a row to the chat message that the backbone reads.
+"""What a model is asked, and what it answers, as text: from a row to a chat message, and from a response to its answer.
 
-Prompts that ask for a thought and a boxed answer: what reinforcement learning trains on (paper appendix B.2).
-
-From a response to the answer in it: one parser for rewards and for evaluation.
-
-Responses come from a model that is being trained, so they may be anything; every function here
-takes time linear in their length.
+A row's own prompt can be put into a wording: the reasoning instructions of reinforcement learning
+(`ReasoningPrompt`), or the dataset's labels for a model that has not been trained on them (`ask_plainly`).
+Rewards and evaluation read answers with the same parser. Responses come from a model in training, so
+they may be anything; every function that reads them takes time linear in their length.
 """
 
 from __future__ import annotations
@@ -19,8 +17,22 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from hba_ray.data.rows import MEDIA_COLUMNS, TAG, Row
+from hba_ray.data.tasks import Dataset, consolidate
+from hba_ray.errors import DataError
 from hba_ray.specs.base import Spec
 from hba_ray.specs.load import load_prompt_file
+
+AnswerFrom = Literal["boxed", "chain"]
+
+_BUILT_IN = {"standard": "data/reasoning.yaml"}
+"""Name of a wording that ships with the package -> its file."""
+_PROBLEM = "{problem}"
+_ASKED_FOR = ("<think>", "</think>", "\\boxed")
+_BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
+_SIGNS = re.compile(r"([<>/])")
+_WRAPPER = re.compile(r"\\(?:boxed|text|textbf|textit|mathrm|mathbf)\s*\{")
+_AROUND_LABELS = " \t\r\n.,;:!?*_`'\"“”‘’()[]{}"
+"""White space, punctuation and quotes that a model may put around a label."""
 
 
 def withhold(row: Row, modalities: Collection[str]) -> Row:
@@ -38,9 +50,9 @@ def withhold(row: Row, modalities: Collection[str]) -> Row:
 
 
 def with_transcript(row: Row, words: str) -> Row:
-    """The row with what is said in its clip as a line of the prompt, behind the marks that it starts with.
+    """The row with the words spoken in its clip as a line of its prompt, behind the marks that the prompt starts with.
 
-    Marks that the words may hold are taken out; they stand for no clip.
+    Marks inside the words are taken out, since they stand for no clip.
     """
     line = " ".join(TAG.sub(" ", words).split())
     if not line:
@@ -68,12 +80,12 @@ def chat_message(row: Row) -> list[dict[str, Any]]:
 
 
 def question_of(row: Row) -> str:
-    """What the row asks, without the marks of its clips: what a judge is told."""
+    """What the row asks, without the marks of its clips; a judge is told this."""
     return "\n".join(line for line in TAG.sub("", row.problem).splitlines() if line.strip())
 
 
 def prompt_hash(prompt: str) -> str:
-    """Names the text that a model was given, chat template included: 16 hexadecimal digits."""
+    """A name of the text that a model was given, chat template included: 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
@@ -82,29 +94,24 @@ def _text(part: str) -> list[dict[str, Any]]:
     return [{"type": "text", "text": part}] if part else []
 
 
-BUILT_IN = {"standard": "data/reasoning.yaml"}
-PROBLEM = "{problem}"
-ASKED_FOR = ("<think>", "</think>", "\\boxed")
-
-
 class ReasoningPrompt(Spec):
-    """A wording of the instructions."""
+    """Instructions that ask for a thought and a boxed answer: what reinforcement learning trains on (paper appendix B.2)."""
 
     template: str = Field(min_length=1)
-    """Prompt with {problem} where the row's own prompt goes."""
+    """The whole prompt, with {problem} where the row's own prompt goes."""
 
     @field_validator("template")
     @classmethod
     def _has_its_parts(cls, template: str) -> str:
-        if template.count(PROBLEM) != 1:
-            raise ValueError(f"holds {PROBLEM} {template.count(PROBLEM)} times; it needs it once")
-        if lacking := [part for part in ASKED_FOR if part not in template]:
+        if template.count(_PROBLEM) != 1:
+            raise ValueError(f"holds {_PROBLEM} {template.count(_PROBLEM)} times; it needs it once")
+        if lacking := [part for part in _ASKED_FOR if part not in template]:
             raise ValueError(f"does not ask for {' and '.join(lacking)}, which the rewards pay for")
         return template.rstrip("\n")
 
     def ask(self, row: Row) -> Row:
         """The row with the instructions around its prompt; marks of clips stay where they are."""
-        return replace(row, problem=self.template.replace(PROBLEM, row.problem))
+        return replace(row, problem=self.template.replace(_PROBLEM, row.problem))
 
 
 def load_reasoning(name: str) -> ReasoningPrompt:
@@ -113,22 +120,23 @@ def load_reasoning(name: str) -> ReasoningPrompt:
     Raises:
         SpecError: no such file, not YAML, or its template is missing or lacks a part.
     """
-    return load_prompt_file(ReasoningPrompt, name, key="grpo.prompts", built_in=BUILT_IN)
+    return load_prompt_file(ReasoningPrompt, name, key="grpo.prompts", built_in=_BUILT_IN)
 
 
-AnswerFrom = Literal["boxed", "chain"]
-
-_BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
-_SIGNS = re.compile(r"([<>/])")
-_WRAPPER = re.compile(r"\\(?:boxed|text|textbf|textit|mathrm|mathbf)\s*\{")
+def ask_plainly(row: Row) -> Row:
+    """The row with its dataset's labels named, unless its prompt names all of them already."""
+    labels = row.dataset.labels
+    if all(label in row.problem.lower() for label in labels):
+        return row
+    return replace(row, problem=f"{row.problem}\nReply with one of these labels and nothing else: {', '.join(labels)}.")
 
 
 def read_answer(response: str, source: AnswerFrom = "boxed") -> str | None:
     """The answer that a response gives, or None.
 
     Args:
-        source: `boxed` takes the last box that is closed; `chain` the released code's reading,
-            which always finds something (human_behaviour.py).
+        source: `boxed` takes the last box that is closed; `chain` tries one form after the other as the
+            released code does (human_behaviour.py), and always finds something.
     """
     return boxed(response) if source == "boxed" else released_answer(response)
 
@@ -136,8 +144,8 @@ def read_answer(response: str, source: AnswerFrom = "boxed") -> str | None:
 def boxed(response: str) -> str | None:
     r"""What the last closed `\boxed{...}` holds, stripped; None where there is none.
 
-    Braces inside a box are matched. Where a box holds nothing but another box, or but a command for
-    upright text, the inside counts.
+    Braces inside a box are matched. Where a box holds nothing but another box, or nothing but a text
+    command such as `\text{...}`, the answer is what that holds.
 
     >>> boxed(r"Sad at first. \boxed{sad} No: \boxed{\text{happy}}")
     'happy'
@@ -151,8 +159,8 @@ def boxed(response: str) -> str | None:
 
 
 def released_answer(response: str) -> str:
-    r"""The released code's reading: the first box up to its first brace, else [...], else <answer>...</answer>,
-    else all of the text; white space around the signs < > / is taken out first (human_behaviour.py).
+    r"""The answer as the released code reads it (human_behaviour.py): the first box up to its first closing brace,
+    else the first [...], else <answer>...</answer>, else all of the text. White space around < > / is taken out first.
 
     >>> released_answer(r"[1] is wrong, \boxed{happy}")
     'happy'
@@ -163,6 +171,21 @@ def released_answer(response: str) -> str:
     return (_between(text, "\\boxed{", "}") or _in_a_line(text, "[", "]") or _in_a_line(text, "<answer>", "</answer>") or (text,))[
         0
     ].strip()
+
+
+def read_label(answer: str, dataset: Dataset, *, split_surprise: bool = False) -> str | None:
+    """The label that an answer is, in any case and any spelling that the sources use; None where it is none of the dataset's.
+
+    >>> from hba_ray.data.tasks import find_dataset
+    >>> read_label("**Joy.**", find_dataset("meld_emotion")), read_label("calm", find_dataset("meld_emotion"))
+    ('happy', None)
+    """
+    if dataset.task.is_open:
+        return None
+    try:
+        return consolidate(answer.strip(_AROUND_LABELS), dataset, where="answer", split_surprise=split_surprise)
+    except DataError:
+        return None
 
 
 def close_up_signs(text: str) -> str:
@@ -182,7 +205,7 @@ def plain_text(answer: str) -> str:
 
 
 def _pairs(text: str) -> Iterator[tuple[int, int, bool]]:
-    """(place of the opening brace, of its closing brace, whether it is a box's), by the closing brace."""
+    """Pairs of braces in the order in which they close: (place of the opening one, of the closing one, whether they are a box's)."""
     opened: list[tuple[int, bool]] = []
     for token in _BRACES.finditer(text):
         sign = token.group()
@@ -195,7 +218,7 @@ def _pairs(text: str) -> Iterator[tuple[int, int, bool]]:
 
 
 def _unwrapped(content: str) -> str:
-    """The content without boxes and text commands that hold all of it, stripped."""
+    """The content, stripped, without the boxes and text commands that enclose all of it."""
     closing = {opening: end for opening, end, _ in _pairs(content)}
     start, end = _stripped(content, 0, len(content))
     while (wrapper := _WRAPPER.match(content, start, end)) and closing.get(wrapper.end() - 1) == end - 1:
@@ -204,6 +227,7 @@ def _unwrapped(content: str) -> str:
 
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    """The bounds of a part of the text without white space at its ends."""
     while start < end and text[start].isspace():
         start += 1
     while start < end and text[end - 1].isspace():
@@ -217,11 +241,12 @@ def _trimmed(part: str, *, left: bool, right: bool) -> str:
 
 
 def _between(text: str, opening: str, closing: str) -> tuple[str] | None:
-    """What stands between the first opening and the next closing."""
+    """What stands between the first opening and the next closing, in a tuple of one; None where there is no such pair."""
     start = text.find(opening)
     end = text.find(closing, start + len(opening)) if start >= 0 else -1
     return (text[start + len(opening) : end],) if end >= 0 else None
 
 
 def _in_a_line(text: str, opening: str, closing: str) -> tuple[str] | None:
+    """`_between` of the first line that has both."""
     return next((found for line in text.split("\n") if (found := _between(line, opening, closing))), None)

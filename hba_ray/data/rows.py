@@ -1,6 +1,6 @@
-"""One row of the atlas: the released columns, checked, with media as bytes or as paths.
+"""One row of the atlas: the released columns, checked, with its clips as bytes or as paths.
 
-Both released layouts (parquet with `list<binary>`, jsonl beside a media tree) become this row.
+Both released layouts give the same `Row`: parquet with the clips in its columns, and jsonl beside a folder of clips.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hba_ray.errors import DataError
 MEDIA_COLUMNS = {"image": "images", "video": "videos", "audio": "audios"}
 """Modality -> column, in the order in which the released files list them."""
 FEATURE_COLUMNS = ("ext_video_feats", "ext_audio_feats")
-"""Descriptors that an atlas may ship."""
+"""Columns of descriptors that an atlas may ship."""
 
 SCHEMA = pa.schema(
     [
@@ -79,7 +79,10 @@ class Row:
 
 
 def clip_names(record: Mapping[str, Any]) -> list[str]:
-    """The files that a line of a jsonl atlas names, as it names them; whatever else stands there is left to `parse_row`."""
+    """The file names in the media and descriptor columns of a jsonl line, unchecked. Values that are no text are left out.
+
+    `parse_row` refuses such values.
+    """
     named = [name for column in (*MEDIA_COLUMNS.values(), *FEATURE_COLUMNS) for name in _listed(record.get(column))]
     return [name for name in named if isinstance(name, str)]
 
@@ -143,7 +146,7 @@ def _text(record: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def _name(record: Mapping[str, Any], column: str, where: str) -> str | None:
-    """An optional text column; empty is absent."""
+    """The value of an optional text column; None where it is missing or empty."""
     value = record.get(column)
     if value is None or value == "":
         return None
@@ -153,7 +156,7 @@ def _name(record: Mapping[str, Any], column: str, where: str) -> str | None:
 
 
 def _unicode(value: str, column: str, where: str) -> str:
-    """JSON can spell half a character, which no file or tokenizer takes."""
+    """The value, once it is known to be Unicode: JSON can spell half a character, which no file or tokenizer takes."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -181,7 +184,11 @@ def _clips(record: Mapping[str, Any], column: str, where: str, root: Path | None
 
 
 def _inside(relative: str, root: Path, where: str, column: str) -> Path:
-    """`root / relative`, refused where it leaves the root or is not there."""
+    """The file `root / relative`.
+
+    Raises:
+        DataError: it lies outside the root, or is not there.
+    """
     try:
         path = (root / relative).resolve()
         inside = path.is_relative_to(root.resolve())
@@ -201,7 +208,7 @@ def _inside(relative: str, root: Path, where: str, column: str) -> Path:
 
 
 def _clip_of(media: Mapping[str, tuple[bytes | Path, ...]], record: Mapping[str, Any]) -> str | None:
-    """The first clip's name or content, video before audio before image."""
+    """A clip id from the row's first clip, video before audio before image: the file's path without suffix, or a digest of its bytes."""
     for name in ("video", "audio", "image"):
         for clip in media[name]:
             if isinstance(clip, bytes):

@@ -1,8 +1,8 @@
-"""How micro-batches reach a worker: through Ray Data on the cluster's CPUs, or made in this process.
+"""How micro-batches reach a worker: made by Ray Data on the cluster's CPUs, or in this process.
 
-What travels to a loader is a window, a few hundred row numbers; what comes back is finished
-micro-batches. Clips are read and decoded where they are used and never stored whole in between.
-Both ways give the same batches in the same order.
+A loader is sent a window, a few hundred row numbers, and sends back finished micro-batches. Clips are
+read and decoded in the loader and never stored in between. Both ways give the same micro-batches in
+the same order.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
     from hba_ray.specs import ComputeSpec
 
-_MADE = "made"
+_RESULT = "result"
+"""Column of what model actors make."""
+_MICRO_BATCH = "micro_batch"
+"""Column of what loaders make."""
 BLOCK_BYTES = 4 << 20
-"""Micro-batches are handed on once they fill this; Ray's own default would hold back whole windows."""
+"""Ray Data hands micro-batches on once they fill this many bytes; its own default would hold back whole windows."""
 
 
 def make_here(maker: BatchMaker, windows: Sequence[Window]) -> Iterator[MicroBatch]:
-    """Micro-batches of these windows, made in this process when asked for."""
+    """Micro-batches of these windows, in their order, each made in this process when it is asked for."""
     for window in windows:
         yield from maker.window(window)
 
@@ -56,7 +59,7 @@ def make_on_ray(
         DataError: a bad row, where the settings say to fail; the same error that `make_here` raises.
     """
     dataset = micro_batch_dataset(index, settings, split, load_processor, windows, loaders=loaders, cpus_per_loader=cpus_per_loader)
-    yield from unpacked(dataset, "micro_batch", prefetch)
+    yield from unpacked(dataset, _MICRO_BATCH, prefetch)
 
 
 def micro_batch_dataset(
@@ -69,7 +72,7 @@ def micro_batch_dataset(
     loaders: int,
     cpus_per_loader: float,
 ) -> ray.data.Dataset:
-    """A Ray Dataset with a packed micro-batch (or a packed DataError) a row, for `unpacked`."""
+    """A Ray Dataset whose rows are pickled micro-batches, or the DataError that one met, for `unpacked` or `map_with_model_actors`."""
     import ray
     import ray.data
 
@@ -88,23 +91,24 @@ def micro_batch_dataset(
     )
 
 
-def made_by_models(
+def map_with_model_actors(
     dataset: ray.data.Dataset, load: Callable[[], Callable[[Any], Any]], compute: ComputeSpec, environ: Mapping[str, str] | None = None
 ) -> Iterator[Any]:
-    """What models make of a dataset's packed rows: `compute.workers` actors with a model each.
+    """The results of a model on a dataset's pickled rows, computed by `compute.workers` actors that hold a model each.
 
     Args:
-        load: called once in each actor, when its first row is there; gives what turns a row into a result. Picklable.
+        load: loads the model and returns the function from a row to its result; called once in each
+            actor, when its first row is there. Picklable.
         environ: variables of the actors' processes.
 
     Raises:
-        HbaError: of a row, of loading or of the model, as it was met.
+        HbaError: the first that a loader, the loading of the model or the model raised.
     """
     from ray.data import ActorPoolStrategy
 
     own: dict[str, Any] = {"runtime_env": {"env_vars": dict(environ)}} if environ else {}
-    made = dataset.map_batches(
-        _Model,
+    results = dataset.map_batches(
+        _ModelActor,
         fn_constructor_args=(load,),
         batch_size=1,
         batch_format="pyarrow",
@@ -113,10 +117,12 @@ def made_by_models(
         num_gpus=compute.gpus_per_worker or None,
         **own,
     )
-    yield from unpacked(made, _MADE)
+    yield from unpacked(results, _RESULT)
 
 
-class _Model:
+class _ModelActor:
+    """One actor: its model is loaded when the first row is there."""
+
     def __init__(self, load: Callable[[], Callable[[Any], Any]]):
         self._load = load
 
@@ -125,9 +131,9 @@ class _Model:
         return self._load()
 
     def __call__(self, rows: pa.Table) -> dict[str, list[bytes]]:
-        return {_MADE: [self._made(packed) for packed in rows.column(0).to_pylist()]}
+        return {_RESULT: [self._result(packed) for packed in rows.column(0).to_pylist()]}
 
-    def _made(self, packed: bytes) -> bytes:
+    def _result(self, packed: bytes) -> bytes:
         item = pickle.loads(packed)
         if isinstance(item, HbaError):
             return packed
@@ -138,30 +144,34 @@ class _Model:
 
 
 def unpacked(dataset: ray.data.Dataset, column: str, prefetch: int = 1) -> Iterator[Any]:
-    """What loaders or model actors made, row by row; an HbaError among it is raised here."""
+    """The objects pickled in a column, row by row.
+
+    Raises:
+        HbaError: one of them is an error that a loader or a model actor handed on.
+    """
     batch: Any
     for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=prefetch):
-        made = pickle.loads(batch.column(column)[0].as_py())
-        if isinstance(made, HbaError):
-            raise made
-        yield made
+        item = pickle.loads(batch.column(column)[0].as_py())
+        if isinstance(item, HbaError):
+            raise item
+        yield item
 
 
 def _load(windows: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
-    """The last operator: reads, decodes, calls the processor."""
+    """The micro-batches of some windows, in a loader: the operator that reads, decodes and calls the processor."""
     maker = _maker(job)
     for window in windows.column("window").to_pylist():
         try:
             for batch in maker.window(pickle.loads(window)):
-                yield {"micro_batch": [pickle.dumps(batch, protocol=5)]}
-        except DataError as bad:  # handed on as data, as in `_Model`
-            yield {"micro_batch": [pickle.dumps(bad)]}
+                yield {_MICRO_BATCH: [pickle.dumps(batch, protocol=5)]}
+        except DataError as bad:  # handed on as data, as in `_ModelActor`
+            yield {_MICRO_BATCH: [pickle.dumps(bad)]}
             return
 
 
 @lru_cache(maxsize=4)
 def _maker(job: ray.ObjectRef) -> BatchMaker:
-    """One per loader process and job: Ray keeps the processes of tasks, so the processor is loaded once."""
+    """The maker of a job, loaded once in each loader process: Ray reuses the processes of its tasks."""
     import ray
     import torch
 

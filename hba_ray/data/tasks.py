@@ -1,9 +1,8 @@
-"""The benchmark as tables: dimensions, tasks, label sets, datasets, split counts (paper Tables 2 and 7).
+"""The benchmark as tables: dimensions, tasks, label sets, datasets, split counts (paper Tables 2 and 7), spellings of labels.
 
 Everything that depends on a task or a dataset is looked up here: the metric, the label set, the
-place of a class in the released 25-class layout, the counts an atlas is checked against.
-
-Label consolidation: every spelling that a source uses becomes the benchmark's one (paper section 3.3).
+place of a class in the released 25-class layout, the counts that an atlas is checked against, and the
+one spelling that the benchmark has for all spellings of a label in its sources (paper section 3.3).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Task:
 
     @property
     def is_open(self) -> bool:
-        """Answered in free text by the decoder, not by a classifier head."""
+        """Whether it is answered in free text by the decoder, not by a classifier head."""
         return not self.labels
 
 
@@ -69,11 +68,11 @@ CLASS_INDEX: dict[tuple[str, str], int] = {pair: index for index, pair in enumer
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset-task pair of the benchmark.
+    """One pair of a dataset and a task; a corpus that is annotated for two tasks gives two of them.
 
     Attributes:
         id: the id in the released files.
-        title: the paper's name of it.
+        title: the name in the paper.
         modalities: letters of T, A, V in Table 2.
         labels: its own classes, a subset of its task's; empty for open answers.
         counts: rows in train, validation and test (Table 7); None where there is no published count.
@@ -97,7 +96,7 @@ class Dataset:
 
     @property
     def is_benchmark(self) -> bool:
-        """One of the sixteen of Table 2. IEMOCAP, which the paper transfers to (Table 9), is none."""
+        """Whether it is one of the sixteen of Table 2; IEMOCAP, which the paper transfers to (Table 9), is not."""
         return self.source not in ("toy", "iemocap")
 
 
@@ -203,38 +202,9 @@ _DATASETS = (
 )
 DATASETS: dict[str, Dataset] = {dataset.id: dataset for dataset in _DATASETS}
 TOTAL_ROWS = (74451, 9499, 18014)
-"""Table 7's last row. MMPsy's clips carry two tasks and are counted once there."""
+"""Rows of the whole benchmark in each split (Table 7's last row). MMPsy's clips carry two tasks and are counted once there."""
 
 SPLITS: tuple[str, str, str] = ("train", "validation", "test")
-
-
-_DASHES = str.maketrans(dict.fromkeys("-\u2013 ", "_"))
-
-
-def _plain(name: str) -> str:
-    """One spelling of a name: lower case, underscores for spaces and for both dashes that the paper prints."""
-    return name.strip().lower().translate(_DASHES)
-
-
-_BY_NAME = {_plain(name): dataset for dataset in _DATASETS for name in (dataset.id, dataset.title, *dataset.aliases)}
-
-
-def find_dataset(name: str, *, where: str = "atlas.datasets") -> Dataset:
-    """The dataset of an id, title or alias, in any case.
-
-    >>> find_dataset("MUStARD").id
-    'mmsd'
-
-    Raises:
-        DataError: no such dataset; names the nearest id.
-    """
-    try:
-        return _BY_NAME[_plain(name)]
-    except KeyError:
-        near = get_close_matches(_plain(name), _BY_NAME, n=1)
-        hint = f"did you mean '{_BY_NAME[near[0]].id}'?" if near else f"known: {', '.join(DATASETS)}"
-        raise DataError(where, f"unknown dataset '{name}'", hint, reason="unknown dataset") from None
-
 
 CONSOLIDATED: dict[str, str] = {
     "angry": "anger",
@@ -258,7 +228,34 @@ CONSOLIDATED: dict[str, str] = {
     "with ptsd": "ptsd",
     "without ptsd": "no ptsd",
 }
-"""Source spelling -> the released label map's spelling."""
+"""A source's spelling of a label -> the released label map's spelling."""
+
+_DASHES = str.maketrans(dict.fromkeys("-\u2013 ", "_"))
+
+
+def _plain(name: str) -> str:
+    """A name in lower case, with underscores for spaces and for both dashes that the paper prints."""
+    return name.strip().lower().translate(_DASHES)
+
+
+_BY_NAME = {_plain(name): dataset for dataset in _DATASETS for name in (dataset.id, dataset.title, *dataset.aliases)}
+
+
+def find_dataset(name: str, *, where: str = "atlas.datasets") -> Dataset:
+    """The dataset of an id, title or alias, in any case.
+
+    >>> find_dataset("MUStARD").id
+    'mmsd'
+
+    Raises:
+        DataError: no such dataset; names the nearest id.
+    """
+    try:
+        return _BY_NAME[_plain(name)]
+    except KeyError:
+        near = get_close_matches(_plain(name), _BY_NAME, n=1)
+        hint = f"did you mean '{_BY_NAME[near[0]].id}'?" if near else f"known: {', '.join(DATASETS)}"
+        raise DataError(where, f"unknown dataset '{name}'", hint, reason="unknown dataset") from None
 
 
 def consolidate(label: str, dataset: Dataset, *, where: str, split_surprise: bool = False) -> str:

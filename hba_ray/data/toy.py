@@ -1,15 +1,14 @@
 """The toy atlas: generated rows with real WAV and MP4 clips, small enough for a laptop and learnable by a tiny model.
 
-Four datasets ask four questions. What answers each question is in one stream alone:
+Four datasets ask four questions, and the answer to each is in one stream alone:
 
     toy_tone     emotion     the voice: pitch, energy and syllable rate (anger high, happy middle, sad low)
     toy_nod      sentiment   the picture: a face nods (positive), shakes (negative) or keeps still (neutral)
     toy_words    sarcasm     the words of the remark
     toy_answers  open        the picture, answered in one of three sentences
 
-Streams that do not answer are drawn without a look at the label, and the prompts of toy_tone and
-toy_nod say nothing about it. The face is a public-domain photograph that ships with scikit-image.
-The same seed gives the same bytes.
+The other streams do not depend on the label, and neither do the prompts of toy_tone and toy_nod. The
+face is a public-domain photograph that ships with scikit-image. The same seed gives the same bytes.
 
 Shapes: T samples or frames, H and W pixels.
 """
@@ -41,7 +40,7 @@ SIGNATURE_SHARES: dict[str, dict[tuple[str, ...], float]] = {
     "toy_words": {(): 0.6, ("audio",): 0.2, ("video",): 0.2},
     "toy_answers": {("video",): 0.7, ("video", "audio"): 0.3},
 }
-"""Dataset -> modalities besides text -> share of its rows. The answering stream is always there."""
+"""Dataset -> modalities besides text -> share of its rows. The stream with the answer is always there."""
 
 Key = TypeVar("Key")
 Motion = Literal["nod", "shake", "still"]
@@ -59,7 +58,7 @@ TARGETS: dict[str, dict[str, tuple[str, float]]] = {
         "The person looks ahead without moving.": ("still", 0.25),
     },
 }
-"""Dataset -> target -> (what carries it, its share of the rows)."""
+"""Dataset -> target -> (the tone, motion or kind of remark that shows it, share of the rows)."""
 
 LINES = ("The parcel is on the table.", "It will be noon before we leave.", "They painted the door again.", "I was told about the meeting.")
 REMARKS = {
@@ -74,19 +73,19 @@ SWING_HERTZ = 0.8
 
 
 def toy_rows(spec: ToySpec) -> dict[str, list[Row]]:
-    """Split -> rows, 70 : 15 : 15, each split with every dataset, target and signature in their shares."""
+    """Split -> rows, in the shares 70 : 15 : 15. In each split all datasets, targets and signatures have their own shares."""
     return {split: list(_split_rows(spec, split)) for split in SPLITS}
 
 
 def build_toy(spec: ToySpec, folder: Path, layout: Literal["parquet", "jsonl"]) -> None:
-    """Write the toy atlas below `folder` in one of the two released layouts."""
+    """Writes the toy atlas below `folder` in one of the two released layouts."""
     write = {"parquet": write_parquet, "jsonl": write_jsonl}[layout]
     for split in SPLITS:
         write(_split_rows(spec, split), folder, split)
 
 
 def speak(tone: str, rng: Generator) -> bytes:
-    """About 1.2 s of a voice-like WAV: harmonics under three formants, vibrato, syllables, a little noise."""
+    """A WAV file with about 1.2 s of a voice-like sound: harmonics under three formants, vibrato, syllables, a little noise."""
     fundamental, loudness, syllables = (value * (1 + 0.06 * rng.uniform(-1, 1)) for value in TONES[tone])
     time_T = np.arange(int(rng.uniform(1.0, 1.4) * SAMPLE_RATE)) / SAMPLE_RATE
     vibrato_T = 0.012 * np.sin(2 * np.pi * (5 * time_T + rng.random()))
@@ -104,7 +103,7 @@ def speak(tone: str, rng: Generator) -> bytes:
 
 
 def film(motion: Motion, rng: Generator) -> bytes:
-    """Two seconds of an MP4: a face that nods, shakes or keeps still, 16 frames of 128 x 128."""
+    """An MP4 file of two seconds, 16 frames of 128 x 128: a face that nods, shakes or keeps still."""
     portrait_HWC = _portrait()
     margin = (len(portrait_HWC) - SIDE) / 2
     start = margin + rng.uniform(-3, 3, size=2)
@@ -149,7 +148,7 @@ def _row(dataset: Dataset, target: str, present: tuple[str, ...], name: str, rng
 
 
 def _problem(dataset: Dataset, present: tuple[str, ...], words: str) -> str:
-    """Marks, the words spoken where there are any, what is shown, and the question (form of the paper's Table 3)."""
+    """The prompt, in the form of the paper's Table 3: marks, the words where there are any, what is shown, and the question."""
     shown = " and ".join(f"{'an' if modality == 'audio' else 'a'} {modality} clip" for modality in present)
     choose = f"Choose one of: {', '.join(dataset.labels)}."
     spoken = dataset.id in ("toy_tone", "toy_words")
@@ -164,7 +163,7 @@ def _problem(dataset: Dataset, present: tuple[str, ...], words: str) -> str:
 
 
 def _apportion(total: int, shares: dict[Key, float]) -> dict[Key, int]:
-    """Whole parts of `total` in the given shares, by largest remainder; none is empty while there is enough."""
+    """`total` divided into whole numbers by the given shares, by largest remainder; none is 0 as long as the total suffices."""
     parts = {key: int(total * share) for key, share in shares.items()}
     by_need = sorted(shares, key=lambda key: (parts[key] > 0, parts[key] - total * shares[key]))
     for key in by_need[: total - sum(parts.values())]:

@@ -1,7 +1,7 @@
-"""Rows to files, in the two released layouts: parquet with the media inside, or jsonl beside a media tree.
+"""Writes rows to files, in the two released layouts: parquet with the clips inside, or jsonl beside a folder of clips.
 
-What is written reads back as the same rows through `rows.parse_row`, and the same rows give the same
-bytes. A split appears when it is complete: its files get their names last.
+`rows.parse_row` reads the same rows back, and the same rows give the same bytes. A split appears when
+it is complete: its files get their names last.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hba_ray.data.rows import MEDIA_COLUMNS, SCHEMA, Row
+from hba_ray.data.rows import FEATURE_COLUMNS, MEDIA_COLUMNS, SCHEMA, Row
 from hba_ray.data.tasks import Task
 from hba_ray.errors import BadMedia, DataError
 
-DESCRIPTOR_COLUMNS = ("ext_video_feats", "ext_audio_feats")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _SUFFIXES = (
     (rb"RIFF....WAVE", ".wav"),
@@ -39,7 +38,7 @@ _SUFFIXES = (
 
 
 def write_jsonl(rows: Iterable[Row], folder: Path, split: str) -> Path:
-    """Write `{split}.jsonl` at the root of `folder`, and its clips below `media/<column>/<dataset>/<split>/<sample_id>`.
+    """Writes `{split}.jsonl` at the root of `folder`, and its clips below `media/<column>/<dataset>/<split>/<sample_id>`.
 
     Returns:
         The jsonl file.
@@ -61,7 +60,7 @@ def write_jsonl(rows: Iterable[Row], folder: Path, split: str) -> Path:
 
 
 def write_parquet(rows: Iterable[Row], folder: Path, split: str, *, rows_per_group: int = 32, rows_per_file: int = 512) -> list[Path]:
-    """Write `{split}-00000-of-00NNN.parquet` with the columns of `rows.SCHEMA`, in place of older files of the split.
+    """Writes `{split}-00000-of-00NNN.parquet` with the columns of `rows.SCHEMA`, in place of older files of the split.
 
     Args:
         rows_per_group: rows of a row group, the unit that a reader loads.
@@ -86,13 +85,13 @@ def write_parquet(rows: Iterable[Row], folder: Path, split: str, *, rows_per_gro
 
 
 def task_column(task: Task) -> str:
-    """The released `task` value: `emotion_cls`, `sarcasm_cls`, `intent_qa`."""
+    """The value that the released files have in their column `task`: `emotion_cls`, `sarcasm_cls`, `intent_qa`."""
     domain = task.name.split()[0].lower().replace("-", "")
     return f"{domain}_{'qa' if task.is_open else 'cls'}"
 
 
 def _write_file(path: Path, rows: Iterator[Row], rows_per_group: int, rows_per_file: int) -> bool:
-    """Move up to `rows_per_file` rows into a parquet file, a row group at a time; whether there was one."""
+    """Moves up to `rows_per_file` rows into a parquet file, a row group at a time; returns whether there was any row."""
     remaining = rows_per_file
     with pq.ParquetWriter(path, SCHEMA) as writer:
         while group := list(islice(rows, min(rows_per_group, remaining))):
@@ -113,7 +112,7 @@ def _unique(rows: Iterable[Row], where: str) -> Iterator[Row]:
 def _record(row: Row, put: Callable[[bytes | Path, str, int], Any]) -> dict[str, Any]:
     """The released columns of a row; `put` turns a clip of a column into what the layout holds."""
     clips = {column: row.media.get(name, ()) for name, column in MEDIA_COLUMNS.items()}
-    clips |= {column: row.descriptors.get(column, ()) for column in DESCRIPTOR_COLUMNS}
+    clips |= {column: row.descriptors.get(column, ()) for column in FEATURE_COLUMNS}
     record = {
         "problem": row.problem,
         "answer": row.answer,
@@ -139,7 +138,7 @@ def _read(row: Row, clip: bytes | Path, *_: Any) -> bytes:
 
 
 def _place(folder: Path, split: str, row: Row, clip: bytes | Path, column: str, index: int) -> str:
-    """Write a clip below the root; its path relative to the root."""
+    """Writes a clip below the root and returns its path relative to the root."""
     content = _read(row, clip)
     name = row.sample_id if _SAFE_NAME.fullmatch(row.sample_id) else hashlib.sha256(row.sample_id.encode()).hexdigest()[:32]
     name += f"-{index}" if index else ""
@@ -151,6 +150,6 @@ def _place(folder: Path, split: str, row: Row, clip: bytes | Path, column: str, 
 
 
 def _suffix(content: bytes, column: str) -> str:
-    if column in DESCRIPTOR_COLUMNS:
+    if column in FEATURE_COLUMNS:
         return ".pt"
     return next((suffix for magic, suffix in _SUFFIXES if re.match(magic, content, re.DOTALL)), ".bin")

@@ -22,7 +22,8 @@ from hba_ray.errors import DataError, EnvironmentMissing
 from hba_ray.evaluation.costs import Cost, Latency
 from hba_ray.models.backbone import load_processor
 from hba_ray.models.bam import DescriptorBatch, attached
-from hba_ray.predict.heads import BamPredictJob, BamPredictor
+from hba_ray.predict.heads import BamPredictor
+from hba_ray.predict.jobs import BamPredictJob
 
 MEMORY_ROWS = 16
 """Rows whose peak of memory is looked at."""

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from hba_ray.data.atlas import AtlasIndex
+from hba_ray.data.predictions import SCHEMA
 from hba_ray.data.tasks import DATASETS
 from hba_ray.descriptors.pooling import normalise
 from hba_ray.descriptors.vectors import Descriptors
-from hba_ray.predict.heads import SCHEMA
 from hba_ray.specs.descriptors import Normalisation, Stream
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def probe(
     normalisation: Normalisation = "none",
     progress: Callable[[str], None] = lambda dataset: None,
 ) -> tuple[pa.Table, list[str]]:
-    """Predictions (`predict.SCHEMA`) for the rows of a split, from classifiers fitted on the training split.
+    """Predictions (`data.predictions.SCHEMA`) for the rows of a split, from classifiers fitted on the training split.
 
     A row without a vector is given the most frequent label of its dataset's training rows. Datasets with
     open answers are left out, and those whose described training rows are all of one class.

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from hba_ray.data.predictions import ROW_COLUMNS
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, TASKS, Dataset
 from hba_ray.errors import DataError
 from hba_ray.evaluation.metrics import METRICS, POLARITY, ClassScore, ScaleScore, is_counted, per_class, sentiment_scales
@@ -26,7 +27,7 @@ from hba_ray.store.files import from_json
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("sample_id", "clip_id", "dataset", "task", "true", "predicted")
+COLUMNS = (*ROW_COLUMNS, "predicted")
 """Text columns of a predictions table. Open answers also need `answer`, the model's text; `probability` is optional."""
 
 TrainCounts = Mapping[str, Mapping[str, int]]

@@ -1,123 +1,30 @@
-"""Prediction by generation, for models without heads: a model that reinforcement learning trained, or any model as it is.
+"""Prediction by generation, and the choice of who generates: transformers, here, or vLLM, in `vllm`.
 
-A row becomes a prompt, the response is read for an answer, and the answer is one of the dataset's
-labels or counts as none of them. Two engines: transformers on the path that training uses, and vLLM.
+The models have no heads: one that reinforcement learning trained, or any model as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from hba_ray.data.atlas import AtlasIndex
-from hba_ray.data.batches import BatchSettings, MicroBatch
-from hba_ray.data.order import Order, Window, plan_epoch
-from hba_ray.data.prompts import AnswerFrom, ReasoningPrompt, read_answer
-from hba_ray.data.rows import Row
-from hba_ray.data.tasks import DATASETS, Dataset, consolidate
-from hba_ray.errors import DataError
-from hba_ray.predict.heads import WINDOW_ROWS, Made, MicroBatchPredictor, predict
-from hba_ray.specs import ExperimentSpec, fingerprint
-
-_AROUND = " \t\r\n.,;:!?*_`'\"“”‘’()[]{}"
+from hba_ray.data.batches import MicroBatch
+from hba_ray.data.predictions import Columns
+from hba_ray.models.backbone import load_backbone, load_processor
+from hba_ray.models.omni import Decoding, decode
+from hba_ray.predict.jobs import GenerateJob, Predictions, predict_micro_batches
+from hba_ray.predict.vllm import generate_with_vllm
+from hba_ray.specs import fingerprint
 
 
-@dataclass(frozen=True)
-class GenerateJob:
-    """What prediction by generation needs, picklable.
+def generate_rows(job: GenerateJob) -> Iterator[Predictions]:
+    """Predictions, part by part, by the engine that the spec names.
 
-    Attributes:
-        model: folder or hub id.
-        reasoning: instructions around each prompt; None asks plainly.
-        answer_from: what of a response is its answer; see `data.prompts`.
-    """
-
-    spec: ExperimentSpec
-    model: str
-    index: AtlasIndex
-    reasoning: ReasoningPrompt | None = None
-    answer_from: AnswerFrom = "chain"
-
-    @property
-    def backbone(self) -> str:
-        return self.model
-
-    @property
-    def split(self) -> str:
-        return self.spec.evaluate.split
-
-    @cached_property
-    def context(self) -> int:
-        """Tokens of prompt and response together, of a Qwen2.5-Omni model."""
-        from hba_ray.models.backbone import context_length
-
-        own = context_length(self.model)
-        return min(self.spec.evaluate.generation.context or own, own)
-
-    @property
-    def settings(self) -> BatchSettings:
-        atlas = self.spec.atlas
-        return BatchSettings(
-            media=atlas.media,
-            modalities=atlas.modalities,
-            micro_batch=self.spec.compute.micro_batch,
-            purpose="generate",
-            shuffle=False,
-            on_bad_row=atlas.on_bad_row,
-            reword=self.reword,
-            longest_prompt=self.context - 1,
-        )
-
-    def windows(self) -> list[Window]:
-        return plan_epoch(self.index, Order(self.split, WINDOW_ROWS, self.spec.compute.micro_batch, shuffle=False))
-
-    def reword(self, row: Row) -> Row:
-        """The row as it is asked."""
-        return self.reasoning.ask(row) if self.reasoning else ask_plainly(row)
-
-    def predictor(self) -> MicroBatchPredictor:
-        return Generator(self)
-
-    def record(self, facts: dict[str, str | None], response: str) -> dict[str, Any]:
-        """A record of predict.SCHEMA, from the row's facts and the model's response."""
-        dataset = DATASETS[facts["dataset"] or ""]
-        answer = read_answer(response, self.answer_from)
-        label = None if answer is None else read_label(answer, dataset, split_surprise=self.index.split_surprise)
-        return {**facts, "predicted": label, "answer": answer, "response": response, "probability": None}
-
-
-def ask_plainly(row: Row) -> Row:
-    """The row with its dataset's labels named, unless its prompt names all of them already."""
-    labels = row.dataset.labels
-    if all(label in row.problem.lower() for label in labels):
-        return row
-    return replace(row, problem=f"{row.problem}\nReply with one of these labels and nothing else: {', '.join(labels)}.")
-
-
-def read_label(answer: str, dataset: Dataset, *, split_surprise: bool = False) -> str | None:
-    """The label that an answer is, in any case and in any spelling that the sources use; None where it is none of the dataset's.
-
-    >>> from hba_ray.data.tasks import find_dataset
-    >>> read_label("**Joy.**", find_dataset("meld_emotion")), read_label("calm", find_dataset("meld_emotion"))
-    ('happy', None)
-    """
-    if dataset.task.is_open:
-        return None
-    try:
-        return consolidate(answer.strip(_AROUND), dataset, where="answer", split_surprise=split_surprise)
-    except DataError:
-        return None
-
-
-def generate_rows(job: GenerateJob) -> Iterator[Made]:
-    """(records, dropped rows), part by part, by the engine that the spec names.
-
-    A record also has `withheld`: the modalities of the row that the model does not take, and `as_images`
-    where it was given the frames of a video as images.
+    A record of vLLM also has `withheld`, the modalities of the row that the model does not take, and
+    `as_images`, whether it was given the frames of a video as images.
 
     Raises:
         CheckpointError: the model is not there, is damaged, or is none that the engine knows.
@@ -125,19 +32,14 @@ def generate_rows(job: GenerateJob) -> Iterator[Made]:
         DataError: a bad row, where the spec says to fail; a prompt longer than the context is one.
     """
     if job.spec.evaluate.generation.engine == "vllm":
-        from hba_ray.predict.vllm import generate_with_vllm
-
         return generate_with_vllm(job)
-    return predict(job)
+    return predict_micro_batches(job, Generator)
 
 
 class Generator:
-    """A Qwen2.5-Omni thinker that answers micro-batches, on the loading path of training."""
+    """A Qwen2.5-Omni thinker that answers micro-batches, loaded as for training."""
 
     def __init__(self, job: GenerateJob):
-        from hba_ray.models.backbone import load_backbone, load_processor
-        from hba_ray.models.omni import Decoding
-
         torch.set_num_threads(1)
         self.job, generation = job, job.spec.evaluate.generation
         self.thinker = load_backbone(job.model, dtype=torch.bfloat16 if job.spec.uses_bf16 else torch.float32)
@@ -154,9 +56,7 @@ class Generator:
         )
 
     def predict(self, batch: MicroBatch) -> list[dict[str, Any]]:
-        """One record of predict.SCHEMA for each row of the micro-batch."""
-        from hba_ray.models.omni import decode
-
+        """One record for each row of the micro-batch."""
         if not batch.rows:
             return []
         inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
@@ -170,6 +70,6 @@ class Generator:
         return [self.job.record(row, response) for row, response in zip(batch.rows, responses, strict=True)]
 
 
-def _seed(seed: int, rows: list[dict[str, str | None]]) -> int:
-    """The same for the same rows, whichever actor has them."""
+def _seed(seed: int, rows: list[Columns]) -> int:
+    """A seed of these rows, the same whichever actor has them."""
     return int(fingerprint([seed, [row["sample_id"] for row in rows]]), 16)

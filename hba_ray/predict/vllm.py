@@ -1,8 +1,8 @@
-"""Generation with vLLM: any multimodal model that it serves, asked through `LLM.chat`'s own machinery.
+"""Prediction by generation with vLLM: any multimodal model that it serves, asked as `LLM.chat` asks.
 
-Clips are decoded by us, as for every other model, and handed over as `vllm_clips` says. What a model
-cannot take vLLM says itself: such clips are withheld and counted, and a video is shown as images to a
-model that takes only those.
+Clips are decoded as for every other model (`data.clips`) and handed over by `vllm_clips`. vLLM says which
+modalities a model takes; clips of the others are withheld and counted, and a model that takes images but
+no video is shown a video's frames as images.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.cluster.environment import require_vllm, vllm_environ
 from hba_ray.data.atlas import Drop, read_rows
-from hba_ray.data.batches import decode_clips, row_facts
+from hba_ray.data.clips import decode_clips
 from hba_ray.data.order import Order, Window, plan_epoch
+from hba_ray.data.predictions import asked_columns
 from hba_ray.data.prompts import chat_message, withhold
 from hba_ray.data.rows import Row
+from hba_ray.data.stream import map_with_model_actors
 from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing
-from hba_ray.predict.heads import Made
+from hba_ray.predict.jobs import GenerateJob, Predictions
 from hba_ray.predict.vllm_clips import CONNECTOR, Clip, as_clips, content_of, handed_over, register_connector
 from hba_ray.specs import ComputeSpec
 from hba_ray.specs.model import model_folder
@@ -35,24 +37,22 @@ from hba_ray.specs.model import model_folder
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
 
-    from hba_ray.predict.generate import GenerateJob
-
 WINDOW_ROWS = 128
-"""Rows under way in an engine at a time."""
+"""Rows that are in an engine at a time."""
 _OUT_OF_CONTEXT = ("longer than the maximum", "exceeds the maximum", "maximum context length")
 """How vLLM says that a prompt does not fit."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A row as a model is asked.
+    """A row in the form in which a model is asked.
 
     Attributes:
-        row: as the atlas has it, without the instructions of the prompt.
-        content: of the one turn; `{"type": "audio"}` stands for the next audio of `clips`.
-        rate: frames a second of its video.
+        row: as the atlas has it, without the instructions around its prompt.
+        content: of the one turn of the chat; `{"type": "audio"}` stands for the next audio of `clips`.
+        rate: frames per second of its video.
         withheld: modalities of the row that the model does not take.
-        as_images: a video is shown as images.
+        as_images: whether a video is shown as images.
     """
 
     row: Row
@@ -63,8 +63,10 @@ class Question:
     as_images: bool
 
 
-def generate_with_vllm(job: GenerateJob) -> Iterator[Made]:
-    """(records, dropped rows) of each window, from an engine of this process's own or from `compute.workers` actors with one each.
+def generate_with_vllm(job: GenerateJob) -> Iterator[Predictions]:
+    """Predictions of each window.
+
+    An engine of this process makes them where the spec has no workers, else `compute.workers` actors with an engine each.
 
     Raises:
         EnvironmentMissing: vLLM is not installed for this device, or an engine died.
@@ -79,16 +81,14 @@ def generate_with_vllm(job: GenerateJob) -> Iterator[Made]:
     return _here(job, windows) if compute.workers == 0 else _on_ray(job, windows)
 
 
-def _here(job: GenerateJob, windows: list[Window]) -> Iterator[Made]:
+def _here(job: GenerateJob, windows: list[Window]) -> Iterator[Predictions]:
     with VllmEngine(job) as engine:
         for window in windows:
             yield engine.window(window)
 
 
-def _on_ray(job: GenerateJob, windows: list[Window]) -> Iterator[Made]:
+def _on_ray(job: GenerateJob, windows: list[Window]) -> Iterator[Predictions]:
     import ray.data
-
-    from hba_ray.data.stream import made_by_models
 
     compute = job.spec.compute
     gpu = compute.gpus_per_worker > 0
@@ -96,18 +96,22 @@ def _on_ray(job: GenerateJob, windows: list[Window]) -> Iterator[Made]:
     alone = {} if gpu else {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     items = [{"window": pickle.dumps(window)} for window in windows]
     rows = ray.data.from_items(items, override_num_blocks=max(1, len(items)))
-    yield from made_by_models(rows, partial(_load, job), compute, vllm_environ(gpu=gpu) | alone)
+    yield from map_with_model_actors(rows, partial(_load, job), compute, vllm_environ(gpu=gpu) | alone)
 
 
-def _load(job: GenerateJob) -> Callable[[Window], Made]:
+def _load(job: GenerateJob) -> Callable[[Window], Predictions]:
     return VllmEngine(job).__enter__().window  # for as long as its process lives
 
 
 def engine_settings(compute: ComputeSpec, context: int | None) -> dict[str, Any]:
-    """What a spec says, in vLLM's terms."""
+    """The arguments of vLLM's engine.
+
+    Args:
+        context: tokens of prompt and response together at most; None is what model and memory allow.
+    """
     gpu = compute.gpus_per_worker > 0
     shared = {
-        "max_model_len": context or -1,  # -1: as long as model and memory allow
+        "max_model_len": context or -1,  # -1 leaves it to model and memory
         "tensor_parallel_size": max(1, int(compute.gpus_per_worker)),
         "distributed_executor_backend": "mp" if compute.gpus_per_worker > 1 else None,
         "disable_log_stats": True,
@@ -176,8 +180,8 @@ class VllmEngine:
         if hasattr(tokenizer, "get_chat_template") and resolve_chat_template(tokenizer, None, None, model_config=config) is None:
             raise CheckpointError(self.job.model, "has no chat template, so it cannot be asked", "give an instruction-tuned model")
 
-    def window(self, window: Window) -> Made:
-        """One record for each row of a window that is asked; `withheld` and `as_images` say what was not shown as it is.
+    def window(self, window: Window) -> Predictions:
+        """Predictions of a window's rows. In a record, `withheld` and `as_images` say what the model was not shown as it is.
 
         Raises:
             DataError: a bad row, where the spec says to fail.
@@ -198,15 +202,15 @@ class VllmEngine:
             raise
         records = []
         for question, output in zip(asked, self._answers(), strict=True):
-            facts = row_facts(question.row, output.prompt or "")
+            asked_row = asked_columns(question.row, output.prompt or "")
             # Decoded here, since vLLM's own text ends before a character that is not finished.
             response = self.tokenizer.decode(output.outputs[0].token_ids, skip_special_tokens=True).strip()
-            record = self.job.record(facts, response)
+            record = self.job.record(asked_row, response)
             records.append({**record, "withheld": question.withheld, "as_images": question.as_images})
-        return records, drops
+        return Predictions(records, drops)
 
     def _questions(self, window: Window, drops: list[Drop]) -> Iterator[Question]:
-        """The rows of a window, decoded ahead by threads, in their order."""
+        """The rows of a window in their order, decoded by threads ahead of the caller; bad rows are added to `drops`."""
         futures: list[tuple[Row, Future[Question]]] = []
         for line, row in zip(sorted(window.lines), read_rows(self.job.index, window.lines), strict=True):
             if isinstance(row, DataError):
@@ -241,7 +245,11 @@ class VllmEngine:
         return modality in self.takes and self.takes[modality] != 0
 
     def _enqueue(self, question: Question) -> list[str]:
-        """vLLM's ids of the request that asks it."""
+        """Asks a question and returns vLLM's ids of the request.
+
+        Raises:
+            DataError: vLLM refuses the prompt, most often because it is too long.
+        """
         from vllm.exceptions import VLLMValidationError
 
         options: dict[str, Any] = {}
@@ -262,7 +270,11 @@ class VllmEngine:
                 ) from cause
 
     def _answers(self) -> list[Any]:
-        """Outputs in the order in which they were asked for."""
+        """vLLM's outputs, in the order of the questions.
+
+        Raises:
+            EnvironmentMissing: the engine died.
+        """
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
@@ -281,7 +293,10 @@ class VllmEngine:
 
 
 def _servable(model: str, scratch: Path) -> str:
-    """The model as vLLM loads it: a Qwen2.5-Omni thinker of ours is first given the full layout.
+    """A folder or hub id that vLLM can load. For a folder that holds only a Qwen2.5-Omni thinker, a copy in the full layout is made.
+
+    Args:
+        scratch: folder for that copy.
 
     Raises:
         CheckpointError: the folder is not there or holds no readable config.

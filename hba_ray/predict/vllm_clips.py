@@ -1,7 +1,7 @@
-"""Decoded clips on their way into vLLM's chat: a message names them by URL, and our media connector gives them out.
+"""Hands decoded clips to vLLM's chat: a message names them by URLs, and our media connector returns the clips for these.
 
 Connectors are vLLM's extension point for where clips come from. A message is read in the thread that
-asks it, so what the URLs mean is known only for that long.
+sends it, so the URLs are known only while it is sent.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from hba_ray.data.clips import as_picture, video_metadata
 from hba_ray.data.media import SAMPLE_RATE
 
 CONNECTOR = "hba_ray"
@@ -22,35 +22,33 @@ _PARTS = {"audio": "audio_url", "video": "video_url", "image": "image_url", "fra
 """Kind of a clip -> the part of a message that holds it in the OpenAI protocol. A frame is of a video that is shown as images."""
 
 Clip = tuple[str, Any]
-"""(kind, what vLLM takes for it)."""
+"""(kind, the object that vLLM takes for a clip of it)."""
 
 _given_out: dict[str, Any] = {}
 
 
 def as_clips(modality: str, array: Any, *, as_images: bool = False) -> Iterator[Clip]:
-    """What vLLM takes for a clip that `data.batches.decode_clips` made.
+    """A clip that `data.clips.decode_clips` made, as vLLM takes it.
 
     Args:
+        array: the decoded clip; of a video with its rate.
         as_images: give the frames of a video one by one.
     """
     if modality == "audio":
         yield "audio", (array, SAMPLE_RATE)
     elif modality == "image":
-        yield "image", Image.fromarray(array.transpose(1, 2, 0))
+        yield "image", as_picture(array)
     else:
         frames_TCHW, rate = array
-        frames_THWC = np.ascontiguousarray(frames_TCHW.transpose(0, 2, 3, 1))
         if as_images:
-            yield from (("frame", Image.fromarray(frame)) for frame in frames_THWC)
+            yield from (("frame", as_picture(frame_CHW)) for frame_CHW in frames_TCHW)
         else:
-            count = len(frames_THWC)
-            facts = {"total_num_frames": count, "fps": rate, "duration": count / rate, "frames_indices": list(range(count))}
-            yield "video", (frames_THWC, {**facts, "video_backend": CONNECTOR, "do_sample_frames": False})
+            yield "video", (np.ascontiguousarray(frames_TCHW.transpose(0, 2, 3, 1)), video_metadata(len(frames_TCHW), rate))
 
 
 @contextmanager
 def handed_over(clips: Iterable[Clip]) -> Iterator[Mapping[str, Iterator[str]]]:
-    """Kind -> URLs of its clips, which our connector knows inside the block."""
+    """Kind -> URLs of its clips. Inside the block our connector returns the clips for them."""
     urls: dict[str, list[str]] = {kind: [] for kind in _PARTS}
     for number, (kind, clip) in enumerate(clips):
         urls[kind].append(f"{CONNECTOR}:{number}")
@@ -62,7 +60,7 @@ def handed_over(clips: Iterable[Clip]) -> Iterator[Mapping[str, Iterator[str]]]:
 
 
 def content_of(parts: Sequence[Mapping[str, Any]], urls: Mapping[str, Iterator[str]]) -> list[dict[str, Any]]:
-    """The content of a turn in the OpenAI protocol: each `{"type": kind}` becomes the next clip of the kind."""
+    """The content of a turn in the OpenAI protocol, where each `{"type": kind}` has become the URL of the next clip of that kind."""
     return [
         dict(part) if part["type"] == "text" else {"type": _PARTS[part["type"]], _PARTS[part["type"]]: {"url": next(urls[part["type"]])}}
         for part in parts
@@ -76,7 +74,7 @@ def register_connector() -> None:
 
     @MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR)
     class Decoded(MediaConnector):
-        """Gives out clips that are decoded already."""
+        """Returns clips that are decoded already."""
 
         def fetch_audio(self, audio_url: str) -> Any:
             return _given_out[audio_url]

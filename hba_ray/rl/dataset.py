@@ -1,9 +1,8 @@
-"""The atlas as verl reads it: what is asked of each row, in an order that depends on seed and step alone.
+"""The atlas as verl reads it: the rows of a split without their clips, and one row's prompt with its clips decoded.
 
-verl's trainer holds the questions; clips stay in the atlas until a rollout worker needs them
-(`rollouts.ClipLoop`), are decoded there, and are written nowhere.
-
-A row of the atlas, ready for the processor: the chat message and the decoded clips.
+verl's trainer holds the rows (`AtlasDataset`), in an order that depends on seed and step alone. Clips stay
+in the atlas until a rollout worker (`rollouts.ClipLoop`) makes the prompt of a row; they are decoded there
+and written nowhere.
 """
 
 from __future__ import annotations
@@ -16,15 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from hba_ray.data.atlas import AtlasIndex, read_rows
-from hba_ray.data.media import decode_audio, decode_image, decode_video
+from hba_ray.data.clips import ALREADY_SIZED, decode_clips
 from hba_ray.data.prompts import ReasoningPrompt, chat_message, withhold
 from hba_ray.data.rows import Row
 from hba_ray.errors import DataError
-from hba_ray.rl.omni import mean_rate
+from hba_ray.rl.omni import mean_rate, verl_media
 from hba_ray.rl.patches import AGENT
 from hba_ray.specs.atlas import MediaSpec
 
@@ -34,15 +32,16 @@ SECTION = "hba"
 
 @dataclass(frozen=True)
 class RowSettings:
-    """How rows become prompts; plain values, since they travel inside verl's configuration.
+    """How rows become prompts. All values are plain, since verl's configuration carries them.
 
     Attributes:
         media: `MediaSpec` as JSON.
-        template: reasoning instructions around a row's own prompt.
-        modality_batches: make each batch of rows with the same modalities.
-        failures: file that notes rows which cannot become prompts, a JSON object a line.
-        drop_bad_rows: leave such rows out and go on.
-        log_rollouts: responses of each step that are kept for people.
+        template: reasoning instructions with {problem} where a row's own prompt goes.
+        seed: of the order of the rows.
+        modality_batches: whether the rows of a batch have the same modalities.
+        failures: file of the rows that could not become prompts, a JSON object a line.
+        drop_bad_rows: whether such rows are left out, or end the run.
+        log_rollouts: responses of each step that are kept for people to read.
     """
 
     media: Mapping[str, Any]
@@ -56,7 +55,7 @@ class RowSettings:
 
     @classmethod
     def of(cls, data: Any) -> RowSettings:
-        """From verl's `data` section."""
+        """The settings in verl's `data` section."""
         values = {str(key): value for key, value in data[SECTION].items()}
         return cls(**{**values, "modalities": tuple(values["modalities"])})
 
@@ -66,7 +65,7 @@ class RowSettings:
 
 
 class AtlasDataset(Dataset[dict[str, Any]]):
-    """The rows of one split (`data.custom_cls` of verl 0.9.1). A row is its question and truth; see `rollouts` for its clips.
+    """The rows of one split, without their clips (`data.custom_cls` of verl 0.9.1).
 
     Args:
         data_files: `FOLDER/SPLIT`: the folder of an atlas index and a split, alone or in a list of one.
@@ -102,7 +101,7 @@ class AtlasDataset(Dataset[dict[str, Any]]):
         }
 
     def batch(self, number: int, size: int) -> list[int]:
-        """Items of a batch, counted from 0 over all epochs; the same for the same seed, whatever ran before."""
+        """Items of the batch with this number, counted from 0 over all epochs. They depend on the seed and on nothing that ran before."""
         per_epoch = len(self) // size
         epoch, place = divmod(number, per_epoch)
         groups = self.signatures if self.settings.modality_batches else np.zeros(len(self), dtype=int)
@@ -111,13 +110,16 @@ class AtlasDataset(Dataset[dict[str, Any]]):
 
 @cache
 def atlas_index(file: str) -> AtlasIndex:
+    """The index of `FOLDER/SPLIT`, read once in a process."""
     return AtlasIndex.load(Path(file).parent)
 
 
 def read_row(file: str, line: int, settings: RowSettings, *, light: bool = False) -> Row:
-    """
+    """One row, within the modalities that are shown and with the reasoning instructions around its prompt.
+
     Args:
-        light: without its clips, and without a look whether they are there.
+        file: `FOLDER/SPLIT` of an atlas index; `line` is a line of it.
+        light: leave its clips out, and do not look whether they are there.
 
     Raises:
         DataError: the row is not what it should be, or a clip of it is not there.
@@ -132,7 +134,7 @@ _EPOCHS: dict[tuple[int, int, int, int], list[list[int]]] = {}
 
 
 def _epoch(groups: tuple[Any, ...], size: int, seed: int, epoch: int) -> list[list[int]]:
-    """All batches of an epoch, the last computed epoch remembered."""
+    """All batches of an epoch; the last epoch that was asked for is remembered."""
     key = (hash(groups), size, seed, epoch)
     if key not in _EPOCHS:
         _EPOCHS.clear()
@@ -141,9 +143,13 @@ def _epoch(groups: tuple[Any, ...], size: int, seed: int, epoch: int) -> list[li
 
 
 def batches(groups: tuple[Any, ...], size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Cuts an epoch into `len(groups) // size` batches of items of one group, as far as they go.
+    """Cuts an epoch into `len(groups) // size` batches, each of items of one group as far as the groups allow.
 
-    What is left of the groups makes mixed batches, and what is left of those rests for this epoch.
+    Items left over from the groups make mixed batches. Fewer than `size` items are then left, and are
+    not shown in this epoch; the next epoch shuffles anew.
+
+    Args:
+        groups: the group of each item.
 
     >>> sorted(map(sorted, batches(("a", "b", "a", "b", "a"), size=2, seed=0, epoch=0)))[0] in ([0, 2], [0, 4], [1, 3], [2, 4])
     True
@@ -167,7 +173,8 @@ class Prompt:
     """A row, ready for the processor.
 
     Attributes:
-        media: verl's names: `images` (PIL), `videos` (uint8 [T, 3, H, W] with its rate), `audios` (float32 [T] at 16 kHz).
+        messages: one user turn in the chat template's form.
+        media: the decoded clips under verl's names; see `omni.verl_media`.
     """
 
     sample_id: str
@@ -176,29 +183,22 @@ class Prompt:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What vLLM's processor has to be told of these clips; `omni.RolloutProcessor` knows it by itself."""
-        settings: dict[str, Any] = {"do_resize": False, "do_sample_frames": False}
+        """What vLLM's processor has to be told of these clips; `omni.RolloutProcessor` does the same unasked."""
+        settings: dict[str, Any] = dict(ALREADY_SIZED)
         if "videos" in self.media:
-            settings["fps"] = mean_rate([facts for _, facts in self.media["videos"]])
+            settings["fps"] = mean_rate([metadata for _, metadata in self.media["videos"]])
         return settings
 
 
 def make_prompt(file: str, line: int, settings: RowSettings) -> Prompt:
-    """
+    """The prompt of one row, its clips decoded.
+
+    Args:
+        file: `FOLDER/SPLIT` of an atlas index; `line` is a line of it.
+
     Raises:
         DataError: the row or a clip of it cannot be read.
     """
     row = read_row(file, line, settings)
-    where, budget = f"{Path(file).name} row {row.sample_id} ({row.dataset.id})", settings.media_spec
-    media: dict[str, list[Any]] = {}
-    for clip in row.media.get("image", ()):
-        pixels_CHW = decode_image(clip, budget.video_pixels, where=where)
-        media.setdefault("images", []).append(Image.fromarray(pixels_CHW.transpose(1, 2, 0)))
-    for clip in row.media.get("video", ()):
-        frames_TCHW, rate = decode_video(clip, budget.video_frames, budget.video_pixels, where=where)
-        count = len(frames_TCHW)
-        facts = {"fps": rate, "total_num_frames": count, "frames_indices": list(range(count)), "video_backend": "pyav"}
-        media.setdefault("videos", []).append((torch.from_numpy(frames_TCHW), facts))
-    for clip in row.media.get("audio", ()):
-        media.setdefault("audios", []).append(decode_audio(clip, budget.audio_seconds, where=where))
-    return Prompt(row.sample_id, chat_message(row), media)
+    clips = decode_clips(row, settings.media_spec, where=f"{Path(file).name} row {row.sample_id} ({row.dataset.id})")
+    return Prompt(row.sample_id, chat_message(row), verl_media(clips))

@@ -3,7 +3,7 @@
 verl 0.9.1 and vLLM 0.24 must agree on four things about every row: the names of the weights, the
 expanded prompt, the positions of its tokens, and which tokens can be sampled at all. Each is settled here.
 
-Letters: B rows, S positions, V vocabulary.
+Letters: B rows, S positions, V vocabulary; T frames or samples, H and W pixels.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from transformers import (
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniPreTrainedModelForConditionalGeneration
 
+from hba_ray.data.clips import Clips, as_picture, process, video_metadata
+
 MEDIA_TOKENS = ("<|IMAGE|>", "<|VIDEO|>", "<|AUDIO|>")
 """Placeholders, one for each embedding of a clip."""
 UNSAMPLED_TOKENS = (*MEDIA_TOKENS, "<|audio_bos|>", "<|audio_eos|>", "<|vision_bos|>", "<|vision_eos|>", "<|vision_pad|>")
-"""Tokens that stand for clips. A sampled one has no clip behind it, so no policy may choose it."""
+"""Tokens that stand for clips. One that is sampled would stand for no clip, so no policy may choose them."""
 
 _NEVER = -1e4
 """A logit without any weight in a softmax; finite, also after division by a temperature."""
@@ -40,8 +42,8 @@ _SHORTEST_AUDIO = 200
 class OmniActor(Qwen2_5OmniForConditionalGeneration):
     """The thinker under the names of the full model (`thinker.*`), which are also vLLM's and the released ones.
 
-    Logits of `UNSAMPLED_TOKENS`, and of rows that pad the vocabulary, are as good as minus infinity, as
-    in the sampler: else the two would disagree on every probability by what is spent on tokens that cannot come.
+    As in the sampler, logits of `UNSAMPLED_TOKENS` and of entries that pad the vocabulary are so low that their
+    probability is 0. Otherwise these tokens would take a share of every softmax here but not in the sampler.
     """
 
     unsampled_ids: tuple[int, ...] = ()
@@ -77,9 +79,9 @@ class OmniActor(Qwen2_5OmniForConditionalGeneration):
         return outputs
 
     def _idle_towers(self, inputs: Mapping[str, Any], logits_BSV: Tensor) -> Tensor:
-        """Zero, after a pass through each tower that this micro-batch has no clip for.
+        """Zero, computed by a pass through each tower that this micro-batch has no clip for.
 
-        Workers gather a tower's weights together. One that skipped it would leave the others waiting.
+        Workers gather a tower's weights together, so a worker that skipped the tower would leave the others waiting.
         """
         thinker = cast(Any, self.thinker)  # transformers declares neither its sub-configurations nor return_dict
         zero = logits_BSV.new_zeros(())
@@ -106,12 +108,23 @@ class OmniActor(Qwen2_5OmniForConditionalGeneration):
         return self.thinker.get_output_embeddings()
 
 
-class RolloutProcessor(Qwen2_5OmniProcessor):
-    """The model's processor as verl calls it: for a row at a time, with what its prompts and positions need.
+def verl_media(clips: Clips) -> dict[str, list[Any]]:
+    """Decoded clips as verl passes them about.
 
-    Frames keep the size in which they were decoded, each video its own rate, and audio is not padded to
-    the longest clip that the model could take; see `data.batches.process`, which does the same for SFT.
+    Returns:
+        `images` (Pillow's), `videos` (uint8 [T, 3, H, W] with what is known of it), `audios` (float32 [T] at
+        16 kHz); a modality without clips is left out.
     """
+    media = {
+        "images": [as_picture(image_CHW) for image_CHW in clips["image"]],
+        "videos": [(torch.from_numpy(frames_TCHW), video_metadata(len(frames_TCHW), rate)) for frames_TCHW, rate in clips["video"]],
+        "audios": clips["audio"],
+    }
+    return {name: found for name, found in media.items() if found}
+
+
+class RolloutProcessor(Qwen2_5OmniProcessor):
+    """The model's processor as verl calls it, one row at a time; tokens and pixels are those of `data.clips.process`."""
 
     image_token_id: int
     video_token_id: int
@@ -119,28 +132,32 @@ class RolloutProcessor(Qwen2_5OmniProcessor):
 
     def __call__(  # type: ignore[override]
         self,
-        text: Any = None,
-        images: Any = None,
-        videos: Any = None,
-        audio: Any = None,
+        text: list[str],
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Tensor] | None = None,
+        audio: Sequence[np.ndarray] | None = None,
         video_metadata: Sequence[Mapping[str, Any]] | None = None,
-        **kwargs: Any,
+        **_: Any,
     ) -> BatchFeature:
-        """
+        """Tensors of one prompt: input_ids and attention_mask [1, S], and what `process` makes of its clips.
+
+        Further arguments of verl (a sampling rate, the settings of `Prompt.settings`) say what holds here anyway.
+
         Args:
+            text: the prompt, alone in a list.
+            images: Pillow's, of the size that they shall have.
+            videos: uint8 [T, 3, H, W] each.
             video_metadata: `fps` of each video, in frames per second.
         """
-        kwargs |= {"do_resize": False, "do_sample_frames": False}
-        kwargs.pop("fps", None)
-        out = super().__call__(text=text, images=images, videos=videos, audio=audio, **kwargs)
-        if audio is not None:
-            longest = int(np.asarray(out["feature_attention_mask"]).sum(-1).max())
-            out["feature_attention_mask"] = out["feature_attention_mask"][:, :longest]
-            out["input_features"] = out["input_features"][..., :longest]
-        if video_metadata:
-            frames = self.video_processor.temporal_patch_size
-            out["video_second_per_grid"] = torch.tensor([frames / mean_rate(video_metadata)] * len(video_metadata))
-        return out
+        rate = mean_rate(video_metadata) if video_metadata else 0.0
+        clips: Clips = {
+            "image": [np.array(image).transpose(2, 0, 1) for image in images or ()],
+            "video": [(frames_TCHW.numpy(), rate) for frames_TCHW in videos or ()],
+            "audio": list(audio) if audio is not None else [],
+        }
+        made = process(self, text, clips, super().__call__)
+        input_ids = torch.tensor(made.pop("input_ids"))
+        return BatchFeature({"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **made})
 
     def get_rope_index_kwargs(self, multi_modal_inputs: Mapping[str, Any]) -> dict[str, Any]:
         """What verl 0.9.1 hands to `get_rope_index` beyond the grids (`agent_loop._compute_position_ids`)."""
@@ -152,12 +169,12 @@ class RolloutProcessor(Qwen2_5OmniProcessor):
 
 
 def mean_rate(video_metadata: Sequence[Mapping[str, Any]]) -> float:
-    """Frames per second of a row's videos. vLLM takes one rate for a request, so a row with several videos has their mean."""
+    """Frames per second that all videos of a row count with: vLLM takes one rate for a request, so it is their mean."""
     return float(np.mean([metadata["fps"] for metadata in video_metadata]))
 
 
 def prepare_processor(processor: Qwen2_5OmniProcessor, config: Qwen2_5OmniConfig) -> RolloutProcessor:
-    """The processor of a Qwen2.5-Omni folder, made into verl's."""
+    """The processor of a Qwen2.5-Omni folder as verl needs it: with ids of the placeholders, and positions."""
     tokenizer: Any = processor.tokenizer
     prepared: Any = RolloutProcessor(
         processor.image_processor, processor.video_processor, processor.feature_extractor, tokenizer, processor.chat_template
@@ -168,9 +185,9 @@ def prepare_processor(processor: Qwen2_5OmniProcessor, config: Qwen2_5OmniConfig
 
 
 def rope_index(config: Qwen2_5OmniConfig, tokenizer: Any) -> Any:
-    """The thinker's `get_rope_index` without a thinker: it only reads ids from a config.
+    """The thinker's method `get_rope_index` without a thinker, of which it only reads ids in the config.
 
-    Positions that are made before rows are packed are right for packed and for padded rows alike.
+    Positions are computed before rows are packed, so they are right for packed and for padded rows alike.
     """
     thinker = cast(Any, config.thinker_config)  # declared as a dict or None; the constructor makes it a configuration
     convert = tokenizer.convert_tokens_to_ids

@@ -1,12 +1,12 @@
-"""The same rows through transformers and through vLLM: the same prompt, and the same probabilities, or RL learns from noise.
+"""Compares transformers and vLLM on the same rows: prompts must be equal, and probabilities equal to rounding.
 
-vLLM samples the responses, transformers computes the gradient. Where the two read a prompt differently,
-a clip lands in other positions or not at all, nothing fails, and the importance weights are wrong.
+vLLM samples the responses of reinforcement learning, and transformers computes the gradient. Where the two
+read a prompt differently, for example put a clip at another position, nothing fails but the importance
+weights are wrong.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,30 +14,29 @@ from typing import Any, cast
 
 import torch
 
+from hba_ray.cluster.environment import vllm_environ
 from hba_ray.data.media import SAMPLE_RATE
+from hba_ray.environ import variables
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.rl.dataset import Prompt, RowSettings, make_prompt
 from hba_ray.specs.atlas import MediaSpec
 
 TOLERANCE = 1e-3
-"""Largest difference of a token's log-probability in fp32 on a CPU; two libraries add up in different orders."""
+"""Largest allowed difference of a token's log-probability in fp32 on a CPU, where the two libraries add up in different orders."""
 TOLERANCE_BF16 = 0.15
-"""The same on a GPU, where both compute in bf16."""
-
-ENGINE_VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-"""vLLM in this process, with 1 GiB for its cache on a CPU."""
+"""Largest allowed difference on a GPU, where both compute in bf16."""
 
 
 @dataclass(frozen=True)
 class RowParity:
-    """What the two made of a row.
+    """How far transformers and vLLM agree on a row.
 
     Attributes:
         same_prompt: whether the expanded prompt ids are equal.
         largest: largest absolute difference of a sampled token's log-probability.
         tokens: sampled tokens that were compared.
         same_greedy: whether transformers, too, finds each of the tokens that vLLM chose greedily the likeliest.
-        text: of those tokens.
+        text: the response.
     """
 
     sample_id: str
@@ -57,11 +56,12 @@ class RowParity:
 def compare(
     model: str, file: str, lines: Sequence[int], media: MediaSpec, modalities: tuple[str, ...], *, new_tokens: int = 8
 ) -> list[RowParity]:
-    """Greedy responses by vLLM, and their log-probabilities by both.
+    """Has vLLM answer greedily, computes the log-probabilities of its tokens with transformers, and compares.
 
     Args:
         model: folder in full layout.
         file: `FOLDER/SPLIT` of an atlas index; `lines` are lines of it.
+        new_tokens: tokens of a response at most.
 
     Raises:
         EnvironmentMissing: vLLM is not installed.
@@ -98,7 +98,7 @@ def compare(
 
 
 def log_probabilities(actor: Any, processor: Any, row: Mapping[str, torch.Tensor], response: Sequence[int]) -> torch.Tensor:
-    """Where each token of a response to a prompt is chosen, of all tokens, as verl's actor computes them: fp32 [T, V]."""
+    """Log-probabilities of all V tokens at each of the T places of a response, as verl's actor computes them: fp32 [T, V]."""
     tokens = torch.tensor([list(response)])
     whole = dict(row)
     whole["input_ids"] = torch.cat([row["input_ids"], tokens], dim=1)
@@ -109,6 +109,7 @@ def log_probabilities(actor: Any, processor: Any, row: Mapping[str, torch.Tensor
 
 
 def load_actor(model: str) -> tuple[Any, Any]:
+    """The actor and the processor of a model folder in full layout, as verl loads them."""
     from transformers import AutoConfig, Qwen2_5OmniConfig, Qwen2_5OmniProcessor
 
     from hba_ray.rl.omni import OmniActor, prepare_processor, register_actor
@@ -120,12 +121,12 @@ def load_actor(model: str) -> tuple[Any, Any]:
 
 
 def model_inputs(processor: Any, prompt: Prompt) -> dict[str, torch.Tensor]:
-    """What the thinker is given for one prompt, as verl makes it: input_ids and attention_mask [1, S], and clips."""
+    """The thinker's inputs for one prompt, made by the call that verl makes: input_ids and attention_mask [1, S], and clips."""
     text = processor.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
     call: dict[str, Any] = {"text": [text], "return_tensors": "pt", "images": prompt.media.get("images")}
     if "videos" in prompt.media:
-        frames, facts = zip(*prompt.media["videos"], strict=True)
-        call |= {"videos": list(frames), "video_metadata": list(facts)}
+        frames, metadata = zip(*prompt.media["videos"], strict=True)
+        call |= {"videos": list(frames), "video_metadata": list(metadata)}
     if "audios" in prompt.media:
         call |= {"audio": prompt.media["audios"], "sampling_rate": SAMPLE_RATE}
     return dict(processor(**call))
@@ -145,27 +146,29 @@ def positions(processor: Any, row: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 @contextmanager
 def _engine(model: str, length: int) -> Iterator[Any]:
-    """vLLM in this process, set up as verl sets it up."""
-    for name, value in ENGINE_VARIABLES.items():
-        os.environ.setdefault(name, value)
-    try:
-        from vllm import LLM
-    except ImportError as cause:
-        raise EnvironmentMissing(
-            "vllm", f"cannot be imported: {cause}", "install the extra rl-cpu, or rl-gpu on a machine with GPUs"
-        ) from cause
-    engine = LLM(
-        model,
-        dtype="float32" if not torch.cuda.is_available() else "bfloat16",
-        max_model_len=length + 8,
-        max_num_seqs=4,
-        enforce_eager=True,
-        gpu_memory_utilization=0.3,
-        skip_mm_profiling=True,
-        limit_mm_per_prompt={"image": 8, "video": 8, "audio": 8},
-        logprobs_mode="processed_logprobs",
-    )
-    yield engine
+    """vLLM in this process, set up as verl sets it up.
+
+    Args:
+        length: tokens of prompt and response together at most.
+    """
+    gpu = torch.cuda.is_available()
+    with variables({**vllm_environ(gpu=gpu), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}):
+        try:
+            from vllm import LLM
+        except ImportError as cause:
+            way_out = "install the extra rl-cpu, or rl-gpu on a machine with GPUs"
+            raise EnvironmentMissing("vllm", f"cannot be imported: {cause}", way_out) from cause
+        yield LLM(
+            model,
+            dtype="bfloat16" if gpu else "float32",
+            max_model_len=length + 8,
+            max_num_seqs=4,
+            enforce_eager=True,
+            gpu_memory_utilization=0.3,
+            skip_mm_profiling=True,
+            limit_mm_per_prompt={"image": 8, "video": 8, "audio": 8},
+            logprobs_mode="processed_logprobs",
+        )
 
 
 def _generate(engine: Any, processor: Any, row: dict[str, Any], prompt: Any, new_tokens: int) -> Any:

@@ -1,7 +1,7 @@
-"""One response to one row: decodes its clips, has vLLM answer, and scores the answer.
+"""One response to one row: its clips are decoded, vLLM answers, and the answer is scored.
 
-Runs in verl's agent-loop workers (verl 0.9.1). Rewards are computed here as well: verl's own reward
-workers would put every prompt through the processor once more.
+`ClipLoop` runs in verl's agent-loop workers (verl 0.9.1). It computes rewards too, since verl's own
+reward workers would put every prompt through the processor once more.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hba_ray.rl.dataset import Prompt, RowSettings, make_prompt
 from hba_ray.rl.records import note_failure
 
 KEPT_ROWS = 64
-"""Decoded rows that a worker remembers: the rollouts of a row come soon after each other."""
+"""Prompts that a worker remembers with their decoded clips; the rollouts of a row come soon after each other."""
 
 
 class _Prompts:
-    """The prompts of the last rows; a row that several rollouts ask for at once is decoded once."""
+    """The prompts of the rows that were asked for last; where several rollouts ask for a row at once, it is decoded once."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -48,7 +48,7 @@ _PROMPTS = _Prompts()
 
 
 class ClipLoop(SingleTurnAgentLoop):
-    """verl's single turn, on rows of an atlas. One instance for each response."""
+    """verl's single-turn agent loop, for rows of an atlas. verl makes one instance for each response."""
 
     prompt_length: int  # verl's single turn sets it, behind a decorator that hides the class's type
 
@@ -58,9 +58,13 @@ class ClipLoop(SingleTurnAgentLoop):
         self.prompt: Prompt | None = None
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **row: Any) -> AgentLoopOutput:
-        """
+        """Asks the model about a row and scores what it answers. Errors are noted in a file for the driver, too.
+
+        Args:
+            row: the columns of `AtlasDataset`.
+
         Raises:
-            DataError: the row cannot become a prompt, or its prompt is too long; noted for the driver as well.
+            DataError: the row cannot become a prompt, or its prompt is too long.
             TrainingError: vLLM did not answer.
         """
         file, line = str(row["split_file"]), int(row["index"])
@@ -84,12 +88,12 @@ class ClipLoop(SingleTurnAgentLoop):
         return dict(self.prompt.media)
 
     def _get_mm_processor_kwargs(self, audio_data: Any = None) -> dict[str, Any]:
-        """What vLLM's processor is told of this row's clips: the same as `omni.RolloutProcessor` does by itself."""
+        """verl's settings of a request, with those of this row's clips."""
         assert self.prompt is not None
         return super()._get_mm_processor_kwargs(audio_data) | self.prompt.settings
 
     async def ct_build_initial_tokens(self, messages: Any, tools: Any = None, **media: Any) -> list[int]:
-        """verl's own, but a prompt that is too long is an error, not cut."""
+        """The ids of the prompt. verl's own method would cut a text that is too long; here it is an error."""
         assert self.prompt is not None
         tokens = await self.loop.run_in_executor(
             None, lambda: self.continuous_token_builder.build_initial_tokens(messages, tools=tools, **media)
@@ -122,7 +126,7 @@ _REWARDS: dict[int, Any] = {}
 
 
 def reward_function(config: Any) -> Any:
-    """The function that verl's configuration names, loaded once in a process."""
+    """The reward function that verl's configuration names, loaded once in a process."""
     if id(config) not in _REWARDS:
         _REWARDS.clear()
         _REWARDS[id(config)] = get_custom_reward_fn(config)

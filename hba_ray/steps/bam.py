@@ -26,7 +26,7 @@ from hba_ray.store.folders import write_text
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import Drop
-    from hba_ray.predict.heads import BamPredictJob
+    from hba_ray.predict.jobs import BamPredictJob
     from hba_ray.training.bam import BamJob, TrainedBam
     from hba_ray.training.bam_inputs import Described
 
@@ -216,13 +216,13 @@ def predictions(context: Context, before: list[dict[str, Any]], bar: Bar, withhe
         DataError: states or descriptors are not what they should be, or a row that has adapters was not predicted.
         CheckpointError: adapters are missing, damaged, or of another SFT model.
     """
-    from hba_ray.predict.heads import predict, stored_classes
+    from hba_ray.predict.heads import predict_with_adapters, stored_classes
 
     spec, job = context.spec, predict_job(context, withheld)
     stored = [dataset for dataset in job.datasets if spec.bam.cache and not withheld and not DATASETS[dataset].task.is_open]
     live = [dataset for dataset in job.datasets if dataset not in stored]
     made = dict(stored_classes(replace(job, datasets=stored)))
-    for records, _ in predict(replace(job, datasets=live)) if live else ():
+    for records, _ in predict_with_adapters(replace(job, datasets=live)) if live else ():
         made |= {(record["dataset"], record["sample_id"]): record for record in records}
         bar.advance(len(records))
     lost = [record for record in before if record["dataset"] in job.datasets and (record["dataset"], record["sample_id"]) not in made]
@@ -238,7 +238,7 @@ def predict_job(context: Context, withheld: tuple[str, ...] = ()) -> BamPredictJ
     Args:
         withheld: modalities that the model is not shown.
     """
-    from hba_ray.predict.heads import BamPredictJob
+    from hba_ray.predict.jobs import BamPredictJob
 
     spec, job, folder = context.spec, job_of(context), context.folder_of("bam")
     return BamPredictJob(

@@ -23,7 +23,7 @@ from hba_ray.store.folders import write_text
 if TYPE_CHECKING:
     from hba_ray.data.atlas import Drop
     from hba_ray.evaluation.published import PublishedModel
-    from hba_ray.predict.generate import GenerateJob
+    from hba_ray.predict.jobs import GenerateJob
 
 PREDICTIONS, SCORES = "predictions.parquet", "scores.json"
 
@@ -66,8 +66,8 @@ class EvaluateSteps(StepKind[EvaluateResult]):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        from hba_ray.data.predictions import SCHEMA
         from hba_ray.evaluation.scores import score_predictions
-        from hba_ray.predict.heads import SCHEMA
 
         spec, index, arm = context.spec, context.index, context.arm
         check_rows(context.whole_index, spec.evaluate.split)
@@ -144,7 +144,8 @@ def _prompts(spec: ExperimentSpec, arm: Arm) -> dict[str, Any] | None:
 def _predict(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[Drop]]:
     """A record of each row of the split, and the rows that could not be read."""
     from hba_ray.predict.generate import generate_rows
-    from hba_ray.predict.heads import PredictJob, predict
+    from hba_ray.predict.heads import predict
+    from hba_ray.predict.jobs import PredictJob
 
     spec, arm, index = context.spec, context.arm, context.index
     if arm.whole == ADAPTED:
@@ -169,7 +170,7 @@ def _predict(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[Dro
 
 def _generate_job(context: Context) -> GenerateJob:
     from hba_ray.data.prompts import ReasoningPrompt
-    from hba_ray.predict.generate import GenerateJob
+    from hba_ray.predict.jobs import GenerateJob
 
     spec, arm = context.spec, context.arm
     if arm.baseline is None:

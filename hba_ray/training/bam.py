@@ -34,7 +34,7 @@ from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.bam import BamSpec
 from hba_ray.training.sources import ClassSource, LiveAnswers, LiveBackbone, Source, live_classes, stored_answers, stored_classes
-from hba_ray.training.states import Kind, StatesJob, Store, device_of, load_sft
+from hba_ray.training.states import Kind, StatesJob, StateStore, device_of, load_sft
 
 Describe = Callable[[str, Sequence[str]], Mapping[str, DescriptorBatch]]
 """(split, sample ids) -> stream -> vectors float32 [R, D] and whether each row has the stream."""
@@ -108,7 +108,7 @@ class Supply:
         self.job, self.device = job, device_of(job.spec)
         self.class_weight, self.class_bias, self.classes = load_class_heads(Path(job.model))
         self.hidden = self.class_weight.shape[1]
-        self.stores: dict[Path, Store] = {}
+        self.stores: dict[Path, StateStore] = {}
 
     @cached_property
     def sft(self) -> OmniSapiens:
@@ -142,7 +142,7 @@ class Supply:
         if job.bam.cache:
             folder = job.states_folder(split, open_answers=is_open)
             if folder not in self.stores:
-                self.stores[folder] = Store.open(states, folder)
+                self.stores[folder] = StateStore.open(states, folder)
             if is_open:
                 return stored_answers(self.stores[folder], dataset, self.tail, job.bam.decoder_injection)
             return stored_classes(self.stores[folder], dataset, self.columns(dataset), self.hidden, self.device)
@@ -218,7 +218,7 @@ def _train_dataset(job: BamJob, dataset: str, supply: Supply, describe: Describe
     for split in ("train", "validation"):
         if has_rows(job.index, dataset, split):
             source = supply.source(dataset, split)
-            if not source.facts:  # all of them were bad rows
+            if not source.samples:  # all of them were bad rows
                 continue
             parts[split] = DescribedSplit(source, describe_source(describe, job.bam, source, dataset, split, supply.device))
     if "train" not in parts:
@@ -274,7 +274,7 @@ def describe_source(describe: Describe, bam: BamSpec, source: Source, dataset: s
     Raises:
         DataError: a stream is not there, of another length than the rows, or holds a value that is not finite.
     """
-    sample_ids = [str(facts["sample_id"]) for facts in source.facts]
+    sample_ids = [str(sample["sample_id"]) for sample in source.samples]
     given = describe(split, sample_ids)
     where = f"descriptors of {dataset} ({split})"
     for stream in bam.streams:
@@ -299,7 +299,7 @@ class DescribedSplit:
     descriptors: Mapping[str, DescriptorBatch]
 
     def __len__(self) -> int:
-        return len(self.source.facts)
+        return len(self.source.samples)
 
     def described(self, rows: Tensor) -> dict[str, DescriptorBatch]:
         return {stream: given.take(rows) for stream, given in self.descriptors.items()}

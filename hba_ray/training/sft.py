@@ -54,17 +54,9 @@ class SftJob:
         """How a split's rows become micro-batches."""
         from hba_ray.models.backbone import context_length
 
-        atlas, compute = self.spec.atlas, self.spec.compute
-        return BatchSettings(
-            media=atlas.media,
-            modalities=atlas.modalities,
-            micro_batch=compute.micro_batch,
-            shuffle=split == "train",
-            answer_case=self.spec.sft.answer_case,
-            on_bad_row=atlas.on_bad_row,
-            longest_prompt=context_length(self.backbone),
-            every_batch_has=self._modalities() if compute.workers > 1 and self._needs_one_order else (),
-        )
+        everywhere = self._modalities() if self.spec.compute.workers > 1 and self._needs_one_order else ()
+        purpose = "train" if split == "train" else "validation"
+        return BatchSettings.of(self.spec, purpose, context=context_length(self.backbone), every_batch_has=everywhere)
 
     @property
     def _needs_one_order(self) -> bool:

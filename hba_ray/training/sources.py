@@ -1,6 +1,6 @@
 """Where BAM's training takes the backbone's states from: a store of them, or the backbone itself at every step.
 
-Both give the loop the same thing, the loss of some rows given their delta, and agree to rounding.
+Either kind of source computes the loss of some rows given their delta; the two agree to rounding.
 
 Letters: R rows of a dataset's split, B rows of a step, H hidden size, K classes of the task, S positions,
 M kept positions of a row, N answer tokens of all rows together, V vocabulary.
@@ -21,23 +21,24 @@ from torch.nn.utils.rnn import pad_sequence
 from hba_ray.data.atlas import read_rows
 from hba_ray.data.batches import BatchMaker, MicroBatch
 from hba_ray.data.order import Share, Window
+from hba_ray.data.predictions import ROW_COLUMNS, Columns, row_columns
 from hba_ray.data.tasks import CLASS_INDEX
 from hba_ray.errors import DataError
 from hba_ray.models.bam import DecoderTail, Head, attached
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs.bam import Injection
-from hba_ray.training.states import StatesJob, Store
-
-Facts = dict[str, str | None]
-"""What predictions say of a row: sample_id, clip_id, dataset, task, true."""
-FACTS = ("sample_id", "clip_id", "dataset", "task", "true")
+from hba_ray.training.states import StatesJob, StateStore
 
 
 class Source(Protocol):
-    """A dataset's rows of one split, in the order of their sample ids."""
+    """A dataset's rows of one split, in the order of their sample ids.
+
+    Attributes:
+        samples: of each row, the values of `data.predictions.ROW_COLUMNS`.
+    """
 
     @property
-    def facts(self) -> list[Facts]: ...
+    def samples(self) -> list[Columns]: ...
 
     def loss_sum(self, rows: Tensor, delta_BH: Tensor, head: Head | None) -> Tensor:
         """Cross-entropy of these rows, summed over rows and, for open answers, over their tokens.
@@ -57,7 +58,7 @@ class ClassSource:
         pooled: the pooled h^(L-1) of some rows, B H in fp32.
     """
 
-    facts: list[Facts]
+    samples: list[Columns]
     class_R: Tensor
     pooled: Callable[[Tensor], Tensor]
 
@@ -70,28 +71,28 @@ class ClassSource:
         return F.cross_entropy(self.logits(rows, delta_BH, head), self.class_R[rows], reduction="sum")
 
 
-def stored_classes(store: Store, dataset: str, columns: list[int], hidden: int, device: str) -> ClassSource:
+def stored_classes(store: StateStore, dataset: str, columns: list[int], hidden: int, device: str) -> ClassSource:
     """Class rows from a store of pooled states, all in memory.
 
     Args:
         columns: global indices of the task's classes.
     """
-    table = store.read(dataset, (*FACTS, "class_index", "states")).sort_by("sample_id")
+    table = store.read(dataset, (*ROW_COLUMNS, "class_index", "states")).sort_by("sample_id")
     h_RH = store.tensor(table.column("states").to_pylist(), hidden).to(device, torch.float32)
     classes = torch.tensor([columns.index(index) for index in table.column("class_index").to_pylist()], device=device)
-    return ClassSource(table.select(FACTS).to_pylist(), classes, h_RH.__getitem__)
+    return ClassSource(table.select(ROW_COLUMNS).to_pylist(), classes, h_RH.__getitem__)
 
 
 @dataclass(frozen=True)
 class StoredAnswers:
-    """Open-answer rows from a store: of the model only the last layer and lm_head run, or lm_head alone.
+    """Open-answer rows from a store. Of the model only the last layer and lm_head run, or lm_head alone.
 
     Attributes:
-        places: (part, line) of each row.
+        places: (part, line) of each row in the store.
     """
 
-    facts: list[Facts]
-    store: Store
+    samples: list[Columns]
+    store: StateStore
     places: list[tuple[int, int]]
     tail: DecoderTail
     injection: Injection
@@ -111,11 +112,11 @@ class StoredAnswers:
         return F.cross_entropy(logits_NV.float(), torch.cat(targets), reduction="sum")
 
 
-def stored_answers(store: Store, dataset: str, tail: DecoderTail, injection: Injection) -> StoredAnswers:
+def stored_answers(store: StateStore, dataset: str, tail: DecoderTail, injection: Injection) -> StoredAnswers:
     """Open-answer rows from a store; states are read row by row when asked for."""
-    table = store.read(dataset, FACTS).sort_by("sample_id")
+    table = store.read(dataset, ROW_COLUMNS).sort_by("sample_id")
     places = list(zip(table.column("part").to_pylist(), table.column("line").to_pylist(), strict=True))
-    return StoredAnswers(table.select(FACTS).to_pylist(), store, places, tail, injection)
+    return StoredAnswers(table.select(ROW_COLUMNS).to_pylist(), store, places, tail, injection)
 
 
 class LiveBackbone:
@@ -142,26 +143,27 @@ class LiveBackbone:
             rows.append((row, line))
         rows.sort(key=lambda pair: pair[0].sample_id)
         self.lines = [line for _, line in rows]
-        values = [(row.sample_id, row.clip_id, row.dataset.id, row.dataset.task.id, row.label or row.answer) for row, _ in rows]
-        self.facts: list[Facts] = [dict(zip(FACTS, value, strict=True)) for value in values]
+        self.samples = [row_columns(row) for row, _ in rows]
         self.class_index = [CLASS_INDEX[row.dataset.task.id, row.label] for row, _ in rows if row.label is not None]
 
     def batch(self, rows: Tensor) -> tuple[MicroBatch, dict[str, Tensor], Tensor]:
-        """These rows as one micro-batch, its inputs on the model's device, and the place in it of each row."""
+        """Some rows as one micro-batch, its inputs on the model's device, and the place of each row in the micro-batch."""
         maker = BatchMaker(self.index, replace(self.settings, micro_batch=len(rows)), self.processor, self.split)
         window = Window((Share(tuple(self.lines[row] for row in rows.tolist()), micro_batches=1),))
         (batch,) = maker.window(window)
-        place = {facts["sample_id"]: i for i, facts in enumerate(batch.rows)}
+        place = {row["sample_id"]: i for i, row in enumerate(batch.rows)}
         inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
-        return batch, inputs, torch.tensor([place[self.facts[row]["sample_id"]] for row in rows.tolist()], device=self.device)
+        return batch, inputs, torch.tensor([place[self.samples[row]["sample_id"]] for row in rows.tolist()], device=self.device)
 
     def pooled(self, rows: Tensor) -> Tensor:
+        """The pooled h^(L-1) of some rows, B H."""
         self.model.train(self.in_training and torch.is_grad_enabled())
         _, inputs, place_B = self.batch(rows)
         with torch.no_grad():
             return self.model.pooled(inputs)[place_B]
 
     def answer_loss_sum(self, rows: Tensor, delta_BH: Tensor, head: Head | None, at: Injection) -> Tensor:
+        """Cross-entropy of some open-answer rows, summed over their answer tokens."""
         self.model.train(self.in_training and torch.is_grad_enabled())
         batch, inputs, place_B = self.batch(rows)
         with attached(self.model, delta_BH[place_B.argsort()], head, at=at):
@@ -170,21 +172,25 @@ class LiveBackbone:
 
 
 def live_classes(backbone: LiveBackbone, columns: list[int]) -> ClassSource:
-    """Class rows straight from the backbone."""
+    """Class rows whose states the backbone computes when they are asked for.
+
+    Args:
+        columns: global indices of the task's classes.
+    """
     classes = torch.tensor([columns.index(index) for index in backbone.class_index], device=backbone.device)
-    return ClassSource(backbone.facts, classes, backbone.pooled)
+    return ClassSource(backbone.samples, classes, backbone.pooled)
 
 
 @dataclass(frozen=True)
 class LiveAnswers:
-    """Open-answer rows straight from the backbone."""
+    """Open-answer rows whose loss the backbone computes when it is asked for."""
 
     backbone: LiveBackbone
     injection: Injection
 
     @property
-    def facts(self) -> list[Facts]:
-        return self.backbone.facts
+    def samples(self) -> list[Columns]:
+        return self.backbone.samples
 
     def loss_sum(self, rows: Tensor, delta_BH: Tensor, head: Head | None) -> Tensor:
         return self.backbone.answer_loss_sum(rows, delta_BH, head, self.injection)

@@ -1,14 +1,14 @@
 """The frozen backbone's states, computed once and kept for every BAM trial.
 
-Rows go through the SFT model in the foundation's micro-batches, in this process or on Ray Data model
-actors, and what BAM's training needs of them is written as parquet:
+Rows go through the SFT model in micro-batches, in this process or on model actors of Ray Data, and the
+states that BAM's training needs are written as parquet:
 
     pooled       class rows: the pooled h^(L-1), one vector a row
     penultimate  open-answer rows: h^(L-1) at all positions with their rotary positions; delta changes the keys
                  and values of the whole prompt, so nothing less would do
     post_norm    open-answer rows: what lm_head reads at the positions that predict the answer
 
-A store says what it was computed from, and is refused by whoever asks for something else.
+A store holds the identity of what it was computed from; a job of another identity refuses it.
 
 Letters: H hidden size, M kept positions of a row, N tokens of its answer; the last N of M predict them.
 """
@@ -32,9 +32,10 @@ from torch import Tensor
 from hba_ray.data.atlas import AtlasIndex, Drop
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.order import Order, Window, plan_epoch
+from hba_ray.data.predictions import ROW_COLUMNS
 from hba_ray.data.prompts import chat_message
 from hba_ray.data.rows import Row
-from hba_ray.data.stream import made_by_models, make_here, micro_batch_dataset
+from hba_ray.data.stream import make_here, map_with_model_actors, micro_batch_dataset
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError
 from hba_ray.models.backbone import context_length, load_processor
@@ -51,7 +52,7 @@ Kind = Literal["pooled", "penultimate", "post_norm"]
 VERSION = 1
 """Raised when the same identity would give other states."""
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("sample_id", "clip_id", "dataset", "task", "true")]
+    [(name, pa.string()) for name in ROW_COLUMNS]
     + [("class_index", pa.int32()), ("states", pa.binary()), ("positions", pa.binary()), ("targets", pa.list_(pa.int32()))]
 )
 """`states` is [H] or [M, H] in the store's precision, `positions` int32 [3, M], `targets` the N token ids; null where a kind has none."""
@@ -59,17 +60,18 @@ SCHEMA = pa.schema(
 _MANIFEST, _TEXTS = "states.json", ["dataset", "task", "true"]
 _WINDOW_ROWS = 64
 _PART_WINDOWS = 128
-"""Windows of a part, the unit that is not computed again after a break."""
+"""Windows of a part. After a break, parts that are complete are not computed again."""
 _GROUP_ROWS = 1024
-"""Rows of a row group of pooled states; open-answer rows, large and read in random order, have one each."""
+"""Rows of a row group of pooled states. Open-answer rows, which are large and read in random order, have a row group each."""
 
 
 @dataclass(frozen=True)
 class StatesJob:
-    """Which states, picklable.
+    """Which states are computed from which rows; picklable.
 
     Attributes:
         model: folder of the SFT checkpoint.
+        kind: of the states; see the head of this module.
     """
 
     spec: ExperimentSpec
@@ -87,18 +89,8 @@ class StatesJob:
 
     @property
     def settings(self) -> BatchSettings:
-        """Answers are appended, as in training: for class rows that changes nothing."""
-        atlas = self.spec.atlas
-        hidden = () if self.bam.raw_media else ("audio", "video")
-        return BatchSettings(
-            media=atlas.media,
-            modalities=tuple(name for name in atlas.modalities if name not in hidden),
-            micro_batch=self.spec.compute.micro_batch,
-            shuffle=False,
-            answer_case=self.spec.sft.answer_case,
-            on_bad_row=atlas.on_bad_row,
-            longest_prompt=context_length(self.backbone),
-        )
+        withheld = () if self.bam.raw_media else ("audio", "video")
+        return BatchSettings.of(self.spec, "states", context=context_length(self.backbone), withheld=withheld)
 
     def identity(self) -> dict[str, Any]:
         """All that the states depend on, as JSON values."""
@@ -122,7 +114,7 @@ class StatesJob:
 
 
 def prompt_identity(processor: Any) -> str:
-    """Names the way from a row to token ids: a row with all kinds of clip, written out."""
+    """A fingerprint of how the processor turns a row into token ids, taken from a sample row with all kinds of clip."""
     problem = "<image>\n<video>\n<audio>\nWho speaks, and why?\n"
     row = Row("probe", "probe", DATASETS["toy_answers"], problem, answer="A friend.", label=None)
     prompt = processor.apply_chat_template(chat_message(row), add_generation_prompt=True, tokenize=False)
@@ -131,7 +123,7 @@ def prompt_identity(processor: Any) -> str:
 
 @lru_cache(maxsize=4)
 def _prompt_of(backbone: str) -> str:
-    """Kept for the process: a backbone's files that change show in the checkpoint's identity."""
+    """`prompt_identity` of a backbone, remembered by this process; a change of the backbone's files shows in the checkpoint's identity."""
     return prompt_identity(load_processor(backbone))
 
 
@@ -150,7 +142,7 @@ def compute_states(job: StatesJob, folder: Path, on_rows: Callable[[int], None] 
     """Fills `folder` with the states, from where an earlier attempt stopped; does nothing where they are complete.
 
     Args:
-        on_rows: is told of rows as they are done.
+        on_rows: called with the number of rows that were done since the last call.
 
     Returns:
         The rows that could not be read.
@@ -180,7 +172,11 @@ def compute_states(job: StatesJob, folder: Path, on_rows: Callable[[int], None] 
 
 
 def write_part(path: Path, made: Iterator[tuple[pa.Table, list[Drop]]], kind: Kind, on_rows: Callable[[int], None]) -> None:
-    """The whole part or none of it."""
+    """Writes a part: all of it, or where something fails nothing.
+
+    Args:
+        made: rows of SCHEMA, and the rows that could not be read.
+    """
     draft = path.with_suffix(".draft")
     drops: list[Drop] = []
     waiting: list[pa.Table] = []
@@ -195,21 +191,21 @@ def write_part(path: Path, made: Iterator[tuple[pa.Table, list[Drop]]], kind: Ki
                 waiting = []
         if waiting:
             writer.write_table(pa.concat_tables(waiting), row_group_size=group)
-        facts = [[drop.split, drop.dataset, drop.row, drop.reason] for drop in drops]
-        writer.add_key_value_metadata({"drops": json.dumps(facts)})
+        noted = [[drop.split, drop.dataset, drop.row, drop.reason] for drop in drops]
+        writer.add_key_value_metadata({"drops": json.dumps(noted)})
     draft.replace(path)
 
 
 def _drops_of(part: Path) -> list[Drop]:
     metadata = pq.read_metadata(part).metadata or {}
-    return [Drop(*facts) for facts in json.loads(metadata[b"drops"])]
+    return [Drop(*noted) for noted in json.loads(metadata[b"drops"])]
 
 
 def _refuse_stale(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of the store in `folder`, if it is of this identity.
+    """The manifest of the store in `folder`.
 
     Raises:
-        DataError: it is missing, damaged or of another identity; names what differs.
+        DataError: it is missing, damaged or of another identity; the error names what differs.
     """
     path = folder / _MANIFEST
     way_out = "compute them again in another folder, or delete this one"
@@ -225,8 +221,8 @@ def _refuse_stale(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-class Extractor:
-    """The frozen SFT model as a function from micro-batches to rows of SCHEMA."""
+class StateExtractor:
+    """The frozen SFT model, which turns micro-batches into rows of SCHEMA."""
 
     def __init__(self, job: StatesJob):
         torch.set_num_threads(1)
@@ -237,6 +233,7 @@ class Extractor:
 
     @torch.no_grad()
     def states(self, batch: MicroBatch) -> pa.Table:
+        """The states of a micro-batch's rows, fillers left out."""
         if not batch.rows:
             return SCHEMA.empty_table()
         inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
@@ -248,6 +245,7 @@ class Extractor:
         return pa.Table.from_pylist([{**row, **states} for row, states in zip(batch.rows, made, strict=True)], schema=SCHEMA)
 
     def _answers(self, batch: MicroBatch, inputs: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """The columns `states`, `targets` and `positions` of open-answer rows, read off by hooks during one forward pass."""
         text: Any = self.model.thinker.model
         seen: dict[str, Tensor] = {}
         hooks = [
@@ -282,36 +280,42 @@ def _maker_here(job: StatesJob) -> Callable[[Sequence[Window]], Iterator[tuple[p
 
 
 def _maker_on_ray(job: StatesJob) -> Callable[[Sequence[Window]], Iterator[tuple[pa.Table, list[Drop]]]]:
-    """`compute.workers` model actors for each part."""
+    """Computes each part with `compute.workers` model actors of its own."""
     compute = job.spec.compute
 
     def make(windows: Sequence[Window]) -> Iterator[tuple[pa.Table, list[Drop]]]:
         processor = partial(load_processor, job.backbone)
         loading = {"loaders": compute.loaders, "cpus_per_loader": compute.cpus_per_loader}
         batches = micro_batch_dataset(job.rows, job.settings, job.split, processor, windows, **loading)
-        yield from made_by_models(batches, partial(_load, job), compute)
+        yield from map_with_model_actors(batches, partial(_load, job), compute)
 
     return make
 
 
 def _load(job: StatesJob) -> Callable[[MicroBatch], tuple[pa.Table, list[Drop]]]:
-    extractor = Extractor(job)
+    extractor = StateExtractor(job)
     return lambda batch: (extractor.states(batch), batch.drops)
 
 
 @dataclass(frozen=True)
-class Store:
-    """A complete store, checked against what it shall hold."""
+class StateStore:
+    """A complete store whose identity is that of the job which opened it.
+
+    Attributes:
+        parts: number of parquet files.
+        dtype: precision of the states.
+    """
 
     folder: Path
     parts: int
     dtype: torch.dtype
 
     @classmethod
-    def open(cls, job: StatesJob, folder: Path) -> Store:
-        """
+    def open(cls, job: StatesJob, folder: Path) -> StateStore:
+        """The store that `compute_states` filled for the same job.
+
         Raises:
-            DataError: the states are incomplete, damaged, or of something else than the job's.
+            DataError: the states are incomplete, damaged, or of another job.
         """
         manifest = _refuse_stale(folder, job.identity())
         if not manifest.get("complete"):
@@ -319,7 +323,11 @@ class Store:
         return cls(folder, manifest["parts"], torch.bfloat16 if job.bam.cache_precision == "bf16" else torch.float32)
 
     def read(self, dataset: str, columns: Sequence[str]) -> pa.Table:
-        """These columns of a dataset's rows, "dataset" among them, with the place of each row as `part` and `line`."""
+        """Columns of a dataset's rows, and two more, `part` and `line`, that say where `row` finds each of them.
+
+        Args:
+            columns: "dataset" must be among them.
+        """
         tables = []
         for part in range(self.parts):
             table = pq.read_table(self._path(part), columns=list(columns), memory_map=True)
@@ -329,16 +337,16 @@ class Store:
         return pa.concat_tables(tables)
 
     def row(self, part: int, line: int) -> dict[str, Any]:
-        """One open-answer row, whole: its row group holds nothing else."""
+        """All columns of one open-answer row, which has a row group of its own."""
         return self._files[part].read_row_group(line, use_threads=False).to_pylist()[0]
 
     @cached_property
     def _files(self) -> list[pq.ParquetFile]:
-        """Kept open: the footers of files with a row group a row are long."""
+        """The parts, kept open: with a row group for each row their footers are long to read."""
         return [pq.ParquetFile(self._path(part), memory_map=True) for part in range(self.parts)]
 
     def tensor(self, states: Sequence[bytes], hidden: int) -> Tensor:
-        """[rows or positions, H] in the store's precision."""
+        """Stored states as one tensor [rows or positions, H] in the store's precision."""
         if not states:
             return torch.empty(0, hidden, dtype=self.dtype)
         flat = torch.frombuffer(bytearray(b"".join(states)), dtype=torch.uint8)

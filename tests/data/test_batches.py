@@ -16,6 +16,7 @@ from hba_ray.data.tasks import CLASSES, DATASETS
 from hba_ray.data.writers import write_jsonl
 from hba_ray.errors import BadMedia
 from hba_ray.specs import AtlasSpec, MediaSpec
+from tests.helpers.experiments import small_experiment
 
 MEDIA = MediaSpec(audio_seconds=2, video_frames=4, video_pixels=56 * 56)
 SETTINGS = BatchSettings(media=MEDIA, modalities=("text", "audio", "video", "image"), micro_batch=4)
@@ -31,6 +32,25 @@ def processor(tiny_backbone):
 @pytest.fixture(scope="module")
 def index(toy):
     return build_index(AtlasSpec(root=str(toy.parquet)), toy.parquet)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "appends_answers", "shuffle", "longest_prompt"),
+    [
+        ("train", True, True, 100),
+        ("validation", True, False, 100),
+        ("states", True, False, 100),
+        ("predict", False, False, 100),
+        ("generate", False, False, 99),  # a response has at least one token
+    ],
+)
+def test_purposes_differ_in_their_answers_their_order_and_the_room_for_a_response(purpose, appends_answers, shuffle, longest_prompt):
+    spec = small_experiment(Path("unused"), sft__answer_case="lower", atlas__on_bad_row="drop", compute__micro_batch=2)
+    settings = BatchSettings.of(spec, purpose, context=100, withheld=("audio",))
+    assert (settings.appends_answers, settings.shuffle, settings.longest_prompt) == (appends_answers, shuffle, longest_prompt)
+    assert (settings.micro_batch, settings.answer_case, settings.on_bad_row) == (2, "lower", "drop")
+    assert settings.media == spec.atlas.media
+    assert set(settings.modalities) == set(spec.atlas.modalities) - {"audio"}
 
 
 def batches_of(index, processor, settings=SETTINGS, split="train", **order) -> list[MicroBatch]:

@@ -1,11 +1,11 @@
-"""A transcript becomes a line of the prompt, and nothing else of the row changes."""
+"""A transcript becomes a line of the prompt, labels are named where the prompt does not, and nothing else of the row changes."""
 
 from dataclasses import replace
 
 import pytest
 
 from hba_ray.data.atlas import build_index, read_rows
-from hba_ray.data.prompts import chat_message, with_transcript
+from hba_ray.data.prompts import ask_plainly, chat_message, with_transcript
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
 from hba_ray.specs import AtlasSpec
@@ -45,3 +45,12 @@ def test_rows_are_read_with_the_transcripts_of_the_index(toy, layout: str):
     assert changed == [1, 4]
     assert isinstance(spoken[4], Row) and isinstance(plain[4], Row)
     assert "Words of four." in spoken[4].problem and spoken[4].sample_id == plain[4].sample_id
+
+
+def test_labels_are_named_in_a_prompt_that_does_not_name_them():
+    row = Row("a", "a", DATASETS["mmsd"], "<audio>\nIs it meant?", "sarcasm", "sarcasm")
+    assert ask_plainly(row).problem == "<audio>\nIs it meant?\nReply with one of these labels and nothing else: not sarcasm, sarcasm."
+    named = replace(row, problem="Not sarcasm, or sarcasm?")
+    assert ask_plainly(named) is named
+    open_row = replace(row, dataset=DATASETS["mimeqa"])
+    assert ask_plainly(open_row) is open_row

@@ -1,4 +1,4 @@
-"""The answer in a response: boxes nested, several, unclosed or absent, and texts made to take long."""
+"""The answer in a response: boxes nested, several, unclosed or absent, and texts made to take long; and the label that it is."""
 
 import re
 import time
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hba_ray.data.prompts import boxed, close_up_signs, read_answer, released_answer
+from hba_ray.data.prompts import boxed, close_up_signs, read_answer, read_label, released_answer
+from hba_ray.data.tasks import DATASETS
 
 BOXES = [
     (r"\boxed{happy}", "happy"),
@@ -111,3 +112,27 @@ def test_very_long_texts_take_linear_time(piece: str):
         boxed(hostile)
         released_answer(hostile)
     assert time.process_time() - started < 20  # a quadratic reading would take hours
+
+
+@pytest.mark.parametrize(
+    ("answer", "dataset", "label"),
+    [
+        ("Happy", "cremad", "happy"),
+        ("  **joy**.\n", "meld_emotion", "happy"),
+        ("'Sarcastic'", "mmsd", "sarcasm"),
+        ("not sarcastic", "mmsd", "not sarcasm"),
+        ("calm", "cremad", None),
+        ("I think that it is happy", "cremad", None),
+        ("", "cremad", None),
+        ("�\x00", "cremad", None),
+        ("happy", "mimeqa", None),
+    ],
+)
+def test_an_answer_is_a_label_of_its_own_dataset_or_none(answer: str, dataset: str, label: str | None):
+    assert read_label(answer, DATASETS[dataset]) == label
+
+
+def test_split_surprise_is_read_where_the_atlas_tells_them_apart():
+    surprise = "Pleasant surprise"
+    assert read_label(surprise, DATASETS["meld_emotion"]) == "surprise"
+    assert read_label(surprise, DATASETS["meld_emotion"], split_surprise=True) == "positive surprise"

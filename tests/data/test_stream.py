@@ -12,7 +12,7 @@ import torch
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.order import Order, Window, plan_epoch
-from hba_ray.data.stream import made_by_models, make_here, make_on_ray, micro_batch_dataset
+from hba_ray.data.stream import make_here, make_on_ray, map_with_model_actors, micro_batch_dataset
 from hba_ray.errors import BadMedia, CheckpointError
 from hba_ray.models.backbone import load_processor
 from hba_ray.specs import AtlasSpec, ComputeSpec, MediaSpec
@@ -105,7 +105,7 @@ def test_models_get_every_batch_in_order_and_what_they_refuse_comes_out_whole(in
 
     def made(refuses: bool) -> list[tuple[str, list[str]]]:
         batches = micro_batch_dataset(index, SETTINGS, "train", load, windows, loaders=1, cpus_per_loader=1)
-        return list(made_by_models(batches, partial(load_model, refuses), ComputeSpec(workers=2), {"HBA_SEEN": "yes"}))
+        return list(map_with_model_actors(batches, partial(load_model, refuses), ComputeSpec(workers=2), {"HBA_SEEN": "yes"}))
 
     expected = [("yes", [row["sample_id"] for row in batch.rows]) for batch in here(index, SETTINGS, load, windows)]
     assert made(refuses=False) == expected

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from hba_ray.data.predictions import SCHEMA
 from hba_ray.errors import DataError
 from hba_ray.evaluation.pairs import ArmRows, differences, differing_rows, pair_rows
-from hba_ray.predict.heads import SCHEMA
 
 
 def table(*rows: tuple[str, str, str | None], dataset: str = "mmsd") -> pa.Table:

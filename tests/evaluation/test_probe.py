@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from hba_ray.data.atlas import INDEX_SCHEMA, AtlasIndex
+from hba_ray.data.predictions import SCHEMA
 from hba_ray.evaluation.probe import probe
 from hba_ray.evaluation.scores import score_predictions
-from hba_ray.predict.heads import SCHEMA
 
 LABELS = ("anger", "happy", "sad")
 ROWS = 90

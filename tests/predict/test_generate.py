@@ -1,4 +1,4 @@
-"""A model without heads answers every row in words, and the words are read as a label or as none."""
+"""A model without heads answers every row in words, and rows that it cannot be asked are counted."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pyarrow as pa
 import pytest
 
 from hba_ray.data.atlas import AtlasIndex, Drop, build_index
+from hba_ray.data.predictions import SCHEMA
 from hba_ray.data.prompts import load_reasoning
-from hba_ray.data.rows import Row
 from hba_ray.data.stream import unpacked
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import CheckpointError, DataError
 from hba_ray.evaluation.scores import score_predictions
-from hba_ray.predict.generate import GenerateJob, ask_plainly, generate_rows, read_label
-from hba_ray.predict.heads import SCHEMA
+from hba_ray.predict.generate import generate_rows
+from hba_ray.predict.jobs import GenerateJob
 from hba_ray.specs import AtlasSpec
 from tests.helpers.experiments import small_experiment
 
@@ -48,39 +48,6 @@ def run(job: GenerateJob) -> tuple[dict[str, dict[str, Any]], list[Drop]]:
 @pytest.fixture(scope="module")
 def greedy(index, tiny_backbone) -> dict[str, dict[str, Any]]:
     return run(job(index, tiny_backbone))[0]
-
-
-@pytest.mark.parametrize(
-    ("answer", "dataset", "label"),
-    [
-        ("Happy", "cremad", "happy"),
-        ("  **joy**.\n", "meld_emotion", "happy"),
-        ("'Sarcastic'", "mmsd", "sarcasm"),
-        ("not sarcastic", "mmsd", "not sarcasm"),
-        ("calm", "cremad", None),
-        ("I think that it is happy", "cremad", None),
-        ("", "cremad", None),
-        ("�\x00", "cremad", None),
-        ("happy", "mimeqa", None),
-    ],
-)
-def test_an_answer_is_a_label_of_its_own_dataset_or_none(answer: str, dataset: str, label: str | None):
-    assert read_label(answer, DATASETS[dataset]) == label
-
-
-def test_split_surprise_is_read_where_the_atlas_tells_them_apart():
-    surprise = "Pleasant surprise"
-    assert read_label(surprise, DATASETS["meld_emotion"]) == "surprise"
-    assert read_label(surprise, DATASETS["meld_emotion"], split_surprise=True) == "positive surprise"
-
-
-def test_labels_are_named_in_a_prompt_that_does_not_name_them():
-    row = Row("a", "a", DATASETS["mmsd"], "<audio>\nIs it meant?", "sarcasm", "sarcasm")
-    assert ask_plainly(row).problem == "<audio>\nIs it meant?\nReply with one of these labels and nothing else: not sarcasm, sarcasm."
-    named = replace(row, problem="Not sarcasm, or sarcasm?")
-    assert ask_plainly(named) is named
-    open_row = replace(row, dataset=DATASETS["mimeqa"])
-    assert ask_plainly(open_row) is open_row
 
 
 def test_every_row_is_answered_and_scored(index, greedy):

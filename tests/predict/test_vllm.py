@@ -20,7 +20,8 @@ from hba_ray.data.order import Share, Window
 from hba_ray.data.rows import Row
 from hba_ray.data.writers import write_jsonl
 from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing
-from hba_ray.predict.generate import GenerateJob, generate_rows
+from hba_ray.predict.generate import generate_rows
+from hba_ray.predict.jobs import GenerateJob
 from hba_ray.predict.vllm import VllmEngine, engine_settings
 from hba_ray.predict.vllm_clips import as_clips, content_of, handed_over
 from hba_ray.specs import AtlasSpec, ComputeSpec

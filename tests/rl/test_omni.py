@@ -2,14 +2,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from hba_ray.data.batches import process
+from hba_ray.data.clips import Clips, process
 from hba_ray.models.backbone import load_backbone, load_processor
-from hba_ray.rl.dataset import make_prompt
-from hba_ray.rl.omni import OmniActor, drop_repeats, register_actor, unsampled_ids
+from hba_ray.rl.dataset import Prompt, make_prompt
+from hba_ray.rl.omni import OmniActor, drop_repeats, register_actor, unsampled_ids, verl_media
 from hba_ray.rl.parity import model_inputs, positions
 from tests.rl.conftest import Toy
 
@@ -51,7 +52,30 @@ def test_a_prompt_is_what_training_makes_of_the_row(toy: Toy, omni: Any, signatu
     assert made["input_ids"][0].tolist() == expected.pop("input_ids")[0]
     assert {name for name in made if name not in ("input_ids", "attention_mask")} == expected.keys()
     for name, value in expected.items():
-        assert torch.allclose(made[name].float(), value.float()), name
+        assert torch.equal(made[name], value), name
+
+
+def test_images_and_several_videos_reach_the_processor_as_training_gives_them(toy: Toy, omni: Any):
+    _, rollouts = omni
+    noise = np.random.default_rng(0)
+    videos = [(noise.integers(0, 256, (4, 3, 56, 84), dtype=np.uint8), 2.0) for _ in range(2)]
+    clips: Clips = {"audio": [], "video": videos, "image": [noise.integers(0, 256, (3, 84, 56), dtype=np.uint8)]}
+    message = [{"role": "user", "content": [{"type": name} for name in ("image", "video", "video")]}]
+    made = model_inputs(rollouts, Prompt("a", message, verl_media(clips)))
+    processor = load_processor(str(toy.tiny))
+    text = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    expected = process(processor, [text], clips)
+    assert made["input_ids"].tolist() == expected.pop("input_ids")
+    assert made.keys() == expected.keys() | {"input_ids", "attention_mask"}
+    assert all(torch.equal(made[name], value) for name, value in expected.items())
+
+
+def test_videos_of_one_row_count_with_their_mean_rate_since_vllm_takes_only_one(omni: Any):
+    _, rollouts = omni
+    videos = [(np.zeros((4, 3, 56, 56), dtype=np.uint8), rate) for rate in (1.0, 3.0)]
+    prompt = Prompt("a", [{"role": "user", "content": [{"type": "video"}] * 2}], verl_media({"audio": [], "video": videos, "image": []}))
+    assert model_inputs(rollouts, prompt)["video_second_per_grid"].tolist() == [1.0, 1.0]
+    assert prompt.settings["fps"] == 2.0
 
 
 @pytest.mark.parametrize("signature", SIGNATURES)

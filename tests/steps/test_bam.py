@@ -146,7 +146,7 @@ def test_a_second_trial_runs_no_backbone(finished, monkeypatch):
     def refuse(*arguments: object) -> None:
         raise AssertionError("the backbone is run")
 
-    monkeypatch.setattr(states.Extractor, "states", refuse)
+    monkeypatch.setattr(states.StateExtractor, "states", refuse)
     other = run(experiment(storage, bam__hidden=8))
     assert done(other) == ["bam", "evaluate sft+bam"]
     again = run(experiment(storage, bam__hidden=8))

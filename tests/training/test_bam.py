@@ -199,7 +199,7 @@ def test_a_dataset_whose_rows_were_all_dropped_is_left_out(shop: BamShop, tmp_pa
     shop.with_states(job)
     supply = Supply(job)
     source = supply.source("toy_nod", "train")
-    assert source.facts == [] and len(source.class_R) == 0
+    assert source.samples == [] and len(source.class_R) == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "has_rows", lambda *where: True)
         assert training._train_dataset(job, "toy_nod", supply, describe_by_noise, tmp_path / "toy_nod") is None

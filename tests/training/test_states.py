@@ -15,12 +15,13 @@ import torch
 
 from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import AtlasIndex, read_rows
+from hba_ray.data.predictions import ROW_COLUMNS
 from hba_ray.errors import DataError
 from hba_ray.models.bam import DecoderTail
 from hba_ray.training import states
 from hba_ray.training.bam import BamJob
-from hba_ray.training.sources import FACTS, stored_answers
-from hba_ray.training.states import SCHEMA, Extractor, StatesJob, Store, compute_states, load_sft
+from hba_ray.training.sources import stored_answers
+from hba_ray.training.states import SCHEMA, StateExtractor, StatesJob, StateStore, compute_states, load_sft
 from tests.helpers.bam_jobs import BamShop, make_shop
 
 
@@ -37,8 +38,8 @@ def pooled_job(job: BamJob, split: str = "train") -> StatesJob:
 
 
 def stored(job: StatesJob, folder: Path, dataset: str) -> dict[str, torch.Tensor]:
-    store = Store.open(job, folder)
-    table = store.read(dataset, (*FACTS, "states"))
+    store = StateStore.open(job, folder)
+    table = store.read(dataset, (*ROW_COLUMNS, "states"))
     vectors = store.tensor(table.column("states").to_pylist(), 64)
     return dict(zip(table.column("sample_id").to_pylist(), vectors, strict=True))
 
@@ -73,9 +74,9 @@ def test_open_answer_states_give_the_model_s_answer_loss(made):
     for injection in ("penultimate", "post_norm"):
         own = shop.with_states(shop.job(decoder_injection=injection), "train", open_answers=True)
         wanted = own.states_job("train", open_answers=True)
-        store = Store.open(wanted, own.states_folder("train", open_answers=True))
+        store = StateStore.open(wanted, own.states_folder("train", open_answers=True))
         source = stored_answers(store, "toy_answers", DecoderTail(model), injection)
-        rows = torch.arange(len(source.facts))
+        rows = torch.arange(len(source.samples))
         with torch.no_grad():
             loss = source.loss_sum(rows, torch.zeros(len(rows), 64), None)
             maker = states.BatchMaker(wanted.rows, wanted.settings, states.load_processor(job.backbone), "train")
@@ -117,7 +118,7 @@ def test_bf16_states_are_the_rounded_ones(made):
 
 def test_complete_states_are_not_computed_again(made, monkeypatch):
     _, job = made
-    monkeypatch.setattr(states, "Extractor", None)
+    monkeypatch.setattr(states, "StateExtractor", None)
     assert compute_states(pooled_job(job), states_of(job)) == []
 
 
@@ -128,7 +129,7 @@ def test_a_break_costs_one_part_only(made, monkeypatch):
     whole = shop.folder / "parts"
     compute_states(pooled_job(job), whole)
     broken, count = shop.folder / "broken", 0
-    extract = Extractor.states
+    extract = StateExtractor.states
 
     def break_down(self, batch):
         nonlocal count
@@ -137,11 +138,11 @@ def test_a_break_costs_one_part_only(made, monkeypatch):
             raise KeyboardInterrupt
         return extract(self, batch)
 
-    monkeypatch.setattr(Extractor, "states", break_down)
+    monkeypatch.setattr(StateExtractor, "states", break_down)
     with pytest.raises(KeyboardInterrupt):
         compute_states(pooled_job(job), broken)
     with pytest.raises(DataError, match="holds only a part"):
-        Store.open(pooled_job(job), broken)
+        StateStore.open(pooled_job(job), broken)
     done = sorted(broken.glob("part-*.parquet"))
     times = [path.stat().st_mtime_ns for path in done]
     told: list[int] = []
@@ -166,7 +167,7 @@ def test_a_break_costs_one_part_only(made, monkeypatch):
 def test_states_of_something_else_are_refused_with_what_differs(made, change, named):
     shop, job = made
     other = pooled_job(change(shop))
-    for use in (Store.open, compute_states):
+    for use in (StateStore.open, compute_states):
         with pytest.raises(DataError, match=named) as refused:
             use(other, states_of(job))
         assert refused.value.reason == "stale states"
@@ -180,7 +181,7 @@ def test_each_row_s_states_are_those_of_its_own_transcript(made):
         rows = spoken.states_job("validation", open_answers=kind).rows
         assert all(row.problem == said[row.sample_id] for row in read_rows(rows, range(len(rows.table))))
     with pytest.raises(DataError, match="rows was"):
-        Store.open(pooled_job(spoken), states_of(job))
+        StateStore.open(pooled_job(spoken), states_of(job))
 
 
 def test_a_changed_prompt_is_noticed(made, tmp_path, monkeypatch):
@@ -190,18 +191,18 @@ def test_a_changed_prompt_is_noticed(made, tmp_path, monkeypatch):
     template = changed / "chat_template.jinja"
     template.write_text(template.read_text().replace("helpful", "kind"))
     with pytest.raises(DataError, match=r"checkpoint was .*prompt was"):
-        Store.open(pooled_job(replace(job, backbone=str(changed))), states_of(job))
+        StateStore.open(pooled_job(replace(job, backbone=str(changed))), states_of(job))
     states._prompt_of.cache_clear()
     monkeypatch.setattr(states, "chat_message", lambda row: [{"role": "user", "content": row.problem}])
     with pytest.raises(DataError, match="something else: prompt was"):
-        Store.open(pooled_job(job), states_of(job))
+        StateStore.open(pooled_job(job), states_of(job))
     states._prompt_of.cache_clear()
 
 
 def test_damaged_states_are_refused(made, tmp_path):
     _, job = made
     with pytest.raises(DataError, match="is missing or damaged"):
-        Store.open(pooled_job(job), tmp_path)
+        StateStore.open(pooled_job(job), tmp_path)
     (tmp_path / "states.json").write_text(json.dumps([1]))
     with pytest.raises(DataError, match="is missing or damaged"):
         compute_states(pooled_job(job), tmp_path)
@@ -211,7 +212,7 @@ def test_a_split_without_such_rows_has_an_empty_store(made, tmp_path):
     _, job = made
     empty = replace(job, index=replace(job.index, table=job.index.table.slice(0, 0)))
     assert compute_states(pooled_job(empty), tmp_path / "none") == []
-    assert Store.open(pooled_job(empty), tmp_path / "none").parts == 0
+    assert StateStore.open(pooled_job(empty), tmp_path / "none").parts == 0
 
 
 def test_a_bad_clip_is_left_out_and_noted_where_the_spec_says_so(made, toy, tmp_path):

@@ -1,0 +1,101 @@
+"""A row's clips, decoded once and handed on: to the processor of our own models, and in the form that other libraries take.
+
+Training, prediction and reinforcement learning all decode with `decode_clips` and call the processor
+through `process`, so a row gives every model the same tokens and the same pixels.
+
+Shapes: T frames or samples, C colours, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hba_ray.data.media import decode_audio, decode_image, decode_video
+from hba_ray.data.rows import Row
+from hba_ray.specs import MediaSpec
+
+Clips = dict[str, list[Any]]
+"""Modality -> decoded clips: `audio` float32 [T] at 16 kHz, `image` uint8 [3, H, W], `video` (uint8 [T, 3, H, W], frames per second)."""
+
+ALREADY_SIZED = {"do_resize": False, "do_sample_frames": False}
+"""Arguments of a processor's call: frames are chosen already, and have the size that they shall have; its defaults would enlarge them."""
+
+
+def decode_clips(row: Row, budget: MediaSpec, *, where: str) -> Clips:
+    """The row's clips within the budget, under all three modalities.
+
+    Raises:
+        BadMedia: a clip cannot be decoded; the error names `where`.
+    """
+    return {
+        "audio": [decode_audio(clip, budget.audio_seconds, where=where) for clip in row.media.get("audio", ())],
+        "video": [decode_video(clip, budget.video_frames, budget.video_pixels, where=where) for clip in row.media.get("video", ())],
+        "image": [decode_image(clip, budget.video_pixels, where=where) for clip in row.media.get("image", ())],
+    }
+
+
+def process(
+    processor: Any, prompts: list[str], clips: Mapping[str, list[Any]], call: Callable[..., Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Token ids of each prompt and tensors of all clips, by Qwen2.5-Omni's processor.
+
+    Three defaults of the processor do not fit us: it would resize the frames, give all videos one rate,
+    and pad audio to the longest clip that the model could take.
+
+    Args:
+        prompts: with the chat template applied; placeholders stand for the clips, in their order.
+        clips: of all prompts, in order.
+        call: the processor's call, where it is not `processor` itself.
+
+    Returns:
+        `input_ids`, a list of ids for each prompt; and where there are clips, under the names of the
+        thinker's arguments, tensors: `input_features`, `feature_attention_mask`, `pixel_values(_videos)`,
+        `image_grid_thw`, `video_grid_thw`, `video_second_per_grid`.
+    """
+    arguments: dict[str, Any] = {"text": prompts, "padding": False, **ALREADY_SIZED}
+    if clips["audio"]:
+        arguments["audio"] = clips["audio"]
+    if clips["image"]:
+        arguments["images"] = [torch.from_numpy(image_CHW) for image_CHW in clips["image"]]
+    if clips["video"]:
+        arguments["videos"] = [torch.from_numpy(frames_TCHW) for frames_TCHW, _ in clips["video"]]
+    made = dict((call or processor)(**arguments))
+    made.pop("attention_mask", None)
+    if "feature_attention_mask" in made:
+        mask = torch.as_tensor(np.asarray(made["feature_attention_mask"]), dtype=torch.long)
+        longest = int(mask.sum(-1).max())
+        made["feature_attention_mask"] = mask[:, :longest]
+        made["input_features"] = torch.as_tensor(np.asarray(made["input_features"]), dtype=torch.float32)[..., :longest].contiguous()
+    if clips["video"]:
+        frames_per_grid = processor.video_processor.temporal_patch_size
+        made["video_second_per_grid"] = torch.tensor([frames_per_grid / rate for _, rate in clips["video"]], dtype=torch.float32)
+    for name in ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw"):
+        if name in made:
+            made[name] = torch.as_tensor(made[name])
+    return made
+
+
+def as_picture(image_CHW: np.ndarray) -> Image.Image:
+    """A decoded image, or a frame of a video, for libraries that take Pillow's images."""
+    return Image.fromarray(image_CHW.transpose(1, 2, 0))
+
+
+def video_metadata(frames: int, rate: float) -> dict[str, Any]:
+    """What vLLM and verl want to know of a decoded video: its frames were chosen here, and none is to be left out.
+
+    Args:
+        rate: frames per second.
+    """
+    return {
+        "total_num_frames": frames,
+        "fps": rate,
+        "duration": frames / rate,
+        "frames_indices": list(range(frames)),
+        "video_backend": "hba_ray",
+        "do_sample_frames": False,
+    }
