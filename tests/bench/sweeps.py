@@ -70,7 +70,7 @@ def _plan_all() -> None:
         "place = tempfile.mkdtemp()\n"
         "for file in sorted(Path('experiments').rglob('*.yaml')):\n"
         "    spec = load_spec(file, [f'compute.storage={place}'])\n"
-        "    try:\n        plan_sweep(spec) if spec.sweep else plan(spec, Storage(place))\n"
+        "    try:\n        plan_sweep(spec) if spec.sweep else plan(spec, Storage(place)).steps\n"
         "    except HbaError as missing:\n        print(file, missing.what)\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)

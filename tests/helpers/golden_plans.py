@@ -57,7 +57,7 @@ def all_plans(folder: Path) -> dict[str, dict[str, Names]]:
 def _plans(spec: ExperimentSpec) -> dict[str, Names]:
     storage = Storage(spec.compute.storage)
     every = [(trial.name, trial.spec) for trial in trials(spec)] or [(spec.name, spec)]
-    return {name: {step.name: step.fingerprint for step in plan(one, storage)} for name, one in every}
+    return {name: {step.name: step.fingerprint for step in plan(one, storage).steps} for name, one in every}
 
 
 if __name__ == "__main__":

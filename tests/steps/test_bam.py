@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tests.helpers.kinds import replace_make
+from hba_ray.steps import KINDS
 from hba_ray.errors import CheckpointError, DataError, SpecError
 from hba_ray.report.tables import render_markdown
 from hba_ray.runs.cost import measure_cost
