@@ -27,6 +27,7 @@ from hba_ray.data.atlas import Drop
 from hba_ray.data.rows import MEDIA_COLUMNS, TAG, Row
 from hba_ray.data.tasks import SPLITS, Dataset
 from hba_ray.errors import DataError
+from hba_ray.specs import AtlasSpec
 
 OnBadRow = Literal["fail", "drop"]
 
@@ -37,6 +38,23 @@ class Difference:
 
     rows: int
     reason: str
+
+
+@dataclass(frozen=True)
+class ConversionRequest:
+    """What is asked of a converter.
+
+    Attributes:
+        folder: of the public files.
+        datasets: ids of those of its datasets that are wanted.
+        seed: of the split, where the corpus publishes none.
+        spec: the other settings of `atlas`.
+    """
+
+    folder: Path
+    datasets: list[str]
+    seed: int
+    spec: AtlasSpec
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hba_ray.convert.base import (
+    ConversionRequest,
     Converted,
     Difference,
     OnBadRow,
@@ -47,6 +48,12 @@ SENTENCES = {
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 RENAMED = {"1040_ITH_SAD_XX": "1040_ITH_SAD_X"}
 """Listed name -> the name under which older downloads hold the clip."""
+
+
+def convert(request: ConversionRequest) -> Converted:
+    """The rows of CREMA-D; see `read_cremad`."""
+    spec = request.spec
+    return read_cremad(request.folder, seed=request.seed, by_clip=spec.split_by == "clip", on_bad_row=spec.on_bad_row)
 
 
 def read_cremad(folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_row: OnBadRow = "fail") -> Converted:

@@ -11,7 +11,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from hba_ray.convert.base import Converted, Difference, OnBadRow, Sieve, column, first_folder, question, read_table, video_and_audio
+from hba_ray.convert.base import (
+    ConversionRequest,
+    Converted,
+    Difference,
+    OnBadRow,
+    Sieve,
+    column,
+    first_folder,
+    question,
+    read_table,
+    video_and_audio,
+)
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, Dataset, consolidate
 from hba_ray.errors import DataError
@@ -27,6 +38,12 @@ LABEL_COLUMNS = {"meld_senti": "Sentiment", "meld_emotion": "Emotion"}
 BROKEN_CLIPS = {"train": "dia125_utt3", "validation": "dia110_utt7"}
 """Utterances whose published clip cannot be decoded; Table 7 does not count them."""
 BROKEN = "known broken clip"
+
+
+def convert(request: ConversionRequest) -> Converted:
+    """The rows of the datasets that are wanted; see `read_meld`."""
+    spec = request.spec
+    return read_meld(request.folder, datasets=request.datasets, split_surprise=spec.split_surprise, on_bad_row=spec.on_bad_row)
 
 
 def read_meld(

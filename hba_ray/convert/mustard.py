@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hba_ray.convert.base import (
+    ConversionRequest,
     Converted,
     OnBadRow,
     Sieve,
@@ -39,6 +40,11 @@ SHARED_WORDS = 5
 ("What are you doing?") recur anywhere."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def convert(request: ConversionRequest) -> Converted:
+    """The rows of MUStARD; see `read_mustard`."""
+    return read_mustard(request.folder, seed=request.seed, on_bad_row=request.spec.on_bad_row)
 
 
 def read_mustard(folder: Path, *, seed: int = 0, on_bad_row: OnBadRow = "fail") -> Converted:

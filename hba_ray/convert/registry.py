@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
-from hba_ray.convert.base import Converted, Difference
-from hba_ray.convert.cremad import read_cremad
-from hba_ray.convert.meld import read_meld
-from hba_ray.convert.mustard import read_mustard
+from hba_ray.convert.base import ConversionRequest, Converted, Difference
 from hba_ray.data.atlas import Drop
 from hba_ray.data.tasks import DATASETS, SPLITS, Dataset, find_dataset
 from hba_ray.data.writers import write_jsonl
 from hba_ray.errors import SpecError
 from hba_ray.specs import AtlasSpec
+from hba_ray.specs.atlas import SOURCES_READ_AS_THEY_ARE
+
+
+class Converter(Protocol):
+    """A module of this package that reads the public files of one corpus."""
+
+    def convert(self, request: ConversionRequest) -> Converted: ...
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,10 @@ def convert(spec: AtlasSpec, folder: Path, seed: int = 0) -> Conversion:
         SpecError: the source has no converter, or none of `spec.datasets`.
         DataError: a defect of the public files; names file, row and reason.
     """
+    converter = _converter(spec.source)
     datasets = _datasets(spec)
-    converted = _read(spec, datasets, seed)
+    request = ConversionRequest(Path(spec.root or ""), [dataset.id for dataset in datasets], seed, spec)
+    converted = converter.convert(request)
     files = {split: str(write_jsonl(converted.rows[split], folder, split)) for split in SPLITS}
     counts = [_count(converted, dataset, split) for dataset in datasets for split in SPLITS]
     return Conversion(spec.source, seed, files, counts, converted.drops)
@@ -83,8 +90,6 @@ def convert(spec: AtlasSpec, folder: Path, seed: int = 0) -> Conversion:
 def _datasets(spec: AtlasSpec) -> list[Dataset]:
     """The datasets of the source that the spec asks for."""
     held = [dataset for dataset in DATASETS.values() if dataset.source == spec.source]
-    if spec.source not in ("meld", "mustard", "cremad"):
-        raise SpecError("atlas.source", f"'{spec.source}' is read as it is, not converted", "converters: meld, mustard, cremad")
     if spec.datasets is None:
         return held
     wanted = {find_dataset(name).id for name in spec.datasets}
@@ -94,14 +99,15 @@ def _datasets(spec: AtlasSpec) -> list[Dataset]:
     return [dataset for dataset in held if dataset.id in wanted]
 
 
-def _read(spec: AtlasSpec, datasets: list[Dataset], seed: int) -> Converted:
-    root = Path(spec.root or "")
-    if spec.source == "meld":
-        ids = [dataset.id for dataset in datasets]
-        return read_meld(root, datasets=ids, split_surprise=spec.split_surprise, on_bad_row=spec.on_bad_row)
-    if spec.source == "mustard":
-        return read_mustard(root, seed=seed, on_bad_row=spec.on_bad_row)
-    return read_cremad(root, seed=seed, by_clip=spec.split_by == "clip", on_bad_row=spec.on_bad_row)
+def _converter(source: str) -> Converter:
+    """The module of this package that bears the name of the source.
+
+    Raises:
+        SpecError: the source has no converter.
+    """
+    if source in SOURCES_READ_AS_THEY_ARE:
+        raise SpecError("atlas.source", f"'{source}' is read as it is, not converted", "name a corpus with a converter")
+    return cast(Converter, import_module(f"hba_ray.convert.{source}"))
 
 
 def _count(converted: Converted, dataset: Dataset, split: str) -> SplitCount:

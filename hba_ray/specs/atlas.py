@@ -12,6 +12,10 @@ Modality = Literal["text", "audio", "video", "image"]
 Split = Literal["train", "validation", "test"]
 
 
+SOURCES_READ_AS_THEY_ARE = ("released", "toy")
+"""Values of `atlas.source` that need no converter."""
+
+
 class MediaSpec(Spec):
     """How much of a clip reaches the model. Defaults are those of the released code (audio_utils.py, vision_utils.py)."""
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.helpers.kinds import replace_make
 from hba_ray.actions.export import export_run, exportable
 from hba_ray.cli import main as cli
 from hba_ray.data.atlas import AtlasIndex, read_rows

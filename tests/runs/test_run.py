@@ -8,8 +8,6 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from tests.helpers.kinds import replace_make
-from hba_ray.steps import KINDS
 from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing, HbaError
 from hba_ray.report.tables import read_json
 from hba_ray.runs import run as trial

@@ -11,8 +11,6 @@ from unittest.mock import MagicMock
 import pytest
 from mlflow import MlflowClient
 
-from tests.helpers.kinds import replace_make
-from hba_ray.steps import KINDS
 from hba_ray.cluster.session import Session, check_store
 from hba_ray.errors import DataError, EnvironmentMissing, HbaError, SpecError, TrialsFailed
 from hba_ray.report.tables import read_json, sheets
@@ -25,6 +23,7 @@ from hba_ray.runs.sweep_plan import estimate, plan_sweep
 from hba_ray.specs.arms import Arm
 from hba_ray.specs.compute import TrackingSpec
 from hba_ray.steps import KINDS
+from hba_ray.steps.atlas import AtlasSteps
 from hba_ray.steps.base import Step
 from hba_ray.steps.evaluate import EvaluateSteps
 from hba_ray.store.folders import finish
@@ -226,8 +225,8 @@ def test_an_axis_that_changes_nothing_is_refused(tmp_path: Path):
 
 def test_a_sweep_that_no_ray_of_this_machine_could_hold_is_refused_before_anything_starts(tmp_path: Path):
     with pytest.raises(EnvironmentMissing, match="needs 64 CPUs"):
-        run_sweep(plan_sweep(
-            plan_sweep(small_sweep(tmp_path, compute__workers=32, compute__cpus=4, compute__micro_batch=1, sft__batch=32))),
+        run_sweep(
+            plan_sweep(plan_sweep(small_sweep(tmp_path, compute__workers=32, compute__cpus=4, compute__micro_batch=1, sft__batch=32))),
             lambda line: None,
         )
     assert not list(tmp_path.glob("small-*")) and not (tmp_path / "mlflow.db").exists()
@@ -284,3 +283,12 @@ def test_a_trial_whose_result_was_deleted_is_done_again(swept):
     assert planned.report() is None
     run_sweep(plan_sweep(small_sweep(storage)), lambda line: None).check()
     assert planned.report() is not None
+
+
+def test_every_trial_is_planned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    planned: list[str] = []
+    adds_atlas = AtlasSteps.plan
+    monkeypatch.setattr(AtlasSteps, "plan", lambda self, draft: (planned.append(draft.spec.name), adds_atlas(self, draft))[1])
+    sweep = small_sweep(tmp_path, sweep={"axes": {"sft.lr": [1e-3, 2e-3]}})
+    run_sweep(plan_sweep(sweep), lambda line: None).check()
+    assert len(planned) == 2

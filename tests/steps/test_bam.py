@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.helpers.kinds import replace_make
-from hba_ray.steps import KINDS
 from hba_ray.errors import CheckpointError, DataError, SpecError
 from hba_ray.report.tables import render_markdown
 from hba_ray.runs.cost import measure_cost
@@ -309,3 +308,21 @@ def test_so_do_those_that_opensmile_extracts_from_the_toy_s_voices(tmp_path: Pat
     replace_make(monkeypatch, "describe", EXTRACT)
     monkeypatch.setattr(describe, "open_descriptors", OPEN)
     assert_gain_is_what_descriptors_say(tmp_path)
+
+
+def test_rows_that_the_states_could_not_be_computed_of_are_counted(tmp_path: Path, toy):
+    """With `sft.checkpoint` no other step reads the training rows, so nothing else would count them."""
+    atlas = tmp_path / "atlas"
+    shutil.copytree(toy.jsonl, atlas)
+    lines = [json.loads(line) for line in (atlas / "train.jsonl").read_text().splitlines()]
+    bad = next(line for line in lines if line["dataset"] == "toy_tone" and line["audios"])
+    (atlas / bad["audios"][0]).write_bytes(b"no sound")
+    source = {"source": "released", "root": str(atlas), "on_bad_row": "drop", "media": ATLAS["media"]}
+    storage = tmp_path / "runs"
+    first = run(experiment(storage, atlas=source, stages=["sft"]))
+    model = folder(experiment(storage, atlas=source), "sft") / "model"
+    assert first.report.facts.rows_dropped == {"toy_tone": {"corrupt audio": 1}}
+    made = run(experiment(storage, atlas=source, sft__checkpoint=str(model)))
+    states = plan(experiment(storage, atlas=source, sft__checkpoint=str(model))).step("states", None)
+    assert states is not None and states.result().lost == {"train": {"toy_tone": {"corrupt audio": 1}}}
+    assert made.report.facts.rows_dropped == {"toy_tone": {"corrupt audio": 1}}

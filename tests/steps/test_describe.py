@@ -178,4 +178,4 @@ def test_probes_are_arms_with_scores_of_their_own(made):
 
 def test_a_probe_of_nothing_is_refused(tmp_path: Path):
     with pytest.raises(SpecError, match=r"descriptors\.probe"):
-        plan(small_experiment(tmp_path, descriptors__probe=True), Storage(tmp_path)).steps
+        plan(small_experiment(tmp_path, descriptors__probe=True), Storage(tmp_path))
