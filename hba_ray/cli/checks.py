@@ -91,9 +91,10 @@ def bam(
     loaded = read(spec / "resolved.yaml" if spec.is_dir() else spec, overrides)
     quiet(loaded)
     from hba_ray.progress import progress
-    from hba_ray.runs.cost import TABLE, measure_cost
+    from hba_ray.runs.cost import TABLE, check_has_adapters, measure_cost
     from hba_ray.runs.plan import plan
 
+    check_has_adapters(loaded)
     with progress("bench bam", total=None) as bar:
         found, run = measure_cost(plan(loaded), rows, warm_up, bar.advance)
     from hba_ray.report.formats import terminal

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hba_ray.errors import SpecError
 from hba_ray.runs.plan import Experiment
+from hba_ray.specs import ExperimentSpec
 from hba_ray.steps import bam
 from hba_ray.steps.base import Context
 from hba_ray.store.folders import write_text
@@ -20,6 +21,15 @@ TABLE, NUMBERS = "table13.md", "table13.json"
 """In the folder of the run."""
 
 
+def check_has_adapters(spec: ExperimentSpec) -> None:
+    """
+    Raises:
+        SpecError: the spec trains no adapters.
+    """
+    if "bam" not in spec.stages:
+        raise SpecError("stages", "has no 'bam', so there are no adapters to measure", "give a spec with stages: [sft, bam]")
+
+
 def measure_cost(
     experiment: Experiment, rows: int = 500, warm_up: int = 1, on_row: Callable[[], None] = lambda: None
 ) -> tuple[Latency, Path]:
@@ -29,9 +39,7 @@ def measure_cost(
         SpecError: the spec has no adapters, or they are not trained yet.
     """
     spec, folder = experiment.spec, experiment.folder
-    trained = next((step for step in experiment.steps if step.kind == bam.BamSteps()), None)
-    if trained is None:
-        raise SpecError("stages", "has no 'bam', so there are no adapters to measure", "give a spec with stages: [sft, bam]")
+    check_has_adapters(spec)
     made = {step.name: step for step in experiment.steps if not step.arm}
     missing = [name for name, step in made.items() if not step.is_done]
     if missing:
@@ -40,7 +48,7 @@ def measure_cost(
     from hba_ray.report.paper_table import render_cost
 
     folder.mkdir(parents=True, exist_ok=True)
-    found = measure_latency(bam.predict_job(Context(spec, trained, made)), rows, warm_up, on_row)
+    found = measure_latency(bam.predict_job(Context(spec, made["bam"], made)), rows, warm_up, on_row)
     write_text(folder / TABLE, render_cost(found, spec.model.backbone))
     write_text(folder / NUMBERS, json.dumps(found.to_json(), indent=1) + "\n")
     return found, folder

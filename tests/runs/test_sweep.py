@@ -226,7 +226,7 @@ def test_an_axis_that_changes_nothing_is_refused(tmp_path: Path):
 def test_a_sweep_that_no_ray_of_this_machine_could_hold_is_refused_before_anything_starts(tmp_path: Path):
     with pytest.raises(EnvironmentMissing, match="needs 64 CPUs"):
         run_sweep(
-            plan_sweep(plan_sweep(small_sweep(tmp_path, compute__workers=32, compute__cpus=4, compute__micro_batch=1, sft__batch=32))),
+            plan_sweep(small_sweep(tmp_path, compute__workers=32, compute__cpus=4, compute__micro_batch=1, sft__batch=32)),
             lambda line: None,
         )
     assert not list(tmp_path.glob("small-*")) and not (tmp_path / "mlflow.db").exists()
