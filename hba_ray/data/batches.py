@@ -153,7 +153,7 @@ class BatchMaker:
         self.end_id = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
 
     def window(self, window: Window) -> Iterator[MicroBatch]:
-        """The micro-batches of each share in turn; when training, exactly `window.micro_batches`.
+        """The micro-batches of each share in turn; when training exactly `window.micro_batches`, fillers of weight 0 among them.
 
         Raises:
             DataError: a bad row, where the settings say to fail.
