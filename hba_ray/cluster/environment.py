@@ -156,6 +156,14 @@ def local_ray_environ(*, gpu: bool, cpus: int) -> dict[str, str]:
     }
 
 
+VLLM_ON_CPU = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCHDYNAMO_DISABLE": "1",  # its warm-up compiles small helpers for most of a minute, even where compilation is off
+}
+"""Variables that the CPU build of vLLM reads, whoever runs it: we ourselves, or verl."""
+
+
 def vllm_environ(*, gpu: bool) -> dict[str, str]:
     """Variables for a process that imports vLLM, and for those that it starts.
 
@@ -170,9 +178,4 @@ def vllm_environ(*, gpu: bool) -> dict[str, str]:
     }
     if gpu:
         return shared
-    return shared | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        # Its warm-up compiles small helpers for most of a minute, even where compilation is off.
-        "TORCHDYNAMO_DISABLE": "1",
-    }
+    return shared | VLLM_ON_CPU

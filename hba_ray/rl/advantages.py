@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from math import exp, log
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -223,13 +223,6 @@ class HarpoRun:
 _RUN: ContextVar[HarpoRun | None] = ContextVar("harpo", default=None)
 
 
-def register() -> None:
-    """Makes `harpo` known to verl; `grpo` and `rloo` are (verl 0.9.1: core_algos.py)."""
-    from verl.trainer.ppo.core_algos import register_adv_est
-
-    register_adv_est("harpo")(estimate)
-
-
 def estimate(token_level_rewards: Any, response_mask: Any, index: Any, config: Any = None, **_: Any) -> tuple[Any, Any]:
     """verl's entry. Rows without a token of response are its padding: they get 0 and are not heard.
 
@@ -265,3 +258,43 @@ def estimate(token_level_rewards: Any, response_mask: Any, index: Any, config: A
     advantages_B[kept] = token_level_rewards.new_tensor(run.last.advantages_B)
     advantages_BL = advantages_B.unsqueeze(-1) * response_mask
     return advantages_BL, advantages_BL
+
+
+class Estimator(Protocol):
+    """An estimator of advantages that is not verl's own, over a run."""
+
+    def batch(self, tasks: Mapping[Any, str]) -> AbstractContextManager[None]:
+        """While this is entered, verl's call for advantages reaches this estimator.
+
+        Args:
+            tasks: uid of each prompt -> its task.
+        """
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What the log shows of the last batch."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes its memory into a checkpoint's folder."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Takes its memory from a checkpoint's folder."""
+        ...
+
+
+OWN: dict[str, tuple[Callable[[], Estimator], Callable[..., Any]]] = {"harpo": (HarpoRun, estimate)}
+"""`grpo.algorithm` -> what keeps its memory, and the function that verl calls. Of its settings there is a section of the same
+name in `GrpoSpec`. Algorithms that are not listed are verl's own (verl 0.9.1: core_algos.py)."""
+
+
+def start_estimator(algorithm: str) -> Estimator | None:
+    """Makes an estimator of ours known to verl; None for one that verl has."""
+    if algorithm not in OWN:
+        return None
+    from verl.trainer.ppo.core_algos import register_adv_est
+
+    make, function = OWN[algorithm]
+    register_adv_est(algorithm)(function)
+    return make()

@@ -22,8 +22,8 @@ from hba_ray.data.clips import ALREADY_SIZED, decode_clips
 from hba_ray.data.prompts import ReasoningPrompt, chat_message, withhold
 from hba_ray.data.rows import Row
 from hba_ray.errors import DataError
+from hba_ray.rl import AGENT
 from hba_ray.rl.omni import mean_rate, verl_media
-from hba_ray.rl.patches import AGENT
 from hba_ray.specs.atlas import MediaSpec
 
 SECTION = "hba"

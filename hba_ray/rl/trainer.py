@@ -2,8 +2,8 @@
 
 Batches follow from seed and step alone, so a resumed run goes on with the rows that come next. A row
 that cannot become a prompt ends the run and is named, where verl would go on with fewer rows. Parts of
-the reward are logged by task and dataset, and responses kept as tables. HARPO learns which task a
-response belongs to, and keeps its state with the checkpoint.
+the reward are logged by task and dataset, and responses kept as tables. An estimator of ours, such as
+HARPO, is told which task a response belongs to, and keeps its state with the checkpoint.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from verl.utils import tensordict_utils
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from hba_ray.errors import TrainingError
-from hba_ray.rl import advantages
+from hba_ray.rl import TRAINER
+from hba_ray.rl.advantages import start_estimator
 from hba_ray.rl.dataset import AtlasDataset, RowSettings
 from hba_ray.rl.records import read_failures, reward_means
-from hba_ray.rl.settings import TRAINER
 
 POLL_SECONDS = 0.25
 """Between two looks for responses; verl's own 2 s are most of a small model's step."""
@@ -40,17 +40,14 @@ PING_SECONDS = 10.0
 
 @register_trainer(TRAINER)
 class HbaTrainer(PPOTrainerSync):
-    """verl looks it up by the name `settings.TRAINER`."""
+    """verl looks it up by the name `TRAINER` of this package."""
 
     def __init__(self, config: Any):
         with open_dict(config):
             config.trainer.v1.trainer_mode = "sync"  # verl asks for this name wherever modes differ
         self.settings = RowSettings.of(config.data)
         self._pinged = time.monotonic()
-        self.harpo: Any = None
-        if config.algorithm.adv_estimator == "harpo":
-            advantages.register()
-            self.harpo = advantages.HarpoRun()
+        self.estimator = start_estimator(config.algorithm.adv_estimator)
         super().__init__(config)
 
     # the order of the rows
@@ -95,26 +92,26 @@ class HbaTrainer(PPOTrainerSync):
             except RayError as cause:
                 raise TrainingError("grpo", f"a rollout worker is gone: {str(cause).splitlines()[0]}") from cause
 
-    # HARPO
+    # estimators of ours, which verl tells neither the tasks nor when a checkpoint is written
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        if self.harpo is None:
+        if self.estimator is None:
             return super()._compute_advantage(batch, metrics)
         rows = self._rows(batch, ["uid"])
-        with self.harpo.batch({str(row["uid"]): row["extra_info"]["task"] for row in rows}):
+        with self.estimator.batch({str(row["uid"]): row["extra_info"]["task"] for row in rows}):
             batch = super()._compute_advantage(batch, metrics)
-        metrics.update(self.harpo.metrics())
+        metrics.update(self.estimator.metrics())
         return batch
 
     def _save_checkpoint(self) -> None:
-        if self.harpo is not None:
-            self.harpo.save(Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}")
+        if self.estimator is not None:
+            self.estimator.save(Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}")
         super()._save_checkpoint()
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
-        if self.harpo is not None and self.global_steps:
-            self.harpo.load(Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}")
+        if self.estimator is not None and self.global_steps:
+            self.estimator.load(Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}")
 
     # records
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -142,15 +142,21 @@ def value_at(spec: Spec, key: str) -> Any:
     return value
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys.
+def flat(values: Any, *, whole: Callable[[Mapping[Any, Any]], bool] = lambda value: False) -> dict[str, Any]:
+    """Nested mappings as one, by dotted keys; an empty mapping is a value.
 
-    >>> flat({"sft": {"lr": 0.1}})
-    {'sft.lr': 0.1}
+    Args:
+        whole: mappings that count as one value, too.
+
+    >>> flat({"sft": {"lr": 0.1}, "grpo.verl": {}, "bam": {"streams": ["pose"]}})
+    {'sft.lr': 0.1, 'grpo.verl': {}, 'bam.streams': ['pose']}
     """
     leaves: dict[str, Any] = {}
     for name, value in values.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        if isinstance(value, Mapping) and value and not whole(value):
+            leaves |= {f"{name}.{inner}": leaf for inner, leaf in flat(value, whole=whole).items()}
+        else:
+            leaves[str(name)] = value
     return leaves
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Seed, Spec
+from hba_ray.specs.base import Seed, Spec, flat
 
 RANGES = ("uniform", "loguniform", "choice")
 """Fields of `DrawSpec`."""
@@ -82,14 +82,16 @@ class SweepSpec(Spec):
     @field_validator("axes", "search", mode="before")
     @classmethod
     def _dotted(cls, raw: Any) -> Any:
-        return flat(raw) if isinstance(raw, Mapping) else raw
+        return flat(raw, whole=_is_range) if isinstance(raw, Mapping) else raw
 
     @field_validator("arms", mode="before")
     @classmethod
     def _arms_dotted(cls, raw: Any) -> Any:
         if not isinstance(raw, Mapping):
             return raw
-        return {name: flat(sets) if isinstance(sets, Mapping) else {} if sets is None else sets for name, sets in raw.items()}
+        return {
+            name: flat(sets, whole=_is_range) if isinstance(sets, Mapping) else {} if sets is None else sets for name, sets in raw.items()
+        }
 
     @field_validator("arms")
     @classmethod
@@ -130,18 +132,10 @@ _SIGNS = "+-_.,=()/"
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 " + _SIGNS)
 
 
-def flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted keys. A range to draw from counts as one value.
+def _is_range(value: Mapping[Any, Any]) -> bool:
+    """Whether a mapping says how a value is drawn, and so is one value of the sweep.
 
-    >>> flat({"sft": {"lr": [1, 2]}, "bam.hidden": [256]})
-    {'sft.lr': [1, 2], 'bam.hidden': [256]}
-    >>> flat({"sft": {"lr": {"uniform": [0, 1]}}})
-    {'sft.lr': {'uniform': [0, 1]}}
+    >>> flat({"sft": {"lr": {"uniform": [0, 1]}}, "bam.hidden": [256]}, whole=_is_range)
+    {'sft.lr': {'uniform': [0, 1]}, 'bam.hidden': [256]}
     """
-    leaves: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value and not set(value) <= set(RANGES):
-            leaves |= flat(value, f"{prefix}{name}.")
-        else:
-            leaves[f"{prefix}{name}"] = value
-    return leaves
+    return set(value) <= set(RANGES)

@@ -279,8 +279,8 @@ def test_an_empty_memory_is_kept_too(tmp_path: Path):
 @pytest.mark.slow
 def test_verls_grpo_and_rloo_are_the_transcriptions_and_harpo_is_registered():
     algorithms = pytest.importorskip("verl.trainer.ppo.core_algos")
-    advantages.register()
-    advantages.register()  # plugins may be loaded twice
+    advantages.start_estimator("harpo")
+    advantages.start_estimator("harpo")  # plugins may be loaded twice
     assert algorithms.get_adv_estimator_fn("harpo") is estimate
     generator = np.random.default_rng(2)
     for name, by_numpy in (("grpo", grpo_by_numpy), ("rloo", rloo_by_numpy)):

@@ -14,6 +14,7 @@ from hba_ray.errors import DataError, EnvironmentMissing, SpecError
 from hba_ray.rl import settings
 from hba_ray.rl.settings import RlPaths, environment, verl_config
 from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.base import flat
 
 pytestmark = pytest.mark.skipif(find_spec("verl") is None, reason="verl is not installed")
 
@@ -46,8 +47,8 @@ def paper(**grpo: Any) -> ExperimentSpec:
 
 def differing(config: DictConfig) -> dict[str, Any]:
     """What is not as verl has it, by dotted key."""
-    theirs = dict(settings._flat(OmegaConf.to_container(settings._verl_defaults())))  # type: ignore[arg-type]
-    ours = dict(settings._flat(OmegaConf.to_container(config)))  # type: ignore[arg-type]
+    theirs = flat(OmegaConf.to_container(settings._verl_defaults()))  # type: ignore[arg-type]
+    ours = flat(OmegaConf.to_container(config))  # type: ignore[arg-type]
     return {key: ours[key] for key in sorted(ours) if key not in theirs or ours[key] != theirs[key]}
 
 

@@ -1,4 +1,4 @@
-"""The step `grpo` around verl: its name, its log and its record. verl itself runs in tests/rl/test_grpo_run.py."""
+"""The step `grpo` around verl: its name, its log and its record. verl itself runs in tests/rl/test_launch_grpo.py."""
 
 from __future__ import annotations
 
