@@ -39,7 +39,7 @@ _READ_ROWS = 256
 
 @dataclass
 class Clips:
-    """One dataset's clips of one modality.
+    """What was found in the clips of one modality of one dataset.
 
     Attributes:
         clips: how many there are.
@@ -110,7 +110,7 @@ def _check(found: Clips, clip: bytes | Path, row: Row, places: int) -> None:
 
 @dataclass(frozen=True)
 class Health:
-    """One dataset's rows and one stream.
+    """What the descriptors of one stream say of the clips of one dataset.
 
     Attributes:
         rows: rows of the dataset.
@@ -138,7 +138,7 @@ class Health:
 
 
 def examine(store: Path, spec: DescriptorsSpec, index: AtlasIndex, splits: Sequence[str]) -> list[Health]:
-    """Each dataset and stream of these splits; reads small columns only and extracts nothing."""
+    """The health of each dataset and stream in these splits. Only small columns are read, and nothing is extracted."""
     kept = KeyStore.of(store, index)
     keys = [kept.load(chunk, bad_rows=True) for split in splits for chunk in kept.chunks(index.rows_of(split))]
     datasets = index.table.column("dataset").to_numpy(zero_copy_only=False)
@@ -158,7 +158,7 @@ def examine(store: Path, spec: DescriptorsSpec, index: AtlasIndex, splits: Seque
 
 
 def _facts(table: Table) -> dict[str, dict]:
-    """Clip -> what the small columns of its row say."""
+    """Clip -> the small columns of its row in the table of descriptors."""
     names = [name for name in ("clip", "reason", "seconds", "peak", "detected") if name in table.schema.names]
     return {row["clip"]: row for row in table.columns(names).to_pylist()}
 
@@ -254,7 +254,7 @@ def descriptor_sheet(health: Sequence[Health]) -> Sheet:
 
 
 def counted(reasons: Mapping[str, int]) -> str:
-    """`corrupt audio: 2, empty file: 1`."""
+    """Reasons with their counts, for example `corrupt audio: 2, empty file: 1`."""
     return ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
 
 

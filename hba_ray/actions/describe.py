@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def with_streams(spec: ExperimentSpec) -> ExperimentSpec:
-    """The spec; where it asks for no descriptors, those of the paper."""
+    """The spec, with the descriptors of the paper where it asks for none."""
     if describe.settings(spec).streams:
         return spec
     return spec.model_copy(update={"descriptors": spec.descriptors.model_copy(update={"streams": USUAL_STREAMS})})
 
 
 def index_of(spec: ExperimentSpec) -> AtlasIndex:
-    """The index of a spec's atlas, for looking at it: of files that are there, or of an atlas that was made before.
+    """The index of a spec's atlas without making one: of released files, or of an atlas that a run has made before.
 
     Raises:
         SpecError: the atlas is generated or converted, and was not made yet.

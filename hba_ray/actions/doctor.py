@@ -51,7 +51,8 @@ class Check:
 
 
 def check_machine(spec: ExperimentSpec, *, stated: bool = True) -> list[Check]:
-    """
+    """All checks of this machine.
+
     Args:
         spec: what is to be run.
         stated: whether someone asked for it; else nothing but Python is needed, and all is looked at.
@@ -77,7 +78,7 @@ def check_machine(spec: ExperimentSpec, *, stated: bool = True) -> list[Check]:
 
 
 def _asked(what: str, ask: Callable[[], str], needed: bool) -> Check:
-    """What a check of the run itself says: it raises where the run would be refused."""
+    """The result of a check that a run makes, too: it raises where the run would be refused."""
     try:
         return Check(what, ask(), needed=needed)
     except EnvironmentMissing as missing:
@@ -157,7 +158,7 @@ def _available_gib() -> float:
 
 
 def _shared(spec: ExperimentSpec, needed: bool) -> Check:
-    """Where it is too small Ray keeps its objects on the disk, and says so in a log that nobody reads."""
+    """Looks at the size of shared memory: where it is too small, Ray keeps its objects on the disk and says so only in a log."""
     free = shutil.disk_usage(SHARED).free / 2**20 if SHARED.is_dir() else 0.0
     asked = spec.compute.object_store_mib
     way_out = f"lower compute.object_store_mib, or start the container with --shm-size={2 * asked}m" if free < asked else ""

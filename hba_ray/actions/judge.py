@@ -48,7 +48,7 @@ KAPPA_NOTE = (
 
 @dataclass(frozen=True)
 class Grader:
-    """Who graded an arm's open answers, and what came of it.
+    """A judge or a person who graded an arm's open answers, with the verdicts.
 
     Attributes:
         labels: "dataset sample_id" -> verdict; None where there is no readable one.
@@ -62,7 +62,7 @@ class Grader:
 
 @dataclass(frozen=True)
 class Gradings:
-    """What a grading leaves.
+    """The verdicts of all graders of a run, and how far they agree.
 
     Attributes:
         folder: in the run's own; holds each grader's verdicts, `graders.md` and `graders.json`.
@@ -141,7 +141,7 @@ def _predicted(run: Path, only: str | None, alone: str = "") -> list[Step]:
 
 
 def _spec_of(run: Path, overrides: Sequence[str]) -> ExperimentSpec:
-    """The run's spec with this judge, in the run's own storage, wherever that has been moved to."""
+    """The run's spec with the judge that is asked for, and with the storage that the run lies in now."""
     file = run / "resolved.yaml"
     if not file.is_file():
         raise SpecError(str(run), "is no run: it holds no resolved.yaml", "give a run folder, as `hba run` prints it")
@@ -159,7 +159,7 @@ def _steps_of(run: Path) -> list[Step]:
 
 
 def _grade(run: Path, spec: ExperimentSpec, steps: Sequence[Step], arms: Sequence[Step], say: Callable[[str], None]) -> None:
-    """The judge step of each arm, where it is not done or the endpoint did not answer all of it."""
+    """Does the judge step of each arm that is not done, or whose endpoint left items without a reply."""
     earlier = {step.name: step for step in steps if step.kind != JudgeSteps()}
     storage = Storage(spec.compute.storage)
     draft = Draft(spec, storage)
@@ -237,7 +237,7 @@ def _kappa_row(one: Grader, other: Grader, found: Agreement) -> tuple[str, ...]:
 
 
 def _write_labels(file: Path, grader: Grader) -> None:
-    """A grader's verdicts, in the form in which `--labels` reads a person's."""
+    """Writes a grader's verdicts as a CSV of the form that `--labels` reads."""
     draft = file.with_suffix(".draft")
     with draft.open("w", newline="", encoding="utf-8") as text:
         writer: Any = csv.writer(text)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def check_rollout(spec: ExperimentSpec, rows: int, say: Callable[[str], None]) -> list[RowParity]:
-    """
+    """Compares vLLM's prompts, probabilities and greedy answers with those of transformers.
+
     Args:
         rows: of each set of modalities in the training split, the first ones.
 

@@ -32,17 +32,17 @@ complaints = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
 
 
 def say(line: str) -> None:
-    """A line about the work, for people; standard output is for results."""
+    """Prints a line about the work to standard error; standard output is for results."""
     complaints.print(line, markup=False, highlight=False)
 
 
 def show(label: str, value: object) -> None:
-    """A labelled result, such as a path, never broken over lines."""
+    """Prints a labelled result, such as a path, on one line."""
     console.print(f"{label}  {value}", soft_wrap=True, highlight=False, markup=False)
 
 
 def show_sheet(sheet: Sheet) -> None:
-    """A table of text under its title."""
+    """Prints a table of text under its title."""
     from rich.table import Table
 
     table = Table(title=sheet.title, title_justify="left", box=None, pad_edge=False)
@@ -54,7 +54,7 @@ def show_sheet(sheet: Sheet) -> None:
 
 
 def check_run(folder: Path, file: str) -> None:
-    """Refuses what is no run before anything heavy is imported.
+    """Refuses a folder that is no run, before anything heavy is imported.
 
     Args:
         file: what the folder of a run holds.
@@ -68,13 +68,13 @@ def check_run(folder: Path, file: str) -> None:
 
 
 def quiet(spec: ExperimentSpec) -> None:
-    """Call it before heavy libraries are imported."""
+    """Sets the variables that keep libraries quiet; call it before they are imported."""
     for name, value in (QUIET if spec.compute.gpus_per_worker else {**QUIET, "DS_ACCELERATOR": "cpu"}).items():
         os.environ.setdefault(name, value)
 
 
 def read(spec: Path, overrides: list[str] | None) -> ExperimentSpec:
-    """The spec, its dataset names checked too; a folder stands for a spec of the atlas in it."""
+    """Reads a spec and checks the names of its datasets; a folder stands for a spec of the atlas in it."""
     from hba_ray.data.tasks import find_dataset
 
     loaded = (spec_of_atlas if spec.is_dir() else load_spec)(spec, overrides or [])

@@ -75,7 +75,7 @@ bench = typer.Typer(no_args_is_help=True, help="Measure what parts of a finished
 
 @bench.callback()
 def _group() -> None:
-    """A group, though it has one command."""
+    """Makes `hba bench` a group of commands, though it has one."""
 
 
 @bench.command()

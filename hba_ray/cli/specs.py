@@ -55,7 +55,8 @@ def plan(spec: SpecFile, overrides: Overrides = None) -> None:
 
 
 def _steps(steps: Sequence[Step], trials: Callable[[Step], str] | None = None) -> Table:
-    """
+    """A table of steps.
+
     Args:
         trials: which trials need a step, in words.
     """
@@ -69,7 +70,7 @@ def _steps(steps: Sequence[Step], trials: Callable[[Step], str] | None = None) -
 
 
 def _show_sweep(spec: ExperimentSpec) -> None:
-    """What it comes to, then the trials, then the steps that they share."""
+    """Prints what a sweep comes to, then its trials, then the steps that they share."""
     from rich.table import Table
 
     from hba_ray.runs.sweep_plan import estimate, plan_sweep

@@ -16,7 +16,7 @@ Status = Literal["done", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an assignment came to.
+    """How an assignment ended.
 
     Attributes:
         status: `stopped` is the scheduler's doing: others were better.
@@ -29,7 +29,7 @@ class Outcome:
 
 
 class ReportingJournal(JournalTracker):
-    """A journal that also tells the values of one metric to somebody who compares trials.
+    """A journal that also reports the values of one metric, by which a scheduler compares trials.
 
     Args:
         report: takes a value and how many there have been, those of earlier attempts counted.

@@ -22,7 +22,8 @@ TABLE, NUMBERS = "table13.md", "table13.json"
 
 
 def check_has_adapters(spec: ExperimentSpec) -> None:
-    """
+    """Refuses a spec without adapters.
+
     Raises:
         SpecError: the spec trains no adapters.
     """
@@ -33,7 +34,7 @@ def check_has_adapters(spec: ExperimentSpec) -> None:
 def measure_cost(
     experiment: Experiment, rows: int = 500, warm_up: int = 1, on_row: Callable[[], None] = lambda: None
 ) -> tuple[Latency, Path]:
-    """What the adapters of a finished experiment cost, and the folder of its run, where that is written down.
+    """Measures latency and memory of the adapters of a finished experiment; returns them, and the run's folder, where they lie.
 
     Raises:
         SpecError: the spec has no adapters, or they are not trained yet.
@@ -55,7 +56,7 @@ def measure_cost(
 
 
 def known_cost(experiment: Experiment) -> Latency | None:
-    """What was measured before; None where nothing was."""
+    """What `measure_cost` measured before; None where it was not called yet."""
     from hba_ray.evaluation.costs import Latency
 
     file = experiment.folder / NUMBERS

@@ -52,7 +52,7 @@ def check_columns(spec: ExperimentSpec, planned: Sequence[Experiment]) -> None:
 
 
 def measured_columns(paper: PaperSpec, planned: Sequence[Experiment], latency: Latency | None = None) -> dict[str, Column]:
-    """Column -> what finished trials measured of it; columns that no trial measures are left out.
+    """Column of the table -> what finished trials measured of it, without columns that no trial measures.
 
     Args:
         latency: what adapters cost on this machine, where the table asks for it.
@@ -65,7 +65,7 @@ def measured_columns(paper: PaperSpec, planned: Sequence[Experiment], latency: L
         if measured is None or (measured.against == PERSON and paper.labels is None):
             continue
         asked = {row.partition("/")[0] for row in paper.published[name]} & MEASURED.keys()
-        found = _each_once(_results(measured, planned, _Facts(paper, planned, asked, latency)))
+        found = _each_once(_results(measured, planned, _Measuring(paper, planned, asked, latency)))
         if found:
             is_toy = any(trial.spec.atlas.source == "toy" for trial in planned)
             columns[name] = Column(found, toy=is_toy)
@@ -73,7 +73,7 @@ def measured_columns(paper: PaperSpec, planned: Sequence[Experiment], latency: L
 
 
 def _each_once(results: Iterable[tuple[str, str, ArmResult]]) -> tuple[ArmResult, ...]:
-    """An arm that several trials share counts once.
+    """The results of a column, those that several trials share once.
 
     Args:
         results: (what the predictions are, what the verdicts are, they themselves).
@@ -91,8 +91,8 @@ def _each_once(results: Iterable[tuple[str, str, ArmResult]]) -> tuple[ArmResult
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """Facts of a column's arms.
+class _Measuring:
+    """What is measured of a column's arms beside the scores of predictions.
 
     Attributes:
         asked: what its rows are about, of `MEASURED`.
@@ -118,7 +118,7 @@ class _Facts:
         return found
 
     def _other_grader(self, measured: MeasuredBy, trial: Experiment, judged: Path) -> Path | dict[str, bool | None] | None:
-        """Whom a judge is held against: the folder of another's verdicts on the same answers, or a person's labels."""
+        """What a judge's verdicts are compared with: the folder of another judge's verdicts on the same answers, or a person's labels."""
         if measured.against == PERSON:
             return labels_of(Path(self.paper.labels or ""), labels_in(judged))
         arm = Arm.parse(measured.arm)
@@ -130,8 +130,8 @@ class _Facts:
         return None
 
 
-def _results(measured: MeasuredBy, planned: Sequence[Experiment], of: _Facts) -> Iterator[tuple[str, str, ArmResult]]:
-    """(what the predictions are, what the verdicts are, they themselves) of each trial that is meant."""
+def _results(measured: MeasuredBy, planned: Sequence[Experiment], of: _Measuring) -> Iterator[tuple[str, str, ArmResult]]:
+    """(name of the predictions, name of the verdicts, result) of each trial that the column is measured by."""
     arm = Arm.parse(measured.arm)
     for trial in planned:
         folder = trial.finished("evaluate", arm) if trial.has(arm, measured.where) else None
@@ -173,7 +173,7 @@ def cost_measurements(found: Latency, arm: str) -> dict[str, Measurement]:
 
 
 def cost_note(found: Latency) -> str:
-    """What a reader of the costs has to know, where they are not measured as the paper's."""
+    """A sentence on how the costs were measured, and how the paper measured its own."""
     return (
         f"Measured on {found.device}, weights in {found.precision}, {found.rows} rows; the paper has FP16 on H200 GPUs and 500 rows. "
         "Verdicts are given on such a GPU alone."
@@ -211,7 +211,7 @@ def agreement_measurements(first: Path, second: Path | Labels, clips: Mapping[st
 
 
 def labels_in(folder: Path) -> dict[str, bool | None]:
-    """What a judge step left, by "dataset sample_id"."""
+    """Verdicts of a judge step, by "dataset sample_id"."""
     return {f"{dataset} {sample}": correct for (dataset, sample), correct in verdicts_in(folder).items()}
 
 

@@ -16,7 +16,7 @@ from hba_ray.store.folders import Storage, ledger
 
 
 def open_run(folder: Path) -> Experiment:
-    """The run of a folder, wherever the storage has been moved to.
+    """The experiment of a run's folder, also where the storage has been moved since.
 
     Raises:
         SpecError: the folder is no run.
@@ -35,7 +35,7 @@ def open_run(folder: Path) -> Experiment:
 
 
 def ledger_steps(run: Path, *, own: bool = False) -> list[Step]:
-    """The steps that a run's ledger names, in its order, each once; without a look at the files that its spec names.
+    """The steps that a run's ledger names, each once and in its order. The files that the spec names are not looked at.
 
     Args:
         own: leaves out what `hba judge` has added since.
@@ -80,7 +80,7 @@ def _report_of(run: Path) -> Report:
 
 
 def _as_done(name: str, run: Path) -> Experiment:
-    """The experiment of a run with the steps that its ledger names, the newest of each name."""
+    """The experiment of a run, with the finished steps that its ledger names; of several with one name, the newest."""
     steps = [step for step in {step.name: step for step in ledger_steps(run, own=True)}.values() if step.is_done]
     spec = load_spec(run / "resolved.yaml", [])
     return Experiment(name, spec, tuple(steps), run, run.absolute().name.rpartition("-")[2])

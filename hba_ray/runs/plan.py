@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment, planned.
+    """One experiment with its steps, as planned.
 
     Attributes:
         name: that people know it by: of its spec, or of a sweep's trial.
@@ -57,7 +57,7 @@ class Experiment:
         return all(value_at(self.spec, key) == value for key, value in where.items()) and self.step("evaluate", arm) is not None
 
     def finished_steps(self) -> dict[str, Step]:
-        """The steps by their names.
+        """Name -> step, of all steps.
 
         Raises:
             HbaError: one is not finished.
@@ -68,12 +68,12 @@ class Experiment:
         return {step.name: step for step in self.steps}
 
     def context(self, name: str) -> Context:
-        """What a step of this name is given, when all steps are finished."""
+        """The context of the step of this name, when all steps are finished."""
         steps = self.finished_steps()
         return Context(self.spec, steps[name], steps)
 
     def report(self) -> Report | None:
-        """The report of a finished experiment. Its ledger says whether it is finished; a deleted report or result undoes that."""
+        """The report of a finished experiment; None where it did not finish, or where its report or a result was deleted."""
         from hba_ray.report.tables import read_json
 
         if not any(line.get("event") == "finished" and line.get("fingerprint") == self.fingerprint for line in ledger(self.folder)):
@@ -109,5 +109,5 @@ def plan(spec: ExperimentSpec, storage: Storage | None = None, *, name: str = ""
 
 
 def run_fingerprint(steps: list[Step] | tuple[Step, ...]) -> str:
-    """Names an experiment by what its results, those of the steps that look at an arm, depend on."""
+    """A fingerprint of all that the results of an experiment depend on: of its steps that look at an arm."""
     return fingerprint([step.fingerprint for step in steps if step.arm])

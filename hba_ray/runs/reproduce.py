@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reproduced:
-    """A table, judged.
+    """A table of the paper with what was measured and the verdicts.
 
     Attributes:
         differs: what this run did otherwise than the shipped spec.
@@ -58,7 +58,7 @@ def read_table(file: Path, overrides: Sequence[str], *, toy: Path | None = None)
 
 
 def _at_toy_scale(file: Path, spec: ExperimentSpec, overrides: Sequence[str], toy: Path) -> ExperimentSpec:
-    """The same plan under the overlay; held-out datasets have toy ones in their place, and baselines the tiny model untrained."""
+    """The same trials under the toy overlay: toy datasets stand in for held-out ones, and the untrained tiny model for baselines."""
     needs_ray = "grpo" in spec.stages or describe.settings(spec).streams  # verl's workers, and the extractors' own environments
     implied = [f"name={spec.name}-toy", f"compute.workers={int(bool(needs_ray))}"]
     if spec.atlas.held_out:
@@ -79,7 +79,7 @@ def _stand_in(measured: MeasuredBy | None, untrained: Container[Arm]) -> Measure
 
 
 def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Sequence[str] = ()) -> Reproduced:
-    """Does what is not done yet, and judges.
+    """Does those trials that are not done yet, and sets what they measured beside the published table.
 
     Args:
         say: takes a line for people.
@@ -108,7 +108,7 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
 
 
 def _record(spec: ExperimentSpec, folder: Path, files: Sequence[Path], say: Callable[[str], None]) -> None:
-    """Adds files to the record of a finished run. The page that it has is from before the verdict."""
+    """Adds files to the MLflow record of a finished run; the page there was written before the verdicts were known."""
     from hba_ray.runs.run import run_lock
 
     with run_lock(folder, say), forwarding(MlflowTracker(spec.tracking, folder.parent), say) as forwarder:
@@ -119,7 +119,7 @@ def _record(spec: ExperimentSpec, folder: Path, files: Sequence[Path], say: Call
 
 
 def _latency(experiment: Experiment, say: Callable[[str], None]) -> Latency:
-    """What adapters cost on this machine: as measured before, or measured now."""
+    """Latency and memory of adapters on this machine, as measured before or, where they were not, now."""
     from hba_ray.progress import progress
     from hba_ray.runs.cost import known_cost, measure_cost
 
@@ -141,13 +141,13 @@ def write_table(found: TableVerdict, differs: Sequence[str], folder: Path) -> It
 
 
 def plan_table(spec: ExperimentSpec) -> Experiment | SweepPlan:
-    """What the table is measured on; the table itself is nothing that a trial depends on."""
+    """The experiment or the sweep that a table is measured by, without the table: no trial depends on it."""
     plain = spec.model_copy(update={"paper": None})
     return plan(plain) if spec.sweep is None else plan_sweep(plain)
 
 
 def _run(planned: Experiment | SweepPlan, say: Callable[[str], None]) -> Path:
-    """Does what is not done yet; gives the folder of the run."""
+    """Does what is not done yet. Returns the folder of the run."""
     if isinstance(planned, Experiment):
         from hba_ray.runs.run import run_experiment
 

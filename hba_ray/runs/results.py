@@ -65,17 +65,17 @@ def make_report(experiment: Experiment) -> Report:
 
 
 def read_scores(folder: Path) -> Scores:
-    """What an evaluate or a judge step left; of an arm that has both, the judge's count."""
+    """The scores that an evaluate, a judge or a probe step left; where an arm has two, a report takes the judge's."""
     return Scores.from_json((folder / SCORES).read_text(), where=str(folder / SCORES))
 
 
 def read_comparison(folder: Path) -> tuple[PairScore, ...]:
-    """What a compare step left."""
+    """The paired tests that a compare step left."""
     return pairs_from_json((folder / COMPARISON).read_text(), where=str(folder / COMPARISON))
 
 
 def _notes(experiment: Experiment) -> tuple[str, ...]:
-    """What a reader of the table has to know, step by step, each thing once."""
+    """The notes of all steps for a reader of the table, each sentence once."""
     spec = experiment.spec
     notes = [note for step in experiment.steps for note in step.kind.notes(spec, step.result())]
     if spec.compat == "authors":
@@ -101,10 +101,10 @@ def score_metrics(report: Report) -> dict[str, float]:
 
 
 def labels(reports: Mapping[str, Report], steps: Mapping[str, Sequence[Step]]) -> dict[str, dict[str, str]]:
-    """Trial -> arm of its report -> the arm that it is in the sweep's.
+    """Trial -> arm of its report -> name of this arm in the report of the sweep.
 
-    What all trials share has the name that it has in each. What some share is named by the settings that those have in
-    common, and what is a trial's own by the trial.
+    Arms shared by all trials keep their name; those shared by some are named by the common settings of these; those of one
+    trial by the trial.
 
     Args:
         reports, steps: of each trial, by its name.
@@ -149,7 +149,7 @@ def write_verdict(folder: Path, judged: JudgedTable) -> None:
 
 
 def read_verdict(folder: Path) -> JudgedTable | None:
-    """What `write_verdict` wrote; None where there is none.
+    """The table with verdicts that `write_verdict` wrote; None where there is none.
 
     Raises:
         DataError: the file is damaged.
@@ -162,7 +162,8 @@ def read_verdict(folder: Path) -> JudgedTable | None:
 
 
 def gather(experiments: Sequence[Named], split: str) -> Evidence:
-    """
+    """What a page shows beside the scores: learning curves, confusions, rows with their clips.
+
     Args:
         split: whose rows were predicted.
 
@@ -185,7 +186,7 @@ def _arms(experiment: Experiment, labels: Mapping[str, str]) -> Iterable[ArmRows
 
 
 def _curves(experiments: Sequence[Named]) -> Iterable[Curves]:
-    """A step that trials share is shown once, under the names of those that have it."""
+    """The learning curves of all training steps; one that several trials share is shown once and names them."""
     users: dict[Path, list[str]] = {}
     known: dict[Path, Step] = {}
     for experiment, _ in experiments:
@@ -200,7 +201,7 @@ def _curves(experiments: Sequence[Named]) -> Iterable[Curves]:
 
 
 def _clips(steps: Sequence[Step], split: str) -> tuple[dict[Key, tuple[Clip, ...]], list[str]]:
-    """Clips of the first experiment's atlas, and what is to be said of them; where the atlas is gone, that is said."""
+    """Clips of the first experiment's atlas, and a note on them; where the atlas is gone, the note says so."""
     atlas = next((step.folder for step in steps if step.kind.name == "atlas"), None)
     if atlas is None:
         return {}, ["No clips: the run has no atlas step."]

@@ -53,7 +53,7 @@ class Finished:
 
 
 def run_experiment(experiment: Experiment, say: Callable[[str], None], tracker: journals.JournalTracker | None = None) -> Finished:
-    """Does what is not done yet and reports.
+    """Does those steps of an experiment that are not done yet, and writes its report.
 
     Args:
         say: takes a line for people.
@@ -89,7 +89,7 @@ def run_experiment(experiment: Experiment, say: Callable[[str], None], tracker: 
 
 
 def write_origin(spec: ExperimentSpec, folder: Path) -> list[str]:
-    """What a result comes from: the whole spec, the versions and, where the source was changed since its commit, how."""
+    """Writes what a result comes from: the resolved spec, versions, and the uncommitted changes of the source. Returns file names."""
     files = {
         "resolved.yaml": yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False),
         "env.json": json.dumps(environment(), indent=1) + "\n",
@@ -102,7 +102,7 @@ def write_origin(spec: ExperimentSpec, folder: Path) -> list[str]:
 
 
 def needs_ray(spec: ExperimentSpec, steps: Sequence[Step]) -> bool:
-    """Whether a step that is to be done runs on Ray: with `compute.workers` 0 only verl's, which knows no other place."""
+    """Whether a step that is still to be done needs Ray: with `compute.workers` 0 only GRPO does, since verl runs nowhere else."""
     return any(step.uses_ray and not step.is_done and (spec.compute.workers or step.kind.name == "grpo") for step in steps)
 
 
@@ -132,7 +132,7 @@ def do_steps(
 
 
 def run_lock(folder: Path, say: Callable[[str], None]) -> AbstractContextManager[None]:
-    """Holds a run's folder; waits for another driver that does, and then finds its work done."""
+    """Holds the lock of a run's folder; where another driver holds it, says so and waits."""
     return claimed(folder, wait_seconds=LOCK_SECONDS, on_wait=lambda: say(f"{folder.name}: another process is at it; waiting for its end"))
 
 
@@ -140,7 +140,7 @@ def run_lock(folder: Path, say: Callable[[str], None]) -> AbstractContextManager
 def _through_a_journal(
     spec: ExperimentSpec, storage: Storage, folder: Path, say: Callable[[str], None]
 ) -> Iterator[journals.JournalTracker]:
-    """MLflow as the spec says; where it goes away, its share waits in the run's folder."""
+    """A journal in the run's folder whose lines are forwarded to MLflow; while MLflow is away, they wait there."""
     journal = folder / journals.FILE
     with journals.forwarding(MlflowTracker(spec.tracking, storage.folder), say) as forwarder:
         forwarder.add(journal)
@@ -164,7 +164,7 @@ def check_first(experiment: Experiment) -> None:
 
 @contextmanager
 def _recorded(tracker: journals.JournalTracker, spec: ExperimentSpec, fingerprint: str) -> Iterator[None]:
-    """The record of the run, closed as what it came to."""
+    """Opens the record of a run, and closes it as finished, failed or killed."""
     tracker.start(spec.name, flat(spec.model_dump(mode="json", exclude={"paper"})), standard_tags(fingerprint, spec.seed))
     status: Status = "FAILED"
     try:
@@ -178,7 +178,7 @@ def _recorded(tracker: journals.JournalTracker, spec: ExperimentSpec, fingerprin
 
 
 def _record_step(step: Step, run_folder: Path, tracker: journals.JournalTracker) -> None:
-    """What a step leaves for the record and for the run's folder, whether it was done now or before."""
+    """Adds the metrics and files of a done step to the record and to the run's folder."""
     for metrics, number in logged_metrics(step):
         tracker.log_metrics(metrics, number)  # keeps of a metric what it does not have
     if step.kind.name == "atlas":

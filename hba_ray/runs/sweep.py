@@ -38,7 +38,7 @@ STATUS: dict[str, Status] = {"done": "FINISHED", "failed": "FAILED", "stopped": 
 
 @dataclass(frozen=True)
 class FinishedSweep:
-    """What a sweep came to.
+    """How a sweep ended.
 
     Attributes:
         reports: of the finished trials, by name.
@@ -77,7 +77,7 @@ class FinishedSweep:
 
 
 def run_sweep(plan: SweepPlan, say: Callable[[str], None]) -> FinishedSweep:
-    """Does what is not done yet and reports. Failed trials do not end a sweep; see `FinishedSweep.check`.
+    """Does those trials that are not done yet, and writes the report of all. Failed trials do not end a sweep; see `FinishedSweep.check`.
 
     Raises:
         HbaError: what cannot work for any trial, before it starts: axes, capacity, the store, a step that all trials share.
@@ -106,7 +106,7 @@ Note = Callable[[str, Assignment, Outcome | None], None]
 
 @contextmanager
 def _runner(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[RunAssignments]:
-    """How assignments are done: on Ray Tune, or one after the other in this process where `compute.workers` is 0."""
+    """What does assignments: Ray Tune, or this process, one after the other, where `compute.workers` is 0."""
     spec = plan.spec
     if not any(needs_ray(spec, trial.steps) for trial in plan.trials):
         yield lambda assignments, note: [_do_here(one, say, note) for one in assignments]
@@ -143,7 +143,7 @@ class _Driver:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """The sweep's own record, above those of its trials; closed as what the sweep came to."""
+        """Opens the sweep's record, which is the parent of its trials' records, and closes it as finished, failed or killed."""
         plan = self.plan
         swept = {key for trial in plan.trials for key in trial.sets}
         fixed = {
@@ -185,12 +185,12 @@ class _Driver:
 
     @property
     def _asha(self) -> str | None:
-        """What stops trials early, by content: with other settings, a stopped trial gets another chance."""
+        """A fingerprint of the rules of early stopping; under other rules, a stopped trial gets another chance."""
         sweep = self.plan.spec.sweep
         return None if sweep is None or sweep.asha is None else fingerprint(sweep.asha.identity())
 
     def _share(self) -> None:
-        """The steps that several trials need, before those trials wait for each other."""
+        """Does the steps that several trials need first, so that trials do not wait for each other."""
         first = self.plan.for_all()
         if first is not None:
             self.say(f"shared by all trials: {', '.join(step.name for step in first.trial.steps[: first.steps])}")
@@ -239,7 +239,7 @@ NOT_PARAMETERS = ("sweep", "paper")
 
 
 def combined(plan: SweepPlan, reports: dict[str, Report], outcomes: dict[str, Outcome]) -> Report:
-    """The finished trials as the arms of one report, what they all share before what is their own."""
+    """One report with the arms of all finished trials; arms that all trials share come first."""
     first = next(iter(reports.values()))
     named = labels(reports, {trial.name: trial.steps for trial in plan.trials})
     arms = [(label, arm, trial) for trial, of_trial in named.items() for arm, label in of_trial.items()]
@@ -266,7 +266,7 @@ def combined(plan: SweepPlan, reports: dict[str, Report], outcomes: dict[str, Ou
 
 
 def _rows(plan: SweepPlan, report: Report, named: Mapping[str, Mapping[str, str]]) -> Iterator[dict[str, Any]]:
-    """The scores, a row each, with the settings of their trial in columns; what trials share is there for each of them."""
+    """A row a score, with the settings of its trial in columns; a score that trials share stands in a row of each."""
     for trial in plan.trials:
         for arm, label in named.get(trial.name, {}).items():
             for score in report.scores[label].datasets:

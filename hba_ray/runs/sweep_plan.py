@@ -73,7 +73,7 @@ class SweepPlan:
         return list({step.fingerprint: step for trial in self.trials for step in trial.steps}.values())
 
     def users_of(self, step: Step) -> str:
-        """Which trials need a step, in words: how many, and what those and no others have set."""
+        """A phrase that says which trials need a step: how many, and the settings that they have in common."""
         needing = [trial for trial in self.trials if any(one.fingerprint == step.fingerprint for one in trial.steps)]
         if len(needing) == len(self.trials):
             return "all"
@@ -83,13 +83,13 @@ class SweepPlan:
         return f"{len(needing)} with {settings}" if settings else str(len(needing))
 
     def for_all(self) -> Assignment | None:
-        """The first steps, as far as all trials share them; None where they are done."""
+        """The assignment that does the steps which all trials share; None where they are done."""
         first = self.trials[0]
         common = _leading(first, lambda step: self.users[step.fingerprint] == len(self.trials) > 1)
         return None if all(step.is_done for step in first.steps[:common]) else Assignment(first, common)
 
     def for_some(self) -> list[Assignment]:
-        """What gets the other shared steps done: for each, the first steps of one trial that leads to it."""
+        """Assignments that do the steps which some trials share: the first steps of one trial for each."""
         ends: dict[str, Assignment] = {}
         within: set[str] = set()
         for trial in self.trials:
@@ -122,12 +122,12 @@ def plan_sweep(spec: ExperimentSpec) -> SweepPlan:
 
 
 def _leading(trial: Experiment, wanted: Callable[[Step], bool]) -> int:
-    """How many of a trial's first steps are wanted ones."""
+    """The number of a trial's first steps before the first that is not wanted."""
     return next((place for place, step in enumerate(trial.steps) if not wanted(step)), len(trial.steps))
 
 
 def estimate(plan: SweepPlan) -> list[tuple[str, str]]:
-    """What it is, what it needs, how much is shared and what is not done costs: (word, line) each, for people."""
+    """(word, line) pairs for people: the trials, the shared steps, the resources, and the cost of what is not done yet."""
     finished = sum(trial.report() is not None for trial in plan.trials)
     steps = plan.distinct()
     left = [step for step in steps if not step.is_done]
@@ -143,7 +143,7 @@ def estimate(plan: SweepPlan) -> list[tuple[str, str]]:
 
 
 def _varied(plan: SweepPlan) -> str:
-    """What the trials are the product of.
+    """The axes and counts whose product the trials are.
 
     For example `bam.hidden (2) x seeds (3)`.
     """
@@ -171,7 +171,7 @@ def _at_once(plan: SweepPlan) -> str:
 
 
 def _cost(plan: SweepPlan, kinds: list[str]) -> str:
-    """Of the steps that are left, by the median of those of their kind that are done in this storage."""
+    """An estimate for the steps that are left, from the median time of finished steps of their kind in this storage."""
     if not kinds:
         return "none, all is done"
     seconds = measured_seconds(plan.storage)

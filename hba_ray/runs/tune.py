@@ -74,7 +74,7 @@ def run_assignments(
     asha: AshaSpec | None = None,
     do: DoAssignment = do_assignment,
 ) -> list[Outcome]:
-    """Does all assignments, so many at a time.
+    """Does all assignments, at most `at_once` at a time.
 
     Args:
         folder: for what Tune writes; emptied.
@@ -115,7 +115,8 @@ def run_assignments(
 
 
 def _do(config: dict[str, Any], assignments: list[Assignment], metric: str, do: DoAssignment) -> dict[str, Any]:
-    """The trainable. Our own errors and mistakes in the code are results: they would only come again; a crash is tried again."""
+    """The function trainable of Ray Tune. Our own errors and mistakes in the code are results: they would only come again. A crash is
+    tried again."""
     assignment = assignments[config["place"]]
 
     def report(value: float, number: int) -> None:
@@ -148,7 +149,7 @@ def _scheduler(asha: AshaSpec | None) -> TrialScheduler:
 
 
 class _Watch(tune.Callback):
-    """Tells of every assignment as it starts and ends; in the driver."""
+    """Tells the driver of every assignment that starts or ends."""
 
     def __init__(
         self, assignments: Sequence[Assignment], outcomes: dict[int, Outcome], note: Callable[[str, Assignment, Outcome | None], None]

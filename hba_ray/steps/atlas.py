@@ -22,7 +22,8 @@ CLIPS = (".mp4", ".wav")
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasResult(Result):
-    """
+    """What the atlas step says of the rows.
+
     Attributes:
         counts: dataset -> split -> rows.
         card: of a conversion: rows beside Table 7, and the reasons for differences.
@@ -86,7 +87,7 @@ class AtlasSteps(StepKind[AtlasResult]):
 
 
 def _identity(draft: Draft) -> dict[str, Any]:
-    """What the rows are: the generator's settings, or the content of the files."""
+    """JSON values that name the rows: the settings of the generator, or digests of the files."""
     atlas = draft.spec.atlas
     chosen = identity_values(atlas, include={"source", "format", "datasets", "on_bad_row", "limit", "split_surprise", "split_by"})
     if atlas.held_out:
@@ -100,7 +101,7 @@ def _identity(draft: Draft) -> dict[str, Any]:
 
 
 def _of_shards(root: Path, layout: str, memory: Path) -> dict[str, Any]:
-    """The files of an atlas; where clips lie beside them, those that they name."""
+    """Digests of the files of an atlas, and stamps of the clips that its jsonl files name."""
     from hba_ray.data.atlas import find_shards
 
     shards = find_shards(root, layout)
@@ -111,7 +112,7 @@ def _of_shards(root: Path, layout: str, memory: Path) -> dict[str, Any]:
 
 
 def _named_in(file: Path) -> Iterator[str]:
-    """The clips that lines of a jsonl file name; a line that is none, and a path that leaves the root, are told when the step is done."""
+    """Names of the clips in a jsonl file. Broken lines and paths outside the root are passed over; the step refuses them later."""
     from hba_ray.data.rows import clip_names
 
     with file.open("rb") as lines:
@@ -132,7 +133,7 @@ def _is_inside(name: str) -> bool:
 
 
 def _of_sources(root: Path, memory: Path) -> dict[str, Any]:
-    """A converter's tables, and the clips below its folder."""
+    """Digests of the tables that a converter reads, and stamps of all clips below their folder."""
     if not root.is_dir():
         raise DataError(str(root), "no such folder", "give the folder of the public files as atlas.root", reason="missing file")
     files = [[path.name, file_digest(path, memory=memory)] for path in sorted(root.iterdir()) if path.suffix in (".csv", ".json")]
@@ -141,5 +142,5 @@ def _of_sources(root: Path, memory: Path) -> dict[str, Any]:
 
 
 def _stamped(root: Path, names: Sequence[str]) -> str | None:
-    """Clips by name, size and time of change: one that was mended is another."""
+    """One fingerprint of the names, sizes and times of change of clips; None where there are none."""
     return fingerprint([*zip(names, stamps([root / name for name in names]), strict=True)]) if names else None

@@ -18,7 +18,7 @@ from hba_ray.store.files import folder_digests
 
 
 class BackboneSteps(StepKind[Result]):
-    """The tiny model, built."""
+    """Builds the tiny random model. Real backbones are only named by a spec, so they have no step."""
 
     name = "backbone"
 
@@ -38,7 +38,7 @@ class BackboneSteps(StepKind[Result]):
 
 
 def identity(draft: Draft) -> str:
-    """What names the backbone's content in the fingerprints of later steps.
+    """A fingerprint of the backbone's content, which enters the fingerprints of later steps.
 
     Raises:
         CheckpointError: the backbone is a folder that is not there.
@@ -51,7 +51,7 @@ def _identity(draft: Draft) -> dict[str, Any]:
 
 
 def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
-    """What a model is: the settings of the tiny one, the files of a folder, or a hub id.
+    """JSON values that name a model: settings of the tiny one, digests of the files of a folder, or a hub id.
 
     Args:
         where: the key of the spec that names it.
@@ -73,7 +73,7 @@ def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
 
 
 def check_hub(spec: ExperimentSpec) -> None:
-    """Asks for the config of a backbone that is a hub id: one question before the first step, not the hub's retries after it.
+    """Asks the hub for the config of the backbone, so that a wrong id is refused before the first step and not after many retries.
 
     Raises:
         CheckpointError: it is neither in the cache nor to be had.
@@ -86,7 +86,7 @@ def check_hub(spec: ExperimentSpec) -> None:
 
 @lru_cache
 def _ask_hub(name: str) -> None:
-    """Once, however many trials have this backbone."""
+    """Asks once a process, however many trials have this backbone."""
     if find_spec("huggingface_hub") is None:
         raise EnvironmentMissing("model.backbone", "huggingface_hub, which fetches models, is not installed", install("train"))
     import httpx

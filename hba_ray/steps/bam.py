@@ -35,7 +35,8 @@ ADAPTERS = "adapters"
 
 @dataclass(frozen=True, kw_only=True)
 class StatesResult(Result):
-    """
+    """What a states step says of the rows of its split.
+
     Attributes:
         rows: kind of states -> rows that were to be run, lost ones among them.
     """
@@ -44,7 +45,7 @@ class StatesResult(Result):
 
 
 class StatesSteps(StepKind[StatesResult]):
-    """What the frozen SFT model makes of a split, kept for all trials of BAM."""
+    """Runs the frozen SFT model over a split and stores its hidden states for all trials of BAM."""
 
     name = "states"
     version = 3
@@ -83,14 +84,15 @@ class StatesSteps(StepKind[StatesResult]):
 
 
 def _holds_answers(bam: BamSpec, split: str) -> bool:
-    """Whether it holds what open answers need: only to train on, since they are scored by generation."""
+    """Whether states of open answers are stored for a split: only those of training and validation are, since tests generate."""
     named = [find_dataset(name, where="bam.datasets") for name in bam.datasets or ()]
     return split in ("train", "validation") and (not named or any(dataset.task.is_open for dataset in named))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptersOfDataset:
-    """
+    """The adapters of one dataset.
+
     Attributes:
         best_epoch: whose adapters were kept, counted from 0; `validation_loss` is its loss, where there is a validation split.
         taken_from: folder of adapters that took the place of training.
@@ -103,7 +105,8 @@ class AdaptersOfDataset:
 
 @dataclass(frozen=True, kw_only=True)
 class BamResult(Result):
-    """
+    """What the BAM step says of the datasets.
+
     Attributes:
         left_out: datasets of which no training row has a descriptor.
     """
@@ -113,7 +116,7 @@ class BamResult(Result):
 
 
 class BamSteps(StepKind[BamResult]):
-    """The adapters of each dataset, trained on the frozen SFT model (paper section 3.6)."""
+    """Trains the adapters of each dataset on the frozen SFT model (paper section 3.6)."""
 
     name = "bam"
     version = 2
@@ -180,7 +183,7 @@ class BamSteps(StepKind[BamResult]):
 
 
 def seed(spec: ExperimentSpec) -> int:
-    """What tells repetitions of the adapters apart."""
+    """The seed of the adapters: `bam.seed`, or that of the spec."""
     return spec.seed if spec.bam.seed is None else spec.bam.seed
 
 
@@ -190,7 +193,7 @@ def _kept(trained: TrainedBam) -> AdaptersOfDataset:
 
 
 def _take(context: Context, job: BamJob, described: Described) -> dict[str, str]:
-    """Takes the released adapters that the spec names; dataset -> name of their folder."""
+    """Copies the released adapters that the spec names. Returns dataset -> name of the folder that they come from."""
     from hba_ray.training.bam_inputs import adapted_datasets, streams_of
     from hba_ray.training.imported import take_adapters
 
@@ -207,7 +210,7 @@ def _take(context: Context, job: BamJob, described: Described) -> dict[str, str]
 
 
 def predictions(context: Context, before: list[dict[str, Any]], bar: Bar, withheld: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """The reference arm's predictions with those that adapters make in their place.
+    """The predictions of the SFT model, replaced by those with adapters in the datasets that have adapters.
 
     Args:
         withheld: modalities that the model is not shown; kept states have seen all of them and are not used then.
@@ -233,7 +236,7 @@ def predictions(context: Context, before: list[dict[str, Any]], bar: Bar, withhe
 
 
 def predict_job(context: Context, withheld: tuple[str, ...] = ()) -> BamPredictJob:
-    """Prediction with the adapters that the step has trained.
+    """The job that predicts with the adapters of the finished BAM step.
 
     Args:
         withheld: modalities that the model is not shown.
@@ -270,7 +273,7 @@ def described_by(context: Context) -> Described:
 
 
 def _write_log(trained: Sequence[TrainedBam], epochs: int, file: Path) -> None:
-    """A line an epoch: each dataset's mean training loss, and its validation loss where there is a validation split."""
+    """Writes a line an epoch: each dataset's mean training loss, and its validation loss where there is a validation split."""
     lines: list[dict[str, float]] = [{"step": epoch + 1} for epoch in range(epochs)]
     for one in trained:
         steps = len(one.losses) // epochs

@@ -125,13 +125,13 @@ class StepKind(ABC, Generic[R]):
 
 @cache
 def _reader(kind: type[Result]) -> TypeAdapter[Any]:
-    """Reads results of a kind; what another version of hba_ray has added to them is passed over."""
+    """Validates the content of `done.json`; keys that another version of hba_ray has added are ignored."""
     return TypeAdapter(kind)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One unit of work.
+    """One unit of work of an experiment, with a folder of its own.
 
     Attributes:
         name: unique within an experiment: the kind, and the arm or part where there are several of a kind.
@@ -157,11 +157,11 @@ class Step:
         return done(self.folder) is not None
 
     def result(self) -> Any:
-        """As `StepKind.result`, for who does not know the kind."""
+        """What the finished step says of itself; see `StepKind.result` for the errors."""
         return self.kind.result(self.folder)
 
     def to_json(self, result: Result) -> dict[str, Any]:
-        """The content of `done.json`."""
+        """The content of the step's `done.json`, for a result."""
         return asdict(replace(result, version=self.kind.version))
 
 
@@ -208,7 +208,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Context:
-    """What a step is given.
+    """What a step is given when it is done.
 
     Attributes:
         earlier: name of an earlier step -> that step.
@@ -247,7 +247,7 @@ class Context:
 
     @property
     def index(self) -> AtlasIndex:
-        """The rows as stages see them: those of held-out datasets are in the test split alone."""
+        """The rows as stages see them: held-out datasets have rows in the test split alone."""
         return self.whole_index.without(held_out(self.spec), TRAINED_ON)
 
     @property
@@ -277,12 +277,12 @@ def held_out(spec: ExperimentSpec) -> list[str]:
 
 
 def precision_of(spec: ExperimentSpec) -> str:
-    """The precision that a spec comes to on its machine, as it enters fingerprints."""
+    """`bf16` or `fp32`: the precision that `model.precision` and the device of the workers come to, as it enters fingerprints."""
     return "bf16" if spec.uses_bf16 else "fp32"
 
 
 def training_resources(spec: ExperimentSpec) -> str:
-    """What the workers of a step and their loaders hold together, for people."""
+    """One line, for people, of the CPUs and GPUs that the workers of a step and their loaders hold."""
     compute = spec.compute
     workers = max(1, compute.workers)
     cpus = workers * compute.cpus_per_worker + compute.workers * compute.loaders * compute.cpus_per_loader
@@ -291,7 +291,7 @@ def training_resources(spec: ExperimentSpec) -> str:
 
 
 def shown_metrics(name: str, line: Mapping[str, Any]) -> tuple[Metrics, int]:
-    """A line of the log of a step with this name, under the names that MLflow shows, and its optimiser step.
+    """(metrics, optimiser step) of a line of a step's log, under the names that MLflow shows.
 
     >>> shown_metrics("sft", {"step": 3, "loss": 0.5, "improved": True})
     ({'sft/loss': 0.5}, 3)
@@ -302,13 +302,13 @@ def shown_metrics(name: str, line: Mapping[str, Any]) -> tuple[Metrics, int]:
 
 
 def logged_metrics(step: Step) -> Iterator[tuple[Metrics, int]]:
-    """(metrics, optimiser step) of each line of a step's log, whoever ran it."""
+    """(metrics, optimiser step) of each line of a step's log, whichever run did the step."""
     for line in read_lines(step.folder / STEP_LOG):
         yield shown_metrics(step.name, line)
 
 
 def digest_checkpoint(draft: Draft, name: str, key: str) -> list[list[str]]:
-    """Name and digest of each file of a checkpoint that a key of the spec names.
+    """Name and digest of each file in the folder of a checkpoint, which a key of the spec names.
 
     Raises:
         CheckpointError: it is no folder.

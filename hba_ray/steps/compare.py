@@ -23,7 +23,8 @@ COMPARISON, DIFFERENCES = "comparison.json", ("differences.csv", "differences.md
 
 @dataclass(frozen=True, kw_only=True)
 class CompareResult(Result):
-    """
+    """What a compare step says.
+
     Attributes:
         against: the other arm.
         datasets: that both arms predict.
@@ -36,7 +37,7 @@ class CompareResult(Result):
 
 
 class CompareSteps(StepKind[CompareResult]):
-    """An arm, held against another one by paired tests."""
+    """Holds each arm but the first against another one by paired tests, and lists the rows in which they differ."""
 
     name = "compare"
     version = 2
@@ -68,12 +69,12 @@ class CompareSteps(StepKind[CompareResult]):
 
 
 def _rows_of(draft: Draft, arm: Arm) -> list[str]:
-    """What an arm said is what its earlier steps made."""
+    """Fingerprints of the steps that made an arm's predictions and verdicts."""
     return [step.fingerprint for step in draft.steps if step.arm == arm and step.kind.name != "compare"]
 
 
 def reopen_those_with(judged: Path, storage: Storage) -> None:
-    """Has the comparisons that rest on a judge step's verdicts done again, in whatever run they are."""
+    """Marks the comparisons that used the verdicts of a judge step as not done, so that the next run of any spec makes them again."""
     for folder in storage.steps_of(CompareSteps.name):
         if done(folder) is not None and judged.name in CompareSteps().result(folder).judged:
             reopen(folder)

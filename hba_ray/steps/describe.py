@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 
 
 def settings(spec: ExperimentSpec) -> DescriptorsSpec:
-    """The `descriptors` section with the streams that are extracted, those that adapters need among them, each once and in one order."""
+    """The `descriptors` section with all streams that have to be extracted: those that it names, and those that the adapters need."""
     wanted = {*spec.descriptors.streams, *(spec.bam.streams if "bam" in spec.stages else ())}
     return spec.descriptors.model_copy(update={"streams": tuple(stream for stream in STREAMS if stream in wanted)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeResult(Result):
-    """
+    """What the describe step says of each stream.
+
     Attributes:
         unreadable: reason -> rows that could not be read at all.
     """
@@ -42,7 +43,7 @@ class DescribeResult(Result):
 
 
 class DescribeSteps(StepKind[DescribeResult]):
-    """The descriptors of all clips, extracted."""
+    """Extracts the descriptors of all clips into the store of descriptors."""
 
     name = "describe"
     result_type = DescribeResult
@@ -74,7 +75,7 @@ class DescribeSteps(StepKind[DescribeResult]):
 
 
 def _extract(context: Context, index: AtlasIndex, streams: Sequence[Stream]) -> DescribeResult:
-    """Extracts what the store lacks of some streams."""
+    """Extracts those descriptors of some streams that the store does not hold yet."""
     from hba_ray.data.tasks import SPLITS
     from hba_ray.descriptors.extract import extract
 
@@ -95,14 +96,14 @@ def _extract(context: Context, index: AtlasIndex, streams: Sequence[Stream]) -> 
 
 
 def _identity(chosen: DescriptorsSpec, store: Path) -> dict[str, Any]:
-    """What is extracted; how it is pooled and normalised later is no part of it."""
+    """JSON values that name what is extracted. Pooling and normalisation come later and are no part of it."""
     from hba_ray.descriptors.tables import identity_of
 
     return {"use_released": chosen.use_released, "streams": {stream: identity_of(chosen, stream, store) for stream in chosen.streams}}
 
 
 def vector_identity(spec: ExperimentSpec, stream: Literal["pose", "acoustic"]) -> dict[str, Any]:
-    """What a stream's vectors depend on besides the atlas: how they are extracted, pooled and normalised."""
+    """JSON values that name, besides the atlas, all that the vectors of a stream depend on: extraction, pooling, normalisation."""
     from hba_ray.descriptors.tables import identity_of
 
     chosen = spec.descriptors
@@ -116,7 +117,7 @@ def vector_identity(spec: ExperimentSpec, stream: Literal["pose", "acoustic"]) -
 
 
 def prompt_identity(spec: ExperimentSpec) -> dict[str, Any]:
-    """What the steps that read prompts depend on besides the atlas: nothing, or the transcripts in them."""
+    """JSON values that name, besides the atlas, all that prompts depend on: the transcripts in them, where there are any."""
     from hba_ray.descriptors.tables import identity_of
 
     if "transcripts" not in spec.descriptors.streams:
@@ -125,7 +126,7 @@ def prompt_identity(spec: ExperimentSpec) -> dict[str, Any]:
 
 
 def _spoken(context: Context) -> np.ndarray:
-    """Lines of the whole index whose rows some stage reads the prompts of: transfer trains on those that others are not shown."""
+    """Lines of the whole index whose rows need transcripts. Rows of held-out datasets do only where the stage `transfer` trains on them."""
     return context.whole_index.lines_without([] if "transfer" in context.spec.stages else held_out(context.spec), TRAINED_ON)
 
 
@@ -144,7 +145,7 @@ def _write_transcripts(context: Context) -> None:
 
 
 def open_descriptors(spec: ExperimentSpec, index: AtlasIndex) -> Descriptors:
-    """What the step made of all splits: keys in memory, vectors read when they are asked for.
+    """The extracted descriptors of all splits. Keys are read into memory, vectors when they are asked for.
 
     Raises:
         DataError: the clips have changed since, or the store was taken away.

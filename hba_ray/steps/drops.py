@@ -51,7 +51,7 @@ def losses(drops: Sequence[Drop]) -> Lost:
 
 
 def join_losses(parts: Iterable[Mapping[str, Drops]]) -> Lost:
-    """What several steps lost, together: two steps that read a split leave out the same rows, which count once.
+    """The rows that several steps lost, together. Two steps that read one split lose the same rows, which count once.
 
     >>> join_losses([{"test": {"cremad": {"corrupt audio": 2}}}, {"test": {"cremad": {"corrupt audio": 2}}}])
     {'test': {'cremad': {'corrupt audio': 2}}}
@@ -66,7 +66,7 @@ def join_losses(parts: Iterable[Mapping[str, Drops]]) -> Lost:
 
 
 def rows_left(counts: Mapping[str, Mapping[Any, int]], lost: Lost) -> dict[str, dict[Any, int]]:
-    """dataset -> split -> rows of the atlas, less those that steps had to leave out.
+    """dataset -> split -> rows of the atlas, without those that steps had to leave out.
 
     >>> rows_left({"cremad": {"train": 9, "test": 5}}, {"test": {"cremad": {"corrupt audio": 2}}})
     {'cremad': {'train': 9, 'test': 3}}

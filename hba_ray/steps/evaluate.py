@@ -30,10 +30,10 @@ PREDICTIONS, SCORES = "predictions.parquet", "scores.json"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateResult(Result):
-    """
+    """What an evaluate step says. All but `rows` is said of arms that answer by generation.
+
     Attributes:
         rows: that were predicted.
-        arm: of an arm that answers by generation, and so do the others:
         out_of_domain: dataset -> responses without an answer of the dataset.
         withheld: modality -> rows that have it and whose model does not take it.
         as_images: modality -> rows of which the model was shown it as images.
@@ -47,7 +47,7 @@ class EvaluateResult(Result):
 
 
 class EvaluateSteps(StepKind[EvaluateResult]):
-    """An arm's predictions of the split, and their scores."""
+    """Predicts the split with each arm, and scores the predictions."""
 
     name = "evaluate"
     version = 3
@@ -98,7 +98,7 @@ class EvaluateSteps(StepKind[EvaluateResult]):
 
 
 def _identity(draft: Draft, arm: Arm) -> dict[str, Any]:
-    """What an arm's predictions and scores depend on.
+    """JSON values that name all that an arm's predictions and scores depend on.
 
     Raises:
         CheckpointError: a baseline is a folder that is not there.
@@ -128,7 +128,7 @@ def _generation_identity(draft: Draft, arm: Arm) -> dict[str, Any]:
 
 
 def _prompts(spec: ExperimentSpec, arm: Arm) -> dict[str, Any] | None:
-    """The wording around each prompt, by content, and how a response is read; None where the prompt is the row's own.
+    """The content of the instructions around each prompt, and how responses are read; None where a row is asked with its own prompt.
 
     Raises:
         SpecError: the file of the wording is not there or not in order.
@@ -142,7 +142,7 @@ def _prompts(spec: ExperimentSpec, arm: Arm) -> dict[str, Any] | None:
 
 
 def _predict(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[Drop]]:
-    """A record of each row of the split, and the rows that could not be read."""
+    """Records of the predicted rows of the split, and the rows that could not be read."""
     from hba_ray.predict.generate import generate_rows
     from hba_ray.predict.heads import predict
     from hba_ray.predict.jobs import PredictJob
@@ -185,7 +185,7 @@ def _generate_job(context: Context) -> GenerateJob:
 
 
 def published_model(spec: ExperimentSpec, arm: Arm) -> PublishedModel:
-    """The model of the paper whose scores stand beside an arm's."""
+    """Name of the model in the paper's tables whose scores are printed beside an arm's."""
     from hba_ray.evaluation.published import PublishedModel
 
     if arm.baseline is not None:
@@ -198,7 +198,7 @@ def published_model(spec: ExperimentSpec, arm: Arm) -> PublishedModel:
 
 
 def _counts(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """What a reader has to know of generated answers: rows without a label of theirs, and what the model was not shown."""
+    """The counts of `EvaluateResult`, from the records of an arm that answers by generation."""
     counts: dict[str, Counter[str]] = {"out_of_domain": Counter(), "withheld": Counter(), "as_images": Counter()}
     for record in records:
         read = record["answer"] if DATASETS[record["dataset"]].task.is_open else record["predicted"]

@@ -32,7 +32,8 @@ _MUST_BE_FINITE = (REWARD, "actor/pg_loss", "actor/grad_norm")
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoResult(Result):
-    """
+    """What the GRPO step says of the training.
+
     Attributes:
         reward_first_quarter, reward_last_quarter: mean reward of these quarters of the steps.
         step_seconds: mean wall time of a step, without the first; None where there was one step.
@@ -47,7 +48,7 @@ class GrpoResult(Result):
 
 
 class GrpoSteps(StepKind[GrpoResult]):
-    """The decoder, trained by reinforcement learning (paper appendix B.2)."""
+    """Trains the decoder by reinforcement learning (paper appendix B.2)."""
 
     name = "grpo"
     version = 3
@@ -177,7 +178,7 @@ def _series(log: Path) -> dict[str, Any]:
 
 
 def _join_rollouts(folder: Path, file: Path) -> None:
-    """One table of all steps; the parts are removed."""
+    """Writes one table of the sampled responses of all steps, and removes the parts that it was made of."""
     import shutil
 
     import pyarrow as pa

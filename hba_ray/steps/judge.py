@@ -28,7 +28,8 @@ VERDICTS = "verdicts.parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeResult(Result):
-    """
+    """What a judge step says of the verdicts.
+
     Attributes:
         arm: whose answers were graded.
         judge, prompts: as the spec names them; `served_by` are the models that the endpoint says it took.
@@ -62,7 +63,7 @@ def check_endpoint(spec: ExperimentSpec) -> None:
 
 
 class JudgeSteps(StepKind[JudgeResult]):
-    """An arm's open answers, graded, and the arm scored again by the paper's measure."""
+    """Has a language model grade an arm's open answers, and scores the arm again by the paper's measure."""
 
     name = "judge"
     result_type = JudgeResult
@@ -122,7 +123,7 @@ class JudgeSteps(StepKind[JudgeResult]):
 
 
 def has_open_answers(atlas: AtlasSpec) -> bool:
-    """Whether an atlas may hold rows of an open task, as far as its spec tells."""
+    """Whether an atlas may hold rows of a task with open answers, as far as its spec says."""
     if atlas.datasets is not None:
         return any(find_dataset(name).task.is_open for name in atlas.datasets)
     converted = [dataset for dataset in DATASETS.values() if dataset.source == atlas.source]
@@ -141,7 +142,7 @@ def open_items(records: Sequence[Record]) -> list[JudgeItem]:
 
 
 def _result(arm: Arm, verdicts: Sequence[Verdict], judge: JudgeSpec) -> JudgeResult:
-    """Counts of verdicts and tokens; answers from the cache cost nothing."""
+    """The counts of `JudgeResult`; verdicts from the cache cost no tokens."""
     asked = [verdict for verdict in verdicts if not verdict.was_cached]
     tokens = [sum(getattr(verdict, name) for verdict in asked) for name in ("input_tokens", "output_tokens")]
     return JudgeResult(
@@ -160,7 +161,7 @@ def _result(arm: Arm, verdicts: Sequence[Verdict], judge: JudgeSpec) -> JudgeRes
 
 
 def verdicts_in(folder: Path) -> Verdicts:
-    """What a judge step left."""
+    """(dataset, sample id) -> verdict, from the folder of a judge step."""
 
     rows = read_parquet(folder / VERDICTS, columns=["dataset", "sample_id", "correct"]).to_pylist()
     return {(row["dataset"], row["sample_id"]): row["correct"] for row in rows}

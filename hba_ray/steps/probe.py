@@ -18,7 +18,8 @@ from hba_ray.store.folders import write_text
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult(Result):
-    """
+    """What a probe step says.
+
     Attributes:
         rows: that were predicted; `without_a_vector` of them got the most frequent training label.
     """
@@ -28,7 +29,7 @@ class ProbeResult(Result):
 
 
 class ProbeSteps(StepKind[ProbeResult]):
-    """What a stream tells by itself."""
+    """Fits a linear classifier on the descriptors of one stream alone, and scores it like any arm."""
 
     name = "probe"
     result_type = ProbeResult

@@ -22,7 +22,8 @@ WRITTEN = "retention.parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class RetentionResult(Result):
-    """
+    """What a retention step says of an arm's open answers.
+
     Attributes:
         rows: open answers; of `clips` distinct clips.
         perplexity: under the untrained backbone; None where no answer has a token.
@@ -43,7 +44,7 @@ class RetentionResult(Result):
 
 
 class RetentionSteps(StepKind[RetentionResult]):
-    """How well an arm's open answers are written."""
+    """Measures how well an arm's open answers are written: perplexity, and ratings by the judge."""
 
     name = "retention"
     version = 2
@@ -119,7 +120,7 @@ def _schema() -> pa.Schema:
 
 
 def _losses(context: Context, texts: list[str], bar: Bar) -> list[tuple[float, int]]:
-    """In this process, or on a worker of its size, where a GPU may be."""
+    """(summed log loss, tokens) of each text, computed in this process or, where the spec has workers, on one of their size."""
     from hba_ray.evaluation.retention import backbone_log_losses
 
     compute = context.spec.compute

@@ -14,7 +14,7 @@ Say = Callable[[str], None]
 
 
 def do_step(context: Context, say: Say, *, run: Path | None = None, again: Callable[[Result], bool] = lambda result: False) -> Result:
-    """Does a step that is not done, and waits for another process that is doing it.
+    """Does a step unless it is done already; where another process is doing it, waits for that one.
 
     Args:
         say: takes a line for people.
@@ -61,7 +61,7 @@ def _tell(step: Step, words: str, event: str | None, say: Say, run: Path | None)
 
 
 def done_again(steps: Iterable[Step], storage: Storage) -> list[str]:
-    """Lines about kinds whose finished steps in the storage are of a former version and are not taken: which, and why."""
+    """One line for each kind of step that has finished steps in the storage which a newer version cannot take over, with the reason."""
     kinds: dict[str, StepKind[Any]] = {step.kind.name: step.kind for step in steps if not step.is_done and step.kind.raised}
     lines = []
     for name, kind in kinds.items():

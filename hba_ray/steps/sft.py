@@ -44,7 +44,8 @@ ORDER_CHANGED = "the rows of an optimiser step no longer depend on compute.worke
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult(Result):
-    """
+    """What a step of supervised training says.
+
     Attributes:
         optimizer_steps, epochs: that were taken.
         best_epoch: whose model was kept, counted from 0; `best_validation_loss` is its loss, where there is a validation split.
@@ -63,7 +64,7 @@ class TrainingResult(Result):
 
 
 class SftSteps(StepKind[TrainingResult]):
-    """The classifier heads and the decoder, trained (paper section 3.5)."""
+    """Trains the classifier heads and the decoder (paper section 3.5)."""
 
     name = "sft"
     version = 2
@@ -122,7 +123,7 @@ class SftSteps(StepKind[TrainingResult]):
 
 
 class TransferSteps(StepKind[TrainingResult]):
-    """A held-out dataset, learnt briefly (paper sections 4.2 and D.2)."""
+    """Trains briefly on one held-out dataset at a time (paper sections 4.2 and D.2)."""
 
     name = "transfer"
     version = 3
@@ -161,7 +162,7 @@ def _starts_from_sft(spec: ExperimentSpec) -> bool:
 
 
 def _identity(draft: Draft, spec: ExperimentSpec) -> dict[str, Any]:
-    """What supervised training with the settings of `spec` depends on."""
+    """JSON values that name all that supervised training with the settings of `spec` depends on."""
     return {
         "atlas": draft["atlas"].fingerprint,
         "backbone": backbone.identity(draft),
@@ -183,7 +184,7 @@ def _fitted(spec: ExperimentSpec, batch: int, **changes: Any) -> ExperimentSpec:
 
 
 def _take(context: Context, given: Path) -> TrainingResult:
-    """Takes a model that was trained elsewhere."""
+    """Copies a model that was trained elsewhere into the step's folder, in our layout."""
     from hba_ray.training.imported import take_model
 
     with progress("sft", total=None):
@@ -194,7 +195,7 @@ def _take(context: Context, given: Path) -> TrainingResult:
 def _train(
     context: Context, spec: ExperimentSpec, index: AtlasIndex, *, init: str | None = None, part: ModelPart = "all"
 ) -> TrainingResult:
-    """Trains on an index, followed by the bar and the tracker.
+    """Trains on the rows of an index, and shows progress in the bar and the tracker.
 
     Args:
         init: folder of a trained model to start from; by default the backbone with fresh LoRA and heads.
