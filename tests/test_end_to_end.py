@@ -144,62 +144,6 @@ def test_what_would_wait_for_ever_is_refused_with_exit_code_5(experiment: Experi
 @pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
-def test_a_run_goes_on_after_ctrl_c_and_after_a_killed_driver(experiment: Experiment):
-    driver = experiment.start()
-    wait_until(lambda: len(experiment.steps()) >= 3, driver, lambda: experiment.said)
-    os.killpg(driver.pid, signal.SIGINT)
-    assert driver.wait(PATIENCE_SECONDS) == 130, experiment.said
-    assert "Traceback" not in experiment.said and "interrupted; the same command goes on" in experiment.said
-    wait_until(lambda: not experiment.processes())
-    interrupted = len(experiment.steps())
-
-    driver = experiment.start()
-    wait_until(lambda: len(experiment.steps()) > interrupted + 3, driver, lambda: experiment.said)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    wait_until(lambda: not experiment.processes())
-    killed = len(experiment.steps())
-    assert ("done", "sft") not in experiment.ledger()
-
-    driver = experiment.start()
-    assert driver.wait(PATIENCE_SECONDS) == 0, experiment.said
-    assert experiment.steps() == list(range(1, len(experiment.steps()) + 1))
-    assert len(experiment.steps()) > killed
-    events = experiment.ledger()
-    assert [events.count(("started", kind)) for kind in ("atlas", "backbone", "sft", "evaluate sft")] == [1, 1, 3, 1]
-    assert events[-1] == ("finished", None)
-    assert "small" in experiment.said and "report  " in experiment.said
-    wait_until(lambda: not experiment.processes())
-    assert_recorded_once(experiment)
-
-
-def assert_recorded_once(experiment: Experiment) -> None:
-    """MLflow holds one run, continued twice, with each step once."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{experiment.folder / 'runs' / 'mlflow.db'}")
-    known = client.get_experiment_by_name("hba_ray")
-    assert known is not None
-    (record,) = client.search_runs([known.experiment_id])
-    assert record.info.status == "FINISHED"
-    assert sorted(point.step for point in client.get_metric_history(record.info.run_id, "sft/loss")) == experiment.steps()
-
-
-@pytest.mark.parametrize(
-    ("words", "needed"),
-    [(["compute.workers=2", "sft.batch=8"], "4 CPUs"), (["compute.loaders=3"], "4 CPUs")],
-)
-def test_what_would_wait_for_ever_is_refused_with_exit_code_5(experiment: Experiment, words: list[str], needed: str):
-    driver = experiment.start("compute.cpus=3", *words)
-    assert driver.wait(PATIENCE_SECONDS) == 5, experiment.said
-    assert f"the experiment needs {needed}" in experiment.said and "Traceback" not in experiment.said
-    assert not experiment.processes()
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.chaos
-@pytest.mark.timeout(1800)
 def test_a_run_killed_between_two_datasets_leaves_finished_adapters_alone(experiment: Experiment):
     pytest.importorskip("opensmile")
     words = ["stages=[sft,bam]", "atlas.limit=8", "sft.epochs=1", "bam.streams=[acoustic]", "bam.epochs=1000", "bam.batch=8"]

@@ -87,7 +87,7 @@ def test_a_step_is_finished_in_one_place():
 
 def test_the_name_of_an_arm_is_taken_apart_in_one_place():
     wrong = []
-    for place, tree in files_but("hba_ray/specs/arms.py"):
+    for place, tree in files_but("hba_ray/evaluation/arms.py"):
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in TAKEN_APART_BY and node.args:
                 words = [

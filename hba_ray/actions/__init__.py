@@ -1,1 +1,1 @@
-"""What commands do beside running a spec: describe, judge, check, export, doctor."""
+"""What commands do beside running a spec: describe, judge, check an atlas, export, look at the machine, compare rollouts."""

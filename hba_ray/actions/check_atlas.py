@@ -1,9 +1,4 @@
-"""Every clip of an atlas decoded once, for what is wrong with it: damage, silence, length.
-
-What an atlas's descriptors say about its clips: corrupt ones, silent ones, faces that were never seen, and what is missing.
-
-What `hba atlas check` shows: rows beside Table 7, the modalities that rows have, clips, and descriptors.
-"""
+"""`hba atlas check`: `check_clips` decodes every clip, `examine` reads what descriptors say of them, `*_sheet` show what was found."""
 
 from __future__ import annotations
 
@@ -28,7 +23,6 @@ from hba_ray.report.sheets import MISSING, Sheet
 from hba_ray.specs.descriptors import Stream
 
 if TYPE_CHECKING:
-    from hba_ray.data.atlas import AtlasIndex
     from hba_ray.specs.descriptors import DescriptorsSpec
 
 

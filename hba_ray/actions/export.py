@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from hba_ray.errors import SpecError
+from hba_ray.evaluation.arms import ADAPTED, SFT, Arm
 from hba_ray.models.checkpoints import load_model, model_identity, new_folder
 from hba_ray.models.export import ADAPTERS
 from hba_ray.runs.plan import Experiment
-from hba_ray.specs.arms import ADAPTED, SFT, Arm
 from hba_ray.steps.bam import ADAPTERS as TRAINED_ADAPTERS
 from hba_ray.store.folders import copy_folder, write_text
 

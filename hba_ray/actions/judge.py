@@ -169,7 +169,7 @@ def _grade(run: Path, spec: ExperimentSpec, steps: Sequence[Step], arms: Sequenc
         JudgeSteps.check(spec)
     for step in draft.steps:
         if step.is_done and _has_unanswered(step.result()):
-            say("the next `hba run` holds arms against each other again, with the new verdicts")
+            say("verdicts may change, so the next `hba run` compares the arms again")
             compare.reopen_those_with(step.folder, storage)
         do_step(Context(spec, step, earlier), say, again=_has_unanswered)
         note(run, event="judged", step=step.name, fingerprint=step.fingerprint)

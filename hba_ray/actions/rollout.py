@@ -1,4 +1,4 @@
-"""The rows of a spec through transformers and vLLM, on the model that its GRPO would start from."""
+"""`hba doctor rollout`: compares what transformers and vLLM make of the rows of a spec, on the model that its GRPO would start from."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ app.add_typer(checks.bench, name="bench")
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
-"""What the system says where the machine, and not the code, is in the way."""
+"""Codes of OSErrors that a full, read-only or forbidden place gives: they end with exit code 5 and no traceback."""
 
 INTERRUPTED = 130
 

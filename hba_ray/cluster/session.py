@@ -339,3 +339,19 @@ def _descriptor(stream: TextIO) -> int | None:
     with suppress(OSError, ValueError, AttributeError):
         return stream.fileno()
     return None
+
+
+def fitting_trials(compute: ComputeSpec, cpus: float, gpus: float) -> int:
+    """How many trials fit side by side into these CPUs and GPUs; a trial has its workers and their loaders.
+
+    >>> fitting_trials(ComputeSpec(workers=2, gpus_per_worker=1), cpus=16, gpus=3)
+    1
+    """
+    fits = int(cpus / trial_cpus(compute) + 1e-9)
+    wanted = compute.workers * compute.gpus_per_worker
+    return min(fits, int(gpus / wanted + 1e-9)) if wanted else fits
+
+
+def trial_cpus(compute: ComputeSpec) -> float:
+    """CPUs of a trial's workers and their loaders."""
+    return compute.workers * (compute.cpus_per_worker + compute.loaders * compute.cpus_per_loader)

@@ -14,13 +14,13 @@ from pydantic import TypeAdapter
 from rich.console import RenderableType
 
 from hba_ray.data.tasks import DATASETS, SPLITS, TASKS
+from hba_ray.evaluation.arms import Arm
 from hba_ray.evaluation.published import COLUMNS, PublishedModel, published_score
 from hba_ray.evaluation.scores import DatasetScore, Scores, TaskScore
 from hba_ray.evaluation.statistics import spearman
 from hba_ray.report.formats import Document, terminal, to_markdown
 from hba_ray.report.model import Report, RunFacts
 from hba_ray.report.sheets import MISSING, Sheet, between, dataset_place, number, signed, with_columns
-from hba_ray.specs.arms import Arm
 from hba_ray.store.files import from_json
 
 JUDGED = "†"

@@ -1,4 +1,4 @@
-"""Reinforcement learning: rewards, advantages, and verl, on the Ray that everything else runs on.
+"""Reinforcement learning by the library verl, on the Ray that everything else runs on: rewards, advantages, and what verl needs of us.
 
 verl reaches our code by names, not by imports. These are all of them; nothing else in this folder is called from outside
 but `launch.run_grpo`. Four modules import verl at their top, since only verl imports them: plugin, rollouts, trainer, and

@@ -1,11 +1,9 @@
 """Loaded by verl at the end of its own import, in every process (entry point `verl.plugins`, or VERL_USE_EXTERNAL_MODULES).
 
-Registers the CPU platform and applies the patches, before other modules of verl bind names.
+Registers a platform for machines without an accelerator and applies the patches, before other modules of verl bind names.
 
-verl's view of a machine without an accelerator.
-
-verl knows CUDA and Ascend devices and lets others be registered (verl 0.9.1, `verl/plugin/platform`).
-This one runs its workers on the CPU: torch's own CPU device, gloo between processes, and a logical Ray
+verl knows CUDA and Ascend devices and lets other platforms be registered (verl 0.9.1, `verl/plugin/platform`).
+`CpuPlatform` runs its workers on the CPU: torch's own CPU device, gloo between processes, and a logical Ray
 resource named GPU, since verl counts its places by that name.
 """
 

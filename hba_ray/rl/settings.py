@@ -153,7 +153,8 @@ def _training(spec: ExperimentSpec, paths: RlPaths, steps: int) -> dict[str, Any
         "trainer.rollout_data_dir": paths.rollouts,
     }
     if grpo.algorithm in OWN:
-        settings[f"algorithm.{grpo.algorithm}"] = getattr(grpo, grpo.algorithm).model_dump(mode="json")
+        section = getattr(grpo, grpo.algorithm, None)
+        settings[f"algorithm.{grpo.algorithm}"] = section.model_dump(mode="json") if section else {}
     return settings
 
 

@@ -2,8 +2,8 @@
 
 Batches follow from seed and step alone, so a resumed run goes on with the rows that come next. A row
 that cannot become a prompt ends the run and is named, where verl would go on with fewer rows. Parts of
-the reward are logged by task and dataset, and responses kept as tables. An estimator of ours, such as
-HARPO, is told which task a response belongs to, and keeps its state with the checkpoint.
+the reward are logged by task and dataset, and responses kept as tables. An estimator of ours
+is told which task a response belongs to, and keeps its state with the checkpoint.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
-"""What finished trials measured of a table's columns: predictions, verdicts of judges, and facts that are no scores.
-
-Numbers of an arm that are no scores of its predictions: what adapters cost, how answers are written, how far judges agree.
-"""
+"""Collects from the folders of finished trials what fills the columns of a paper table: predictions, verdicts of judges, and numbers that are no scores, such as the
+cost of adapters, the quality of written answers and the agreement of judges."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ import numpy as np
 
 from hba_ray.errors import DataError, SpecError
 from hba_ray.evaluation.agreement import Labels, agree, labels_of
+from hba_ray.evaluation.arms import Arm
 from hba_ray.evaluation.columns import MEASURED, ArmResult, Column, Measurement
 from hba_ray.evaluation.statistics import Interval, interval, ratio_draws
 from hba_ray.runs.plan import Experiment
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec
-from hba_ray.specs.arms import Arm
 from hba_ray.steps import bam
 from hba_ray.steps.drops import rows_used
 from hba_ray.steps.evaluate import PREDICTIONS

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from hba_ray.errors import HbaError, SpecError
+from hba_ray.evaluation.arms import Arm
 from hba_ray.report.tables import Report, read_json
 from hba_ray.runs.plan import Experiment, plan
 from hba_ray.runs.results import labels, write_page
 from hba_ray.specs import load_spec
-from hba_ray.specs.arms import Arm
 from hba_ray.steps import AFTER, KINDS
 from hba_ray.steps.base import Step
 from hba_ray.store.folders import Storage, ledger
@@ -29,7 +29,7 @@ def open_run(folder: Path) -> Experiment:
     spec = load_spec(file, [f"compute.storage={folder.parent}"])
     experiment = plan(spec, Storage(folder.parent))
     if folder.name != experiment.folder.name:
-        what = "what its spec names now comes to another result: files have changed, or it was made by another version"
+        what = "its spec would now give another result: a file that it names has changed, or another version of hba_ray made the run"
         raise HbaError(str(folder), what, "run the spec again")
     return experiment
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.errors import DataError, HbaError
+from hba_ray.evaluation.arms import Arm
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.specs.arms import Arm
 from hba_ray.specs.base import value_at
 from hba_ray.steps import AFTER, BEFORE, STAGES
 from hba_ray.steps.base import Context, Draft, Step
@@ -33,7 +33,7 @@ class Experiment:
         name: that people know it by: of its spec, or of a sweep's trial.
         folder: of its run, the same whether it is run alone or as a trial.
         fingerprint: of what its results depend on.
-        sets: what a sweep sets for it, by dotted key.
+        sets: dotted key -> value: the settings by which a sweep makes this trial.
     """
 
     name: str
@@ -93,7 +93,7 @@ def plan(spec: ExperimentSpec, storage: Storage | None = None, *, name: str = ""
     Args:
         storage: that of the spec by default.
         name: that of the spec by default.
-        sets: what a sweep sets for it.
+        sets: settings by which a sweep makes this trial, by dotted key.
 
     Raises:
         SpecError: a step's settings are not in order, such as the judge's prompts.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hba_ray.errors import SpecError
+from hba_ray.evaluation.arms import Arm, baselines
 from hba_ray.report.formats import FORMATS
 from hba_ray.report.page import JudgedTable
 from hba_ray.report.paper_table import document
@@ -18,7 +19,6 @@ from hba_ray.runs.plan import Experiment, plan
 from hba_ray.runs.results import write_verdict
 from hba_ray.runs.sweep_plan import SweepPlan, plan_sweep
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, load_spec
-from hba_ray.specs.arms import Arm, baselines
 from hba_ray.steps import describe
 from hba_ray.store.folders import write_text
 from hba_ray.store.journal import FILE, JournalTracker, forwarding

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.errors import DataError
+from hba_ray.evaluation.arms import Arm
 from hba_ray.evaluation.pairs import ArmRows, PairScore, pairs_from_json, with_holm
 from hba_ray.evaluation.scores import DatasetScore, Scores
 from hba_ray.report.curves import Curves, confusions, curves
@@ -18,7 +19,6 @@ from hba_ray.report.model import Report, RunFacts
 from hba_ray.report.page import Evidence, JudgedTable, render_html
 from hba_ray.report.samples import Clip, Key, clips_note, sampled_clips, samples
 from hba_ray.runs.plan import Experiment
-from hba_ray.specs.arms import Arm
 from hba_ray.steps.base import STEP_LOG, Step
 from hba_ray.steps.compare import COMPARISON
 from hba_ray.steps.drops import rows_dropped, rows_used

@@ -133,7 +133,11 @@ def do_steps(
 
 def run_lock(folder: Path, say: Callable[[str], None]) -> AbstractContextManager[None]:
     """Holds the lock of a run's folder; where another driver holds it, says so and waits."""
-    return claimed(folder, wait_seconds=LOCK_SECONDS, on_wait=lambda: say(f"{folder.name}: another process is at it; waiting for its end"))
+    return claimed(
+        folder,
+        wait_seconds=LOCK_SECONDS,
+        on_wait=lambda: say(f"{folder.name}: another process is running this experiment; waiting until it ends"),
+    )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hba_ray.cluster.session import local_cpus, rollout_cpus
+from hba_ray.cluster.session import fitting_trials, local_cpus, rollout_cpus
 from hba_ray.errors import SpecError
 from hba_ray.runs.plan import Experiment, plan
 from hba_ray.specs import ExperimentSpec, fingerprint, trials
@@ -23,6 +23,7 @@ from hba_ray.specs.trials import in_words
 from hba_ray.steps import KINDS
 from hba_ray.steps.base import Step, StepKind, training_resources
 from hba_ray.store.folders import Storage, done
+from hba_ray.store.provenance import gpu_names
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _at_once(plan: SweepPlan) -> str:
     if spec.compute.address != "local":
         return f"as many as the cluster's declared resources hold{most}"
     compute = spec.compute
-    fits = int(local_cpus(compute) / (compute.workers * (compute.cpus_per_worker + compute.loaders * compute.cpus_per_loader)) + 1e-9)
+    fits = fitting_trials(compute, local_cpus(compute), len(gpu_names()))
     return f"{min(fits, sweep.concurrent or fits) if sweep else fits} (CPUs here: {local_cpus(compute)}{most})"
 
 

@@ -20,7 +20,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from hba_ray.cluster.failures import MISTAKES, as_final
-from hba_ray.cluster.session import Session
+from hba_ray.cluster.session import Session, fitting_trials, trial_cpus
 from hba_ray.environ import variables
 from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.runs.assignments import Outcome, do_assignment
@@ -53,12 +53,9 @@ def trials_at_once(spec: ExperimentSpec, session: Session, asked: int | None) ->
         EnvironmentMissing: not even one fits.
     """
     compute = spec.compute
-    cpus = compute.workers * (compute.cpus_per_worker + compute.loaders * compute.cpus_per_loader)
-    gpus = compute.workers * compute.gpus_per_worker
-    fits = int(session.cpus / cpus + 1e-9)
-    if gpus:
-        fits = min(fits, int(session.gpus / gpus + 1e-9))
+    fits = fitting_trials(compute, session.cpus, session.gpus)
     if fits < 1:
+        cpus, gpus = trial_cpus(compute), compute.workers * compute.gpus_per_worker
         there = f"{session.cpus:g} CPUs and {session.gpus:g} GPUs"
         raise EnvironmentMissing("compute", f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs; there are {there}", "lower compute.workers")
     if "grpo" in spec.stages:

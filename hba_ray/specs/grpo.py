@@ -5,7 +5,7 @@ Defaults are the paper's. `AUTHORS_GRPO` holds the settings of the released code
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -171,6 +171,7 @@ class GrpoSpec(Spec):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The fields that a result depends on; HARPO's constants only where HARPO runs."""
-        left_out = NOT_OF_RESULTS | ({"harpo"} if self.algorithm != "harpo" else set())
+        """The fields that a result depends on; the section of an algorithm only where it runs."""
+        others = {name for name in get_args(type(self).model_fields["algorithm"].annotation) if name != self.algorithm}
+        left_out = NOT_OF_RESULTS | (others & set(type(self).model_fields))
         return identity_values(self, exclude=left_out)

@@ -16,8 +16,8 @@ from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.drops import count_drops
 from hba_ray.store.files import file_digest, file_digests, stamps
 
-CLIPS = (".mp4", ".wav")
-"""What converters copy."""
+TABLES = (".csv", ".json")
+"""Files in the folder of a corpus that are digested whole; all others count by size and time of change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class AtlasSteps(StepKind[AtlasResult]):
         draft.add(self, _identity(draft), f"{atlas.source} atlas" + (f" at {atlas.root}" if atlas.root else ""))
 
     def make(self, context: Context) -> AtlasResult:
-        from hba_ray.convert.registry import convert
+        from hba_ray.convert.conversion import convert
         from hba_ray.data.atlas import Drop, build_index
         from hba_ray.data.toy import build_toy
 
@@ -89,7 +89,9 @@ class AtlasSteps(StepKind[AtlasResult]):
 def _identity(draft: Draft) -> dict[str, Any]:
     """JSON values that name the rows: the settings of the generator, or digests of the files."""
     atlas = draft.spec.atlas
-    chosen = identity_values(atlas, include={"source", "format", "datasets", "on_bad_row", "limit", "split_surprise", "split_by"})
+    chosen = identity_values(
+        atlas, exclude={"root", "media", "modalities", "toy", "held_out"}
+    )  # named below, or by the steps that use them
     if atlas.held_out:
         chosen["held_out"] = list(atlas.held_out)
     if atlas.source == "toy":
@@ -136,8 +138,9 @@ def _of_sources(root: Path, memory: Path) -> dict[str, Any]:
     """Digests of the tables that a converter reads, and stamps of all clips below their folder."""
     if not root.is_dir():
         raise DataError(str(root), "no such folder", "give the folder of the public files as atlas.root", reason="missing file")
-    files = [[path.name, file_digest(path, memory=memory)] for path in sorted(root.iterdir()) if path.suffix in (".csv", ".json")]
-    found = (Path(folder, name) for folder, _, names in os.walk(root) for name in names if name.endswith(CLIPS))
+    files = [[path.name, file_digest(path, memory=memory)] for path in sorted(root.iterdir()) if path.suffix in TABLES]
+    every = (Path(folder, name) for folder, _, names in os.walk(root) for name in names if not name.startswith("."))
+    found = (path for path in every if path.suffix not in TABLES or path.parent != root)
     return {"files": files, "clips": _stamped(root, sorted(path.relative_to(root).as_posix() for path in found))}
 
 

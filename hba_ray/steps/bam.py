@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import DataError, SpecError
+from hba_ray.evaluation.arms import ADAPTED, MEDIA, adapted_model
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.arms import ADAPTED, MEDIA, adapted_model
 from hba_ray.specs.bam import BamSpec
 from hba_ray.steps import backbone, describe
 from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, StepKind, digest_checkpoint, precision_of, training_resources
@@ -38,7 +38,7 @@ class StatesResult(Result):
     """What a states step says of the rows of its split.
 
     Attributes:
-        rows: kind of states -> rows that were to be run, lost ones among them.
+        rows: kind of states (`pooled`, ...) -> rows to compute, those that could not be read among them.
     """
 
     rows: dict[str, int]

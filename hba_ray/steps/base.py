@@ -25,8 +25,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from hba_ray.data.tasks import find_dataset
 from hba_ray.errors import CheckpointError, DataError, HbaError
+from hba_ray.evaluation.arms import Arm
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.specs.arms import Arm
 from hba_ray.specs.model import model_folder
 from hba_ray.store.files import DO_AGAIN, folder_digests, read_parquet
 from hba_ray.store.folders import Storage, done, read_lines
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex
 
 TRANSCRIPTS = "transcripts.parquet"
-"""In the folder of the describe step: a line of the whole index, and what is said in that row's clip."""
+"""In the folder of the describe step: `line`, the number of a row in the whole index, and `text`, what is said in its clip."""
 STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
 TRAINED_ON = ("train", "validation")
@@ -74,9 +74,9 @@ class StepKind(ABC, Generic[R]):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     raised: ClassVar[str] = ""
-    """What the newest version changed, for users whose finished steps are of the one before."""
+    """What the newest version changed; shown where finished steps are older and will be done again."""
     unversioned: ClassVar[int] = 1
-    """The version that finished steps are of which do not say it."""
+    """The version of finished steps whose `done.json` names none."""
     result_type: ClassVar[type[Result]] = Result
 
     @abstractmethod
@@ -91,7 +91,7 @@ class StepKind(ABC, Generic[R]):
     def check(spec: ExperimentSpec) -> None:
         """Makes sure, before the first step of a run, that steps of this kind can be done when their turn comes.
 
-        A check that several kinds share is one function, and is made once.
+        Kinds that need the same check assign the same function; a run calls each function once.
 
         Raises:
             HbaError: they could not.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hba_ray.evaluation.arms import Arm, held_against
 from hba_ray.progress import progress
-from hba_ray.specs.arms import Arm, held_against
 from hba_ray.steps.base import Context, Draft, Result, Step, StepKind
 from hba_ray.steps.evaluate import PREDICTIONS, EvaluateSteps
 from hba_ray.steps.judge import VERDICTS, verdicts_in
@@ -50,7 +50,7 @@ class CompareSteps(StepKind[CompareResult]):
             against = held_against(draft.spec, arm, arms)
             if against is not None:
                 identity = {"arms": [str(against), str(arm)], "rows": [_rows_of(draft, one) for one in (against, arm)]}
-                draft.add(self, identity, f"hold against {against}", arm=arm)
+                draft.add(self, identity, f"compare with {against} by paired tests", arm=arm)
 
     def make(self, context: Context) -> CompareResult:
         from hba_ray.evaluation.pairs import compare_tables, differences, pairs_to_json

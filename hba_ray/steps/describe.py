@@ -1,6 +1,6 @@
 """The describe step: extracts behavioural descriptors of all clips into a store that all atlases of the storage share.
 
-What is extracted is kept by content, so the step's own folder holds no more than the word that it is done.
+Descriptors go into the shared store; the step's own folder holds `done.json` and, where they are asked for, the transcripts.
 """
 
 from __future__ import annotations

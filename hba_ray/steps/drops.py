@@ -1,4 +1,4 @@
-"""Rows that could not be used: refused where nothing is left, counted everywhere else, and never twice."""
+"""Counts each row that could not be used, once, and stops a step when a split has no row left."""
 
 from __future__ import annotations
 

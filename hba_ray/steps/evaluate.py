@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
 from hba_ray.data.tasks import DATASETS
+from hba_ray.evaluation.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, baselines, last_part
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, baselines
 from hba_ray.steps import backbone, bam, describe
 from hba_ray.steps.base import Context, Draft, Result, StepKind, held_out, precision_of, training_resources
 from hba_ray.steps.drops import check_rows, check_some_left, losses
@@ -58,8 +58,8 @@ class EvaluateSteps(StepKind[EvaluateResult]):
     def plan(self, draft: Draft) -> None:
         spec = draft.spec
         for arm in arms_of(spec):
-            without = f" without {' and '.join(arm.withheld)}" if arm.withheld else ""
-            what = f"predict and score the {spec.evaluate.split} split{without}"
+            withheld = f", {' and '.join(arm.withheld)} withheld" if arm.withheld else ""
+            what = f"predict and score the {spec.evaluate.split} split{withheld}"
             draft.add(self, _identity(draft, arm), what, arm=arm, resources=training_resources(spec), uses_ray=True)
 
     def make(self, context: Context) -> EvaluateResult:
@@ -88,10 +88,10 @@ class EvaluateSteps(StepKind[EvaluateResult]):
         for modality, rows in result.withheld.items():
             said.append(f"{result.arm}: the model takes no {modality}, which was withheld from {rows} rows.")
         if rows := sum(result.as_images.values()):
-            said.append(f"{result.arm}: the model takes no video; {rows} rows showed it the frames as images.")
+            said.append(f"{result.arm}: the model takes no video; in {rows} rows it was given the frames of the video as images.")
         if result.out_of_domain:
             each = ", ".join(f"{rows} of {dataset}" for dataset, rows in result.out_of_domain.items())
-            said.append(f"{result.arm}: responses without an answer of the dataset count as wrong: {each}.")
+            said.append(f"{result.arm}: responses in which no answer of the dataset could be read count as wrong: {each}.")
         if spec.evaluate.split != "test":
             said.append(f"Scores are on the {spec.evaluate.split} split; published numbers are on the test split.")
         return said
@@ -158,7 +158,9 @@ def _predict(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[Dro
         models = [(context.folder_of(f"transfer {dataset}"), context.whole_index.only(dataset)) for dataset in held_out(spec)]
         predictions = [predict(PredictJob(spec, context.backbone, str(folder / "model"), rows)) for folder, rows in models]
     else:
-        predictions = [predict(PredictJob(spec, context.backbone, str(context.folder_of("sft") / "model"), index, arm.withheld))]
+        predictions = [
+            predict(PredictJob(spec, context.backbone, str(context.folder_of(str(arm.last_stage)) / "model"), index, arm.withheld))
+        ]
     records: list[dict[str, Any]] = []
     drops: list[Drop] = []
     for made, dropped in (part for parts in predictions for part in parts):
@@ -189,7 +191,7 @@ def published_model(spec: ExperimentSpec, arm: Arm) -> PublishedModel:
     from hba_ray.evaluation.published import PublishedModel
 
     if arm.baseline is not None:
-        name = baselines(spec)[arm].rpartition("/")[2].lower()
+        name = last_part(baselines(spec)[arm]).lower()
         published = [model for model in get_args(PublishedModel) if name.startswith(model.lower())]
         return published[0] if published else "OmniSapiens-7B SFT"
     if arm.is_generative:

@@ -23,7 +23,7 @@ REWARD = "reward/score"
 """The mean reward of a step, by its name in the step log."""
 _SHOWN = {"reward": REWARD, "length": "response_length/mean", "seconds": "timing_s/step"}
 _TRACKED = (
-    "reward/", "val-core/", "val-aux/", "harpo/", "actor/pg_", "actor/ppo_kl", "actor/entropy", "actor/grad_norm", "actor/lr", "actor/kl",
+    "reward/", "val-core/", "val-aux/", "actor/pg_", "actor/ppo_kl", "actor/entropy", "actor/grad_norm", "actor/lr", "actor/kl",
     "response_length/mean", "response_length/clip_ratio", "prompt_length/mean", "timing_s/", "training/rollout_",
 )  # fmt: skip
 """What of verl's some 150 metrics of a step goes to the tracker, by the start of their names; the step's log has them all."""
@@ -53,7 +53,7 @@ class GrpoSteps(StepKind[GrpoResult]):
     name = "grpo"
     version = 3
     unversioned = 2
-    raised = "the precision is named"
+    raised = "the precision is part of the fingerprint now"
     result_type = GrpoResult
     check = staticmethod(backbone.check_hub)
 
@@ -78,7 +78,8 @@ class GrpoSteps(StepKind[GrpoResult]):
             "grpo": grpo.identity() | {"prompts": load_reasoning(grpo.prompts).identity()},  # by what they say, not by their file's name
         }
         length = f"{grpo.steps} steps" if grpo.steps else f"{grpo.epochs} epochs"
-        what = f"{grpo.algorithm} from the {grpo.init}, {length} of {grpo.batch} prompts, {grpo.rollouts} rollouts each, lr {grpo.lr:g}"
+        each = f"{grpo.batch} prompts a step, {grpo.rollouts} rollouts a prompt"
+        what = f"{grpo.algorithm} from the {grpo.init}, {length}, {each}, lr {grpo.lr:g}"
         workers = max(1, spec.compute.workers)
         needs = f"{workers} GPUs" if spec.compute.gpus_per_worker else f"{workers} CPU worker{'s' if workers > 1 else ''}, vLLM's CPU build"
         draft.add(self, identity, what, resources=needs, uses_ray=True)
@@ -132,8 +133,11 @@ class _Log:
     """
 
     def __init__(self, path: Path, context: Context, last: int):
+        from hba_ray.rl.advantages import OWN
+
         self.path, self.context, self.last = path, context, last
         self.bar: Bar | None = None
+        self.tracked = (*_TRACKED, *(f"{name}/" for name in OWN))
         self.begun, self.start_seconds = time.monotonic(), 0.0
         kept = [line for line in _lines(path) if line["step"] <= last]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -156,7 +160,7 @@ class _Log:
         if self.bar is not None and REWARD in values:
             self.bar.reach(step)
             self.bar.show(**{name: values[key] for name, key in _SHOWN.items() if key in values})
-        self.context.log({f"grpo/{name}": value for name, value in values.items() if name.startswith(_TRACKED)}, step)
+        self.context.log({f"grpo/{name}": value for name, value in values.items() if name.startswith(self.tracked)}, step)
         self.known.add(step)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hba_ray.data.tasks import DATASETS, find_dataset
+from hba_ray.evaluation.arms import Arm
 from hba_ray.progress import progress
 from hba_ray.specs import AtlasSpec, ExperimentSpec
-from hba_ray.specs.arms import Arm
 from hba_ray.specs.evaluate import JudgeSpec
 from hba_ray.steps.base import Context, Draft, Result, Step, StepKind
 from hba_ray.steps.evaluate import PREDICTIONS, SCORES, published_model

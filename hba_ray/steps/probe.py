@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from hba_ray.errors import SpecError
+from hba_ray.evaluation.arms import Arm
 from hba_ray.progress import progress
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.arms import Arm
 from hba_ray.specs.descriptors import USUAL_STREAMS, AcousticSpec, PoseSpec, VectorStream
 from hba_ray.steps import describe
 from hba_ray.steps.base import Context, Draft, Result, StepKind

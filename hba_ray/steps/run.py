@@ -68,6 +68,6 @@ def done_again(steps: Iterable[Step], storage: Storage) -> list[str]:
         folders = storage.steps_of(name)
         former = [said for folder in folders if (said := done(folder)) and (said.get("version") or kind.unversioned) < kind.version]
         if former:
-            count = f"{len(former)} finished step{'s' if len(former) > 1 else ''}"
-            lines.append(f"{name}: {count} of a former version in this storage cannot be taken any more: {kind.raised}")
+            count = f"{len(former)} finished step{'s are' if len(former) > 1 else ' is'}"
+            lines.append(f"{name}: {count} of an older version and will be done again: {kind.raised}")
     return lines

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.errors import SpecError
+from hba_ray.evaluation.arms import transferred
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
-from hba_ray.specs.arms import transferred
 from hba_ray.steps import backbone, describe
 from hba_ray.steps.base import (
     STEP_LOG,
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from hba_ray.training.sft import ModelPart
 
 CLASSES = "classes"
-ORDER_CHANGED = "the rows of an optimiser step no longer depend on compute.workers and compute.micro_batch, and the precision is named"
+ORDER_CHANGED = (
+    "the rows of an optimiser step no longer depend on compute.workers and compute.micro_batch, "
+    "and the precision is part of the fingerprint"
+)
 """Why finished training of a former version is done again."""
 
 

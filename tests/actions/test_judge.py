@@ -306,5 +306,5 @@ def test_answers_that_got_no_reply_are_asked_again(finished, monkeypatch, capsys
     assert code == 0, said
     scores = table((made.folder / "judge" / "graders.md").read_text(), "Scores by grader")
     assert [row["Unreadable"] for row in scores] == ["0", "0"]
-    assert not held_against.is_done and "holds arms against each other again" in said, "old verdicts would stand beside new ones"
+    assert not held_against.is_done and "compares the arms again" in said, "old verdicts would stand beside new ones"
     assert (open_score(run(asked), "sft").value or 0) > 0 and held_against.is_done

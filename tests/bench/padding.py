@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from hba_ray.convert.registry import convert
+from hba_ray.convert.conversion import convert
 from hba_ray.data.atlas import build_index
 from hba_ray.data.batches import BatchMaker, BatchSettings, padding_ratio
 from hba_ray.data.order import Order, plan_epoch

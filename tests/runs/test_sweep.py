@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from hba_ray.cluster.session import Session, check_store
 from hba_ray.errors import DataError, EnvironmentMissing, HbaError, SpecError, TrialsFailed
+from hba_ray.evaluation.arms import Arm
 from hba_ray.report.tables import read_json, sheets
 from hba_ray.runs import sweep as sweep_module
 from hba_ray.runs.assignments import Outcome
@@ -20,7 +21,6 @@ from hba_ray.runs.opened import rebuild_page
 from hba_ray.runs.results import labels
 from hba_ray.runs.sweep import FinishedSweep, run_sweep
 from hba_ray.runs.sweep_plan import estimate, plan_sweep
-from hba_ray.specs.arms import Arm
 from hba_ray.specs.compute import TrackingSpec
 from hba_ray.steps import KINDS
 from hba_ray.steps.atlas import AtlasSteps

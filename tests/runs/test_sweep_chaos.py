@@ -118,5 +118,5 @@ def test_of_two_drivers_of_one_sweep_one_works_and_the_other_waits(drivers, tmp_
     for driver in both:
         driver.join(PATIENCE_SECONDS)
         assert driver.exitcode == 0, said(storage)
-    assert "another process is at it" in said(storage)
+    assert "another process is running this experiment" in said(storage)
     assert_done_once(storage)

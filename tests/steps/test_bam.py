@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from hba_ray.errors import CheckpointError, DataError, SpecError
+from hba_ray.evaluation.arms import arms_of
 from hba_ray.report.tables import render_markdown
 from hba_ray.runs.cost import measure_cost
 from hba_ray.runs.plan import plan
 from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.arms import arms_of
 from hba_ray.steps import KINDS, describe
 from hba_ray.steps import bam as step
 from hba_ray.store.folders import Storage

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from hba_ray.errors import CheckpointError, SpecError
+from hba_ray.evaluation.arms import arms_of, baselines
 from hba_ray.runs.plan import plan
 from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.arms import arms_of, baselines
 from hba_ray.steps.evaluate import EvaluateResult, EvaluateSteps, published_model
 from hba_ray.store.folders import Storage
 from tests.helpers.experiments import small_experiment
@@ -83,7 +83,7 @@ def test_the_tiny_model_is_predicted_with_before_training_and_reported_beside_th
     facts = json.loads((step.folder / "done.json").read_text())
     unread = sum(facts["out_of_domain"].values())
     assert unread == sum(not (record["answer"] if record["dataset"] == "toy_answers" else record["predicted"]) for record in predictions)
-    assert any("zero-shot tiny: responses without an answer" in note for note in finished.report.notes)
+    assert any("zero-shot tiny: responses in which no answer" in note for note in finished.report.notes)
     assert any(name.startswith("score/zero-shot tiny/") for name in tracker.metrics)
 
 
@@ -91,7 +91,7 @@ def test_what_a_model_was_not_shown_is_said(tmp_path: Path):
     result = EvaluateResult(rows=12, arm="zero-shot x", withheld={"audio": 12}, as_images={"video": 3})
     assert EvaluateSteps().notes(with_baselines(tmp_path), result) == [
         "zero-shot x: the model takes no audio, which was withheld from 12 rows.",
-        "zero-shot x: the model takes no video; 3 rows showed it the frames as images.",
+        "zero-shot x: the model takes no video; in 3 rows it was given the frames of the video as images.",
     ]
 
 

@@ -103,7 +103,7 @@ def former(storage: Path, **said: object) -> None:
 def test_finished_steps_of_a_former_version_are_told(tmp_path: Path, said: dict, tells: bool):
     former(tmp_path, **said)
     lines = done_again([context(tmp_path).step], Storage(tmp_path))
-    expected = "counting: 1 finished step of a former version in this storage cannot be taken any more: it counts otherwise"
+    expected = "counting: 1 finished step is of an older version and will be done again: it counts otherwise"
     assert lines == ([expected] if tells else [])
 
 

@@ -8,10 +8,10 @@ import pytest
 from hba_ray.data.atlas import read_rows
 from hba_ray.data.rows import TAG, Row
 from hba_ray.errors import SpecError
+from hba_ray.evaluation.arms import arms_of
 from hba_ray.runs.plan import plan
 from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec, load_spec
-from hba_ray.specs.arms import arms_of
 from hba_ray.steps.base import Context, Step
 from hba_ray.steps.evaluate import PREDICTIONS
 from hba_ray.steps.sft import transfer_spec

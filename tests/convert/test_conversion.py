@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hba_ray.convert.registry import Conversion, convert
+from hba_ray.convert.conversion import Conversion, convert
 from hba_ray.data.atlas import build_index, read_rows
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS

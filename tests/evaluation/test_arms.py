@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hba_ray.evaluation.arms import ADAPTED, SFT, Arm, arms_of, held_against
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.arms import ADAPTED, MEDIA, SFT, Arm, arms_of, held_against
 
 STAGES = st.lists(st.sampled_from(["sft", "bam", "transfer", "grpo"]), min_size=1, max_size=3, unique=True).map(tuple)
-WITHHELD = st.one_of(st.just(()), st.just(MEDIA), st.sampled_from(["audio", "video", "image"]).map(lambda one: (one,)))
+WITHHELD = st.lists(st.sampled_from(["audio", "video", "image"]), max_size=3, unique=True).map(tuple)
 TRAINED = st.builds(Arm, stages=STAGES, withheld=WITHHELD)
 BASELINE = st.builds(Arm, baseline=st.sampled_from(["tiny", "Qwen2.5-Omni-7B", "owner/a model without audio", "a+b"]))
 PROBE = st.builds(Arm, probe=st.sampled_from(["pose", "acoustic"]))

@@ -15,17 +15,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from hba_ray.specs.experiment import ExperimentSpec
+from hba_ray.specs import ExperimentSpec
 
 MEDIA = ("audio", "video")
 """The modalities that `bam.raw_media: false` withholds from the model (paper Table 10)."""
 GENERATIVE_STAGES = frozenset({"grpo"})
 """Stages whose models have no heads and answer every question by generation."""
 
-_WITHOUT, _ALL_MEDIA, _BASELINE, _PROBE = " without ", "media", "zero-shot ", "probe "
+_WITHOUT, _AND, _ALL_MEDIA, _BASELINE, _PROBE = " without ", " and ", "media", "zero-shot ", "probe "
 
 
 @dataclass(frozen=True)
@@ -57,14 +55,14 @@ class Arm:
         if name.startswith(_PROBE):
             return cls(probe=name.removeprefix(_PROBE))
         stages, _, withheld = name.partition(_WITHOUT)
-        return cls(tuple(stages.split("+")), MEDIA if withheld == _ALL_MEDIA else (withheld,) if withheld else ())
+        return cls(tuple(stages.split("+")), MEDIA if withheld == _ALL_MEDIA else tuple(withheld.split(_AND)) if withheld else ())
 
     def __str__(self) -> str:
         if self.baseline is not None:
             return f"{_BASELINE}{self.baseline}"
         if self.probe is not None:
             return f"{_PROBE}{self.probe}"
-        withheld = _ALL_MEDIA if self.withheld == MEDIA else " and ".join(self.withheld)
+        withheld = _ALL_MEDIA if self.withheld == MEDIA else _AND.join(self.withheld)
         return "+".join(self.stages) + (f"{_WITHOUT}{withheld}" if withheld else "")
 
     @property
@@ -131,11 +129,12 @@ def transferred(spec: ExperimentSpec) -> Arm:
 
 def baselines(spec: ExperimentSpec) -> dict[Arm, str]:
     """Arm -> hub id, folder or `tiny`, of each model in `evaluate.baselines`."""
-    ends = Counter(_last_part(model) for model in spec.evaluate.baselines)
-    return {Arm(baseline=_last_part(model) if ends[_last_part(model)] == 1 else model): model for model in spec.evaluate.baselines}
+    ends = Counter(last_part(model) for model in spec.evaluate.baselines)
+    return {Arm(baseline=last_part(model) if ends[last_part(model)] == 1 else model): model for model in spec.evaluate.baselines}
 
 
-def _last_part(model: str) -> str:
+def last_part(model: str) -> str:
+    """The name of a model without its owner or folder."""
     return Path(model).name or model
 
 
