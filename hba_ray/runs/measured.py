@@ -1,5 +1,6 @@
-"""Collects from the folders of finished trials what fills the columns of a paper table: predictions, verdicts of judges, and numbers that are no scores, such as the
-cost of adapters, the quality of written answers and the agreement of judges."""
+"""Collects from the folders of finished trials what fills the columns of a paper table: predictions, verdicts of judges, and
+numbers that are no scores, such as the cost of adapters, the quality of written answers and the agreement of judges.
+"""
 
 from __future__ import annotations
 
