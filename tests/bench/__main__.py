@@ -13,8 +13,8 @@ from pathlib import Path
 
 import tests.bench
 
-NAMES = sorted(module.name for module in pkgutil.iter_modules(tests.bench.__path__) if not module.name.startswith(("_", "test_")))
-Measure = Callable[[], Mapping[str, float | str]]
+NAMES = sorted(module.name for module in pkgutil.iter_modules(tests.bench.__path__) if not module.name.startswith("_"))
+Measure = Callable[[], Iterable[Mapping[str, float | str]]]
 
 
 def measure(name: str) -> Measure:
@@ -34,18 +34,21 @@ def run(names: Iterable[str], file: Path | None, find: Callable[[str], Measure] 
     failed = []
     for name in names:
         try:
-            figures = find(name)()
+            for figures in find(name)():
+                for what, value in figures.items():
+                    _tell(name, what, value, file)
         except Exception:  # whatever it is, the figures of the others are wanted
             traceback.print_exc()
             failed.append(name)
-            continue
-        for what, value in figures.items():
-            shown = f"{value:.3g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
-            print(f"{name:12}  {what}: {shown}", flush=True)
-            if file is not None:
-                with file.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps({"benchmark": name, "measure": what, "value": value}) + "\n")
     return failed
+
+
+def _tell(name: str, what: str, value: float | str, file: Path | None) -> None:
+    shown = f"{value:.3g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    print(f"{name:12}  {what}: {shown}", flush=True)
+    if file is not None:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"benchmark": name, "measure": what, "value": value}) + "\n")
 
 
 def main() -> None:

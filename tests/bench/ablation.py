@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +19,7 @@ SPEC = ROOT / "experiments" / "ablations" / "bam_streams.yaml"
 AT_ONCE = 2
 
 
-def measure() -> dict[str, float | str]:
+def measure() -> Iterator[dict[str, float | str]]:
     from hba_ray.specs import load_spec, trials
 
     sets = [[f"{key}={json.dumps(value)}" for key, value in trial.sets.items()] for trial in trials(load_spec(SPEC))]
@@ -30,7 +31,7 @@ def measure() -> dict[str, float | str]:
         together = seconds(lambda: _run(shared))
         with ThreadPoolExecutor(AT_ONCE) as pool:
             alone = seconds(lambda: list(pool.map(lambda words: _run(apart, "sweep=null", *words), sets)))
-    return {
+    yield {
         "12 BAM trials as a sweep: times as fast as a process for each (goal >= 2)": alone / together,
         "seconds of the sweep": together,
         "seconds of the processes": alone,

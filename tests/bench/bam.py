@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ TRIALS = [
 ]
 
 
-def measure() -> dict[str, float | str]:
+def measure() -> Iterator[dict[str, float | str]]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        return {**measure_forward(), **measure_store(Path(folder)), **measure_sweep(Path(folder) / "sweep")}
+        yield measure_forward()
+        yield measure_store(Path(folder))
+        yield measure_sweep(Path(folder) / "sweep")
 
 
 def measure_forward(repeats: int = 200) -> dict[str, float | str]:

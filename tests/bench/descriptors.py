@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -55,11 +56,13 @@ print(json.dumps({"seconds": time.perf_counter() - first, "peak_mib": resource.g
 """
 
 
-def measure() -> dict[str, float | str]:
+def measure() -> Iterator[dict[str, float | str]]:
     with tempfile.TemporaryDirectory() as folder:
         python = str(build("pose", default_folder("local", Path(folder))))
-        facts = measure_actors(Path(folder), python)
-        return {**facts, **measure_opensmile(), **measure_memory(Path(folder), python), **measure_finished_store(Path(folder) / "store")}
+        yield measure_actors(Path(folder), python)
+        yield measure_opensmile()
+        yield measure_memory(Path(folder), python)
+        yield measure_finished_store(Path(folder) / "store")
 
 
 def measure_actors(folder: Path, python: str) -> dict[str, float | str]:

@@ -50,16 +50,17 @@ SETTINGS = [(4, False), (8, False), (8, True), (16, True)]
 """Rows of a micro-batch, and whether activations are computed again in the backward pass."""
 
 
-def measure() -> dict[str, float | str]:
+def measure() -> Iterator[dict[str, float | str]]:
     if not torch.cuda.is_available():
-        return {"nothing": "there is no GPU"}
+        yield {"nothing": "there is no GPU"}
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        facts: dict[str, float | str] = {"device": torch.cuda.get_device_name()}
+        yield {"device": torch.cuda.get_device_name()}
         index, backbone = build(folder)
         for micro_batch, recompute in SETTINGS:
-            facts |= measure_sft(index, backbone, folder, micro_batch, recompute)
-        return facts | measure_adapters(index, backbone, folder)
+            yield measure_sft(index, backbone, folder, micro_batch, recompute)
+        yield measure_adapters(index, backbone, folder)
 
 
 def build(folder: Path, sizes: dict[str, dict[str, Any]] = SIZES, rows: int = STEPS * 64) -> tuple[AtlasIndex, Path]:

@@ -60,7 +60,7 @@ class ByRow(Dataset):
         return parse_row(group.slice(line["position"], 1).to_pylist()[0], where=str(item))
 
 
-def measure() -> dict[str, float | str]:
+def measure() -> Iterator[dict[str, float | str]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_parquet(rows(SHARDS * ROWS), folder / "atlas", "train", rows_per_group=ROWS, rows_per_file=ROWS)
@@ -78,15 +78,11 @@ def measure() -> dict[str, float | str]:
         with ray_session(ComputeSpec(cpus=4, storage=name, fork=True), folder / "logs"):
             stream = partial(make_on_ray, index, settings, "train", load, windows, loaders=2, cpus_per_loader=1, prefetch=4)
             one = partial(make_on_ray, index, settings, "train", load, windows, loaders=1, cpus_per_loader=1, prefetch=4)
-            results: dict[str, float | str] = {
-                "streaming, 1 loader, over in-process iterator (goal >= 0.8)": speed_up(partial(consume, one), here, 3),
-                "streaming, 2 loaders, over in-process iterator": speed_up(partial(consume, stream), here, 3),
-                "streaming, 2 loaders, over torch DataLoader, 2 workers (goal >= 2)": speed_up(
-                    partial(consume, stream), partial(consume, lambda: loader), 3
-                ),
-            }
-        results["peak memory of the consumer, MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return results
+            yield {"streaming, 1 loader, over in-process iterator (goal >= 0.8)": speed_up(partial(consume, one), here, 3)}
+            yield {"streaming, 2 loaders, over in-process iterator": speed_up(partial(consume, stream), here, 3)}
+            against = speed_up(partial(consume, stream), partial(consume, lambda: loader), 3)
+            yield {"streaming, 2 loaders, over torch DataLoader, 2 workers (goal >= 2)": against}
+        yield {"peak memory of the consumer, MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def collate(maker: BatchMaker, batch: list[Row]) -> object:

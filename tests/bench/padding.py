@@ -6,6 +6,7 @@ tiny model's tokenizer, trained on the same text.
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from hba_ray.convert.conversion import convert
@@ -20,10 +21,10 @@ from hba_ray.specs import AtlasSpec, TinySpec
 ROOT = Path(os.environ.get("MELD_ROOT", Path(__file__).parents[3] / "shared" / "data" / "meld"))
 
 
-def measure() -> dict[str, float | str]:
+def measure() -> Iterator[dict[str, float | str]]:
     if not ROOT.is_dir():
-        return {"padding on MELD": "left out: set MELD_ROOT"}
-    results: dict[str, float | str] = {}
+        yield {"padding on MELD": "left out: set MELD_ROOT"}
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         spec = AtlasSpec(source="meld", root=str(ROOT))
@@ -35,5 +36,5 @@ def measure() -> dict[str, float | str]:
             settings = BatchSettings(spec.media, spec.modalities, micro_batch)
             maker = BatchMaker(index, settings, processor, "train")
             windows = plan_epoch(index, Order("train", 256, micro_batch, batch=512))[:20]
-            results[f"padded / real tokens, micro-batch {micro_batch} (goal <= 1.15)"] = padding_ratio(list(make_here(maker, windows)))
-    return results
+            ratio = padding_ratio(list(make_here(maker, windows)))
+            yield {f"padded / real tokens, micro-batch {micro_batch} (goal <= 1.15)": ratio}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections.abc import Iterator
 from statistics import median
 
 from hba_ray.rl.rewards import Response, compute_score, encoder_folder, score_responses
@@ -22,7 +23,7 @@ CLASSES = ("anger", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 TEXT = "she he they because wants to leave stay with a friend who laughs about the letter before dinner was late again"
 
 
-def measure() -> dict[str, float | str]:
+def measure() -> Iterator[dict[str, float | str]]:
     """Medians over rounds; a round's responses are new to both sides."""
     spec, generator = RewardSpec(), random.Random(0)
     started = time.perf_counter()
@@ -30,7 +31,7 @@ def measure() -> dict[str, float | str]:
     cold = time.perf_counter() - started
     rounds = [_round(_call(generator), _call(generator), spec) for _ in range(ROUNDS)]
     middle = {name: median(one[name] for one in rounds) for name in rounds[0]}
-    return {
+    yield {
         "responses a second, one by one as verl asks": PROMPTS * ROLLOUTS / middle["single"],
         "responses a second, one call": PROMPTS * ROLLOUTS / middle["ours"],
         "responses a second, plain loop": PROMPTS * ROLLOUTS / middle["loop"],

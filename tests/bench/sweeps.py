@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.bench._side_by_side import seconds
@@ -30,7 +31,7 @@ def work(part: object, say: object, metric: str, report: object) -> None:
     tracker.end()
 
 
-def measure() -> dict[str, float | str]:
+def measure() -> Iterator[dict[str, float | str]]:
     from hba_ray.cluster.session import ray_session
     from hba_ray.runs.sweep_plan import Assignment, plan_sweep
     from hba_ray.runs.tune import run_assignments
@@ -55,7 +56,7 @@ def measure() -> dict[str, float | str]:
 
             first = seconds(lambda: sweep_once(parts[:AT_ONCE]))
             wall = seconds(lambda: sweep_once(parts[AT_ONCE:]))
-    return {
+    yield {
         "20 trials of 2 s, 2 at a time: wall / ideal (goal <= 1.2)": wall / (TRIALS * SECONDS / AT_ONCE),
         "seconds that the first two trials took": first,
         "seconds to validate and plan all shipped specs (goal <= 5)": seconds(_plan_all),
