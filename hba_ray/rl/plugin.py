@@ -1,10 +1,10 @@
-"""Loaded by verl at the end of its own import, in every process (entry point `verl.plugins`, or VERL_USE_EXTERNAL_MODULES).
+"""What verl imports at the end of its own import, in every process: it registers the CPU platform and applies the patches.
 
-Registers a platform for machines without an accelerator and applies the patches, before other modules of verl bind names.
+verl knows CUDA and Ascend devices and lets others be registered (verl 0.9.1, `verl/plugin/platform`).
+`CpuPlatform` is a machine without an accelerator: torch's CPU device, gloo between processes, and a logical
+Ray resource named GPU, since verl counts its places by that name.
 
-verl knows CUDA and Ascend devices and lets other platforms be registered (verl 0.9.1, `verl/plugin/platform`).
-`CpuPlatform` runs its workers on the CPU: torch's own CPU device, gloo between processes, and a logical Ray
-resource named GPU, since verl counts its places by that name.
+The patches have to be set up before other modules of verl bind the names that they replace.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEMORY_BYTES = (16 << 30, 24 << 30)
 
 
 class _CpuDevice(types.ModuleType):
-    """`torch.cpu` with the calls that verl makes of `torch.cuda` and that a CPU has nothing to say to."""
+    """`torch.cpu`, and the functions of `torch.cuda` that verl calls on any device and that do nothing on a CPU."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("memory_", "max_memory_")):
@@ -62,7 +62,7 @@ _DEVICE = _CpuDevice("cpu_device")
 
 @PlatformRegistry.register(platform="cpu")
 class CpuPlatform(PlatformBase):
-    """The methods are those of `PlatformBase`; chosen by the variable VERL_PLATFORM=cpu."""
+    """A machine without an accelerator, which verl takes where VERL_PLATFORM is `cpu`; the methods are those of `PlatformBase`."""
 
     device_name = "cpu"  # type: ignore[assignment]
     vendor_name = "cpu"  # type: ignore[assignment]
