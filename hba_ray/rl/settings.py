@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hba_ray.cluster.environment import VLLM_ON_CPU
 from hba_ray.errors import DataError, EnvironmentMissing, SpecError
-from hba_ray.rl import REWARD, TRAINER
+from hba_ray.rl import REWARD, TRAINER, patches
 from hba_ray.rl.advantages import OWN
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
@@ -63,7 +63,7 @@ def verl_config(spec: ExperimentSpec, paths: RlPaths, *, train_rows: int, more: 
     Raises:
         SpecError: `grpo.verl` names a key that verl does not have, or a value that cannot stand there.
         DataError: fewer rows than one batch.
-        EnvironmentMissing: verl is not installed.
+        EnvironmentMissing: verl is not installed, or a package has another version than the patches are for.
     """
     steps = steps_per_epoch(spec, train_rows)
     config = _verl_defaults()
@@ -240,6 +240,7 @@ def _composed() -> DictConfig:
     found = importlib.util.find_spec("verl")
     if found is None or not found.submodule_search_locations:
         raise EnvironmentMissing("grpo", "verl is not installed", "install the extra rl-cpu, or rl-gpu on a machine with GPUs")
+    patches.check_versions(patches.PATCHES)  # here for the user's eyes; in verl's processes `patches.apply` refuses once more
     from hydra import compose, initialize_config_dir
 
     folder = Path(found.submodule_search_locations[0]).resolve() / "trainer" / "config"

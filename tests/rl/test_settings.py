@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ TOY = {
         "response_tokens": 16,
         "steps": 30,
         "validate_every": None,
-        "reward": {"shape": "vowels", "similarity_weight": 0},
+        "reward": {"similarity_weight": 0},
     },
 }
 
@@ -114,6 +115,13 @@ def test_without_verl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     settings._composed.cache_clear()
     monkeypatch.setattr(settings.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentMissing, match="rl-cpu"):
+        verl_config(paper(), PATHS, train_rows=1000)
+
+
+def test_another_version_than_the_patches_are_for_is_refused_before_any_process_starts(monkeypatch: pytest.MonkeyPatch):
+    settings._composed.cache_clear()
+    monkeypatch.setattr(settings.patches, "PATCHES", [replace(settings.patches.PATCHES[0], version="0.1.0")])
+    with pytest.raises(EnvironmentMissing, match=r"(?s)verl: is 0\.9\.1.*0\.1\.0"):
         verl_config(paper(), PATHS, train_rows=1000)
 
 
