@@ -1,11 +1,12 @@
 """What a response earns: r = accuracy + 0.2 format + 0.5 similarity (paper equation 5), every part by its name.
 
-Pure functions of response, target and `grpo.reward`. verl calls `compute_score` for each response; what it
-returns reaches verl's logs and tables part by part.
+`score_responses` is a pure function of the responses, their targets and `grpo.reward`. verl calls `compute_score`
+for one response at a time; the parts that it returns reach verl's log and the table of responses.
 
-Sentence embeddings for the similarity reward: one encoder per process, kept vectors, no network.
+Similarity is the cosine between sentence embeddings of answer and target. A process loads one encoder, which
+needs no network and keeps the embeddings that were used last.
 
-Legend of shapes: N texts, D width of an embedding (384 for all-MiniLM-L6-v2).
+Letters: N texts, D width of an embedding (384 for all-MiniLM-L6-v2).
 """
 
 from __future__ import annotations
@@ -27,20 +28,29 @@ from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs.grpo import EncoderSpec, RewardSpec
 
 HARPO_WEIGHTS = (0.8, 0.2)
-"""Of the answer and of the format (human_behaviour_harpo.py)."""
+"""Weights of the answer and of the format (human_behaviour_harpo.py)."""
 HARPO_LONGEST, HARPO_MARGIN, HARPO_PENALTY = 812, 128, 0.75
-"""Characters of a response, those before the limit over which the penalty grows, and its weight. The released code
-means tokens, but is given no lengths and falls back to characters."""
-_VOWELS = frozenset("aeiou")
+"""Limit of a response's length in characters, characters before the limit over which the penalty grows, and the penalty's
+weight. The released code means tokens, but is given no lengths and falls back to characters."""
+KEPT_TEXTS = 20_000
+"""Embeddings that an encoder keeps, those used last; about 30 MB."""
+LONGEST_TEXT = 8192
+"""Characters of a text that are encoded; the encoder itself reads 256 tokens."""
+DECIMALS = 6
+"""Decimals of a similarity. Embeddings differ in the seventh with the texts that they are encoded with, and responses
+that say the same must earn the same."""
+_BATCH = 16
+"""Texts of about one length that are encoded together; in larger batches short ones wait for long ones."""
+_loading = Lock()
 
 Parts = dict[str, float]
-"""`score`, the reward, and what it consists of: `acc`, `format`, and, where they enter, `similarity`, `shape`, `overlong`.
+"""The reward `score` and the parts that it is made of: `acc`, `format`, and `similarity` and `overlong` where the spec has them.
 All responses of a run have the same names."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """A response of the model and what it is held against.
+    """A response of the model, and the answer that it should give.
 
     Attributes:
         dataset: id of the row's dataset.
@@ -56,11 +66,11 @@ def score_responses(responses: Sequence[Response], spec: RewardSpec, encoder: En
     """The parts of each response's reward.
 
     Args:
-        encoder: for the similarity; this process's own by default, and not loaded where similarity does not enter.
+        encoder: compares answers with targets; by default that of this process, loaded only where similarity is part of the reward.
 
     Raises:
         DataError: a dataset is unknown.
-        EnvironmentMissing: the encoder is not there.
+        EnvironmentMissing: the encoder is not installed.
     """
     answers = [_answer(response.text, spec) for response in responses]
     open_rows = [find_dataset(response.dataset, where="reward").task.is_open for response in responses]
@@ -82,23 +92,24 @@ def score_responses(responses: Sequence[Response], spec: RewardSpec, encoder: En
 
 
 def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, *, reward: Any = None, **_: Any) -> Parts:
-    """verl's entry: the reward of one response.
+    """The parts of one response's reward, by the names and arguments that verl calls with.
 
     Args:
         data_source: id of the row's dataset.
         solution_str: the decoded response.
         ground_truth: the row's answer.
-        reward: `grpo.reward` as a mapping; its defaults by default.
+        extra_info: what else verl knows of the row; not used.
+        reward: `grpo.reward` as a mapping; None takes the defaults of the spec.
     """
     return score_responses([Response(data_source, solution_str, ground_truth)], _spec(reward))[0]
 
 
 def format_score(text: str, rule: str) -> float:
-    r"""0, 0.5 or 1.
+    r"""Whether the response has the form that the prompt asks for: 0, 0.5 or 1.
 
     Args:
-        rule: `split` pays half a point for a thought, <think>...</think>, and half for a box, both with something
-            in them (appendix B.2). `all_or_nothing` pays one point where the text begins with a thought and a box
+        rule: `split` pays half a point for a thought, <think>...</think>, and half for a box, neither of them
+            empty (appendix B.2). `all_or_nothing` pays one point where the text begins with a thought and a box
             follows, empty or not (human_behaviour.py).
 
     >>> format_score(r"<think>So.</think> happy", "split")
@@ -120,7 +131,7 @@ def overlong_penalty(length: int) -> float:
 
 
 def _answer(text: str, spec: RewardSpec) -> str | None:
-    """The answer, or None; an empty box holds none."""
+    """The answer in a response, or None; an empty box is no answer."""
     answer = read_answer(text, spec.answer_from)
     return None if spec.answer_from == "boxed" and not answer else answer
 
@@ -140,10 +151,6 @@ def _paper_reward(parts: Parts, response: Response, cosine: float | None, is_ope
         similarity = 0.0 if cosine is None else cosine if spec.similarity_range == "cosine" else max(0.0, cosine)
         parts |= {"similarity": similarity}
         score += spec.similarity_weight * similarity
-    if spec.shape == "vowels":
-        shape = sum(sign in _VOWELS for sign in response.text) / max(1, len(response.text))
-        parts |= {"shape": shape}
-        score += spec.shape_weight * shape
     return {"score": score, **parts}
 
 
@@ -175,19 +182,6 @@ def _spec(reward: Any) -> RewardSpec:
     from omegaconf import OmegaConf
 
     return RewardSpec.model_validate(OmegaConf.to_container(reward) if OmegaConf.is_config(reward) else reward or {})
-
-
-KEPT_TEXTS = 20_000
-"""Embeddings kept, those used last; about 30 MB."""
-LONGEST_TEXT = 8192
-"""Characters of a text that are looked at; the encoder itself reads 256 tokens."""
-DECIMALS = 6
-"""Of a similarity. Embeddings differ in the seventh with the texts that they are batched with, and responses
-that say the same must earn the same."""
-_BATCH = 16
-"""Texts of about one length that are encoded together; in larger batches short ones wait for long ones."""
-
-_loading = Lock()
 
 
 class Encoder:
@@ -231,7 +225,7 @@ class Encoder:
 
 
 def shared_encoder(spec: EncoderSpec) -> Encoder:
-    """This process's encoder.
+    """The encoder of this process, loaded at the first call.
 
     Raises:
         EnvironmentMissing: neither the package nor the folder is there, or sentence-transformers is not installed.
@@ -241,7 +235,7 @@ def shared_encoder(spec: EncoderSpec) -> Encoder:
 
 
 def encoder_folder(spec: EncoderSpec) -> Path:
-    """Where the encoder lies on this machine.
+    """The folder of the encoder's model on this machine.
 
     Raises:
         EnvironmentMissing: the package or the folder is not there.

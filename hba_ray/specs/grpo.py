@@ -61,16 +61,10 @@ class RewardSpec(Spec):
     similarity_range: Literal["cosine", "clipped"] = "cosine"
     """`cosine` takes it as it is (equation 5), `clipped` raises negative ones to 0, as in the released code."""
     encoder: EncoderSpec = EncoderSpec()
-    shape: Literal["none", "vowels"] = "none"
-    """A further term for tests of the machinery: `vowels` is the share of a, e, i, o, u among the characters of a response, which
-    a tiny random model learns in a few steps. It says nothing about behaviour."""
-    shape_weight: float = Field(default=1.0, ge=0)
-    """Weight of that term."""
 
     @model_validator(mode="after")
     def _pays(self) -> RewardSpec:
-        weights = self.accuracy_weight + self.format_weight + self.similarity_weight
-        if not weights and (self.shape == "none" or not self.shape_weight) and self.formula == "paper":
+        if self.formula == "paper" and not self.accuracy_weight + self.format_weight + self.similarity_weight:
             raise ValueError("every weight of the reward is 0, so all responses are worth the same")
         return self
 

@@ -120,9 +120,7 @@ class GrpoSteps(StepKind[GrpoResult]):
     def notes(self, spec: ExperimentSpec, result: GrpoResult) -> list[str]:
         first, last = result.reward_first_quarter, result.reward_last_quarter
         said = f"{spec.grpo.algorithm.upper()} took {result.optimizer_steps} steps; mean reward {first:.3f} in the first quarter of them"
-        shape = spec.grpo.reward.shape
-        said += f", {last:.3f} in the last."
-        return [said, f"Its reward holds the share of {shape}, which says nothing about behaviour."] if shape != "none" else [said]
+        return [f"{said}, {last:.3f} in the last."]
 
 
 class _Log:

@@ -35,6 +35,7 @@ from hba_ray.rl.launch import GrpoJob, _held, check_room, run_grpo
 from hba_ray.rl.records import dropped_rows
 from hba_ray.specs import ExperimentSpec
 from tests.helpers.damaged_rl import Damaged, damaged
+from tests.helpers.vowel_reward import VOWELS
 from tests.rl.conftest import SPEC, Toy
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ KNOWN_DENSITY = 7.0
 """No batch of z-scores has it, so whoever reports about as much remembers it."""
 GRPO = {
     "rollouts": 2, "batch": 4, "mini_batch": 4, "micro_batch": 4, "epochs": 2, "save_every": 2, "lr": 2e-4,
-    "prompt_tokens": 512, "response_tokens": 12, "validate_every": None, "reward": {"similarity_weight": 0, "shape": "vowels"},
+    "prompt_tokens": 512, "response_tokens": 12, "validate_every": None, "reward": {"similarity_weight": 0}, "verl": VOWELS,
 }  # fmt: skip
 
 
@@ -219,12 +220,12 @@ def test_a_row_that_may_be_dropped_is_counted_and_the_run_goes_on(resumed: Simpl
 
 def test_every_part_of_the_reward_is_logged_by_task_and_dataset(resumed: SimpleNamespace, job: GrpoJob):
     data = resumed.lines[-1]["data"]
-    for part in ("score", "acc", "format", "shape"):
+    for part in ("score", "acc", "format", "vowels"):
         assert f"reward/{part}" in data
         assert any(name.startswith("reward/task/") and name.endswith(f"/{part}") for name in data)
         assert any(name.startswith("reward/dataset/toy_") and name.endswith(f"/{part}") for name in data)
     table = pq.read_table(job.rollouts / f"step-{STEPS:06d}.parquet")
-    assert {"prompt", "response", "true", "reward_score", "reward_shape"} <= set(table.column_names)
+    assert {"prompt", "response", "true", "reward_score", "reward_vowels"} <= set(table.column_names)
     assert "<think>" in table.column("prompt")[0].as_py()
 
 
@@ -237,7 +238,7 @@ def test_sampled_and_trained_probabilities_agree(killed: SimpleNamespace, resume
 
 def test_transformers_and_vllm_load_the_trained_model_and_say_the_same(resumed: SimpleNamespace, job: GrpoJob, tmp_path: Path):
     """By the command that people have for it, which takes the trained model for its backbone."""
-    words = [ROOT / "experiments" / "grpo_toy.yaml", f"model.backbone={job.folder / 'model'}", "atlas.toy.rows=96"]
+    words = [ROOT / "experiments" / "grpo_toy.yaml", f"model.backbone={job.folder / 'model'}", "atlas.toy.rows=96", "atlas.datasets=null"]
     command = [sys.executable, "-m", "hba_ray", "doctor", "rollout", *map(str, words), f"compute.storage={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     print(done.stdout)

@@ -115,7 +115,7 @@ def test_similarity_compares_answers_in_one_case_and_all_at_once():
     assert [parts["similarity"] for parts in scored] == [1, 0, 0.5]
 
 
-@pytest.mark.parametrize("spec", [RewardSpec(), PLAIN, RewardSpec(shape="vowels"), RewardSpec(formula="harpo")])
+@pytest.mark.parametrize("spec", [RewardSpec(), PLAIN, RewardSpec(formula="harpo")])
 def test_all_responses_have_the_same_parts_and_logs_can_take_them(spec: RewardSpec):
     texts = [THOUGHT + BOX, "", "x" * 2000]
     scored = [score(text, spec, dataset=dataset) for text in texts for dataset in ("tess", "siq2", "toy_words")]
@@ -125,12 +125,6 @@ def test_all_responses_have_the_same_parts_and_logs_can_take_them(spec: RewardSp
 
 def test_without_weight_similarity_is_no_part_and_nothing_is_encoded():
     assert "similarity" not in score(THOUGHT + BOX)
-
-
-def test_the_toy_shape_pays_vowels():
-    spec = RewardSpec(accuracy_weight=0, format_weight=0, similarity_weight=0, shape="vowels", shape_weight=2)
-    assert score("aeio bcd ", spec)["score"] == pytest.approx(2 * 4 / 9)
-    assert score("", spec)["score"] == 0
 
 
 def test_harpos_formula_pays_classes_by_match_and_open_answers_by_similarity():

@@ -61,7 +61,7 @@ def test_a_reward_without_weight_is_refused():
     nothing = {"accuracy_weight": 0, "format_weight": 0, "similarity_weight": 0}
     with pytest.raises(ValidationError, match="every weight of the reward is 0"):
         RewardSpec(**nothing)
-    assert not RewardSpec(**nothing, shape="vowels").needs_encoder
+    assert not RewardSpec(similarity_weight=0).needs_encoder
     assert RewardSpec(**nothing, formula="harpo").needs_encoder
 
 
@@ -78,4 +78,4 @@ def test_how_the_machine_does_it_names_no_result():
     assert name() == name(micro_batch=4, nodes=2, tensor_parallel=2, rollout_memory=0.3, save_every=7, log_rollouts=0)
     assert name() == name(harpo={"strength": 2})
     assert name(algorithm="harpo") != name(algorithm="harpo", harpo={"strength": 2})
-    assert len({name(), name(lr=1e-6), name(verl={"actor_rollout_ref.actor.grad_clip": 0.5}), name(reward={"shape": "vowels"})}) == 4
+    assert len({name(), name(lr=1e-6), name(verl={"actor_rollout_ref.actor.grad_clip": 0.5}), name(reward={"format_weight": 0.1})}) == 4

@@ -116,8 +116,8 @@ def test_the_record_compares_the_first_with_the_last_quarter(tmp_path: Path):
     (tmp_path / "m.jsonl").write_text("\n".join(lines) + "\n")
     facts = _series(tmp_path / "m.jsonl")
     assert facts == {"reward_first_quarter": 0.1, "reward_last_quarter": 0.4, "step_seconds": 2.0}
-    said = GrpoSteps().notes(spec_of(grpo={"reward": {"shape": "vowels"}}), GrpoResult(optimizer_steps=8, **facts))
-    assert "0.100 in the first quarter" in said[0] and "nothing about behaviour" in said[1]
+    (said,) = GrpoSteps().notes(spec_of(), GrpoResult(optimizer_steps=8, **facts))
+    assert "0.100 in the first quarter" in said and "0.400 in the last" in said
 
 
 def test_responses_of_all_steps_become_one_table(tmp_path: Path):
