@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Seed, Spec, identity_values
+from hba_ray.specs.base import Seed, Spec, identity_values, once_each
 
 Stream = Literal["pose", "acoustic"]
 Injection = Literal["penultimate", "post_norm"]
@@ -98,9 +98,7 @@ class BamSpec(Spec):
     @field_validator("streams")
     @classmethod
     def _once_each(cls, streams: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(streams)) != len(streams):
-            raise ValueError(f"a stream is named twice in {list(streams)}")
-        return streams
+        return once_each(streams, "a stream")
 
     @model_validator(mode="after")
     def _cache_needs_eval(self) -> BamSpec:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -21,6 +21,7 @@ LARGEST = 2**63 - 1
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """The seeds of NumPy and transformers have 32 bits."""
 _ANY: TypeAdapter[Any] = TypeAdapter(Any)
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,20 @@ def _leaves(kind: Any) -> set[Any]:
     """The types at the leaves of an annotation: {int, NoneType} of `int | None`, {str} of a Literal of texts."""
     inner = [part for part in get_args(kind) if part is not Ellipsis]
     return set().union(*map(_leaves, inner)) if inner and get_origin(kind) is not Literal else {type(value) for value in inner} or {kind}
+
+
+def once_each(names: tuple[Name, ...], what: str) -> tuple[Name, ...]:
+    """The names of a list that repeats none; a validator gives them to pydantic.
+
+    Args:
+        what: what one of them is, for the error ("a stream").
+
+    Raises:
+        ValueError: one of them is there twice.
+    """
+    if len(set(names)) != len(names):
+        raise ValueError(f"{what} is named twice in {list(names)}")
+    return names
 
 
 def section_at(kind: Any, path: Sequence[str]) -> type[BaseModel] | None:

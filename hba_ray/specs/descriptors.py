@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from hba_ray.specs.base import Spec, identity_values
+from hba_ray.specs.base import Spec, identity_values, once_each
 
 Stream = Literal["pose", "acoustic", "transcripts"]
 VectorStream = Literal["pose", "acoustic"]
@@ -120,9 +120,7 @@ class DescriptorsSpec(Spec):
     @field_validator("streams")
     @classmethod
     def _once_each(cls, streams: tuple[Stream, ...]) -> tuple[Stream, ...]:
-        if len(set(streams)) != len(streams):
-            raise ValueError(f"a stream is named twice in {list(streams)}")
-        return streams
+        return once_each(streams, "a stream")
 
     def of(self, stream: Stream) -> PoseSpec | AcousticSpec | TranscriptSpec:
         """The settings of one stream."""

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from hba_ray.specs.atlas import Split
-from hba_ray.specs.base import Seed, Spec, identity_values
+from hba_ray.specs.base import Seed, Spec, identity_values, once_each
 
 REACHED_BY = frozenset({"base_url", "key_env", "concurrency", "retries", "timeout_seconds", "batch", "poll_seconds", "price"})
 """Fields of `JudgeSpec` that say how the judge is reached. They change no verdict and enter no fingerprint."""
@@ -123,18 +123,14 @@ class EvaluateSpec(Spec):
     @field_validator("robustness")
     @classmethod
     def _no_modality_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(names)) != len(names):
-            raise ValueError(f"a modality is named twice in {list(names)}")
-        return names
+        return once_each(names, "a modality")
 
     @field_validator("baselines")
     @classmethod
     def _once_each(cls, baselines: tuple[str, ...]) -> tuple[str, ...]:
         if empty := [name for name in baselines if not name.strip()]:
             raise ValueError(f"a baseline is {empty[0]!r}; give a hub id such as owner/name, a folder, or tiny")
-        if len(set(baselines)) != len(baselines):
-            raise ValueError(f"a baseline is named twice in {list(baselines)}")
-        return baselines
+        return once_each(baselines, "a baseline")
 
     def identity(self) -> dict[str, Any]:
         """The fields that the predictions of a model with classifier heads depend on."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from hba_ray.specs.atlas import AtlasSpec
 from hba_ray.specs.bam import AUTHORS_BAM, BamSpec
-from hba_ray.specs.base import Seed, Spec, has_key, section_at
+from hba_ray.specs.base import Seed, Spec, has_key, once_each, section_at
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 from hba_ray.specs.descriptors import DescriptorsSpec
 from hba_ray.specs.evaluate import EvaluateSpec
@@ -77,9 +77,7 @@ class ExperimentSpec(Spec):
     @field_validator("stages")
     @classmethod
     def _once_each(cls, stages: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(stages)) != len(stages):
-            raise ValueError(f"a stage is named twice in {list(stages)}")
-        return stages
+        return once_each(stages, "a stage")
 
     @field_validator("stages")
     @classmethod

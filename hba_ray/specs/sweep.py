@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Seed, Spec, flat
+from hba_ray.specs.base import Seed, Spec, flat, once_each
 
 RANGES = ("uniform", "loguniform", "choice")
 """Fields of `DrawSpec`."""
@@ -112,9 +112,7 @@ class SweepSpec(Spec):
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError(f"a seed is named twice in {list(seeds)}")
-        return seeds
+        return once_each(seeds, "a seed")
 
     @model_validator(mode="after")
     def _sweeps_over_something(self) -> SweepSpec:
