@@ -156,6 +156,11 @@ def column(record: Mapping[Any, Any], name: str, where: str) -> str:
     return value
 
 
+def labelled_row(dataset: Dataset, *, sample_id: str, clip_id: str, problem: str, label: str, media: dict[str, tuple[Path, ...]]) -> Row:
+    """A row of a task with classes, whose answer is its label."""
+    return Row(sample_id=sample_id, clip_id=clip_id, dataset=dataset, problem=problem, answer=label, label=label, media=media)
+
+
 def first_folder(root: Path, candidates: Sequence[str]) -> Path | None:
     """The first of the candidate folders under `root` that is there."""
     return next((root / name for name in candidates if (root / name).is_dir()), None)
@@ -204,6 +209,21 @@ def split_by_group(groups: Sequence[str], counts: tuple[int, int, int], seed: in
         free = [group for group in free if group not in chosen]
         excess = sum(sizes[group] for group in chosen) - target
     return [split_of[group] for group in groups]
+
+
+def split_rows(rows: Sequence[Row], groups: Sequence[str], counts: tuple[int, int, int], seed: int, *, where: str) -> dict[str, list[Row]]:
+    """Split -> its rows, in their order, split by `split_by_group`.
+
+    Args:
+        groups: the group of each row.
+        where: names the corpus in errors.
+
+    Raises:
+        DataError: as `split_by_group`.
+    """
+    split_of = split_by_group(groups, counts, seed)
+    check_disjoint(groups, split_of, where=where)
+    return {split: [row for row, its in zip(rows, split_of, strict=True) if its == split] for split in SPLITS}
 
 
 def share_out(dataset: Dataset, total: int) -> tuple[int, int, int]:

@@ -15,14 +15,14 @@ from hba_ray.convert.base import (
     Difference,
     OnBadRow,
     Sieve,
-    check_disjoint,
     clip_file,
     column,
     first_folder,
+    labelled_row,
     question,
     read_table,
     share_out,
-    split_by_group,
+    split_rows,
 )
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
@@ -77,9 +77,7 @@ def read_cremad(folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_ro
             rows[name] = _row(name, clips, where)
     groups = list(rows) if by_clip else [actor(name) for name in rows]
     counts = share_out(DATASETS["cremad"], len(rows))
-    split_of = split_by_group(groups, counts, seed)
-    check_disjoint(groups, split_of, where=str(path))
-    by_split = {split: [row for row, its in zip(rows.values(), split_of, strict=True) if its == split] for split in SPLITS}
+    by_split = split_rows(list(rows.values()), groups, counts, seed, where=str(path))
     shifts = {split: len(by_split[split]) - count for split, count in zip(SPLITS, counts, strict=True)}
     differences = {split: [Difference(shift, "an actor's clips stay in one split")] for split, shift in shifts.items() if shift}
     return Converted(by_split, sieve.drops, differences)
@@ -102,16 +100,9 @@ def _row(name: str, clips: Path | None, where: str) -> Row:
         raise DataError(where, f"'{name}': '{level}' is none of XX, LO, MD, HI", reason="bad name")
     dataset = DATASETS["cremad"]
     media = {"audio": (_clip(clips, name, where),)} if clips else {}
-    label = EMOTIONS[emotion]
-    return Row(
-        sample_id=f"cremad-{name}",
-        clip_id=f"cremad-{name}",
-        dataset=dataset,
-        problem=question(dataset, tuple(media), SENTENCES[sentence], where=where),
-        answer=label,
-        label=label,
-        media=media,
-    )
+    problem = question(dataset, tuple(media), SENTENCES[sentence], where=where)
+    own = f"cremad-{name}"
+    return labelled_row(dataset, sample_id=own, clip_id=own, problem=problem, label=EMOTIONS[emotion], media=media)
 
 
 def _clip(clips: Path, name: str, where: str) -> Path:

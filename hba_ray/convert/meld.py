@@ -19,6 +19,7 @@ from hba_ray.convert.base import (
     Sieve,
     column,
     first_folder,
+    labelled_row,
     question,
     read_table,
     video_and_audio,
@@ -125,14 +126,8 @@ def _row(
         if label == "surprise":
             label = _side(column(record, "Sentiment", where), dataset, where)
     problem = question(dataset, tuple(media), column(record, "Utterance", where), labels=labels, where=where)
-    return Row(
-        sample_id=f"{dataset.id}-{split}-{name}",
-        clip_id=f"meld-{split}-{name}",
-        dataset=dataset,
-        problem=problem,
-        answer=label,
-        label=label,
-        media=media,
+    return labelled_row(
+        dataset, sample_id=f"{dataset.id}-{split}-{name}", clip_id=f"meld-{split}-{name}", problem=problem, label=label, media=media
     )
 
 

@@ -20,17 +20,17 @@ from hba_ray.convert.base import (
     Converted,
     OnBadRow,
     Sieve,
-    check_disjoint,
     column,
     first_folder,
+    labelled_row,
     question,
     read_text,
     share_out,
-    split_by_group,
+    split_rows,
     video_and_audio,
 )
 from hba_ray.data.rows import Row
-from hba_ray.data.tasks import DATASETS, SPLITS
+from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError
 
 FILE = "sarcasm_data.json"
@@ -71,10 +71,8 @@ def read_mustard(folder: Path, *, seed: int = 0, on_bad_row: OnBadRow = "fail") 
             lines_of[name] = [line for _, line in turns]
     scene_of = scenes(lines_of)
     placed = [replace(row, clip_id=f"mustard-{scene_of[name]}") for name, row in rows.items()]
-    clip_ids = [row.clip_id for row in placed]
-    split_of = split_by_group(clip_ids, share_out(DATASETS["mmsd"], len(placed)), seed)
-    check_disjoint(clip_ids, split_of, where=str(path))
-    return Converted({split: [row for row, its in zip(placed, split_of, strict=True) if its == split] for split in SPLITS}, sieve.drops)
+    counts = share_out(DATASETS["mmsd"], len(placed))
+    return Converted(split_rows(placed, [row.clip_id for row in placed], counts, seed, where=str(path)), sieve.drops)
 
 
 def scenes(lines_of: Mapping[str, list[str]]) -> dict[str, str]:
@@ -143,12 +141,5 @@ def _label(entry: Mapping[str, Any], where: str) -> str:
 def _row(name: str, turns: list[tuple[str, str]], label: str, media: dict[str, tuple[Path, ...]], where: str) -> Row:
     dataset = DATASETS["mmsd"]
     said = [f"{speaker}: {line}" for speaker, line in turns]
-    return Row(
-        sample_id=f"mmsd-{name}",
-        clip_id=f"mustard-{name}",
-        dataset=dataset,
-        problem=question(dataset, tuple(media), said[-1], "\n".join(said[:-1]) or None, where=where),
-        answer=label,
-        label=label,
-        media=media,
-    )
+    problem = question(dataset, tuple(media), said[-1], "\n".join(said[:-1]) or None, where=where)
+    return labelled_row(dataset, sample_id=f"mmsd-{name}", clip_id=f"mustard-{name}", problem=problem, label=label, media=media)
