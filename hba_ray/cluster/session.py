@@ -61,19 +61,18 @@ def check_capacity(spec: ComputeSpec, available_cpus: float, available_gpus: flo
     Raises:
         EnvironmentMissing: names what is needed, what is there, and the fields to change.
     """
-    for_workers, for_loaders = spec.workers * spec.cpus_per_worker, spec.workers * spec.loaders * spec.cpus_per_loader
-    if for_workers + for_loaders > available_cpus:
-        needed = f"{for_workers + for_loaders:g} CPUs ({for_workers:g} for workers, {for_loaders:g} for loaders)"
+    if spec.worker_cpus + spec.loader_cpus > available_cpus:
+        needed = f"{spec.worker_cpus + spec.loader_cpus:g} CPUs ({spec.worker_cpus:g} for workers, {spec.loader_cpus:g} for loaders)"
         raise EnvironmentMissing(
             "compute",
             f"the experiment needs {needed}, but there are {available_cpus:g}",
             "lower compute.workers, compute.cpus_per_worker, compute.loaders or compute.cpus_per_loader"
             + (", or raise compute.cpus: CPUs of a local Ray are logical ones" if spec.address == "local" else ", or add nodes"),
         )
-    if spec.workers * spec.gpus_per_worker > available_gpus:
+    if spec.worker_gpus > available_gpus:
         raise EnvironmentMissing(
             "compute",
-            f"the experiment needs {spec.workers * spec.gpus_per_worker:g} GPUs, but there are {available_gpus:g}",
+            f"the experiment needs {spec.worker_gpus:g} GPUs, but there are {available_gpus:g}",
             "lower compute.workers or compute.gpus_per_worker" + ("; 0 trains on the CPU" if spec.address == "local" else ", or add nodes"),
         )
 
@@ -347,11 +346,5 @@ def fitting_trials(compute: ComputeSpec, cpus: float, gpus: float) -> int:
     >>> fitting_trials(ComputeSpec(workers=2, gpus_per_worker=1), cpus=16, gpus=3)
     1
     """
-    fits = int(cpus / trial_cpus(compute) + 1e-9)
-    wanted = compute.workers * compute.gpus_per_worker
-    return min(fits, int(gpus / wanted + 1e-9)) if wanted else fits
-
-
-def trial_cpus(compute: ComputeSpec) -> float:
-    """CPUs of a trial's workers and their loaders."""
-    return compute.workers * (compute.cpus_per_worker + compute.loaders * compute.cpus_per_loader)
+    fits = int(cpus / (compute.worker_cpus + compute.loader_cpus) + 1e-9)
+    return min(fits, int(gpus / compute.worker_gpus + 1e-9)) if compute.worker_gpus else fits

@@ -18,6 +18,7 @@ from hba_ray.models.omni import Decoding, decode
 from hba_ray.predict.jobs import GenerateJob, Predictions, predict_micro_batches
 from hba_ray.predict.vllm import generate_with_vllm
 from hba_ray.specs import fingerprint
+from hba_ray.training.states import device_of
 
 
 def generate_rows(job: GenerateJob) -> Iterator[Predictions]:
@@ -43,7 +44,7 @@ class Generator:
         torch.set_num_threads(1)
         self.job, generation = job, job.spec.evaluate.generation
         self.thinker = load_backbone(job.model, dtype=torch.bfloat16 if job.spec.uses_bf16 else torch.float32)
-        self.device = "cuda" if torch.cuda.is_available() and job.spec.compute.gpus_per_worker else "cpu"
+        self.device = device_of(job.spec)
         self.thinker.to(self.device).eval()  # type: ignore[arg-type]
         self.tokenizer = load_processor(job.model).tokenizer
         self.decoding = Decoding(

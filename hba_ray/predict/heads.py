@@ -23,6 +23,7 @@ from hba_ray.predict.jobs import BamPredictJob, Predictions, PredictJob, predict
 from hba_ray.training.bam import Supply, class_probabilities, describe_source
 from hba_ray.training.sft import build_model
 from hba_ray.training.sources import ClassSource
+from hba_ray.training.states import device_of
 
 
 def predict(job: PredictJob) -> Iterator[Predictions]:
@@ -42,7 +43,7 @@ class Predictor:
         torch.set_num_threads(1)
         self.model = build_model(job.spec, job.backbone, bf16=job.spec.uses_bf16)
         load_model(self.model, Path(job.model))
-        self.device = "cuda" if torch.cuda.is_available() and job.spec.compute.gpus_per_worker else "cpu"
+        self.device = device_of(job.spec)
         self.model.to(self.device).eval()
         self.tokenizer = load_processor(job.backbone).tokenizer
         self.max_new_tokens = job.spec.evaluate.max_new_tokens

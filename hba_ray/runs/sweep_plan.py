@@ -178,8 +178,7 @@ def _cost(plan: SweepPlan, kinds: list[str]) -> str:
     seconds = measured_seconds(plan.storage)
     unknown = sorted({kind for kind in kinds if kind not in seconds})
     hours = sum(seconds[kind] for kind in kinds if kind in seconds) / 3600
-    compute = plan.spec.compute
-    gpus = compute.workers * compute.gpus_per_worker
+    gpus = plan.spec.compute.worker_gpus
     if not hours:
         return "unknown until such steps have been done in this storage; the head of a shipped spec has an estimate"
     price = f"about {_time(hours)} one after the other" + (f", {hours * gpus:.2g} GPU-hours" if gpus else "")

@@ -20,7 +20,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from hba_ray.cluster.failures import MISTAKES, as_final
-from hba_ray.cluster.session import Session, fitting_trials, trial_cpus
+from hba_ray.cluster.session import Session, fitting_trials
 from hba_ray.environ import variables
 from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.runs.assignments import Outcome, do_assignment
@@ -55,7 +55,7 @@ def trials_at_once(spec: ExperimentSpec, session: Session, asked: int | None) ->
     compute = spec.compute
     fits = fitting_trials(compute, session.cpus, session.gpus)
     if fits < 1:
-        cpus, gpus = trial_cpus(compute), compute.workers * compute.gpus_per_worker
+        cpus, gpus = compute.worker_cpus + compute.loader_cpus, compute.worker_gpus
         there = f"{session.cpus:g} CPUs and {session.gpus:g} GPUs"
         raise EnvironmentMissing("compute", f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs; there are {there}", "lower compute.workers")
     if "grpo" in spec.stages:

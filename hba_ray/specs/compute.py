@@ -64,6 +64,21 @@ class ComputeSpec(Spec):
     max_failures: int = Field(default=3, ge=0)
     """How often lost workers are replaced before a stage gives up."""
 
+    @property
+    def worker_cpus(self) -> float:
+        """CPUs that all workers hold together."""
+        return self.workers * self.cpus_per_worker
+
+    @property
+    def loader_cpus(self) -> float:
+        """CPUs that the loaders of all workers hold together."""
+        return self.workers * self.loaders * self.cpus_per_loader
+
+    @property
+    def worker_gpus(self) -> float:
+        """GPUs that all workers hold together."""
+        return self.workers * self.gpus_per_worker
+
 
 class TrackingSpec(Spec):
     """Where runs are recorded in MLflow."""

@@ -285,8 +285,8 @@ def training_resources(spec: ExperimentSpec) -> str:
     """One line, for people, of the CPUs and GPUs that the workers of a step and their loaders hold."""
     compute = spec.compute
     workers = max(1, compute.workers)
-    cpus = workers * compute.cpus_per_worker + compute.workers * compute.loaders * compute.cpus_per_loader
-    gpus = f", {compute.workers * compute.gpus_per_worker:g} GPUs" if compute.gpus_per_worker else ""
+    cpus = workers * compute.cpus_per_worker + compute.loader_cpus
+    gpus = f", {compute.worker_gpus:g} GPUs" if compute.gpus_per_worker else ""
     return f"{cpus:g} CPUs{gpus} ({workers} worker{'s' if workers > 1 else ''})"
 
 
