@@ -82,10 +82,10 @@ def apply(*, cpu: bool) -> None:
     Raises:
         EnvironmentMissing: as `check_versions`.
     """
-    check_versions(patch for patch in PATCHES if cpu or not patch.cpu_only)
-    for patch in PATCHES:
-        if cpu or not patch.cpu_only:
-            register_post_import_hook(patch.run, patch.module)
+    needed = [patch for patch in PATCHES if cpu or not patch.cpu_only]
+    check_versions(needed)
+    for patch in needed:
+        register_post_import_hook(patch.run, patch.module)
 
 
 def _replace(holder: Any, name: str, make: Callable[[Any], Any]) -> None:

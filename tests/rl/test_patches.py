@@ -111,8 +111,10 @@ def installed(**others: str):
 
 
 def test_the_versions_that_patches_were_written_for_are_accepted():
-    check_versions(PATCHES, installed())
-    check_versions(PATCHES, installed(transformers="5.9.3", vllm="0.24.0+cpu"))
+    for version in (installed(), installed(transformers="5.9.3", vllm="0.24.0+cpu")):
+        asked: dict[str, str] = {}
+        check_versions(PATCHES, lambda name, version=version, asked=asked: asked.setdefault(name, version(name)))
+        assert asked.keys() == {patch.package for patch in PATCHES}
 
 
 @pytest.mark.parametrize(("package", "other"), [("verl", "0.9.2"), ("transformers", "5.10.0"), ("vllm", "0.25.0")])
@@ -130,4 +132,6 @@ def test_a_build_under_another_name_is_known_by_it():
 
 
 def test_what_is_installed_here_is_what_the_patches_were_written_for():
-    check_versions(PATCHES)
+    asked: dict[str, str] = {}
+    check_versions(PATCHES, lambda name: asked.setdefault(name, importlib.metadata.version(name)))
+    assert {"verl", "transformers"} <= asked.keys()
