@@ -27,7 +27,7 @@ from hba_ray.steps.evaluate import PREDICTIONS, EvaluateSteps
 from hba_ray.steps.judge import JudgeResult, JudgeSteps, open_items
 from hba_ray.steps.run import do_step
 from hba_ray.store.files import read_parquet
-from hba_ray.store.folders import Storage, note, write_text
+from hba_ray.store.folders import RESOLVED, Storage, file_of_run, note, write_text
 
 if TYPE_CHECKING:
     from hba_ray.evaluation.agreement import Agreement
@@ -142,9 +142,7 @@ def _predicted(run: Path, only: str | None, alone: str = "") -> list[Step]:
 
 def _spec_of(run: Path, overrides: Sequence[str]) -> ExperimentSpec:
     """The run's spec with the judge that is asked for, and with the storage that the run lies in now."""
-    file = run / "resolved.yaml"
-    if not file.is_file():
-        raise SpecError(str(run), "is no run: it holds no resolved.yaml", "give a run folder, as `hba run` prints it")
+    file = file_of_run(run, RESOLVED)
     spec = load_spec(file, [f"evaluate.judge.{word.removeprefix('evaluate.judge.')}" for word in overrides])
     if spec.evaluate.judge is None:
         spec = load_spec(file, ["evaluate.judge={}"])

@@ -1,4 +1,4 @@
-"""`hba doctor rollout`: compares what transformers and vLLM make of the rows of a spec, on the model that its GRPO would start from."""
+"""`hba doctor rollout`: compares what transformers and vLLM make of the rows of a spec, on its backbone, before any training."""
 
 from __future__ import annotations
 

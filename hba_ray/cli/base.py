@@ -53,20 +53,6 @@ def show_sheet(sheet: Sheet) -> None:
     console.print(table, *sheet.notes, "", sep="\n", markup=False, highlight=False)
 
 
-def check_run(folder: Path, file: str) -> None:
-    """Refuses a folder that is no run, before anything heavy is imported.
-
-    Args:
-        file: what the folder of a run holds.
-
-    Raises:
-        SpecError: it is not there.
-    """
-    if not (folder / file).is_file():
-        kind = "finished run" if file == "report.json" else "run"
-        raise SpecError(str(folder), f"is no {kind}: it holds no {file}", "give a run folder, as `hba run` prints it")
-
-
 def quiet(spec: ExperimentSpec) -> None:
     """Sets the variables that keep libraries quiet; call it before they are imported."""
     for name, value in (QUIET if spec.compute.gpus_per_worker else {**QUIET, "DS_ACCELERATOR": "cpu"}).items():

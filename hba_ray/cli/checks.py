@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from hba_ray.cli.base import Overrides, SpecFile, check_run, console, quiet, read, say, show
+from hba_ray.cli.base import Overrides, SpecFile, console, quiet, read, say, show
+from hba_ray.store.folders import RESOLVED, file_of_run
 
 OF_A_MACHINE = "machine"
 """The check that is meant where none is named."""
@@ -86,9 +87,7 @@ def bam(
     warm_up: Annotated[int, typer.Option(min=1, help="Rows before them that are not counted.")] = 1,
 ) -> None:
     """Latency and memory of a forward pass with adapters and without (Table 13)."""
-    if spec.is_dir():
-        check_run(spec, "resolved.yaml")
-    loaded = read(spec / "resolved.yaml" if spec.is_dir() else spec, overrides)
+    loaded = read(file_of_run(spec, RESOLVED) if spec.is_dir() else spec, overrides)
     quiet(loaded)
     from hba_ray.progress import progress
     from hba_ray.runs.cost import TABLE, check_has_adapters, measure_cost

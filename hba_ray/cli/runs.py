@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from hba_ray.cli.base import AtlasOrSpec, Overrides, SpecFile, check_run, console, quiet, read, say, show
+from hba_ray.cli.base import AtlasOrSpec, Overrides, SpecFile, console, quiet, read, say, show
 from hba_ray.report.formats import FORMATS, write_document
 from hba_ray.specs.paper import TOY, experiments_folder, find_table
+from hba_ray.store.folders import REPORT, RESOLVED, file_of_run
 
 app = typer.Typer()
 
@@ -68,11 +69,10 @@ def report(
     ] = None,
 ) -> None:
     """Print the tables of a finished run or sweep, and make its page again."""
-    check_run(folder, "report.json")
+    file = file_of_run(folder, REPORT)
     from hba_ray.report.tables import document, read_json, terminal_table
     from hba_ray.runs.opened import rebuild_page
 
-    file = folder / "report.json"
     found = read_json(file.read_text(encoding="utf-8"), where=str(file))
     if format in (None, HTML):
         page = rebuild_page(folder)
@@ -146,7 +146,7 @@ def judge(
     ] = None,
 ) -> None:
     """Grade a run's open answers with another judge or other prompts, without generating them again."""
-    check_run(run, "resolved.yaml")
+    file_of_run(run, RESOLVED)
     from hba_ray.actions.judge import TITLE, judge_run, write_label_sheet
     from hba_ray.report.formats import terminal
 
@@ -165,7 +165,7 @@ def export(
     to: Annotated[Path | None, typer.Option(help="Folder to write; model-ARM in the run's folder by default.")] = None,
 ) -> None:
     """Write a run's trained model in the layout of Qwen2.5-Omni, which transformers and vLLM load; heads lie beside it."""
-    check_run(folder, "resolved.yaml")
+    file_of_run(folder, RESOLVED)
     from hba_ray.runs.opened import open_run
 
     run = open_run(folder)

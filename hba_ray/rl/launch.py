@@ -7,7 +7,6 @@ A killed run goes on from its last checkpoint.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from hba_ray.rl import DATASET, PLUGIN, TRAINER_MODULE
 from hba_ray.rl.records import read_failures
 from hba_ray.rl.settings import RlPaths, environment, uses_gpu, verl_config
 from hba_ray.specs import ExperimentSpec
+from hba_ray.store.folders import keep_lines
 
 NAMESPACE, RUNNER = "hba_ray", "grpo"
 """Whoever holds the actor of this name on a cluster has the turn."""
@@ -279,9 +279,7 @@ def _located(job: GrpoJob, cause: RayError) -> Exception:
 
 def forget_failures(job: GrpoJob) -> None:
     """Drops the notes of an earlier attempt, but for rows that were left out for good."""
-    kept = [note for note in read_failures(job.failures) if "reason" in note and job.spec.atlas.on_bad_row == "drop"]
-    if job.failures.exists():
-        job.failures.write_text("".join(json.dumps(note) + "\n" for note in kept), encoding="utf-8")
+    keep_lines(job.failures, lambda note: "reason" in note and job.spec.atlas.on_bad_row == "drop")
 
 
 def clear_checkpoints(job: GrpoJob) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple
@@ -14,6 +12,7 @@ import numpy as np
 
 from hba_ray.data.atlas import Drop
 from hba_ray.errors import DataError, HbaError
+from hba_ray.store.folders import append_line, read_lines
 
 
 def note_failure(file: Path, error: HbaError, *, split: str = "", dataset: str = "") -> None:
@@ -25,15 +24,12 @@ def note_failure(file: Path, error: HbaError, *, split: str = "", dataset: str =
     facts = {"kind": type(error).__name__, "where": error.where, "what": error.what, "way_out": error.way_out}
     if isinstance(error, DataError):
         facts |= {"reason": error.reason, "split": split, "dataset": dataset}
-    with file.open("a", encoding="utf-8") as notes:
-        notes.write(json.dumps(facts) + "\n")
-        notes.flush()
-        os.fsync(notes.fileno())
+    append_line(file, facts)
 
 
 def read_failures(file: Path) -> list[dict[str, Any]]:
     """What `note_failure` wrote, oldest first; those of rows have a `reason`."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    return read_lines(file)
 
 
 def dropped_rows(file: Path) -> list[Drop]:

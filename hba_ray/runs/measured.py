@@ -15,6 +15,7 @@ from hba_ray.errors import DataError, SpecError
 from hba_ray.evaluation.agreement import Labels, agree, labels_of
 from hba_ray.evaluation.arms import Arm
 from hba_ray.evaluation.columns import MEASURED, ArmResult, Column, Measurement
+from hba_ray.evaluation.scores import clips_of
 from hba_ray.evaluation.statistics import Interval, interval, ratio_draws
 from hba_ray.runs.plan import Experiment
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec
@@ -152,7 +153,6 @@ def _results(measured: MeasuredBy, planned: Sequence[Experiment], of: _Measuring
         )
 
 
-RATINGS = ("fluency", "coherence", "relevance")
 NORMAL_95 = 1.96
 """Standard errors on either side of a mean that hold it 19 times of 20."""
 PAPERS_GPU, PAPERS_PRECISIONS = "H200", ("bf16", "fp16")
@@ -186,9 +186,11 @@ def retention_measurements(rows: Path, clips: Mapping[str, str]) -> dict[str, Me
         rows: table of the retention step.
         clips: "dataset sample_id" -> clip, of all rows of the arm.
     """
+    from hba_ray.evaluation.retention import DIMENSIONS
+
     table = read_parquet(rows).to_pylist()
     of_rows = [clips[f"{row['dataset']} {row['sample_id']}"] for row in table]
-    rated = {name: [row[name] for row in table] for name in RATINGS}
+    rated = {name: [row[name] for row in table] for name in DIMENSIONS}
     facts = {
         f"answers/{name}": _mean([rating or 0 for rating in given], [float(rating is not None) for rating in given], of_rows)
         for name, given in rated.items()
@@ -217,7 +219,7 @@ def labels_in(folder: Path) -> dict[str, bool | None]:
 def clips_in(predictions: Path) -> dict[str, str]:
     """Clip of each predicted row, by "dataset sample_id"; a row without one is its own."""
     rows = read_parquet(predictions, columns=["dataset", "sample_id", "clip_id"]).to_pylist()
-    return {f"{row['dataset']} {row['sample_id']}": row["clip_id"] or row["sample_id"] for row in rows}
+    return {f"{row['dataset']} {row['sample_id']}": clip for row, clip in zip(rows, clips_of(rows), strict=True)}
 
 
 def _mean(parts: Sequence[float], wholes: Sequence[float], clips: Sequence[str], *, exponent: bool = False) -> Measurement:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hba_ray.errors import HbaError, SpecError
+from hba_ray.errors import HbaError
 from hba_ray.evaluation.arms import Arm
 from hba_ray.report.tables import Report, read_json
 from hba_ray.runs.plan import Experiment, plan
@@ -12,7 +12,7 @@ from hba_ray.runs.results import labels, write_page
 from hba_ray.specs import load_spec
 from hba_ray.steps import AFTER, KINDS
 from hba_ray.steps.base import Step
-from hba_ray.store.folders import Storage, ledger
+from hba_ray.store.folders import LEDGER, REPORT, RESOLVED, Storage, file_of_run, ledger
 
 
 def open_run(folder: Path) -> Experiment:
@@ -23,10 +23,7 @@ def open_run(folder: Path) -> Experiment:
         HbaError: its spec now comes to other steps: files that it names have changed, or it is of another version of hba_ray.
     """
     folder = folder.expanduser().absolute()
-    file = folder / "resolved.yaml"
-    if not file.is_file():
-        raise SpecError(str(folder), "is no run: it holds no resolved.yaml", "give a run folder, as `hba run` prints it")
-    spec = load_spec(file, [f"compute.storage={folder.parent}"])
+    spec = load_spec(file_of_run(folder, RESOLVED), [f"compute.storage={folder.parent}"])
     experiment = plan(spec, Storage(folder.parent))
     if folder.name != experiment.folder.name:
         what = "its spec would now give another result: a file that it names has changed, or another version of hba_ray made the run"
@@ -43,8 +40,7 @@ def ledger_steps(run: Path, *, own: bool = False) -> list[Step]:
     Raises:
         SpecError: the folder is no run.
     """
-    if not (run / "ledger.jsonl").is_file():
-        raise SpecError(str(run), "is no run: it holds no ledger.jsonl", "give a run folder, as `hba run` prints it")
+    file_of_run(run, LEDGER)
     storage, found = Storage(run.absolute().parent), {}
     for entry in ledger(run):
         if "step" in entry and not (own and entry["event"] == "judged"):
@@ -64,7 +60,7 @@ def rebuild_page(run: Path) -> Path:
         DataError: what the page shows is damaged.
     """
     report = _report_of(run)
-    spec = load_spec(run / "resolved.yaml", [])
+    spec = load_spec(run / RESOLVED, [])
     if spec.sweep is None:
         return write_page(run, report, [(_as_done("", run), {arm: arm for arm in report.scores})], spec.evaluate.split)
     trials = {name: _as_done(name, folder) for name, folder in _trials(run).items()}
@@ -73,16 +69,14 @@ def rebuild_page(run: Path) -> Path:
 
 
 def _report_of(run: Path) -> Report:
-    file = run / "report.json"
-    if not file.is_file():
-        raise SpecError(str(run), "is no finished run: it holds no report.json", "give a run folder, as `hba run` prints it")
+    file = file_of_run(run, REPORT)
     return read_json(file.read_text(encoding="utf-8"), where=str(file))
 
 
 def _as_done(name: str, run: Path) -> Experiment:
     """The experiment of a run, with the finished steps that its ledger names; of several with one name, the newest."""
     steps = [step for step in {step.name: step for step in ledger_steps(run, own=True)}.values() if step.is_done]
-    spec = load_spec(run / "resolved.yaml", [])
+    spec = load_spec(run / RESOLVED, [])
     return Experiment(name, spec, tuple(steps), run, run.absolute().name.rpartition("-")[2])
 
 
@@ -90,7 +84,7 @@ def _trials(run: Path) -> dict[str, Path]:
     """Name of a finished trial -> its folder, as the sweep's last end says."""
     ends = [line["trials"] for line in ledger(run) if line.get("event") == "finished" and "trials" in line]
     if not ends:
-        raise HbaError(str(run / "ledger.jsonl"), "does not say which trials the sweep has", "run the spec again, which does nothing twice")
+        raise HbaError(str(run / LEDGER), "does not say which trials the sweep has", "run the spec again, which does nothing twice")
     return {
         name: run.absolute().parent / f"{run.absolute().name.rpartition('-')[0]}-{fingerprint}" for name, fingerprint in ends[-1].items()
     }

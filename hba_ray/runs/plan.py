@@ -19,7 +19,7 @@ from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.base import value_at
 from hba_ray.steps import AFTER, BEFORE, STAGES
 from hba_ray.steps.base import Context, Draft, Step
-from hba_ray.store.folders import Storage, ledger
+from hba_ray.store.folders import REPORT, Storage, ledger
 
 if TYPE_CHECKING:
     from hba_ray.report.tables import Report
@@ -78,7 +78,7 @@ class Experiment:
 
         if not any(line.get("event") == "finished" and line.get("fingerprint") == self.fingerprint for line in ledger(self.folder)):
             return None
-        file = self.folder / "report.json"
+        file = self.folder / REPORT
         if not file.is_file() or not all(step.is_done for step in self.steps if step.arm):
             return None
         try:

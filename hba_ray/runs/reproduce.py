@@ -51,9 +51,7 @@ def read_table(file: Path, overrides: Sequence[str], *, toy: Path | None = None)
         SpecError: as `load_spec`; or it has no table, or a row that nothing could measure.
     """
     spec = load_spec(file, overrides)
-    if spec.paper is None:
-        raise SpecError(str(file), "has no `paper` section, so there is nothing to set results beside", "use `hba run`")
-    check_rows(spec.paper, str(file))
+    check_rows(_paper(spec, str(file)), str(file))
     return spec if toy is None else _at_toy_scale(file, spec, overrides, toy)
 
 
@@ -67,7 +65,7 @@ def _at_toy_scale(file: Path, spec: ExperimentSpec, overrides: Sequence[str], to
     if spec.evaluate.baselines:
         implied.append("evaluate.baselines=[tiny]")
     small, untrained = load_spec(file, [*implied, *overrides], over=[toy]), baselines(spec)
-    paper = _paper(small)
+    paper = _paper(small, small.name)
     arms = {name: _stand_in(measured, untrained) for name, measured in paper.arms.items()}
     return small.model_copy(update={"paper": paper.model_copy(update={"arms": arms})})
 
@@ -89,7 +87,7 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
         HbaError: what a trial could not do; finished trials stay finished.
         SpecError: a column is measured by no trial.
     """
-    paper = _paper(spec)
+    paper = _paper(spec, spec.name)
     planned = plan_table(spec)
     trials = planned.trials if isinstance(planned, SweepPlan) else (planned,)
     if not _is_toy(spec):
@@ -159,9 +157,9 @@ def _run(planned: Experiment | SweepPlan, say: Callable[[str], None]) -> Path:
     return swept.folder
 
 
-def _paper(spec: ExperimentSpec) -> PaperSpec:
+def _paper(spec: ExperimentSpec, where: str) -> PaperSpec:
     if spec.paper is None:
-        raise SpecError(spec.name, "has no `paper` section, so there is nothing to set results beside", "use `hba run`")
+        raise SpecError(where, "has no `paper` section, so there is nothing to set results beside", "use `hba run`")
     return spec.paper
 
 

@@ -18,6 +18,7 @@ from hba_ray.report.curves import Curves, confusions, curves
 from hba_ray.report.model import Report, RunFacts
 from hba_ray.report.page import Evidence, JudgedTable, render_html
 from hba_ray.report.samples import Clip, Key, clips_note, sampled_clips, samples
+from hba_ray.report.tables import render_json, render_markdown
 from hba_ray.runs.plan import Experiment
 from hba_ray.steps.base import STEP_LOG, Step
 from hba_ray.steps.compare import COMPARISON
@@ -25,11 +26,11 @@ from hba_ray.steps.drops import rows_dropped, rows_used
 from hba_ray.steps.evaluate import PREDICTIONS, SCORES
 from hba_ray.steps.judge import VERDICTS, verdicts_in
 from hba_ray.store.files import from_json, read_parquet
-from hba_ray.store.folders import read_lines, write_text
+from hba_ray.store.folders import REPORT, read_lines, write_text
 from hba_ray.store.provenance import environment
 
-PAGE, VERDICT = "report.html", "verdict.json"
-"""In a run's folder: the page, and the judged table of the paper, where `hba reproduce` has made one."""
+TABLE, PAGE, VERDICT = "table.md", "report.html", "verdict.json"
+"""In a run's folder: the report in Markdown, the page, and the judged table of the paper, where `hba reproduce` has made one."""
 _JUDGED = TypeAdapter(JudgedTable)
 SCORING = ("evaluate", "judge", "probe")
 """Kinds of step that an arm's scores rest on."""
@@ -131,6 +132,18 @@ def _label(arm: str, trials: Sequence[str], reports: Mapping[str, Report]) -> st
         return arm
     shared = [word for word in trials[0].split(" ") if all(word in other.split(" ") for other in trials)]
     return f"{' '.join(shared) or ' and '.join(trials)}: {arm}"
+
+
+def write_report(folder: Path, report: Report, experiments: Sequence[Named], split: str) -> list[str]:
+    """Writes a report into its run's folder: for programs, as a table in Markdown, and as a page. Returns file names.
+
+    Raises:
+        DataError: as `write_page`.
+    """
+    write_text(folder / REPORT, render_json(report))
+    write_text(folder / TABLE, render_markdown(report))
+    write_page(folder, report, experiments, split)
+    return [TABLE, REPORT, PAGE]
 
 
 def write_page(folder: Path, report: Report, experiments: Sequence[Named], split: str) -> Path:

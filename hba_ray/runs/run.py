@@ -14,9 +14,9 @@ import yaml
 
 from hba_ray.cluster.session import check_capacity, check_store, local_cpus, ray_session
 from hba_ray.errors import SpecError
-from hba_ray.report.tables import Report, render_json, render_markdown
+from hba_ray.report.tables import Report
 from hba_ray.runs.plan import Experiment
-from hba_ray.runs.results import make_report, score_metrics, write_page
+from hba_ray.runs.results import PAGE, TABLE, make_report, score_metrics, write_report
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
 from hba_ray.steps.base import STEP_LOG, Context, Step, logged_metrics
@@ -25,7 +25,7 @@ from hba_ray.steps.evaluate import PREDICTIONS, SCORES
 from hba_ray.steps.judge import VERDICTS
 from hba_ray.steps.run import do_step, done_again
 from hba_ray.store import journal as journals
-from hba_ray.store.folders import LOCK_SECONDS, Storage, claimed, note, write_text
+from hba_ray.store.folders import LOCK_SECONDS, RESOLVED, Storage, claimed, note, write_text
 from hba_ray.store.follow import Metrics
 from hba_ray.store.mlflow import MlflowTracker, Status, standard_tags
 from hba_ray.store.provenance import changes, environment, gpu_names
@@ -79,19 +79,17 @@ def run_experiment(experiment: Experiment, say: Callable[[str], None], tracker: 
         do_steps(experiment, tracker.log_metrics, say, after=partial(_record_step, run_folder=folder, tracker=tracker))
         report = make_report(experiment)
         tracker.log_metrics(score_metrics(report), step=0)
-        write_text(folder / "report.json", render_json(report))
-        write_text(folder / "table.md", render_markdown(report))
-        page = write_page(folder, report, [(experiment, {arm: arm for arm in report.scores})], spec.evaluate.split)
-        for file in (*origin, "table.md", "report.json", page.name):
+        written = write_report(folder, report, [(experiment, {arm: arm for arm in report.scores})], spec.evaluate.split)
+        for file in (*origin, *written):
             tracker.log_artifact(folder / file)
         note(folder, event="finished", fingerprint=experiment.fingerprint)
-    return Finished(folder, report, folder / "table.md", page, spec.tracking.mlflow or storage.mlflow_uri)
+    return Finished(folder, report, folder / TABLE, folder / PAGE, spec.tracking.mlflow or storage.mlflow_uri)
 
 
 def write_origin(spec: ExperimentSpec, folder: Path) -> list[str]:
     """Writes what a result comes from: the resolved spec, versions, and the uncommitted changes of the source. Returns file names."""
     files = {
-        "resolved.yaml": yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False),
+        RESOLVED: yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False),
         "env.json": json.dumps(environment(), indent=1) + "\n",
     }
     if patch := changes():

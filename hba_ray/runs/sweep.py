@@ -18,10 +18,10 @@ from typing import Any
 from hba_ray.cluster.session import check_store, ray_session
 from hba_ray.errors import HbaError, SpecError, TrialsFailed
 from hba_ray.report.sections import score_file
-from hba_ray.report.tables import Report, render_json, render_markdown
+from hba_ray.report.tables import Report, render_markdown
 from hba_ray.runs.assignments import Outcome, do_assignment
 from hba_ray.runs.plan import Experiment
-from hba_ray.runs.results import PAGE, labels, write_page
+from hba_ray.runs.results import PAGE, TABLE, labels, write_report
 from hba_ray.runs.run import check_first, needs_ray, run_lock, write_origin
 from hba_ray.runs.sweep_plan import Assignment, SweepPlan
 from hba_ray.specs import fingerprint
@@ -55,7 +55,7 @@ class FinishedSweep:
 
     @property
     def table(self) -> Path:
-        return self.folder / "table.md"
+        return self.folder / TABLE
 
     @property
     def page(self) -> Path:
@@ -219,15 +219,12 @@ class _Driver:
         counts = {f"trials/{status}": sum(outcome.status == status for outcome in outcomes.values()) for status in STATUS}
         self.tracker.log_metrics({**counts, "trials/total": len(outcomes)}, step=len(ledger(folder)))
         if report is not None:
-            write_text(folder / "report.json", render_json(report))
-            write_text(folder / "table.md", render_markdown(report))
-            write_text(folder / "scores.svg", score_file(report))
             named = labels(reports, {trial.name: trial.steps for trial in self.plan.trials})
+            finished = [(trial, named[trial.name]) for trial in self.plan.trials if trial.name in named]
+            files = [*files, *write_report(folder, report, finished, self.plan.spec.evaluate.split), "scores.svg"]
+            write_text(folder / "scores.svg", score_file(report))
             self.tracker.log_table(list(_rows(self.plan, report, named)), "table.csv")
             self.tracker.describe(render_markdown(report))
-            finished = [(trial, named[trial.name]) for trial in self.plan.trials if trial.name in named]
-            page = write_page(folder, report, finished, self.plan.spec.evaluate.split)
-            files = [*files, "table.md", "report.json", "scores.svg", page.name]
         for file in files:
             self.tracker.log_artifact(folder / file)
         trials = {trial.name: trial.fingerprint for trial in self.plan.trials if trial.name in reports}

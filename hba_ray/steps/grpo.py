@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.steps import backbone, describe
 from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, StepKind, precision_of
 from hba_ray.steps.drops import losses
+from hba_ray.store.folders import append_line, keep_lines, read_lines
 from hba_ray.store.follow import Metrics, followed
 
 ROLLOUTS = "rollouts.parquet"
@@ -137,9 +137,7 @@ class _Log:
         self.bar: Bar | None = None
         self.tracked = (*_TRACKED, *(f"{name}/" for name in OWN))
         self.begun, self.start_seconds = time.monotonic(), 0.0
-        kept = [line for line in _lines(path) if line["step"] <= last]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self.known = {line["step"] for line in kept}
+        self.known = {line["step"] for line in keep_lines(path, lambda line: line["step"] <= last)}
 
     def take(self, line: Metrics) -> None:
         step = int(line["step"])
@@ -153,8 +151,7 @@ class _Log:
             self.start_seconds = round(time.monotonic() - self.begun - values["timing_s/step"], 1)
         if step in self.known:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        append_line(self.path, {"step": step, **values}, durable=False)
         if self.bar is not None and REWARD in values:
             self.bar.reach(step)
             self.bar.show(**{name: values[key] for name, key in _SHOWN.items() if key in values})
@@ -162,13 +159,9 @@ class _Log:
         self.known.add(step)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def _series(log: Path) -> dict[str, Any]:
     """Mean reward of the first and the last quarter of the steps, and the seconds of a step behind the first."""
-    lines = [line for line in _lines(log) if REWARD in line]
+    lines = [line for line in read_lines(log) if REWARD in line]
     rewards = [line[REWARD] for line in lines]
     quarter = max(1, len(rewards) // 4)
     seconds = [line["timing_s/step"] for line in lines[1:] if "timing_s/step" in line]

@@ -22,9 +22,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hba_ray.errors import DataError, EnvironmentMissing
+from hba_ray.errors import DataError, EnvironmentMissing, SpecError
 
-_DONE, _LEDGER = "done.json", "ledger.jsonl"
+RESOLVED, REPORT, LEDGER = "resolved.yaml", "report.json", "ledger.jsonl"
+"""Files of a run: its spec with all settings; its report for programs, once it is finished; what was done, a line an event."""
+_DONE = "done.json"
 LOCK_SECONDS = 6 * 3600
 """How long a run waits for another run that is doing a step which both need."""
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -76,6 +78,19 @@ class Storage:
         return f"sqlite:///{self.folder / 'mlflow.db'}"
 
 
+def file_of_run(run: Path, name: str) -> Path:
+    """A file that every run has or, if it is the report, every finished run.
+
+    Raises:
+        SpecError: it is not there, so the folder is no run.
+    """
+    file = run / name
+    if not file.is_file():
+        kind = "finished run" if name == REPORT else "run"
+        raise SpecError(str(run), f"is no {kind}: it holds no {name}", "give a run folder, as `hba run` prints it")
+    return file
+
+
 def done(folder: Path) -> dict[str, Any] | None:
     """What a finished step wrote about itself; None while it is not finished.
 
@@ -86,12 +101,9 @@ def done(folder: Path) -> dict[str, Any] | None:
     if not mark.exists():
         return None
     try:
-        facts = json.loads(mark.read_text(encoding="utf-8"))
-        if not isinstance(facts, dict):
-            raise ValueError("it holds no JSON object")
+        return read_object(mark)
     except (OSError, ValueError, RecursionError) as cause:
         raise DataError(str(mark), f"is damaged: {cause}", "delete the step's folder to do it again", reason="corrupt file") from None
-    return facts
 
 
 def finish(folder: Path, facts: dict[str, Any]) -> None:
@@ -112,6 +124,19 @@ def write_text(path: Path, text: str) -> None:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+        OSError, RecursionError: the file cannot be read, or its values are nested too deep.
+        ValueError: it is no JSON, or no object.
+    """
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(facts, dict):
+        raise ValueError("it holds no JSON object")
+    return facts
 
 
 def copy_folder(source: Path, target: Path) -> None:
@@ -137,12 +162,12 @@ def copy_folder(source: Path, target: Path) -> None:
 
 def note(run_folder: Path, **facts: Any) -> None:
     """Adds a line to the ledger of a run; it is on the disk when this returns."""
-    append_line(run_folder / _LEDGER, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(), **facts})
+    append_line(run_folder / LEDGER, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(), **facts})
 
 
 def ledger(run_folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's ledger, oldest first."""
-    return read_lines(run_folder / _LEDGER)
+    return read_lines(run_folder / LEDGER)
 
 
 def append_line(file: Path, facts: dict[str, Any], *, durable: bool = True) -> None:
@@ -171,6 +196,14 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
         with suppress(ValueError):
             found.append(json.loads(line))
     return [facts for facts in found if isinstance(facts, dict)]
+
+
+def keep_lines(file: Path, keep: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Takes all other lines out of a file of lines, as `write_text`, and returns what it now holds; a missing file stays so."""
+    kept = [facts for facts in read_lines(file) if keep(facts)]
+    if file.exists():
+        write_text(file, "".join(json.dumps(facts) + "\n" for facts in kept))
+    return kept
 
 
 @contextmanager

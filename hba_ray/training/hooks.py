@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hba_ray.errors import CheckpointError, EnvironmentMissing
-from hba_ray.store.folders import copy_folder, read_lines, write_text
+from hba_ray.store.folders import append_line, copy_folder, keep_lines, read_object
 from hba_ray.training.loop import Hook, Run, State, gather_drops
 
 _STATE, _LAYOUT, _ENGINE, _BEST, _TAG = "state.json", "layout.json", "engine", "best", "engine"
@@ -49,22 +49,17 @@ class StepLog(Hook):
 
     def start(self, step: int, epoch: int) -> None:
         """Removes the lines of steps and epochs after those with which training now starts."""
-        if self.path.exists():
-            kept = [facts for facts in read_lines(self.path) if _before(facts, step, epoch)]
-            write_text(self.path, "".join(json.dumps(facts) + "\n" for facts in kept))
+        keep_lines(self.path, lambda facts: _before(facts, step, epoch))
 
     def after_step(self, run: Run, metrics: dict[str, float]) -> None:
         if run.rank == 0 and run.state.step % self.every == 0:
             where = {"step": run.state.step, "epoch": run.state.epoch, "lr": run.engine.get_lr()[0]}
-            self._write({**where, **metrics, **_gpu_peak()})
+            append_line(self.path, {**where, **metrics, **_gpu_peak()}, durable=False)
 
     def after_epoch(self, run: Run, metrics: dict[str, float]) -> None:
         if run.rank == 0:
-            self._write({"step": run.state.step, "epochs_done": run.state.epoch, "improved": run.improved, **metrics})
-
-    def _write(self, facts: dict[str, float | int | bool]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(facts) + "\n")
+            facts = {"step": run.state.step, "epochs_done": run.state.epoch, "improved": run.improved, **metrics}
+            append_line(self.path, facts, durable=False)
 
 
 def _gpu_peak() -> dict[str, float]:
@@ -211,12 +206,9 @@ def _read_json(checkpoint: Path, name: str) -> dict[str, Any]:
     if not file.is_file():
         raise CheckpointError(str(checkpoint), f"is not a complete checkpoint: it holds no {name}", _START_OVER)
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(facts, dict):
-            raise ValueError("it holds no JSON object")
+        return read_object(file)
     except ValueError as cause:
         raise CheckpointError(str(file), f"is damaged: {cause}", _START_OVER) from None
-    return facts
 
 
 def _check_engine(checkpoint: Path) -> None:

@@ -13,8 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hba_ray.errors import DataError, EnvironmentMissing
-from hba_ray.store.folders import Storage, claimed, done, finish, note, write_text
+from hba_ray.errors import DataError, EnvironmentMissing, SpecError
+from hba_ray.store.folders import (
+    REPORT,
+    RESOLVED,
+    Storage,
+    append_line,
+    claimed,
+    done,
+    file_of_run,
+    finish,
+    keep_lines,
+    note,
+    write_text,
+)
 
 
 def test_a_step_is_done_once_it_says_so(tmp_path: Path):
@@ -62,6 +74,29 @@ def test_the_ledger_gets_a_line_for_each_event(tmp_path: Path):
     note(tmp_path, event="done", step="sft")
     lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
     assert [(line["event"], line["pid"]) for line in lines] == [("started", os.getpid()), ("done", os.getpid())]
+
+
+def test_lines_are_taken_out_of_a_file_and_a_torn_one_with_them(tmp_path: Path):
+    file = tmp_path / "metrics.jsonl"
+    for step in (1, 2, 3):
+        append_line(file, {"step": step})
+    with file.open("a") as torn:
+        torn.write('{"step": 4, "lo')
+    assert keep_lines(file, lambda line: line["step"] <= 2) == [{"step": 1}, {"step": 2}]
+    append_line(file, {"step": 3})
+    assert file.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+
+
+def test_a_missing_file_of_lines_stays_missing(tmp_path: Path):
+    assert keep_lines(tmp_path / "none.jsonl", lambda line: True) == [] and not (tmp_path / "none.jsonl").exists()
+
+
+@pytest.mark.parametrize(("name", "what"), [(RESOLVED, "is no run"), (REPORT, "is no finished run")])
+def test_a_folder_that_is_no_run_is_refused_with_the_file_that_it_lacks(tmp_path: Path, name: str, what: str):
+    with pytest.raises(SpecError, match=f"{what}: it holds no {name}"):
+        file_of_run(tmp_path, name)
+    (tmp_path / name).touch()
+    assert file_of_run(tmp_path, name) == tmp_path / name
 
 
 def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path):
