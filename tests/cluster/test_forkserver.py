@@ -101,26 +101,24 @@ def test_what_imports_set_in_the_environment_is_there_and_what_a_worker_is_given
     assert told.split() == ["round", "green", "False"]
 
 
-def test_modules_that_start_threads_are_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "threading_module.py").write_text(
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
-    )
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n", "started threads"),
+        ("import ray._raylet as ray\nray.TaskID.for_fake_task(ray.JobID.nil())\n", "Ray's generator"),
+    ],
+    ids=["threads", "generator"],
+)
+def test_modules_that_change_what_forks_share_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, what: str
+):
+    (tmp_path / "unfit_module.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-    server = Server(folder, "threading_module")
-    _, said = server.process.communicate(timeout=30)
-    server.close()
-    assert server.process.returncode == 1
-    assert "started threads" in said and "set compute.fork to false" in said
-
-
-def test_modules_that_draw_from_the_generator_of_ray_are_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "drawing_module.py").write_text("import ray._raylet as ray\nray.TaskID.for_fake_task(ray.JobID.nil())\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-    server = Server(folder, "drawing_module")
+    server = Server(folder, "unfit_module")
     _, said = server.process.communicate(timeout=60)
     server.close()
     assert server.process.returncode == 1
-    assert "Ray's generator" in said and "set compute.fork to false" in said
+    assert what in said and "set compute.fork to false" in said
 
 
 def test_variables_that_imports_heed_have_a_server_of_their_own(folder: Path):
