@@ -5,18 +5,21 @@ BIN := .venv/bin
 USUAL := train,descriptors,rl-cpu,dev
 EXTRAS ?= $(or $(shell cat .venv/.extras 2>/dev/null),$(USUAL))
 INSTALLED := .venv/.installed-$(EXTRAS)
+# vLLM's builds for CPUs and for GPUs want other versions of the same packages.
+PINS := $(if $(findstring rl-gpu,$(EXTRAS)),constraints-gpu.txt,constraints.txt)
+COMPILE := $(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 --extra train --extra descriptors --extra dev
 
 .PHONY: help quickstart test test-fast test-chaos nightly check format bench constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 		{ echo "hba_ray needs Python 3.11 or 3.12; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 5; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || { $(BIN)/python -m ensurepip --upgrade >/dev/null && $(BIN)/python -m pip install --quiet uv; }
-	$(BIN)/uv pip install --python $(BIN)/python --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --constraint $(PINS) --editable ".[$(EXTRAS)]"
 	@rm -f .venv/.installed-* && echo '$(EXTRAS)' > .venv/.extras && touch '$@'
 
 .venv: $(INSTALLED)  ## the environment, in .venv; EXTRAS chooses what goes in
@@ -48,8 +51,9 @@ format: $(INSTALLED)  ## put the code into the house format
 bench: $(INSTALLED)  ## measure the speed of the parts that matter (tests/bench)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench
 
-constraints: $(INSTALLED)  ## pin again, keeping the pins that still fit
-	$(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 --extra train --extra descriptors --extra rl-cpu --extra dev pyproject.toml -o constraints.txt
+constraints: $(INSTALLED)  ## pin again, for CPUs and for GPUs, keeping the pins that still fit
+	$(COMPILE) --extra rl-cpu pyproject.toml -o constraints.txt
+	$(COMPILE) --extra rl-gpu --extra flash pyproject.toml -o constraints-gpu.txt
 
 clean:  ## remove the environment and caches; runs are kept
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
