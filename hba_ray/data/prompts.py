@@ -17,8 +17,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from hba_ray.data.rows import MEDIA_COLUMNS, TAG, Row
-from hba_ray.data.tasks import Dataset, consolidate
-from hba_ray.errors import DataError
+from hba_ray.data.tasks import Dataset, find_label
+from hba_ray.data.text import break_tokens, comparable, control_token
 from hba_ray.specs.base import Spec
 from hba_ray.specs.load import load_prompt_file
 
@@ -90,7 +90,7 @@ def prompt_hash(prompt: str) -> str:
 
 
 def _text(part: str) -> list[dict[str, Any]]:
-    part = part.strip("\n")
+    part = break_tokens(part.strip("\n"))  # rows are clean, but taking a mark out can join the halves of a token
     return [{"type": "text", "text": part}] if part else []
 
 
@@ -107,6 +107,8 @@ class ReasoningPrompt(Spec):
             raise ValueError(f"holds {_PROBLEM} {template.count(_PROBLEM)} times; it needs it once")
         if lacking := [part for part in _ASKED_FOR if part not in template]:
             raise ValueError(f"does not ask for {' and '.join(lacking)}, which the rewards pay for")
+        if token := control_token(template):
+            raise ValueError(f"holds {token}, which tokenizers take for a control token; the chat template adds those that are needed")
         return template.rstrip("\n")
 
     def ask(self, row: Row) -> Row:
@@ -182,10 +184,7 @@ def read_label(answer: str, dataset: Dataset, *, split_surprise: bool = False) -
     """
     if dataset.task.is_open:
         return None
-    try:
-        return consolidate(answer.strip(_AROUND_LABELS), dataset, where="answer", split_surprise=split_surprise)
-    except DataError:
-        return None
+    return find_label(comparable(answer).strip(_AROUND_LABELS), dataset, split_surprise=split_surprise)
 
 
 def close_up_signs(text: str) -> str:
@@ -200,8 +199,8 @@ def close_up_signs(text: str) -> str:
 
 
 def plain_text(answer: str) -> str:
-    """An answer as it is compared: without surrounding white space, in one case."""
-    return answer.strip().casefold()
+    """An answer as it is compared; see `text.comparable`."""
+    return comparable(answer)
 
 
 def _pairs(text: str) -> Iterator[tuple[int, int, bool]]:

@@ -1,20 +1,23 @@
 """One row of the atlas: the released columns, checked, with its clips as bytes or as paths.
 
 Both released layouts give the same `Row`: parquet with the clips in its columns, and jsonl beside a folder of clips.
+Every row of every source passes `parse_row`, so this is where the rule for text is applied (`data.text`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from hba_ray.data.tasks import Dataset, consolidate, find_dataset
+from hba_ray.data.tasks import Dataset, consolidate, find_dataset, find_label
+from hba_ray.data.text import clean, comparable, visible
 from hba_ray.errors import DataError
 
 MEDIA_COLUMNS = {"image": "images", "video": "videos", "audio": "audios"}
@@ -57,7 +60,9 @@ class Row:
         answer: the target as free text.
         label: the target as one of the dataset's classes; None for open answers.
         media: modality -> clips, each the file's bytes or its path.
-        descriptors: `ext_video_feats` and `ext_audio_feats` as bytes or paths, where the atlas ships them.
+        descriptors: `ext_video_feats` and `ext_audio_feats` as bytes or paths, where the atlas ships them. Nobody has looked
+            whether such a file is there: it concerns only the stages that read it.
+        changes: what was changed in its text, as `text.clean` says it.
     """
 
     sample_id: str
@@ -68,6 +73,7 @@ class Row:
     label: str | None
     media: Mapping[str, tuple[bytes | Path, ...]] = field(default_factory=dict)
     descriptors: Mapping[str, tuple[bytes | Path, ...]] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
 
     @property
     def signature(self) -> str:
@@ -75,7 +81,39 @@ class Row:
 
         The order is that of the released signature: text, image, video, audio.
         """
-        return "_".join(["text", *(name for name in MEDIA_COLUMNS if self.media.get(name))])
+        return signature_of(None, [name for name, clips in self.media.items() if clips])
+
+
+def stated_modalities(stated: Any) -> frozenset[str] | None:
+    """The modalities that a `modality_signature` names; None where it is absent or nothing that can be read.
+
+    >>> sorted(stated_modalities("text_audio")), stated_modalities("sound")
+    (['audio', 'text'], None)
+    """
+    names = frozenset(stated.split("_")) if isinstance(stated, str) else frozenset()
+    return names if names and names <= {"text", *MEDIA_COLUMNS} else None
+
+
+def contradicts(stated: Any, present: Collection[str]) -> bool:
+    """Whether a stated signature names other clips than those that are present, or cannot be read. None states nothing."""
+    names = stated_modalities(stated)
+    return stated not in (None, "") and (names is None or names - {"text"} != set(present))
+
+
+def signature_of(stated: Any, present: Collection[str]) -> str:
+    """The signature of a row with clips of these modalities.
+
+    What a row states stands where it agrees with the clips. Else the clips decide; whether there is text besides the question
+    is known only from what is stated, and assumed where nothing is.
+
+    >>> signature_of("text", ["audio"]), signature_of("video", ["video"]), signature_of(None, [])
+    ('text_audio', 'video', 'text')
+    """
+    names = stated_modalities(stated)
+    if names is not None and not contradicts(stated, present):
+        return str(stated)
+    text = ["text"] if names is None or "text" in names else []
+    return "_".join([*text, *(name for name in MEDIA_COLUMNS if name in present)]) or "text"
 
 
 def clip_names(record: Mapping[str, Any]) -> list[str]:
@@ -104,16 +142,12 @@ def parse_row(record: Mapping[str, Any], *, where: str, root: Path | None = None
         DataError: a column is missing, of a wrong type, an unknown dataset or label, or a path that
             leaves the root; its `reason` is countable.
     """
-    problem = _text(record, "problem", where)
-    answer = _text(record, "answer", where)
+    problem, answer = (_text(record, column, where) for column in ("problem", "answer"))
     dataset = find_dataset(_text(record, "dataset", where), where=where)
     where = f"{where} ({dataset.id})"
-    if dataset.task.is_open:
-        label = None
-    else:
-        label = consolidate(_name(record, "class_label", where) or answer, dataset, where=where, split_surprise=split_surprise)
+    label = _label(record, answer, dataset, where, split_surprise)
     media = {name: _clips(record, column, where, root) for name, column in MEDIA_COLUMNS.items()}
-    descriptors = {name: _clips(record, name, where, root) for name in FEATURE_COLUMNS}
+    descriptors = {name: _clips(record, name, where, root, may_lack=True) for name in FEATURE_COLUMNS}
     for name, clips in () if light else media.items():
         marks = problem.count(f"<{name}>")
         if marks and marks != len(clips):
@@ -122,16 +156,38 @@ def parse_row(record: Mapping[str, Any], *, where: str, root: Path | None = None
             )
     clip_id = _name(record, "clip_id", where) or _clip_of(media, record) or _digest(problem)
     sample_id = _name(record, "sample_id", where) or f"{dataset.id}-{_digest(clip_id, problem, answer)}"
+    asked, in_question = clean(problem)
+    wanted, in_answer = clean(answer)
+    for column, text in (("problem", asked), ("answer", wanted)):
+        _check_not_empty(text, column, where)
     return Row(
         sample_id=sample_id,
         clip_id=clip_id,
         dataset=dataset,
-        problem=problem,
-        answer=answer,
+        problem=asked,
+        answer=wanted,
         label=label,
         media={name: clips for name, clips in media.items() if clips},
         descriptors={name: clips for name, clips in descriptors.items() if clips},
+        changes=tuple(dict.fromkeys((*in_question, *in_answer))),
     )
+
+
+def _label(record: Mapping[str, Any], answer: str, dataset: Dataset, where: str, split_surprise: bool) -> str | None:
+    """The row's class: its `class_label` or, where it states none, its answer.
+
+    Raises:
+        DataError: neither is a label of the dataset, or they are two different ones.
+    """
+    stated = _name(record, "class_label", where)
+    if dataset.task.is_open:
+        return None
+    label = consolidate(stated or answer, dataset, where=where, split_surprise=split_surprise)
+    answered = find_label(answer, dataset)
+    if stated and answered not in (None, find_label(stated, dataset)):
+        what = f"the answer is '{visible(answer)}' and the class_label '{visible(stated)}'"
+        raise DataError(where, what, "correct one of them", reason="answer contradicts label")
+    return label
 
 
 def _text(record: Mapping[str, Any], column: str, where: str) -> str:
@@ -140,9 +196,14 @@ def _text(record: Mapping[str, Any], column: str, where: str) -> str:
     value = record[column]
     if not isinstance(value, str):
         raise DataError(where, f"'{column}' is {type(value).__name__}, not text", reason="wrong type")
-    if not value.strip():
-        raise DataError(where, f"'{column}' is empty", reason="empty text")
+    _check_not_empty(value, column, where)
     return _unicode(value, column, where)
+
+
+def _check_not_empty(value: str, column: str, where: str) -> None:
+    """Refuses a text without a character that can be seen."""
+    if not comparable(value[:64]) and not comparable(value):
+        raise DataError(where, f"'{column}' is empty", reason="empty text")
 
 
 def _name(record: Mapping[str, Any], column: str, where: str) -> str | None:
@@ -164,18 +225,25 @@ def _unicode(value: str, column: str, where: str) -> str:
     return value
 
 
-def _clips(record: Mapping[str, Any], column: str, where: str, root: Path | None) -> tuple[bytes | Path, ...]:
+def _clips(
+    record: Mapping[str, Any], column: str, where: str, root: Path | None, *, may_lack: bool = False
+) -> tuple[bytes | Path, ...]:
+    """The clips in a column.
+
+    Args:
+        may_lack: a file that is not there is no defect.
+    """
     values = record.get(column)
     if values is None:
         return ()
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+    if not isinstance(values, list | tuple):
         raise DataError(where, f"'{column}' is {type(values).__name__}, not a list", reason="wrong type")
     clips: list[bytes | Path] = []
     for value in values:
         if isinstance(value, bytes):
             clips.append(value)
         elif isinstance(value, str) and root is not None:
-            clips.append(_inside(value, root, where, column))
+            clips.append(_inside(value, root, where, column, may_lack))
         else:
             raise DataError(
                 where, f"'{column}' holds {type(value).__name__}, not {'bytes' if root is None else 'a path'}", reason="wrong type"
@@ -183,28 +251,27 @@ def _clips(record: Mapping[str, Any], column: str, where: str, root: Path | None
     return tuple(clips)
 
 
-def _inside(relative: str, root: Path, where: str, column: str) -> Path:
-    """The file `root / relative`.
+def _inside(relative: str, root: Path, where: str, column: str, may_lack: bool) -> Path:
+    """The file `root / relative`, links followed.
 
     Raises:
-        DataError: it lies outside the root, or is not there.
+        DataError: it lies outside the root, or there is no regular file of this name.
     """
+    named = f"'{column}' names {relative[:200]!r}"
     try:
-        path = (root / relative).resolve()
-        inside = path.is_relative_to(root.resolve())
-        there = inside and path.is_file()
+        path = Path(os.path.realpath(root / relative))  # Path.resolve raises another error where links go round in a circle
+        inside = path.is_relative_to(os.path.realpath(root))
+        there, is_file = inside and path.exists(), inside and path.is_file()
     except (OSError, ValueError) as cause:
-        raise DataError(where, f"'{column}' names {relative[:200]!r}, which is no path", reason="bad path") from cause
+        raise DataError(where, f"{named}, which is no path", reason="bad path") from cause
     if not inside:
-        raise DataError(
-            where,
-            f"'{column}' names {relative[:200]!r}, which leaves the atlas",
-            "paths are relative to the folder of the jsonl",
-            reason="path leaves the atlas",
-        )
-    if not there:
-        raise DataError(where, f"'{column}' names {relative[:200]!r}, which is not there", reason="missing file")
-    return path
+        way_out = "paths are relative to the folder of the jsonl"
+        raise DataError(where, f"{named}, which leaves the atlas", way_out, reason="path leaves the atlas")
+    if is_file or may_lack:
+        return path
+    if there:
+        raise DataError(where, f"{named}, which is a folder, a pipe or a device", "give a file", reason="not a file")
+    raise DataError(where, f"{named}, which is not there", reason="missing file")
 
 
 def _clip_of(media: Mapping[str, tuple[bytes | Path, ...]], record: Mapping[str, Any]) -> str | None:

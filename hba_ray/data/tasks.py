@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
+from hba_ray.data.text import comparable, visible
 from hba_ray.errors import DataError
 
 Dimension = Literal["Aff", "Cog", "Path", "Soc"]
@@ -234,8 +235,8 @@ _DASHES = str.maketrans(dict.fromkeys("-\u2013 ", "_"))
 
 
 def _plain(name: str) -> str:
-    """A name in lower case, with underscores for spaces and for both dashes that the paper prints."""
-    return name.strip().lower().translate(_DASHES)
+    """A name as names are compared, with underscores for spaces and for both dashes that the paper prints."""
+    return comparable(name).translate(_DASHES)
 
 
 _BY_NAME = {_plain(name): dataset for dataset in _DATASETS for name in (dataset.id, dataset.title, *dataset.aliases)}
@@ -253,9 +254,9 @@ def find_dataset(name: str, *, where: str = "atlas.datasets") -> Dataset:
     try:
         return _BY_NAME[_plain(name)]
     except KeyError:
-        near = get_close_matches(_plain(name), _BY_NAME, n=1)
+        near = get_close_matches(_plain(name)[:100], _BY_NAME, n=1)
         hint = f"did you mean '{_BY_NAME[near[0]].id}'?" if near else f"known: {', '.join(DATASETS)}"
-        raise DataError(where, f"unknown dataset '{name}'", hint, reason="unknown dataset") from None
+        raise DataError(where, f"unknown dataset '{visible(name)}'", hint, reason="unknown dataset") from None
 
 
 def consolidate(label: str, dataset: Dataset, *, where: str, split_surprise: bool = False) -> str:
@@ -267,12 +268,26 @@ def consolidate(label: str, dataset: Dataset, *, where: str, split_surprise: boo
     Raises:
         DataError: the dataset has no such label; names the nearest one.
     """
-    plain = " ".join(label.strip().lower().split())
+    found = find_label(label, dataset, split_surprise=split_surprise)
+    if found is not None:
+        return found
+    what = f"'{visible(label)}' is not a label of {dataset.id} ({', '.join(dataset.labels)})"
+    raise DataError(where, what, _nearest(comparable(label), dataset.labels), reason="unknown label")
+
+
+def find_label(label: str, dataset: Dataset, *, split_surprise: bool = False) -> str | None:
+    """What `consolidate` returns; None where the dataset has no such label."""
+    plain = comparable(label)
     plain = CONSOLIDATED.get(plain, plain)
-    if plain in dataset.labels:
-        return plain
     if plain in SPLIT_SURPRISE and "surprise" in dataset.labels:
         return plain if split_surprise else "surprise"
-    near = get_close_matches(plain, dataset.labels, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else ""
-    raise DataError(where, f"'{label}' is not a label of {dataset.id} ({', '.join(dataset.labels)})", hint, reason="unknown label")
+    return plain if plain in dataset.labels else None
+
+
+def _nearest(plain: str, labels: tuple[str, ...]) -> str:
+    """A hint at the label that is meant. One that leaves a degree open, such as `positive` of five classes, may mean several."""
+    degrees = [label for label in labels if label.split()[-1] == plain]
+    if len(degrees) > 1:
+        return f"say which is meant: {' or '.join(degrees)}"
+    near = get_close_matches(plain[:100], labels, n=1)
+    return f"did you mean '{near[0]}'?" if near else ""

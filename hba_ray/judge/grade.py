@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from hba_ray.data.tasks import find_dataset
+from hba_ray.data.text import break_tokens
 from hba_ray.errors import DataError
 from hba_ray.judge.batch import grade_in_batches
 from hba_ray.judge.cache import Grade, GradeCache, open_cache
@@ -211,7 +212,7 @@ class _Grading:
 
     def _turns(self, item: JudgeItem, reply: ReplyFormat) -> tuple[str, str]:
         """The system's and the user's turn."""
-        user = self.prompts.user.format(question=item.question, reference=item.reference, answer=item.answer)
+        user = break_tokens(self.prompts.user.format(question=item.question, reference=item.reference, answer=item.answer))
         return self.prompts.system(find_dataset(item.dataset).task.id, reply), user
 
 

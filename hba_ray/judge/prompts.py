@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from hba_ray.data.tasks import TASKS
+from hba_ray.data.text import control_token
 from hba_ray.errors import DataError
 from hba_ray.specs.base import Spec
 from hba_ray.specs.load import load_prompt_file
@@ -72,6 +73,14 @@ class Prompts(Spec):
         if lacking or unknown:
             raise ValueError(f"needs a text for each of {', '.join(OPEN_TASKS)}; lacking {lacking}, unknown {unknown}")
         return rubrics
+
+    @field_validator("user", "rubrics")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        for text in value.values() if isinstance(value, dict) else [value]:
+            if token := control_token(text):
+                raise ValueError(f"holds {token}, which a judge takes for a control token; its server adds those that are needed")
+        return value
 
     def system(self, task: str, reply: ReplyFormat) -> str:
         """The system's turn for an open task."""
