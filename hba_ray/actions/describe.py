@@ -12,7 +12,7 @@ from hba_ray.errors import SpecError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.descriptors import USUAL_STREAMS
 from hba_ray.steps import describe
-from hba_ray.steps.atlas import AtlasSteps
+from hba_ray.steps.atlas import AtlasSteps, found_in, say_found
 from hba_ray.steps.base import Context, Draft
 from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
@@ -28,8 +28,11 @@ def with_streams(spec: ExperimentSpec) -> ExperimentSpec:
     return spec.model_copy(update={"descriptors": spec.descriptors.model_copy(update={"streams": USUAL_STREAMS})})
 
 
-def index_of(spec: ExperimentSpec) -> AtlasIndex:
+def index_of(spec: ExperimentSpec) -> tuple[AtlasIndex, list[str]]:
     """The index of a spec's atlas without making one: of released files, or of an atlas that a run has made before.
+
+    Returns:
+        the index, and sentences about what was put right in its rows, and about rows in two splits.
 
     Raises:
         SpecError: the atlas is generated or converted, and was not made yet.
@@ -37,14 +40,16 @@ def index_of(spec: ExperimentSpec) -> AtlasIndex:
     from hba_ray.data.atlas import AtlasIndex, build_index
 
     if spec.atlas.source == "released":
-        return build_index(spec.atlas, Path(spec.atlas.root or ""))
+        index = build_index(spec.atlas, Path(spec.atlas.root or ""))
+        return index, say_found(*found_in(index))
     draft = Draft(spec, Storage(spec.compute.storage))
     AtlasSteps().plan(draft)
     step = draft["atlas"]
     if not step.is_done:
         what = f"'{spec.atlas.source}' is not made yet; only files that are there can be checked"
         raise SpecError("atlas.source", what, "make it with `hba describe` or `hba run`, or give the folder of a finished atlas")
-    return AtlasIndex.load(step.folder)
+    result = AtlasSteps().result(step.folder)
+    return AtlasIndex.load(step.folder), say_found(result.changes, result.leaks)
 
 
 def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> describe.DescribeResult:

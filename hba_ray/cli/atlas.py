@@ -40,16 +40,18 @@ def check_atlas(
     from hba_ray.store.folders import Storage
 
     spec = with_streams(read(atlas, overrides))
-    index = index_of(spec)
+    index, found = index_of(spec)
     show_sheet(row_sheet(index))
     show_sheet(modality_sheet(index))
     for drop in index.drops:
         say(f"dropped {drop.row} ({drop.dataset}): {drop.reason}")
+    for sentence in found:
+        say(sentence)
     if clips:
         with progress("decode", total=len(index.table)) as bar:
-            found, unreadable = check_clips(index, SPLITS, bar.reach)
-        show_sheet(clip_sheet(found, unreadable))
-        for place in (place for one in found for place in one.places):
+            checked, unreadable = check_clips(index, SPLITS, bar.reach)
+        show_sheet(clip_sheet(checked, unreadable))
+        for place in (place for one in checked for place in one.places):
             say(place)
     health = examine(Storage(spec.compute.storage).descriptors, settings(spec), index, SPLITS)
     if any(one.described or one.bad for one in health):

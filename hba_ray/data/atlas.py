@@ -2,13 +2,12 @@
 
 There are two layouts and one index for both: the released parquet (`train-00000-of-00600.parquet`, clips
 inside) and the released jsonl (`final_v8_train_cleaned_2.jsonl`, clips beside it). The index holds where
-each row is and what it is about; `read_rows` reads the row itself, clips included.
+each row is and what it is about; `read_rows` reads the row itself, clips included. The files are read by `data.shards`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,31 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hba_ray.data.prompts import with_transcript
-from hba_ray.data.rows import FEATURE_COLUMNS, MEDIA_COLUMNS, Row, parse_row
+from hba_ray.data.repeats import Kept, Leak, find_repeats, text_digest
+from hba_ray.data.rows import Row, contradicts, parse_row, signature_of
+from hba_ray.data.shards import HEAVY, LIGHT, Record, Shard, find_shards, read_records, records
 from hba_ray.data.tasks import DATASETS, find_dataset
+from hba_ray.data.text import clean, visible
 from hba_ray.errors import DataError
 from hba_ray.specs import AtlasSpec
 from hba_ray.store.files import DO_AGAIN, read_parquet
 
-_LIGHT = ("problem", "answer", "dataset", "class_label", "modality_signature", "sample_id", "clip_id")
-_HEAVY = (*MEDIA_COLUMNS.values(), *FEATURE_COLUMNS)
-_REQUIRED = ("problem", "answer", "dataset")
-_SPLIT_WORDS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
-                "dev": "validation", "test": "test"}  # fmt: skip
-_READ_ROWS = 16
-"""Parquet rows decoded at a time; it bounds the memory of reading a large row group."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file of an atlas."""
-
-    path: str
-    split: str
-
-    @property
-    def is_parquet(self) -> bool:
-        return self.path.endswith(".parquet")
+CONTRADICTED = "modality_signature that contradicts the clips"
+"""What is counted of a row whose signature names other clips than it has; the clips decide."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +68,9 @@ class AtlasIndex:
         table: INDEX_SCHEMA, in file order.
         drops: rows left out when the index was made.
         transcripts: line of the table -> what is said in the row's clip, which `read_rows` puts into its prompt.
+        changes: dataset -> what was changed in a row, or stated wrongly in it -> rows. Known when the index is made, and kept in
+            the result of the atlas step.
+        leaks: rows that are in two splits; known and kept likewise.
     """
 
     root: str
@@ -91,6 +79,8 @@ class AtlasIndex:
     drops: tuple[Drop, ...] = ()
     split_surprise: bool = False
     transcripts: Mapping[int, str] = field(default_factory=dict)
+    changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    leaks: tuple[Leak, ...] = ()
 
     @cached_property
     def _split_rows(self) -> dict[str, np.ndarray]:
@@ -136,13 +126,12 @@ class AtlasIndex:
         return _count(rows.filter(rows.column("label").is_valid()), "label")
 
     def texts(self, split: str) -> Iterator[str]:
-        """Prompts, transcripts and answers of a split; no clip is read."""
-        yield from (self.transcripts[line] for line in self.rows_of(split).tolist() if line in self.transcripts)
-        for shard in self.shards:
-            if shard.split == split:
-                for _, _, record in _records(shard):
-                    if isinstance(record, dict):
-                        yield from (str(record.get(column) or "") for column in ("problem", "answer"))
+        """Prompts, transcripts and answers of a split, as rows have them; no clip is read."""
+        yield from (clean(self.transcripts[line])[0] for line in self.rows_of(split).tolist() if line in self.transcripts)
+        found = (record.columns for shard in self.shards if shard.split == split for record in records(shard))
+        for columns in (columns for columns in found if isinstance(columns, dict)):
+            texts = (str(columns.get(column) or "") for column in ("problem", "answer"))
+            yield from (clean(text.encode(errors="ignore").decode())[0] for text in texts)
 
     def save(self, folder: Path) -> None:
         pq.write_table(self.table, folder / "index.parquet")
@@ -185,159 +174,129 @@ def _count(table: pa.Table, column: str) -> dict[str, dict[str, int]]:
     return counts
 
 
-def find_shards(root: Path, layout: str = "auto") -> tuple[Shard, ...]:
-    """The files of an atlas, by name: `<anything with train|val|validation|dev|test>.parquet` or `.jsonl`.
-
-    Raises:
-        DataError: no folder, no files, or two jsonl files for one split.
-    """
-    if not root.is_dir():
-        raise DataError(str(root), "no such folder", "give the folder of the parquet or jsonl files as atlas.root", reason="missing file")
-    found: dict[str, list[Shard]] = {"parquet": [], "jsonl": []}
-    for kind, shards in found.items():
-        for path in sorted({*root.glob(f"*.{kind}"), *root.glob(f"data/*.{kind}")}):
-            split = _split_of(path.name)
-            if split:
-                shards.append(Shard(str(path), split))
-    kinds = [kind for kind, shards in found.items() if shards] if layout == "auto" else [layout]
-    if not kinds or not found[kinds[0]]:
-        wanted = "*.parquet or *.jsonl" if layout == "auto" else f"*.{layout}"
-        raise DataError(
-            str(root), f"holds no {wanted} named after a split", "expected names such as train-00000-of-00001.parquet or train.jsonl"
-        )
-    shards = found[kinds[0]]
-    if kinds[0] == "jsonl" and len({shard.split for shard in shards}) < len(shards):
-        names = ", ".join(Path(shard.path).name for shard in shards)
-        raise DataError(str(root), f"has several jsonl files for one split: {names}", "keep one version of each split in the folder")
-    return tuple(shards)
-
-
-def _split_of(name: str) -> str | None:
-    words = [_SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLIT_WORDS]
-    return words[0] if words else None
-
-
 def build_index(spec: AtlasSpec, root: Path, layout: str | None = None) -> AtlasIndex:
     """Checks every row of an atlas, clips aside, and notes where it is.
 
     Only rows of the spec's datasets enter the index, up to its limit. A bad row raises DataError, or is
     left out and noted in `drops`, as `spec.on_bad_row` says.
+
+    Raises:
+        DataError: a file or a row is bad, or no row is left; rows are in two splits, and `spec.leaks` says to refuse that.
     """
-    wanted = None if spec.datasets is None else {find_dataset(name).id for name in spec.datasets}
-    shards = find_shards(root, layout or spec.format)
-    columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
-    drops: list[Drop] = []
-    kept: Counter[tuple[str, str]] = Counter()
-    seen: dict[tuple[str, str, str], str] = {}
-    for number, shard in enumerate(shards):
-        for address, position, record in _records(shard):
-            where = f"{Path(shard.path).name} row {position if not shard.is_parquet else f'{position} of group {address}'}"
-            try:
-                row = _check(record, shard, where, root, spec.split_surprise)
-                _check_id(row, record, shard, where, seen)
-            except DataError as bad:
-                dataset = str(record.get("dataset") or "unknown") if isinstance(record, dict) else "unknown"
-                if _unwanted(dataset, wanted):
-                    continue
-                if spec.on_bad_row == "fail":
-                    raise bad.of_a_row() from None
-                drops.append(Drop(shard.split, dataset, bad.where, bad.reason))
-                continue
-            key = (row.dataset.id, shard.split)
-            if (wanted is not None and row.dataset.id not in wanted) or (spec.limit is not None and kept[key] >= spec.limit):
-                continue
-            kept[key] += 1
-            signature = record.get("modality_signature") if shard.is_parquet else None
-            line = (number, address, position, shard.split, row.dataset.id, row.label, signature or row.signature, len(row.problem))
-            for name, value in zip(INDEX_SCHEMA.names, line, strict=True):
-                columns[name].append(value)
-    if not columns["shard"]:
-        held = f"datasets {sorted(wanted)}" if wanted else "rows"
-        raise DataError(
-            str(root), f"holds none of the {held} asked for" + (f"; {len(drops)} rows were dropped" if drops else ""), _first_reasons(drops)
-        )
-    return AtlasIndex(str(root), shards, pa.table(columns, schema=INDEX_SCHEMA), tuple(drops), spec.split_surprise)
+    made = _Making(spec, root, find_shards(root, layout or spec.format))
+    for number, shard in enumerate(made.shards):
+        for record in records(shard):
+            made.take(number, record)
+    return made.finish()
 
 
-def _unwanted(dataset: str, wanted: set[str] | None) -> bool:
-    return wanted is not None and dataset in DATASETS and dataset not in wanted
+class _Making:
+    """An index while it is made."""
+
+    def __init__(self, spec: AtlasSpec, root: Path, shards: tuple[Shard, ...]):
+        self.spec, self.root, self.shards = spec, root, shards
+        self.wanted = None if spec.datasets is None else {find_dataset(name).id for name in spec.datasets}
+        self.columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
+        self.kept: list[Kept] = []
+        self.places: list[str] = []
+        self.drops: list[Drop] = []
+        self.changes: dict[str, Counter[str]] = {}
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.seen: dict[tuple[str, str, str], str] = {}
+
+    def take(self, number: int, record: Record) -> None:
+        """Enters one row, or drops it."""
+        shard, where = self.shards[number], _place(self.shards[number], record.address, record.position)
+        try:
+            row, sample_id = self._check(record, shard, where)
+        except DataError as bad:
+            dataset = _named(record.columns)
+            if self.wanted is None or dataset not in DATASETS or dataset in self.wanted:
+                self._drop(bad, shard.split, dataset)
+            return
+        key = (row.dataset.id, shard.split)
+        if self.wanted is not None and row.dataset.id not in self.wanted:
+            return
+        if self.spec.limit is not None and self.counts[key] >= self.spec.limit:
+            return
+        self.counts[key] += 1
+        assert isinstance(record.columns, dict)
+        stated, present = record.columns.get("modality_signature"), _present(record, row)
+        told = (*row.changes, *((CONTRADICTED,) if contradicts(stated, present) else ()))
+        self.changes.setdefault(row.dataset.id, Counter()).update(told)
+        signature = signature_of(stated, present)
+        line = (number, record.address, record.position, shard.split, row.dataset.id, row.label, signature, len(row.problem))
+        for name, value in zip(INDEX_SCHEMA.names, line, strict=True):
+            self.columns[name].append(value)
+        self.kept.append(Kept(shard.split, row.dataset.id, text_digest(row), sample_id, bool(present)))
+        self.places.append(f"{where} ({row.dataset.id})")
+
+    def finish(self) -> AtlasIndex:
+        """The index, without the rows that turn out to be there twice."""
+        if not self.kept:
+            held = f"datasets {sorted(self.wanted)}" if self.wanted else "rows"
+            dropped = f"; {len(self.drops)} rows were dropped" if self.drops else ""
+            raise DataError(str(self.root), f"holds none of the {held} asked for{dropped}", _first_reasons(self.drops))
+        table = pa.table(self.columns, schema=INDEX_SCHEMA)
+        index = AtlasIndex(str(self.root), self.shards, table, split_surprise=self.spec.split_surprise)
+        repeats = find_repeats(self.kept, lambda lines: read_rows(index, lines))
+        for line, before in repeats.duplicates.items():
+            self._drop(_is_there_twice(self.places[line], self.places[before]), self.kept[line].split, self.kept[line].dataset)
+        if repeats.leaks and self.spec.leaks == "refuse":
+            what = f"rows are in two splits: {repeats.leaks[0]}"
+            raise DataError(str(self.root), what, "take them out of one, or set atlas.leaks=tell", reason="leak between splits")
+        left = np.setdiff1d(np.arange(len(self.kept)), list(repeats.duplicates))
+        changes = {dataset: dict(counts) for dataset, counts in sorted(self.changes.items()) if counts}
+        return replace(index, table=table.take(pa.array(left, pa.int64())), drops=tuple(self.drops), changes=changes, leaks=repeats.leaks)
+
+    def _drop(self, bad: DataError, split: str, dataset: str) -> None:
+        if self.spec.on_bad_row == "fail":
+            raise bad.of_a_row() from None
+        self.drops.append(Drop(split, dataset, bad.where, bad.reason))
+
+    def _check(self, record: Record, shard: Shard, where: str) -> tuple[Row, str | None]:
+        """The row, without the clips of parquet, and its id; None where that follows from such clips.
+
+        A second row of an id is refused, since a prediction is known by the id of its row. Training may see a row twice.
+        """
+        if isinstance(record.columns, DataError):
+            raise record.columns
+        root = None if shard.is_parquet else self.root
+        row = parse_row(record.columns, where=where, root=root, split_surprise=self.spec.split_surprise, light=shard.is_parquet)
+        if record.present and not record.columns.get("sample_id"):
+            return row, None
+        if shard.split != "train":
+            before = self.seen.setdefault((shard.split, row.dataset.id, row.sample_id), where)
+            if before != where:
+                raise _is_there_twice(f"{where} ({row.dataset.id})", before, f": '{visible(row.sample_id)}'")
+        return row, row.sample_id
+
+
+def _is_there_twice(where: str, before: str, which: str = "") -> DataError:
+    what, way_out = f"has the id of {before}{which}", "give each row a sample_id of its own"
+    if not which:
+        what, way_out = f"is {before} once more: the same question, answer and clip", "take one out, or give each a sample_id of its own"
+    return DataError(where, what, way_out, reason="duplicate sample")
+
+
+def _place(shard: Shard, address: int, position: int) -> str:
+    return f"{shard.name} row {position}" + (f" of group {address}" if shard.is_parquet else "")
+
+
+def _named(columns: dict[str, Any] | DataError) -> str:
+    """What a bad row calls its dataset."""
+    name = columns.get("dataset") if isinstance(columns, dict) else None
+    return visible(name) if isinstance(name, str) and name else "unknown"
+
+
+def _present(record: Record, row: Row) -> frozenset[str]:
+    """The modalities of a row's clips."""
+    return frozenset(row.media) if record.present is None else record.present
 
 
 def _first_reasons(drops: Sequence[Drop]) -> str:
     reasons = Counter(drop.reason for drop in drops)
     return ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(5))
-
-
-def _check(record: Any, shard: Shard, where: str, root: Path, split_surprise: bool) -> Row:
-    if isinstance(record, DataError):
-        raise record
-    return parse_row(record, where=where, root=None if shard.is_parquet else root, split_surprise=split_surprise, light=shard.is_parquet)
-
-
-def _check_id(row: Row, record: Mapping[str, Any], shard: Shard, where: str, seen: dict[tuple[str, str, str], str]) -> None:
-    """Refuses a second row with an id, since a prediction is known by the id of its row.
-
-    Training may see a row twice. An id that parquet does not state is made from the clip, which is not read yet.
-    """
-    if shard.split == "train" or (shard.is_parquet and not record.get("sample_id")):
-        return
-    before = seen.setdefault((shard.split, row.dataset.id, row.sample_id), where)
-    if before != where:
-        what, way_out = f"has the id of {before}: '{row.sample_id}'", "give each row a sample_id of its own"
-        raise DataError(f"{where} ({row.dataset.id})", what, way_out, reason="duplicate sample")
-
-
-def _records(shard: Shard) -> Iterator[tuple[int, int, Any]]:
-    """(row group or byte offset, position, record without clips) of every row; a damaged line has a DataError as its record."""
-    yield from _parquet_records(shard) if shard.is_parquet else _jsonl_records(shard)
-
-
-def _open_parquet(shard: Shard) -> pq.ParquetFile:
-    name = Path(shard.path).name
-    try:
-        file = pq.ParquetFile(shard.path)
-    except (pa.ArrowException, OSError) as cause:
-        raise DataError(name, f"is not a parquet file: {str(cause).splitlines()[0]}", "copy it again", reason="corrupt file") from None
-    missing = [column for column in _REQUIRED if column not in file.schema_arrow.names]
-    if missing:
-        way_out = "the released columns are listed in hba_ray/data/rows.py"
-        raise DataError(name, f"lacks the columns {', '.join(missing)}", way_out, reason="missing column")
-    return file
-
-
-def _parquet_records(shard: Shard) -> Iterator[tuple[int, int, Any]]:
-    with _open_parquet(shard) as file:
-        columns = [column for column in _LIGHT if column in file.schema_arrow.names]
-        for group in range(file.num_row_groups):
-            try:
-                records = file.read_row_group(group, columns=columns, use_threads=False).to_pylist()
-            except (pa.ArrowException, OSError) as cause:
-                raise _damaged(shard, group, cause) from None
-            for position, record in enumerate(records):
-                yield group, position, record
-
-
-def _damaged(shard: Shard, group: int, cause: Exception) -> DataError:
-    where = f"{Path(shard.path).name} group {group}"
-    return DataError(where, f"is damaged: {str(cause).splitlines()[0]}", "copy the file again", reason="corrupt file")
-
-
-def _jsonl_records(shard: Shard) -> Iterator[tuple[int, int, Any]]:
-    offset = 0
-    with open(shard.path, "rb") as file:
-        for number, line in enumerate(file):
-            if line.strip():
-                yield offset, number, _json_record(line, shard, number)
-            offset += len(line)
-
-
-def _json_record(line: bytes, shard: Shard, number: int) -> dict[str, Any] | DataError:
-    where = f"{Path(shard.path).name} row {number}"
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as cause:  # ValueError: not JSON, or not UTF-8
-        return DataError(where, f"is not JSON: {cause}", "a truncated file ends like this", reason="not JSON")
-    return record if isinstance(record, dict) else DataError(where, "is not a JSON object", reason="not JSON")
 
 
 def read_rows(index: AtlasIndex, lines: Sequence[int], *, light: bool = False) -> Iterator[Row | DataError]:
@@ -349,7 +308,7 @@ def read_rows(index: AtlasIndex, lines: Sequence[int], *, light: bool = False) -
         light: leave clips and descriptors out: they are not read, and nobody looks whether their files are there.
     """
     ordered = sorted(int(line) for line in lines)
-    table = index.table.take(pa.array(ordered)).to_pydict()
+    table = index.table.take(pa.array(ordered, pa.int64())).to_pydict()
     by_group: dict[tuple[int, int], list[int]] = {}
     said: dict[tuple[int, int, int], str] = {}
     for line, *place in zip(ordered, table["shard"], table["group"], table["position"], strict=True):
@@ -359,41 +318,15 @@ def read_rows(index: AtlasIndex, lines: Sequence[int], *, light: bool = False) -
             said[shard, group, position] = index.transcripts[line]
     for (number, group), positions in by_group.items():
         shard = index.shards[number]
-        columns = _LIGHT if light else (*_LIGHT, *_HEAVY)
-        records = _parquet_rows(shard, group, positions, columns) if shard.is_parquet else _jsonl_rows(shard, group, positions)
-        for position, record in records:
-            name = Path(shard.path).name
-            where = f"{name} row {position} of group {group}" if shard.is_parquet else f"{name} row {position}"
-            root = None if shard.is_parquet else Path(index.root)
+        root = None if shard.is_parquet else Path(index.root)
+        for position, record in read_records(shard, group, positions, LIGHT if light else (*LIGHT, *HEAVY)):
             try:
                 if isinstance(record, DataError):
                     raise record
                 if light:
-                    record = {name: value for name, value in record.items() if name in _LIGHT}
+                    record = {name: value for name, value in record.items() if name in LIGHT}
+                where = _place(shard, group, position)
                 row = parse_row(record, where=where, root=root, split_surprise=index.split_surprise, light=light)
-                yield with_transcript(row, said.get((number, group, position), ""))
+                yield with_transcript(row, clean(said.get((number, group, position), ""))[0])
             except DataError as bad:
                 yield bad
-
-
-def _parquet_rows(shard: Shard, group: int, positions: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    wanted = set(positions)
-    with _open_parquet(shard) as file:
-        there = [column for column in columns if column in file.schema_arrow.names]
-        start = 0
-        try:
-            for batch in file.iter_batches(batch_size=_READ_ROWS, row_groups=[group], columns=there, use_threads=False):
-                for offset in range(batch.num_rows):
-                    if start + offset in wanted:
-                        yield start + offset, batch.slice(offset, 1).to_pylist()[0]
-                start += batch.num_rows
-                if start > max(wanted):
-                    break
-        except (pa.ArrowException, OSError) as cause:
-            raise _damaged(shard, group, cause) from None
-
-
-def _jsonl_rows(shard: Shard, offset: int, positions: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    with open(shard.path, "rb") as file:
-        file.seek(offset)
-        yield positions[0], _json_record(file.readline(), shard, positions[0])

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from hba_ray.data.text import break_tokens
 from hba_ray.errors import DataError
 from hba_ray.evaluation.statistics import Interval, ratio_interval
 from hba_ray.judge.cache import Grade, GradeCache, open_cache
@@ -92,7 +93,7 @@ def log_losses(texts: Sequence[str], model: nn.Module, tokenizer: Any, bar: Bar)
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     found = []
     for text in texts:
-        ids = tokenizer(text, add_special_tokens=False).input_ids if text else []
+        ids = tokenizer(break_tokens(text), add_special_tokens=False).input_ids if text else []
         if ids:
             ids_1S = torch.tensor([[start, *ids]], device=device)
             with torch.no_grad():
@@ -158,7 +159,7 @@ async def _rate(missing: dict[str, JudgeItem], spec: JudgeSpec, known: GradeCach
     async with Endpoint(spec, RATING_SCHEMA) as endpoint:
         await endpoint.probe()
         system = f"{RUBRIC}\n\n{REPLY[endpoint.dialect.reply]}"
-        turns = {key: (system, USER.format(question=item.question, answer=item.answer)) for key, item in missing.items()}
+        turns = {key: (system, break_tokens(USER.format(question=item.question, answer=item.answer))) for key, item in missing.items()}
         await ask_all(endpoint, turns, _Ratings(missing, known, bar))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hba_ray.specs.base import Seed, Spec
+from hba_ray.specs.base import Added, Seed, Spec
 
 Modality = Literal["text", "audio", "video", "image"]
 Split = Literal["train", "validation", "test"]
@@ -52,7 +52,7 @@ class AtlasSpec(Spec):
     root: str | None = None
     """Folder of the atlas, or of the public files that a converter reads. Not used by `toy`."""
     format: Literal["auto", "parquet", "jsonl"] = "auto"
-    """Layout to read; `auto` takes parquet where `root` holds both. A toy atlas is written in this layout, as parquet by default."""
+    """Layout to read; `auto` reads each split as it is, and refuses one that is there in both layouts. A toy atlas is written in this layout, as parquet by default."""
     datasets: tuple[str, ...] | None = None
     """Datasets to use, by id or alias; null is all. `hba atlas list` shows the ids."""
     held_out: tuple[str, ...] = ()
@@ -62,6 +62,9 @@ class AtlasSpec(Spec):
     on_bad_row: Literal["fail", "drop"] = "fail"
     """What to do about a corrupt clip, a missing file or an unknown label: `fail` stops and names the row, `drop` leaves the row
     out and counts it in the report."""
+    leaks: Annotated[Literal["tell", "refuse"], Added(before="tell")] = "tell"
+    """What to do about rows that are in two splits, by their content or by their sample_id: `tell` counts and names them in the
+    run's notes, `refuse` stops."""
     limit: int | None = Field(default=None, ge=1)
     """Keep only so many rows of each dataset in each split, the first ones; for trying things out. Null keeps all."""
     split_surprise: bool = False

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hba_ray.errors import DataError
 from hba_ray.progress import progress
@@ -15,6 +14,10 @@ from hba_ray.specs import ExperimentSpec, fingerprint, identity_values
 from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.drops import count_drops
 from hba_ray.store.files import file_digest, file_digests, stamps
+
+if TYPE_CHECKING:
+    from hba_ray.data.atlas import AtlasIndex
+    from hba_ray.data.shards import Shard
 
 TABLES = (".csv", ".json")
 """Files in the folder of a corpus that are digested whole; all others count by size and time of change."""
@@ -27,10 +30,14 @@ class AtlasResult(Result):
     Attributes:
         counts: dataset -> split -> rows.
         card: of a conversion: rows beside Table 7, and the reasons for differences.
+        changes: dataset -> what was changed in rows, or stated wrongly in them -> rows.
+        leaks: rows that are in two splits: the fields of `data.repeats.Leak`.
     """
 
     counts: dict[str, dict[str, int]]
     card: dict[str, Any] | None = None
+    changes: dict[str, dict[str, int]] = field(default_factory=dict)
+    leaks: list[dict[str, Any]] = field(default_factory=list)
 
 
 class AtlasSteps(StepKind[AtlasResult]):
@@ -69,7 +76,8 @@ class AtlasSteps(StepKind[AtlasResult]):
             index = build_index(spec, root, layout)
         index.save(context.folder)
         counts = {dataset: {str(split): rows for split, rows in splits.items()} for dataset, splits in index.counts().items()}
-        return AtlasResult(counts=counts, card=card, drops=count_drops([*drops, *index.drops]))
+        changes, leaks = found_in(index)
+        return AtlasResult(counts=counts, card=card, drops=count_drops([*drops, *index.drops]), changes=changes, leaks=leaks)
 
     def notes(self, spec: ExperimentSpec, result: AtlasResult) -> list[str]:
         said = []
@@ -78,12 +86,30 @@ class AtlasSteps(StepKind[AtlasResult]):
             said.append(f"Withheld from the model: {', '.join(withheld)}.")
         if spec.atlas.limit is not None:
             said.append(f"Only the first {spec.atlas.limit} rows of each dataset in each split were used.")
+        said += say_found(result.changes, result.leaks)
         for count in (result.card or {}).get("counts", ()):
             reasons = "; ".join(f"{difference['rows']:+d} {difference['reason']}" for difference in count["differences"])
             published = f", Table 7: {count['published']}" if count["published"] is not None else ""
             why = f" ({reasons})" if reasons else ""
             said.append(f"{count['dataset']} {count['split']}: {count['rows']} rows converted{published}{why}.")
         return said
+
+
+def found_in(index: AtlasIndex) -> tuple[dict[str, dict[str, int]], list[dict[str, Any]]]:
+    """`changes` and `leaks` of an index that was just made, as `AtlasResult` holds them."""
+    return {dataset: dict(counted) for dataset, counted in index.changes.items()}, [asdict(leak) for leak in index.leaks]
+
+
+def say_found(changes: Mapping[str, Mapping[str, int]], leaks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences about what was changed in rows, or stated wrongly in them, and about rows in two splits."""
+    from hba_ray.data.repeats import Leak
+
+    changed = [
+        f"{dataset}: " + ", ".join(f"{what} in {rows} rows" for what, rows in sorted(counted.items()))
+        for dataset, counted in sorted(changes.items())
+    ]
+    said = [f"Put right when the atlas was read: {'; '.join(changed)}."] if changed else []
+    return [*said, *(f"Leak between splits, {Leak(**leak)}." for leak in leaks)]
 
 
 def _identity(draft: Draft) -> dict[str, Any]:
@@ -104,27 +130,23 @@ def _identity(draft: Draft) -> dict[str, Any]:
 
 def _of_shards(root: Path, layout: str, memory: Path) -> dict[str, Any]:
     """Digests of the files of an atlas, and stamps of the clips that its jsonl files name."""
-    from hba_ray.data.atlas import find_shards
+    from hba_ray.data.shards import find_shards
 
     shards = find_shards(root, layout)
     digests = file_digests([Path(shard.path) for shard in shards], memory=memory)
     files = [[Path(shard.path).name, shard.split, digest] for shard, digest in zip(shards, digests, strict=True)]
-    names = sorted({name for shard in shards if not shard.is_parquet for name in _named_in(Path(shard.path))})
+    names = sorted({name for shard in shards if not shard.is_parquet for name in _named_in(shard)})
     return {"files": files, "clips": _stamped(root, names)}
 
 
-def _named_in(file: Path) -> Iterator[str]:
+def _named_in(shard: Shard) -> Iterator[str]:
     """Names of the clips in a jsonl file. Broken lines and paths outside the root are passed over; the step refuses them later."""
     from hba_ray.data.rows import clip_names
+    from hba_ray.data.shards import records
 
-    with file.open("rb") as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict):
-                yield from (name for name in clip_names(record) if _is_inside(name))
+    for record in records(shard):
+        if isinstance(record.columns, dict):
+            yield from (name for name in clip_names(record.columns) if _is_inside(name))
 
 
 def _is_inside(name: str) -> bool:

@@ -129,7 +129,7 @@ def test_one_run_fills_all_three_tables_through_the_real_extractors(tmp_path: Pa
         tmp_path / "runs", atlas__limit=1, descriptors__streams=list(STREAMS), descriptors__transcripts=whisper, compute__workers=1
     )
     found = describe_atlas(spec, lambda line: None).streams
-    descriptors = describe.open_descriptors(spec, index := index_of(spec))
+    descriptors = describe.open_descriptors(spec, index := index_of(spec)[0])
     lines = range(len(index.table))
     for stream in STREAMS:
         assert found[stream].extracted == found[stream].clips >= found[stream].described > 0 and not found[stream].bad
