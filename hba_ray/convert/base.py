@@ -13,6 +13,7 @@ Tables 3 and 22).
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -25,6 +26,7 @@ from typing import Any, Literal
 
 from hba_ray.data.atlas import Drop
 from hba_ray.data.rows import MEDIA_COLUMNS, TAG, Row
+from hba_ray.data.shards import check_is_file
 from hba_ray.data.tasks import SPLITS, Dataset
 from hba_ray.errors import DataError
 from hba_ray.specs import AtlasSpec
@@ -97,8 +99,10 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file.
 
     Raises:
-        DataError: it is not there, or not UTF-8; names the line.
+        DataError: it is not there, no regular file, or not UTF-8; names the line.
     """
+    if path.exists():
+        check_is_file(path)
     try:
         raw = path.read_bytes()
     except OSError as cause:
@@ -107,6 +111,9 @@ def read_text(path: Path) -> str:
     try:
         return raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as cause:
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            way_out = f"iconv -f UTF-16 -t UTF-8 {path.name} > new && mv new {path.name}"
+            raise DataError(str(path), "is written in UTF-16, not in UTF-8", way_out, reason="not UTF-8") from None
         line = raw.count(b"\n", 0, cause.start) + 1
         what = f"byte 0x{raw[cause.start]:02x} is not UTF-8"
         raise DataError(f"{path}, line {line}", what, "fetch the file again, or re-encode it", reason="not UTF-8") from None
@@ -176,10 +183,11 @@ def clip_file(path: Path, where: str) -> Path:
     """The absolute path of a clip that is there.
 
     Raises:
-        DataError: the file is not there.
+        DataError: the file is not there, or no regular file.
     """
     if not path.is_file():
-        raise DataError(where, f"{path} is not there", "restore the clip", reason="missing file")
+        what, reason = ("is no regular file", "not a file") if path.exists() else ("is not there", "missing file")
+        raise DataError(where, f"{path} {what}", "restore the clip", reason=reason)
     return path.absolute()
 
 

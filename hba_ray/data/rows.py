@@ -225,9 +225,7 @@ def _unicode(value: str, column: str, where: str) -> str:
     return value
 
 
-def _clips(
-    record: Mapping[str, Any], column: str, where: str, root: Path | None, *, may_lack: bool = False
-) -> tuple[bytes | Path, ...]:
+def _clips(record: Mapping[str, Any], column: str, where: str, root: Path | None, *, may_lack: bool = False) -> tuple[bytes | Path, ...]:
     """The clips in a column.
 
     Args:

@@ -309,13 +309,18 @@ def _jsonl_records(shard: Shard) -> Iterator[Record]:
         _check_encoding(shard, file.read(_LOOKED_AT))
         file.seek(0)
         while line := file.readline(LONGEST_LINE):
-            if line.strip():
+            if line.strip() or _is_too_long(line):
                 yield Record(offset, number, _json_record(line, shard, number), None)
             offset += len(line)
-            while len(line) == LONGEST_LINE and line[-1:] != b"\n":  # the rest of a line that is too long
+            while _is_too_long(line):  # its rest is passed over
                 line = file.readline(LONGEST_LINE)
                 offset += len(line)
             number += 1
+
+
+def _is_too_long(line: bytes) -> bool:
+    """Whether a line goes on behind what was read of it."""
+    return len(line) == LONGEST_LINE and line[-1:] != b"\n"
 
 
 def _jsonl_rows(shard: Shard, offset: int, positions: Sequence[int]) -> Iterator[tuple[int, Any]]:
@@ -347,7 +352,7 @@ def _check_encoding(shard: Shard, head: bytes) -> None:
 
 def _json_record(line: bytes, shard: Shard, number: int) -> dict[str, Any] | DataError:
     where = f"{shard.name} row {number}"
-    if len(line) == LONGEST_LINE and line[-1:] != b"\n":
+    if _is_too_long(line):
         return DataError(where, f"is longer than {LONGEST_LINE >> 20} MiB", "clips lie beside the jsonl", reason="line too long")
     try:
         record = json.loads(line)
@@ -355,6 +360,8 @@ def _json_record(line: bytes, shard: Shard, number: int) -> dict[str, Any] | Dat
         return DataError(where, f"is not UTF-8: {cause.reason} at byte {cause.start}", "write the file in UTF-8", reason="not UTF-8")
     except (ValueError, RecursionError) as cause:
         whole = line.endswith(b"\n")
-        way_out = "a line holds one JSON object" if whole else "the file ends in this line: it was cut off, or a line holds more than one object"
+        way_out = (
+            "a line holds one JSON object" if whole else "the file ends in this line: it was cut off, or a line holds more than one object"
+        )
         return DataError(where, f"is not JSON: {_first_line(cause)}", way_out, reason="not JSON")
     return record if isinstance(record, dict) else DataError(where, "is not a JSON object", reason="not JSON")

@@ -22,7 +22,7 @@ from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.rows import Row
 from hba_ray.errors import DataError
 from hba_ray.specs import fingerprint
-from hba_ray.store.files import stamp
+from hba_ray.store.files import GONE, stamp
 
 if TYPE_CHECKING:
     from hba_ray.specs.descriptors import DescriptorsSpec, Stream
@@ -164,7 +164,10 @@ def _keys(index: AtlasIndex, chunk: Sequence[int]) -> Iterator[dict[str, Any]]:
 
 
 def _digest(clip: bytes | Path) -> str:
+    """A clip's key. A file that is not there has the key of its path: whoever reads it finds out, and counts it."""
     if isinstance(clip, bytes):
         return hashlib.sha256(clip).hexdigest()
+    if not clip.is_file():
+        return hashlib.sha256(f"{GONE}\0{clip}".encode(errors="surrogateescape")).hexdigest()
     with clip.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,7 @@
 
 `ext_video_feats` hold `pose [T, 33, 3], face [T, 478, 3], left_hand [T, 21, 3], right_hand [T, 21, 3]`; where no face was
 found in the whole clip, `face` has 468 zero points. `ext_audio_feats` hold `features [1, 6373]`. Only tensors and numpy
-arrays are read; files with other pickled objects are refused.
+arrays are read; files with other pickled objects are refused. A file of any content gives its values or a BadMedia.
 
 Shapes: T frames, P points, D values.
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 import codecs
 import io
 import pickle
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,16 @@ from hba_ray.descriptors.pooling import pad_points, pooled
 from hba_ray.descriptors.pose import PARTS
 from hba_ray.errors import BadMedia
 from hba_ray.specs.descriptors import FUNCTIONALS
+
+MOST_VALUES = 1 << 28
+"""Values of an array that is read: a gigabyte of float32, the landmarks of more than an hour."""
+MOST_BYTES = 1 << 31
+"""Bytes of a file, unpacked."""
+_EGEMAPS = {88: "eGeMAPS functionals", 62: "GeMAPS functionals", 25: "eGeMAPS low-level descriptors", 65: "ComParE low-level descriptors"}
+"""openSMILE's other sets of features, by their width."""
+_READING = (RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError,
+            MemoryError, ImportError, struct.error, zipfile.BadZipFile)  # fmt: skip
+"""What torch.load, pickle and numpy raise about files that are not in order."""
 
 
 class ReleasedExtractor:
@@ -46,22 +58,51 @@ def load_released(clip: bytes | Path, *, where: str) -> dict[str, Any]:
     """The dictionary in a `.pt` file, with tensors as numpy arrays. No code from the file is run.
 
     Raises:
-        BadMedia: it is no `.pt` file, or holds other objects than tensors and arrays.
+        BadMedia: it is not there, is no `.pt` file, holds other objects than tensors and arrays, or more than MOST_BYTES.
     """
     import torch
 
-    file = io.BytesIO(clip) if isinstance(clip, bytes) else clip
+    if isinstance(clip, Path) and not clip.is_file():
+        raise BadMedia(where, f"there is no descriptor file {clip.name!r}", reason="missing file")
     try:
+        _check_size(clip, where)
         with torch.serialization.safe_globals(_numpy_globals()):
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
+            loaded = torch.load(io.BytesIO(clip) if isinstance(clip, bytes) else clip, map_location="cpu", weights_only=True)
+        if not isinstance(loaded, dict):
+            raise BadMedia(where, f"the descriptor file holds {type(loaded).__name__}, not a dictionary", reason="corrupt descriptors")
+        return {name: _as_array(value) if isinstance(value, torch.Tensor) else value for name, value in loaded.items()}
     except pickle.UnpicklingError as cause:
         what = "the descriptor file holds a pickled object, or is damaged"
         raise BadMedia(where, what, "only tensors and numpy arrays are read", reason="unsafe descriptors") from cause
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as cause:
-        raise BadMedia(where, f"the descriptor file cannot be read: {cause}", reason="corrupt descriptors") from cause
-    if not isinstance(loaded, dict):
-        raise BadMedia(where, f"the descriptor file holds {type(loaded).__name__}, not a dictionary", reason="corrupt descriptors")
-    return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in loaded.items()}
+    except _READING as cause:
+        what = f"the descriptor file cannot be read: {next(iter(str(cause).splitlines()), type(cause).__name__)}"
+        raise BadMedia(where, what, reason="corrupt descriptors") from cause
+
+
+def _check_size(clip: bytes | Path, where: str) -> None:
+    """Refuses a file that would fill the memory, packed or not."""
+    size = len(clip) if isinstance(clip, bytes) else clip.stat().st_size
+    file = io.BytesIO(clip) if isinstance(clip, bytes) else clip
+    if size <= MOST_BYTES and zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as packed:
+            size = max(size, sum(member.file_size for member in packed.infolist()))
+    if size > MOST_BYTES:
+        raise BadMedia(where, f"the descriptor file holds {size >> 20} MiB, more than {MOST_BYTES >> 20}", reason="corrupt descriptors")
+
+
+def _as_array(tensor: Any) -> np.ndarray:
+    """A tensor as numpy has it: without a gradient, and as float32 where numpy lacks its type, as it lacks bfloat16.
+
+    Raises:
+        ValueError: it says that it has more than MOST_VALUES values; a few bytes can say so.
+    """
+    import torch
+
+    if tensor.numel() > MOST_VALUES:
+        raise ValueError(f"a tensor of {tensor.numel()} values")
+    tensor = tensor.detach()
+    known = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    return (tensor if known else tensor.to(torch.float32)).numpy()
 
 
 def _numpy_globals() -> list[Any]:
@@ -90,7 +131,9 @@ def _pool_pose(loaded: dict[str, Any], where: str) -> dict[str, Any]:
 def _pool_acoustic(loaded: dict[str, Any], where: str) -> dict[str, Any]:
     features_1D = np.atleast_2d(_array(loaded, "features", where))
     if features_1D.shape != (1, FUNCTIONALS):
-        raise BadMedia(where, f"'features' is {list(features_1D.shape)}, not [1, {FUNCTIONALS}]", reason="descriptor shape")
+        what, other = f"'features' is {list(features_1D.shape)}, not [1, {FUNCTIONALS}]", _EGEMAPS.get(features_1D.shape[-1])
+        way_out = f"this is the width of openSMILE's {other}; extract ComParE_2016 functionals" if other else ""
+        raise BadMedia(where, what, way_out, reason="descriptor shape")
     return {"frames": 1, "functionals": features_1D[0]}
 
 
@@ -98,7 +141,11 @@ def _array(loaded: dict[str, Any], name: str, where: str, ndim: int | None = Non
     value = loaded.get(name)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or (ndim and value.ndim != ndim):
         raise BadMedia(where, f"'{name}' is no array of numbers" + (f" with {ndim} axes" if ndim else ""), reason="descriptor shape")
-    array = value.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise BadMedia(where, f"'{name}' holds values that are not finite", reason="corrupt descriptors")
+    with np.errstate(over="ignore"):
+        array = value.astype(np.float32)
+    finite = np.isfinite(array)
+    if not finite.all():
+        place = np.unravel_index(int(finite.argmin()), array.shape)
+        what = f"'{name}' holds values that are not finite: {value[place]} at {[int(index) for index in place]}"
+        raise BadMedia(where, what, "extract this file again", reason="corrupt descriptors")
     return array

@@ -52,7 +52,8 @@ class AtlasSpec(Spec):
     root: str | None = None
     """Folder of the atlas, or of the public files that a converter reads. Not used by `toy`."""
     format: Literal["auto", "parquet", "jsonl"] = "auto"
-    """Layout to read; `auto` reads each split as it is, and refuses one that is there in both layouts. A toy atlas is written in this layout, as parquet by default."""
+    """Layout to read; `auto` reads each split as it is, and refuses one that is there in both layouts. A toy atlas is written in
+    this layout, as parquet by default."""
     datasets: tuple[str, ...] | None = None
     """Datasets to use, by id or alias; null is all. `hba atlas list` shows the ids."""
     held_out: tuple[str, ...] = ()

@@ -52,6 +52,10 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary():
     assert [found.value, found.low, found.high] == pytest.approx([50] * 3)
 
 
+def test_a_control_token_in_an_answer_counts_as_the_text_that_it_is():
+    assert log_losses(["<|im_end|>"], Uniform(50), Letters(), bar())[0][1] == len("< |im_end|>")
+
+
 def test_answers_are_pooled_by_token_and_nothing_has_no_perplexity():
     assert perplexity(written([(3.0, 1), (1.0, 3)])).value == pytest.approx(math.e)
     assert perplexity(written([(0.0, 0)])).value is None and perplexity([]).value is None

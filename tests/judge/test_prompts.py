@@ -38,6 +38,8 @@ def test_the_two_sets_share_no_sentence():
         ({"user": "{question} {reference} {answer} {0.real}"}, "once each"),
         ({"user": "{question} {reference} {answer} {"}, "user"),
         ({"user": None}, "user"),
+        ({"user": "<|im_end|>{question} {reference} {answer}"}, "control token"),
+        ({"rubrics": dict.fromkeys(OPEN_TASKS, "Be strict.</s>")}, "control token"),
         ({"rubrics": {"SOC": "x", "INT": "x"}}, "lacking ['NVC']"),
         ({"rubrics": dict.fromkeys(OPEN_TASKS, " ")}, "lacking"),
         ({"rubrics": {**GOOD["rubrics"], "HUM": "x"}}, "unknown ['HUM']"),
