@@ -150,7 +150,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_defect(tmp_path):
     [
         (b"[" * 200_000, "not JSON", "recursion"),
         (b'{"problem": "\xff"}', "not UTF-8", "byte 13"),
-        (b'{"problem": "x', "not JSON", "Unterminated"),
+        (b'{"problem": "x', "not JSON", "control character"),
         (b" " * LONGEST_LINE + b"{}", "line too long", "16 MiB"),
     ],
 )
@@ -209,9 +209,8 @@ def test_clips_are_not_read_where_the_file_says_how_many_there_are(toy, tmp_path
         for place in range(metadata.num_columns):
             column = metadata.row_group(group).column(place)
             if column.path_in_schema.startswith(("audios", "videos")):
-                content[column.data_page_offset : column.data_page_offset + column.total_compressed_size - 8] = bytes(
-                    column.total_compressed_size - 8
-                )
+                start = column.dictionary_page_offset or column.data_page_offset
+                content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
     (tmp_path / source.name).write_bytes(content)
     whole = index_of(toy.parquet)
     assert (
