@@ -2,11 +2,14 @@
 
 import io
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hba_ray.descriptors.pooling import mean_std
 from hba_ray.descriptors.pose import PARTS
@@ -57,6 +60,75 @@ def test_a_clip_whose_face_was_never_found_keeps_every_point_in_its_place():
 def test_functionals_are_taken_as_they_are(features):
     row = ReleasedExtractor("acoustic").describe(pt({"features": features, "feature_names": ["a"], "feature_set": None}), where="row 1")
     assert np.array_equal(row["functionals"], np.arange(6373, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda values: values.to(torch.bfloat16),
+        lambda values: values.requires_grad_(),
+        lambda values: values.half(),
+        lambda values: values.double(),
+    ],
+)
+def test_tensors_are_read_whatever_their_precision_and_history(changed):
+    values = torch.randint(0, 200, (1, 6373)).float()  # whole numbers that bfloat16 holds exactly
+    row = ReleasedExtractor("acoustic").describe(pt({"features": changed(values.clone())}), where="row 1")
+    assert row["functionals"].dtype == np.float32 and np.array_equal(row["functionals"], values[0].numpy())
+
+
+def test_another_set_of_features_is_named():
+    with pytest.raises(BadMedia, match=r"row 2: 'features' is \[1, 88\], not \[1, 6373\]\n.* eGeMAPS functionals"):
+        ReleasedExtractor("acoustic").describe(pt({"features": torch.zeros(1, 88)}), where="row 2")
+
+
+def test_a_value_that_is_not_finite_is_refused_with_its_row_and_place():
+    content = landmarks()
+    content["left_hand"][2, 20, 1] = np.nan
+    with pytest.raises(BadMedia, match=r"row 7: 'left_hand' holds values that are not finite: nan at \[2, 20, 1\]"):
+        ReleasedExtractor("pose").describe(pt(content), where="row 7")
+
+
+def test_a_few_bytes_that_claim_a_huge_tensor_are_refused():
+    huge = torch.zeros(1).expand(1 << 40)
+    with pytest.raises(BadMedia, match="a tensor of 1099511627776 values"):
+        load_released(pt({"features": huge}), where="row 1")
+    packed = bytearray(pt({"features": torch.zeros(1)}))
+    unpacked_size = packed.index(b"PK\1\2") + 24  # in the list of members at the end of a zip file
+    packed[unpacked_size : unpacked_size + 4] = (3 << 30).to_bytes(4, "little")
+    with pytest.raises(BadMedia, match="3072 MiB, more than 2048"):
+        load_released(bytes(packed), where="row 1")
+
+
+@pytest.mark.parametrize("make", [lambda file: None, os.mkfifo, os.mkdir, lambda file: os.symlink("/dev/zero", file)])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make):
+    make(tmp_path / "a.pt")
+    with pytest.raises(BadMedia, match=r"row 1: there is no descriptor file 'a\.pt'") as refused:
+        load_released(tmp_path / "a.pt", where="row 1")
+    assert refused.value.reason == "missing file"
+
+
+SOUND = (
+    pt({"features": np.zeros((1, 6373), np.float32)}),
+    pt({"features": torch.zeros(1, 6373)}),
+    pt({name: torch.zeros(1, count, 3) for name, count in PARTS.items()}),
+    pickle.dumps({"features": np.zeros((1, 6373), np.float32)}, 2),
+)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(SOUND), st.lists(st.tuples(st.integers(0, 700), st.integers(0, 6), st.binary(max_size=4)), min_size=1, max_size=6))
+def test_a_damaged_file_is_read_or_refused(content: bytes, damage: list[tuple[int, int, bytes]]):
+    for place, taken, put in damage:
+        content = content[:place] + put + content[place + taken :]
+    for stream in ("pose", "acoustic"):
+        try:
+            row = ReleasedExtractor(stream).describe(content, where="row 1")
+        except BadMedia as refused:
+            assert refused.where == "row 1" and refused.reason
+        else:
+            assert row["frames"] >= 1
 
 
 class Trap:
