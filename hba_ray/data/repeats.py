@@ -59,8 +59,8 @@ class Leak:
 
     def __str__(self) -> str:
         named = ", ".join(f"'{sample}'" for sample in self.samples) + (", …" if self.rows > len(self.samples) else "")
-        same = f"are rows of {self.other}" if self.kind == "row" else f"have the sample_id of another row of {self.other}"
-        return f"{self.dataset}: {self.rows} rows of {self.split} {same}: {named}"
+        same = f"in {self.other}, too" if self.kind == "row" else f"in {self.other} by sample_id, with other content"
+        return f"{self.dataset}: rows of {self.split} that are {same}: {self.rows} ({named})"
 
 
 @dataclass(frozen=True)

@@ -106,10 +106,10 @@ def say_found(changes: Mapping[str, Mapping[str, int]], leaks: Sequence[Mapping[
     from hba_ray.data.repeats import Leak
 
     changed = [
-        f"{dataset}: " + ", ".join(f"{what} in {rows} rows" for what, rows in sorted(counted.items()))
+        f"{dataset}: " + ", ".join(f"{what} (rows: {rows})" for what, rows in sorted(counted.items()))
         for dataset, counted in sorted(changes.items())
     ]
-    said = [f"Put right when the atlas was read: {'; '.join(changed)}."] if changed else []
+    said = [f"Put right when the rows were read: {'; '.join(changed)}."] if changed else []
     return [*said, *(f"Leak between splits, {Leak(**leak)}." for leak in leaks)]
 
 
