@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from hba_ray.data.prompts import with_transcript
 from hba_ray.data.repeats import Kept, Leak, find_repeats, text_digest
 from hba_ray.data.rows import Row, contradicts, parse_row, signature_of
-from hba_ray.data.shards import HEAVY, LIGHT, Record, Shard, find_shards, read_records, records
+from hba_ray.data.shards import HEAVY, LIGHT, Shard, StoredRow, find_shards, read_records, records
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.data.text import clean, visible
 from hba_ray.errors import DataError
@@ -204,7 +204,7 @@ class _Making:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.seen: dict[tuple[str, str, str], str] = {}
 
-    def take(self, number: int, record: Record) -> None:
+    def take(self, number: int, record: StoredRow) -> None:
         """Enters one row, or drops it."""
         shard, where = self.shards[number], _place(self.shards[number], record.address, record.position)
         try:
@@ -254,7 +254,7 @@ class _Making:
             raise bad.of_a_row() from None
         self.drops.append(Drop(split, dataset, bad.where, bad.reason))
 
-    def _check(self, record: Record, shard: Shard, where: str) -> tuple[Row, str | None]:
+    def _check(self, record: StoredRow, shard: Shard, where: str) -> tuple[Row, str | None]:
         """The row, without the clips of parquet, and its id; None where that follows from such clips.
 
         A second row of an id is refused, since a prediction is known by the id of its row. Training may see a row twice.
@@ -289,7 +289,7 @@ def _named(columns: dict[str, Any] | DataError) -> str:
     return visible(name) if isinstance(name, str) and name else "unknown"
 
 
-def _present(record: Record, row: Row) -> frozenset[str]:
+def _present(record: StoredRow, row: Row) -> frozenset[str]:
     """The modalities of a row's clips."""
     return frozenset(row.media) if record.present is None else record.present
 

@@ -60,7 +60,7 @@ class Shard:
         return visible(Path(self.path).name)
 
 
-class Record(NamedTuple):
+class StoredRow(NamedTuple):
     """A row as it stands in a file.
 
     Attributes:
@@ -167,7 +167,7 @@ def check_is_file(path: Path) -> None:
         raise DataError(visible(str(path)), what, "rows are read from regular files only", reason="not a file")
 
 
-def records(shard: Shard) -> Iterator[Record]:
+def records(shard: Shard) -> Iterator[StoredRow]:
     """Every row of a file, without its clips.
 
     Raises:
@@ -199,7 +199,7 @@ def _open_parquet(shard: Shard) -> pq.ParquetFile:
     return file
 
 
-def _parquet_records(shard: Shard) -> Iterator[Record]:
+def _parquet_records(shard: Shard) -> Iterator[StoredRow]:
     with _open_parquet(shard) as file:
         columns = [column for column in LIGHT if column in file.schema_arrow.names]
         for group in range(file.num_row_groups):
@@ -210,7 +210,7 @@ def _parquet_records(shard: Shard) -> Iterator[Record]:
             except _UNREADABLE as cause:
                 raise _damaged(shard, group, cause) from None
             for position, (record, clips) in enumerate(zip(found, present, strict=True)):
-                yield Record(group, position, record, clips)
+                yield StoredRow(group, position, record, clips)
 
 
 def _as_records(table: pa.Table | pa.RecordBatch, shard: Shard, group: int, start: int) -> list[dict[str, Any] | DataError]:
@@ -302,7 +302,7 @@ def _first_line(cause: Exception) -> str:
     return next(iter(str(cause).splitlines()), type(cause).__name__)
 
 
-def _jsonl_records(shard: Shard) -> Iterator[Record]:
+def _jsonl_records(shard: Shard) -> Iterator[StoredRow]:
     check_is_file(Path(shard.path))
     offset = number = 0
     with open(shard.path, "rb") as file:
@@ -310,7 +310,7 @@ def _jsonl_records(shard: Shard) -> Iterator[Record]:
         file.seek(0)
         while line := file.readline(LONGEST_LINE):
             if line.strip() or _is_too_long(line):
-                yield Record(offset, number, _json_record(line, shard, number), None)
+                yield StoredRow(offset, number, _json_record(line, shard, number), None)
             offset += len(line)
             while _is_too_long(line):  # its rest is passed over
                 line = file.readline(LONGEST_LINE)

@@ -5,6 +5,7 @@ Descriptors go into the shared store; the step's own folder holds `done.json` an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,10 +37,12 @@ class DescribeResult(Result):
 
     Attributes:
         unreadable: reason -> rows that could not be read at all.
+        changes: what was changed in transcripts, as `text.clean` says it -> rows.
     """
 
     streams: dict[str, StreamSummary]
     unreadable: dict[str, int] = field(default_factory=dict)
+    changes: dict[str, int] = field(default_factory=dict)
 
 
 class DescribeSteps(StepKind[DescribeResult]):
@@ -64,13 +67,14 @@ class DescribeSteps(StepKind[DescribeResult]):
         if "transcripts" not in chosen.streams:
             return made
         spoken = _extract(context, context.whole_index.take(_spoken(context)), ["transcripts"])
-        _write_transcripts(context)
-        return DescribeResult(streams=made.streams | spoken.streams, unreadable=spoken.unreadable)
+        return DescribeResult(streams=made.streams | spoken.streams, unreadable=spoken.unreadable, changes=_write_transcripts(context))
 
     def notes(self, spec: ExperimentSpec, result: DescribeResult) -> list[str]:
         said = [_note(stream, found) for stream, found in result.streams.items()]
         if result.unreadable:
             said.append(f"Rows that could not be read for descriptors: {_counted(result.unreadable)}.")
+        if result.changes:
+            said.append(f"Put right in transcripts: {_counted(result.changes)}.")
         return said
 
 
@@ -130,18 +134,33 @@ def _spoken(context: Context) -> np.ndarray:
     return context.whole_index.lines_without([] if "transfer" in context.spec.stages else held_out(context.spec), TRAINED_ON)
 
 
-def _write_transcripts(context: Context) -> None:
+def _write_transcripts(context: Context) -> dict[str, int]:
+    """Writes what is said in the clips as rows show it, and returns what was changed for that."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     whole = _spoken(context)
     descriptors = open_descriptors(context.spec, context.whole_index.take(whole))
     lines = sorted(descriptors.names)
-    said = {int(whole[line]): text for line, text in zip(lines, descriptors.transcripts(lines), strict=True) if text}
+    said, changes = clean_all({int(whole[line]): text for line, text in zip(lines, descriptors.transcripts(lines), strict=True) if text})
     table = pa.table({"line": pa.array(said, pa.int64()), "text": pa.array(said.values(), pa.string())})
     draft = context.folder / f".{TRANSCRIPTS}.draft"
     pq.write_table(table, draft)
     draft.replace(context.folder / TRANSCRIPTS)
+    return changes
+
+
+def clean_all(said: Mapping[int, str]) -> tuple[dict[int, str], dict[str, int]]:
+    """Transcripts of rows as text that any tokenizer reads as text, and what was changed -> rows.
+
+    >>> clean_all({3: "so <|endoftext|>", 5: "well"})
+    ({3: 'so < |endoftext|>', 5: 'well'}, {'control tokens': 1})
+    """
+    from hba_ray.data.text import clean
+
+    cleaned = {line: clean(text) for line, text in said.items()}
+    counts = Counter(change for _, changes in cleaned.values() for change in changes)
+    return {line: text for line, (text, _) in cleaned.items()}, dict(counts)
 
 
 def open_descriptors(spec: ExperimentSpec, index: AtlasIndex) -> Descriptors:

@@ -27,7 +27,7 @@ def test_a_row_of_another_length_has_no_values(tmp_path: Path):
 
 
 def test_a_folder_is_not_read_as_a_file(tmp_path: Path):
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder, not a file"):
         read_text(tmp_path)
 
 
