@@ -12,7 +12,6 @@ Shapes: T frames, D = 1659 values, H and W pixels, R values of a row of the spoo
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Iterator
 from math import floor
@@ -22,12 +21,10 @@ from typing import Any
 
 import av
 import numpy as np
-from av.error import FFmpegError
 
-from hba_ray.data.media import SHORTEST_SIDE, decode_video
+from hba_ray.data.media import SHORTEST_SIDE, decode_video, every_frame, upright
 from hba_ray.descriptors.pooling import pooled
 from hba_ray.descriptors.store import write_frames
-from hba_ray.errors import BadMedia
 
 PARTS = {"pose": 33, "face": 478, "left_hand": 21, "right_hand": 21}
 """Part -> points, in the order of the released features (models/bam_utils.py of the released code)."""
@@ -97,7 +94,7 @@ def _points(landmarks: Any, count: int) -> list[tuple[float, float, float]]:
 
 
 def frames(clip: bytes | Path, fps: float | None, *, where: str) -> Iterator[np.ndarray]:
-    """The frames of the first video stream as uint8 RGB [H, W, 3], in order, decoded on one thread.
+    """The frames of a video as uint8 RGB [H, W, 3], upright, in order, decoded on one thread.
 
     Args:
         fps: frames per second of video; gives for each multiple of 1 / fps the first frame at or after it, and none
@@ -106,32 +103,22 @@ def frames(clip: bytes | Path, fps: float | None, *, where: str) -> Iterator[np.
     Raises:
         BadMedia: the clip has no video stream or no frame, is damaged or cut short; see `hba_ray.data.media`.
     """
-    decode_video(clip, 2, SHORTEST_SIDE**2, where=where)  # refuses a clip that is cut short, before any time is spent on it
-    try:
-        with io.BytesIO(clip) if isinstance(clip, bytes) else clip.open("rb") as file, av.open(file, "r") as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            for frame in _sampled(container.decode(stream), fps):
-                if frame.is_corrupt:
-                    raise BadMedia(where, f"the frame at {frame.time or 0:.2f} s is damaged", reason="corrupt video")
-                yield frame.to_ndarray(format="rgb24")
-    except (FFmpegError, OSError) as cause:
-        raise BadMedia(where, f"the video cannot be decoded: {cause}", reason="corrupt video") from cause
+    decode_video(clip, 2, SHORTEST_SIDE**2, where=where)  # refuses a clip that is damaged at its end, before any time is spent on it
+    for frame in _sampled(every_frame(clip, where=where), fps):
+        yield np.ascontiguousarray(upright(frame.to_ndarray(format="rgb24"), frame))
 
 
-def _sampled(decoded: Iterator[av.VideoFrame], fps: float | None) -> Iterator[av.VideoFrame]:
+def _sampled(timed: Iterator[tuple[float, av.VideoFrame]], fps: float | None) -> Iterator[av.VideoFrame]:
     start = wanted = None
-    for frame in decoded:
+    for seconds, frame in timed:
         if fps is None:
             yield frame
             continue
-        if frame.time is None:
-            continue
         if start is None or wanted is None:
-            start = wanted = frame.time
-        if frame.time + _ROUNDING >= wanted:
+            start = wanted = seconds
+        if seconds + _ROUNDING >= wanted:
             yield frame
-            wanted = start + (floor((frame.time - start + _ROUNDING) * fps) + 1) / fps
+            wanted = start + (floor((seconds - start + _ROUNDING) * fps) + 1) / fps
 
 
 class Spool:

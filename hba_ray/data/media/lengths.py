@@ -1,0 +1,155 @@
+"""Finds files that were cut short, by what they state of their own length; a file that states none is taken as it is.
+
+Sizes in bytes are exact and are looked at in every file: of the chunks of WAV, AIFF and AVI, the segment of Matroska, the pages
+of Ogg, the packets of a transport stream, the stream behind a Xing or VBRI header of MP3, the index of MP4. Lengths in seconds
+are rounded by many programs, so data may end a tenth earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import av
+
+from hba_ray.data.media.files import Kind
+from hba_ray.errors import BadMedia
+
+_STREAMED = 0x7FFF0000
+"""Sizes of 32 bits from here on, and 0, stand where a program did not know the size when it began to write."""
+_LONGEST_PAGE = 27 + 255 + 255 * 255
+_LONGEST_MP3_FRAME = 1441
+_STATE_SECONDS = ("avi", "matroska,webm", "flv", "asf", "caf")
+"""Containers whose length is written in the file. That of others PyAV estimates from their bit rate."""
+
+
+def check_bytes(file: BinaryIO, size: int, kind: Kind, where: str) -> None:
+    """Makes sure that the file holds the bytes that it says it has, and returns to its start.
+
+    Raises:
+        BadMedia: it was cut short.
+    """
+    start = file.read(12)
+    for magic, stated_end in _STATED_ENDS.items():
+        if start.startswith(magic):
+            end = stated_end(file, size)
+            if end > size:
+                raise BadMedia(where, f"the {kind} has {size} of {end} bytes", reason=f"truncated {kind}")
+    if start.startswith(b"OggS") and not _ends_with_a_last_page(file, size):
+        raise BadMedia(where, f"the {kind} ends before the page that is marked as its last", reason=f"truncated {kind}")
+    packet = _transport_packet(file)
+    if packet and size % packet:
+        raise BadMedia(where, f"the {kind} ends within a packet of {packet} bytes", reason=f"truncated {kind}")
+    file.seek(0)
+
+
+def check_index(container: Any, stream: Any, size: int, kind: Kind, where: str) -> None:
+    """MP4 lists where each frame lies in the file; one that lies behind the end was cut off."""
+    if "mp4" in container.format.name:
+        end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+        if end > size:
+            raise BadMedia(where, f"the {kind} has {size} of {end} bytes", reason=f"truncated {kind}")
+
+
+def check_seconds(container: Any, stream: Any, end: float, kind: Kind, where: str) -> None:
+    """Compares the end of the last packet with the length that the container states.
+
+    Args:
+        end: seconds from the start of the container to the end of the last packet of any stream.
+    """
+    if container.format.name in _STATE_SECONDS:
+        stated = stated_seconds(container, stream)
+        if end < 0.9 * stated - 0.1:
+            raise BadMedia(where, f"the {kind} has {end:.1f} of {stated:.1f} seconds", reason=f"truncated {kind}")
+
+
+def stated_seconds(container: Any, stream: Any) -> float:
+    """The stated length of a stream, or of its container; 0 where there is none."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / av.time_base
+
+
+def _end_of_chunks(file: BinaryIO, size: int) -> int:
+    """Where the data of a RIFF or AIFF file end; the size of the file as a whole, which many programs get wrong, is not looked at."""
+    file.seek(0)
+    form = file.read(12)
+    order = "big" if form[:4] in (b"FORM", b"RIFX") else "little"
+    wide, at = 0, 12
+    while at + 8 <= size:
+        file.seek(at)
+        header = file.read(36)
+        name, stated = header[:4], int.from_bytes(header[4:8], order)
+        if name == b"ds64":
+            wide = int.from_bytes(header[16:24], "little")
+        if name in (b"data", b"SSND") or header[8:12] == b"movi":
+            if wide and stated == 0xFFFFFFFF:
+                return at + 8 + wide
+            return 0 if not stated or stated >= _STREAMED else at + 8 + stated
+        at += 8 + stated + stated % 2
+    return 0
+
+
+def _end_of_segment(file: BinaryIO, size: int) -> int:
+    """Where the segment of a Matroska file ends; 0 where it was written live, with a size that was not known."""
+    file.seek(4)
+    head, _ = _vint(file)
+    file.seek(head, 1)
+    if file.read(4) != b"\x18\x53\x80\x67":
+        return 0
+    length, unknown = _vint(file)
+    return 0 if length == unknown else file.tell() + length
+
+
+def _vint(file: BinaryIO) -> tuple[int, int]:
+    """A number of EBML, whose leading zeros say how many bytes it has, and the value that stands for "unknown"."""
+    first = file.read(1)
+    width = 9 - first[0].bit_length() if first else 1
+    unknown = (1 << 7 * min(width, 8)) - 1
+    return int.from_bytes(first + file.read(min(width, 8) - 1)) & unknown, unknown
+
+
+def _end_of_mp3(file: BinaryIO, size: int) -> int:
+    """Where the frames of an MP3 end by its Xing, Info or VBRI header; an error of one frame is allowed, since some count the first."""
+    file.seek(0)
+    tag = file.read(10)
+    start = 10 + sum(byte << 7 * (3 - place) for place, byte in enumerate(tag[6:10])) if tag[:3] == b"ID3" else 0
+    file.seek(start)
+    frame = file.read(200)
+    for name in (b"Xing", b"Info"):
+        at = frame.find(name, 0, 48)
+        flags = frame[at + 7 : at + 8]
+        if at >= 0 and flags and flags[0] & 2:
+            place = at + 8 + 4 * (flags[0] & 1)
+            return start + int.from_bytes(frame[place : place + 4]) - _LONGEST_MP3_FRAME
+    at = frame.find(b"VBRI", 0, 48)
+    return start + int.from_bytes(frame[at + 10 : at + 14]) - _LONGEST_MP3_FRAME if at >= 0 else 0
+
+
+_STATED_ENDS: dict[bytes, Callable[[BinaryIO, int], int]] = {
+    **dict.fromkeys((b"RIFF", b"RIFX", b"RF64", b"FORM"), _end_of_chunks),
+    **dict.fromkeys((b"ID3", b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2"), _end_of_mp3),
+    b"\x1aE\xdf\xa3": _end_of_segment,
+}
+"""First bytes of a file -> a function to where it should end, 0 where it does not say."""
+
+
+def _ends_with_a_last_page(file: BinaryIO, size: int) -> bool:
+    """Whether the last page of an Ogg file is whole and marked as the last of its stream (RFC 3533)."""
+    file.seek(max(0, size - 2 * _LONGEST_PAGE))
+    tail = file.read()
+    at = tail.rfind(b"OggS\0")
+    page = tail[at:] if at >= 0 else b""
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return False
+    return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _transport_packet(file: BinaryIO) -> int:
+    """Bytes of a packet of an MPEG transport stream, as broadcast, on discs or with error correction; 0 for other files."""
+    file.seek(0)
+    start = file.read(5 * 204)
+    for length, first in ((188, 0), (192, 4), (204, 0)):
+        if len(start) >= 4 * length and all(start[place] == 0x47 for place in range(first, 4 * length, length)):
+            return length
+    return 0
