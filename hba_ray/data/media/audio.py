@@ -25,7 +25,8 @@ mirrors the sound into a window."""
 LOUDEST = 8.0
 """Largest sample of a sound of floats, where 1 is full scale. A hot mix or a lossy codec stays below it; more was not scaled to 1."""
 
-_SOUNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"FORM")
+# Ogg is left to PyAV: read in blocks, libsndfile 1.2.2 gives other samples of Opus at the edges of the blocks.
+_SOUNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"FORM")
 _BLOCK = 16_384  # samples read at a time
 _UNSTATED = 1 << 62  # libsndfile's count where a FLAC header has none
 
@@ -107,15 +108,19 @@ def _blocks(file: BinaryIO, size: int, seconds: float, where: str) -> Iterator[B
 
 
 def _sound(file: BinaryIO) -> soundfile.SoundFile | None:
-    """The file as soundfile reads it; None where it does not know the container, or the codec in it."""
+    """The file as soundfile reads it; None where it does not know the container, or the codec in it.
+
+    MP3 in WAV is none of its own: it would take the encoder's delay for a loss.
+    """
     magic = file.read(12)
     file.seek(0)
     if not magic.startswith(_SOUNDFILE_MAGIC) or magic[8:] == b"AVI ":
         return None
     try:
-        return soundfile.SoundFile(file)
+        sound = soundfile.SoundFile(file)
     except soundfile.LibsndfileError:
         return None
+    return None if sound.subtype.startswith("MPEG") else sound
 
 
 def _soundfile_blocks(sound: soundfile.SoundFile, seconds: float, where: str) -> Iterator[Block]:
@@ -138,6 +143,8 @@ def _container_blocks(file: BinaryIO, size: int, where: str) -> Iterator[Block]:
     with open_container(file) as container:
         stream = stream_of(container, "audio", where)
         check_index(container, stream, size, "audio", where)
+        # AAC in WAV has no lengths of its frames, so that only the decoder can tell them apart.
+        unframed, waiting = container.format.name == "wav" and stream.codec_context.name == "aac", []
         for packet in container.demux():
             if packet.size and packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
@@ -145,7 +152,10 @@ def _container_blocks(file: BinaryIO, size: int, where: str) -> Iterator[Block]:
                 continue
             if packet.is_corrupt:
                 raise BadMedia(where, "the audio is cut short or damaged", reason="truncated audio")
-            for frame in packet.decode():
+            if unframed:
+                waiting.append(bytes(packet))
+                packet = av.Packet(b"".join(waiting)) if not packet.size else None
+            for frame in stream.codec_context.decode(packet) if packet else ():
                 yield _mono(frame), frame.sample_rate
         check_seconds(container, stream, end, "audio", where)
 

@@ -7,7 +7,8 @@ are rounded by many programs, so data may end a tenth earlier.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import av
@@ -18,7 +19,6 @@ from hba_ray.errors import BadMedia
 _STREAMED = 0x7FFF0000
 """Sizes of 32 bits from here on, and 0, stand where a program did not know the size when it began to write."""
 _LONGEST_PAGE = 27 + 255 + 255 * 255
-_LONGEST_MP3_FRAME = 1441
 _STATE_SECONDS = ("avi", "matroska,webm", "flv", "asf", "caf")
 """Containers whose length is written in the file. That of others PyAV estimates from their bit rate."""
 
@@ -110,20 +110,20 @@ def _vint(file: BinaryIO) -> tuple[int, int]:
 
 
 def _end_of_mp3(file: BinaryIO, size: int) -> int:
-    """Where the frames of an MP3 end by its Xing, Info or VBRI header; an error of one frame is allowed, since some count the first."""
+    """Where the frames of an MP3 end by its Xing, Info or VBRI header; 0 without one. One frame may lack, since counts differ by it."""
     file.seek(0)
     tag = file.read(10)
     start = 10 + sum(byte << 7 * (3 - place) for place, byte in enumerate(tag[6:10])) if tag[:3] == b"ID3" else 0
     file.seek(start)
-    frame = file.read(200)
-    for name in (b"Xing", b"Info"):
-        at = frame.find(name, 0, 48)
-        flags = frame[at + 7 : at + 8]
-        if at >= 0 and flags and flags[0] & 2:
-            place = at + 8 + 4 * (flags[0] & 1)
-            return start + int.from_bytes(frame[place : place + 4]) - _LONGEST_MP3_FRAME
-    at = frame.find(b"VBRI", 0, 48)
-    return start + int.from_bytes(frame[at + 10 : at + 14]) - _LONGEST_MP3_FRAME if at >= 0 else 0
+    frame = file.read(80)
+    vbri, xing = frame.find(b"VBRI"), max(frame.find(name) for name in (b"Xing", b"Info"))
+    if xing >= 0 and len(frame) >= xing + 16 and frame[xing + 7] & 3 == 3:
+        frames, length = struct.unpack(">II", frame[xing + 8 : xing + 16])
+    elif vbri >= 0 and len(frame) >= vbri + 18:
+        length, frames = struct.unpack(">II", frame[vbri + 10 : vbri + 18])
+    else:
+        return 0
+    return start + length - length // max(frames, 1)
 
 
 _STATED_ENDS: dict[bytes, Callable[[BinaryIO, int], int]] = {
