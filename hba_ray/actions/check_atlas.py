@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hba_ray.data.atlas import AtlasIndex, read_rows
-from hba_ray.data.media import LONGEST_SECONDS, SAMPLE_RATE, SHORTEST_SIDE, decode_audio, decode_image, decode_video, probe_video
+from hba_ray.data.media import (
+    LONGEST_SECONDS,
+    SAMPLE_RATE,
+    SHORTEST_AUDIO,
+    SHORTEST_SIDE,
+    decode_audio,
+    decode_image,
+    decode_video,
+    probe_video,
+)
 from hba_ray.data.rows import MEDIA_COLUMNS, Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.descriptors.keys import KeyStore, Wanted, find_wanted
@@ -20,6 +29,7 @@ from hba_ray.descriptors.store import Table
 from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import BadMedia, DataError
 from hba_ray.report.sheets import MISSING, Sheet
+from hba_ray.specs.atlas import MediaSpec
 from hba_ray.specs.descriptors import Stream
 
 if TYPE_CHECKING:
@@ -28,6 +38,8 @@ if TYPE_CHECKING:
 
 SILENCE = 1e-3
 """Peaks below this share of full scale, -60 dB, count as silence."""
+DARK, DARK_SHARE = 0.1, 0.98
+"""A frame is black where this share of its pixels is no brighter than 0.1 of white (the defaults of FFmpeg's blackdetect)."""
 _READ_ROWS = 256
 
 
@@ -39,8 +51,10 @@ class Clips:
         clips: how many there are.
         seconds: length of each sound or video that can be read, in the order of the index.
         silent: sounds that stay below -60 dB.
+        black: videos in which every frame that is read is black.
+        longer: sounds that go on after the part that is read.
         bad: reason -> clips.
-        places: the first rows with a bad clip, each with what is wrong.
+        places: the first rows of each finding, each with what is wrong.
     """
 
     dataset: str
@@ -48,23 +62,27 @@ class Clips:
     clips: int = 0
     seconds: list[float] = field(default_factory=list)
     silent: int = 0
+    black: int = 0
+    longer: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     places: list[str] = field(default_factory=list)
 
 
 def check_clips(
-    index: AtlasIndex, splits: Sequence[str], progress: Callable[[int], None] = lambda rows: None, *, places: int = 5
+    index: AtlasIndex, splits: Sequence[str], media: MediaSpec, progress: Callable[[int], None] = lambda rows: None, *, places: int = 5
 ) -> tuple[list[Clips], dict[str, int]]:
-    """Decodes the sound of every clip whole, of every video its first and last frame, every image.
+    """Decodes the sound of every clip whole, of every video the frames that a model would be shown, every image.
 
     Args:
+        media: how much of a clip is read.
         progress: told how many rows are done.
-        places: rows with a bad clip that are named, for each dataset and modality.
+        places: rows that are named for each finding (bad, silent, black, longer), dataset and modality.
 
     Returns:
         the clips by dataset and modality, and reason -> rows that could not be read at all.
     """
     found: dict[tuple[str, str], Clips] = {}
+    named: Counter[tuple[str, str, str]] = Counter()
     unreadable: Counter[str] = Counter()
     done = 0
     for lines in (
@@ -76,30 +94,41 @@ def check_clips(
             else:
                 for modality, clips in row.media.items():
                     one = found.setdefault((row.dataset.id, modality), Clips(row.dataset.id, modality))
-                    for clip in clips:
-                        _check(one, clip, row, places)
+                    for finding, what in (said for clip in clips for said in _check(one, clip, row, media)):
+                        named[row.dataset.id, modality, finding] += 1
+                        if named[row.dataset.id, modality, finding] <= places:
+                            one.places.append(f"{row.dataset.id} {row.sample_id}: {what}")
             done += 1
             progress(done)
     return [found[key] for key in sorted(found)], dict(unreadable)
 
 
-def _check(found: Clips, clip: bytes | Path, row: Row, places: int) -> None:
+def _check(found: Clips, clip: bytes | Path, row: Row, media: MediaSpec) -> Iterator[tuple[str, str]]:
+    """Counts a clip, and tells what is to be said of it: (kind of finding, sentence)."""
     found.clips += 1
     where = f"{row.dataset.id} {row.sample_id}"
     try:
         if found.modality == "audio":
-            samples_T = decode_audio(clip, LONGEST_SECONDS, where=where)
-            found.silent += bool(np.abs(samples_T).max() < SILENCE)
-            found.seconds.append(len(samples_T) / SAMPLE_RATE)
+            samples_T = decode_audio(clip, LONGEST_SECONDS, where=where, shortest=SHORTEST_AUDIO)
+            seconds = len(samples_T) / SAMPLE_RATE
+            found.seconds.append(seconds)
+            if np.abs(samples_T).max() < SILENCE:
+                found.silent += 1
+                yield "silent", "the sound is silent"
+            if seconds > media.audio_seconds:
+                found.longer += 1
+                yield "longer", f"the sound has {seconds:.1f} s, of which the first {media.audio_seconds:g} are read"
         elif found.modality == "video":
-            decode_video(clip, 2, SHORTEST_SIDE**2, where=where)
+            frames_TCHW, _ = decode_video(clip, media.video_frames, SHORTEST_SIDE**2, where=where)
             found.seconds.append(probe_video(clip, where=where).seconds)
+            if ((frames_TCHW.max(axis=1) <= DARK * 255).mean(axis=(1, 2)) >= DARK_SHARE).all():
+                found.black += 1
+                yield "black", "the video is black"
         else:
             decode_image(clip, SHORTEST_SIDE**2, where=where)
     except BadMedia as bad:
         found.bad[bad.reason] += 1
-        if len(found.places) < places:
-            found.places.append(f"{where}: {bad.what}")
+        yield "bad", bad.what
 
 
 @dataclass(frozen=True)
@@ -217,12 +246,15 @@ def clip_sheet(clips: Sequence[Clips], unreadable: Mapping[str, int]) -> Sheet:
             str(one.clips),
             *_lengths(one.seconds),
             str(one.silent) if one.modality == "audio" else MISSING,
+            str(one.black) if one.modality == "video" else MISSING,
+            str(one.longer) if one.modality == "audio" else MISSING,
             counted(one.bad) or "0",
         )
         for one in clips
     ]
     notes = (f"Rows that could not be read: {counted(unreadable)}.",) if unreadable else ()
-    return Sheet("Clips", ("dataset", "modality", "clips", "minutes", "shortest, s", "longest, s", "silent", "bad"), tuple(rows), 2, notes)
+    header = ("dataset", "modality", "clips", "minutes", "shortest, s", "longest, s", "silent", "black", "longer than read", "bad")
+    return Sheet("Clips", header, tuple(rows), 2, notes)
 
 
 def descriptor_sheet(health: Sequence[Health]) -> Sheet:

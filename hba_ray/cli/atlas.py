@@ -29,7 +29,7 @@ def list_datasets() -> None:
 def check_atlas(
     atlas: AtlasOrSpec,
     overrides: Overrides = None,
-    clips: Annotated[bool, typer.Option("--clips", help="Decode every clip, too: damage, silence, lengths. Takes time.")] = False,
+    clips: Annotated[bool, typer.Option("--clips", help="Decode every clip, too: damage, silence, black, lengths. Takes time.")] = False,
 ) -> None:
     """Rows beside Table 7, modalities, and what descriptors say: damage, silence, frames without a face, what is missing."""
     from hba_ray.actions.check_atlas import check_clips, clip_sheet, descriptor_sheet, examine, modality_sheet, row_sheet
@@ -49,7 +49,7 @@ def check_atlas(
         say(sentence)
     if clips:
         with progress("decode", total=len(index.table)) as bar:
-            checked, unreadable = check_clips(index, SPLITS, bar.reach)
+            checked, unreadable = check_clips(index, SPLITS, spec.atlas.media, bar.reach)
         show_sheet(clip_sheet(checked, unreadable))
         for place in (place for one in checked for place in one.places):
             say(place)

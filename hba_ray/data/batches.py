@@ -144,10 +144,16 @@ class BatchMaker:
 
     Args:
         processor: the backbone's Qwen2.5-Omni processor.
+
+    Raises:
+        SpecError: more seconds of sound are asked for than the processor takes.
     """
 
     def __init__(self, index: AtlasIndex, settings: BatchSettings, processor: Any, split: str):
         self.index, self.settings, self.processor, self.split = index, settings, processor, split
+        if "audio" in settings.modalities:
+            extractor = processor.feature_extractor
+            settings.media.check_window(extractor.n_samples / extractor.sampling_rate, "the backbone")
         tokenizer = processor.tokenizer
         self.pad_id = int(tokenizer.pad_token_id)
         self.end_id = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))

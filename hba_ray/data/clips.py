@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hba_ray.data.media import decode_audio, decode_image, decode_video
+from hba_ray.data.media import SHORTEST_AUDIO, decode_audio, decode_image, decode_video
 from hba_ray.data.rows import Row
 from hba_ray.specs import MediaSpec
 
@@ -30,10 +30,10 @@ def decode_clips(row: Row, budget: MediaSpec, *, where: str) -> Clips:
     """The row's clips within the budget, under all three modalities.
 
     Raises:
-        BadMedia: a clip cannot be decoded; the error names `where`.
+        BadMedia: a clip cannot be decoded, or is too short for the audio tower; the error names `where`.
     """
     return {
-        "audio": [decode_audio(clip, budget.audio_seconds, where=where) for clip in row.media.get("audio", ())],
+        "audio": [decode_audio(clip, budget.audio_seconds, where=where, shortest=SHORTEST_AUDIO) for clip in row.media.get("audio", ())],
         "video": [decode_video(clip, budget.video_frames, budget.video_pixels, where=where) for clip in row.media.get("video", ())],
         "image": [decode_image(clip, budget.video_pixels, where=where) for clip in row.media.get("image", ())],
     }

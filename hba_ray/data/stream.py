@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.order import Window
-from hba_ray.errors import DataError, HbaError
+from hba_ray.errors import HbaError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,6 +57,7 @@ def make_on_ray(
 
     Raises:
         DataError: a bad row, where the settings say to fail; the same error that `make_here` raises.
+        HbaError: the maker of a loader cannot be made.
     """
     dataset = micro_batch_dataset(index, settings, split, load_processor, windows, loaders=loaders, cpus_per_loader=cpus_per_loader)
     yield from unpacked(dataset, _MICRO_BATCH, prefetch)
@@ -159,12 +160,11 @@ def unpacked(dataset: ray.data.Dataset, column: str, prefetch: int = 1) -> Itera
 
 def _load(windows: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
     """The micro-batches of some windows, in a loader: the operator that reads, decodes and calls the processor."""
-    maker = _maker(job)
     for window in windows.column("window").to_pylist():
         try:
-            for batch in maker.window(pickle.loads(window)):
+            for batch in _maker(job).window(pickle.loads(window)):
                 yield {_MICRO_BATCH: [pickle.dumps(batch, protocol=5)]}
-        except DataError as bad:  # handed on as data, as in `_ModelActor`
+        except HbaError as bad:  # handed on as data, as in `_ModelActor`
             yield {_MICRO_BATCH: [pickle.dumps(bad)]}
             return
 

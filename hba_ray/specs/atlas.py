@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hba_ray.errors import SpecError
 from hba_ray.specs.base import Added, Seed, Spec
 
 Modality = Literal["text", "audio", "video", "image"]
@@ -32,6 +33,20 @@ class MediaSpec(Spec):
         if self.video_frames % 2:
             raise ValueError(f"video_frames is {self.video_frames}; the vision tower reads frames in pairs, so give an even number")
         return self
+
+    def check_window(self, seconds: float, model: str) -> None:
+        """Makes sure that a model takes as much of a sound as is asked for; its processor would cut the rest off without a word.
+
+        Args:
+            seconds: of sound that the model's feature extractor takes.
+            model: as the spec names it.
+
+        Raises:
+            SpecError: it takes less.
+        """
+        if self.audio_seconds > seconds:
+            what = f"{self.audio_seconds:g} s of each sound are asked for, and the feature extractor of {model} takes {seconds:g} s"
+            raise SpecError("atlas.media.audio_seconds", what, f"lower it to {seconds:g}, or give another backbone")
 
 
 class ToySpec(Spec):

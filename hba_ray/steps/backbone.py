@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from hba_ray.cluster.environment import install
 from hba_ray.cluster.session import CONNECT_SECONDS
@@ -14,7 +17,10 @@ from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.model import model_folder
 from hba_ray.steps import describe
 from hba_ray.steps.base import Context, Draft, Result, StepKind
-from hba_ray.store.files import folder_digests
+from hba_ray.store.files import folder_digests, from_json
+
+_SETTINGS = TypeAdapter(dict[str, Any])
+_WHOLE = "give the files of a whole Qwen2.5-Omni model"
 
 
 class BackboneSteps(StepKind[Result]):
@@ -75,13 +81,45 @@ def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
 def check_hub(spec: ExperimentSpec) -> None:
     """Asks the hub for the config of the backbone, so that a wrong id is refused before the first step and not after many retries.
 
+    Where the files of its processor are here, the seconds of sound that it takes are compared with those that the spec asks for.
+
     Raises:
         CheckpointError: it is neither in the cache nor to be had.
         EnvironmentMissing: the package that asks is not installed.
+        DataError: the settings of its processor are damaged.
+        SpecError: it takes less sound than the spec asks for.
     """
     name = spec.model.backbone
-    if name != "tiny" and model_folder(name, "model.backbone") is None:
+    if name == "tiny":
+        return
+    folder = model_folder(name, "model.backbone")
+    if folder is None:
         _ask_hub(name)
+    window = _audio_window(name, folder)
+    if window and "audio" in spec.atlas.modalities:
+        spec.atlas.media.check_window(window, name)
+
+
+def _audio_window(name: str, folder: Path | None) -> float | None:
+    """Seconds of sound that the feature extractor of a backbone takes; None where its files are not on this machine or do not say."""
+    for file in ("processor_config.json", "preprocessor_config.json"):
+        path = folder / file if folder else _cached(name, file)
+        if path and path.is_file():
+            text = path.read_text("utf-8", errors="replace")
+            settings = from_json(_SETTINGS, text, where=str(path), what="not a processor's settings", way_out=_WHOLE)
+            own = settings.get("feature_extractor")
+            seconds = (own if isinstance(own, dict) else settings).get("chunk_length")
+            if isinstance(seconds, int | float):
+                return float(seconds)
+    return None
+
+
+def _cached(name: str, file: str) -> Path | None:
+    """A file of a model that was fetched from the hub before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file)
+    return Path(found) if isinstance(found, str) else None
 
 
 @lru_cache

@@ -20,7 +20,6 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.sidedata.sidedata import Type
 
 from hba_ray.data.media.files import open_container, opened, stream_of
 from hba_ray.data.media.lengths import check_bytes, check_index, check_seconds, stated_seconds
@@ -134,7 +133,7 @@ def upright(picture_HWC: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
 
     Angles other than multiples of 90 degrees become the nearest one.
     """
-    mark = frame.side_data.get(Type.DISPLAYMATRIX)
+    mark = frame.side_data.get("DISPLAYMATRIX")
     if mark is None:
         return picture_HWC
     # A stored point (x, y) is shown at (a x + c y, b x + d y); the matrix is [[a, b, 0], [c, d, 0], [0, 0, 1]].
