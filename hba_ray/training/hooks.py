@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from hba_ray.store.folders import append_line, copy_folder, keep_lines, read_obj
 from hba_ray.training.loop import Hook, Run, State, gather_drops
 
 _STATE, _LAYOUT, _ENGINE, _BEST, _TAG = "state.json", "layout.json", "engine", "best", "engine"
+RAY_RUN = "train"
+"""Name under which Ray Train keeps checkpoints in the step's folder, and finds them when the driver is started again."""
 _START_OVER = "delete the step's folder to train from the start"
 
 
@@ -53,7 +55,7 @@ class StepLog(Hook):
 
     def after_step(self, run: Run, metrics: dict[str, float]) -> None:
         if run.rank == 0 and run.state.step % self.every == 0:
-            where = {"step": run.state.step, "epoch": run.state.epoch, "lr": run.engine.get_lr()[0]}
+            where = {"step": run.state.step, "epoch": run.state.epoch}
             append_line(self.path, {**where, **metrics, **_gpu_peak()}, durable=False)
 
     def after_epoch(self, run: Run, metrics: dict[str, float]) -> None:
@@ -95,6 +97,8 @@ class Checkpoints(Hook):
         scratch: an empty folder of this process, for the best model so far.
         layout: settings of `compute` on which the files of a checkpoint, or its place in an epoch, depend.
         every: optimiser steps between checkpoints inside an epoch; None saves at the end of epochs only.
+        other: a checkpoint of an earlier attempt that is not in the store, since that one ran on Ray and this one does not, or the
+            other way round. Training goes on from the newer of the two.
     """
 
     store: CheckpointStore
@@ -102,6 +106,7 @@ class Checkpoints(Hook):
     scratch: Path
     layout: Mapping[str, int]
     every: int | None = None
+    other: Path | None = None
 
     @property
     def _best(self) -> Path:
@@ -110,15 +115,19 @@ class Checkpoints(Hook):
     def restore(self, run: Run) -> None:
         """Puts engine and state back to the newest checkpoint, if there is one.
 
+        A place inside an epoch is counted in micro-batches. A checkpoint is written between two steps, whose rows do not depend
+        on the size of a micro-batch, so the place is the same number of rows whatever that size is now.
+
         Raises:
             CheckpointError: it is damaged, or was written with other settings of `compute`.
         """
-        folder = self.store.latest()
+        folder = newest((self.store.latest(), self.other))
         if folder is None:
             return
-        state = _state_of(folder)
+        state, before = state_of(folder), _read_json(folder, _LAYOUT)
         _check_engine(folder)
-        self._check_layout(folder, state)
+        self._check_layout(folder, before)
+        state.micro_batch = state.micro_batch * before["micro_batch"] // self.layout["micro_batch"]
         path, _ = run.engine.load_checkpoint(str(folder / _ENGINE), tag=_TAG, load_module_strict=False)
         if path is None:
             raise CheckpointError(str(folder), "cannot be read by DeepSpeed", _START_OVER)
@@ -126,15 +135,13 @@ class Checkpoints(Hook):
         if (folder / _BEST).is_dir() and run.rank == 0:
             copy_folder(folder / _BEST, self._best)
 
-    def _check_layout(self, folder: Path, state: State) -> None:
-        """Refuses a checkpoint of another number of workers or ZeRO stage, whose shards would not fit.
-
-        Another micro-batch is refused inside an epoch only: the place there is counted in micro-batches.
-        """
-        before = _read_json(folder, _LAYOUT)
-        other = [name for name, value in before.items() if self.layout[name] != value and (name != "micro_batch" or state.micro_batch)]
+    def _check_layout(self, folder: Path, before: Mapping[str, Any]) -> None:
+        """Refuses a checkpoint of another number of workers or ZeRO stage, whose shards would not fit."""
+        if damaged := [name for name in self.layout if not isinstance(before.get(name), int)]:
+            raise CheckpointError(str(folder / _LAYOUT), f"is damaged: it does not say compute.{damaged[0]}", _START_OVER)
+        other = [name for name in ("workers", "zero") if before[name] != self.layout[name]]
         if other:
-            written = ", ".join(f"compute.{name}={before[name]}" for name in other)
+            written = ", ".join(f"compute.{name}={before[name]}, and is now {self.layout[name]}" for name in other)
             raise CheckpointError(str(folder), f"was written with {written}", f"run with that again, or {_START_OVER}")
 
     def after_step(self, run: Run, metrics: dict[str, float]) -> None:
@@ -182,6 +189,19 @@ def written(folder: Path) -> Iterator[None]:
         raise EnvironmentMissing(str(folder), f"a checkpoint cannot be written: {str(cause).splitlines()[0]}", way_out) from cause
 
 
+def newest(checkpoints: Iterable[Path | None]) -> Path | None:
+    """The checkpoint of the furthest step among these; None where there is none.
+
+    Raises:
+        CheckpointError: one of them is damaged.
+    """
+    return max((folder for folder in checkpoints if folder), key=lambda folder: _place(state_of(folder)), default=None)
+
+
+def _place(state: State) -> tuple[int, int]:
+    return state.step, state.epoch
+
+
 def best_of(checkpoint: Path) -> tuple[Path, State]:
     """The folder of the best model, and the final state, in the last checkpoint of a finished stage.
 
@@ -190,10 +210,15 @@ def best_of(checkpoint: Path) -> tuple[Path, State]:
     """
     if not (checkpoint / _BEST).is_dir():
         raise CheckpointError(str(checkpoint), "holds no model", _START_OVER)
-    return checkpoint / _BEST, _state_of(checkpoint)
+    return checkpoint / _BEST, state_of(checkpoint)
 
 
-def _state_of(checkpoint: Path) -> State:
+def state_of(checkpoint: Path) -> State:
+    """Where training stood when a checkpoint was written.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
     facts = _read_json(checkpoint, _STATE)
     try:
         return State.from_json(facts)

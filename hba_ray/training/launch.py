@@ -1,12 +1,12 @@
 """Starts a supervised stage, on Ray Train workers fed by Ray Data (on_ray.py) or in this process.
 
-Either way a stage that is started again goes on from the last checkpoint in the step's folder.
+Either way a stage that is started again goes on from the last checkpoint in the step's folder, whichever way it was written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hba_ray.data.batches import BatchMaker, MicroBatch
@@ -14,7 +14,7 @@ from hba_ray.data.order import Window
 from hba_ray.data.stream import make_here
 from hba_ray.models.checkpoints import new_folder
 from hba_ray.store.folders import copy_folder
-from hba_ray.training.hooks import FolderCheckpointStore, best_of
+from hba_ray.training.hooks import RAY_RUN, FolderCheckpointStore, best_of, newest, state_of
 from hba_ray.training.loop import State
 from hba_ray.training.sft import SftJob, train_sft
 
@@ -34,15 +34,45 @@ class TrainedStage:
     state: State
 
 
+def left_in(folder: Path) -> tuple[Path | None, Path | None]:
+    """The newest checkpoint that earlier attempts have left in the folder of a stage without Ray, and the newest that they have
+    left on Ray; None where there is none.
+
+    Raises:
+        CheckpointError: Ray Train's list of checkpoints is damaged.
+    """
+    on_ray = None
+    if (folder / RAY_RUN).is_dir():
+        from hba_ray.training.on_ray import last_committed
+
+        on_ray = last_committed(folder)
+    return FolderCheckpointStore(folder / _CHECKPOINT).latest(), on_ray
+
+
+def state_in(folder: Path) -> State | None:
+    """Where training goes on in the folder of a stage; None where it starts.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged.
+    """
+    checkpoint = newest(left_in(folder))
+    return None if checkpoint is None else state_of(checkpoint)
+
+
 def launch_sft(job: SftJob, folder: Path) -> TrainedStage:
-    """Runs a stage to its end, from where an earlier attempt in `folder` stopped.
+    """Runs a stage to its end, from where an earlier attempt in `folder` stopped, whether that one ran on Ray or without.
 
     Raises:
         DataError, TrainingError, CheckpointError: as `train_sft` raises them, on whichever worker.
         EnvironmentMissing: workers were lost more often than `compute.max_failures` allows.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = _train_here(job, folder) if job.spec.compute.workers == 0 else _train_on_ray(job, folder)
+    here, on_ray = left_in(folder)
+    checkpoint = newest((here, on_ray))
+    if checkpoint is None or not state_of(checkpoint).finished:
+        other = here if job.spec.compute.workers else on_ray
+        train = _train_on_ray if job.spec.compute.workers else _train_here
+        checkpoint = train(replace(job, checkpoint=None if other is None else str(other)), folder)
     best, state = best_of(checkpoint)
     model = folder / "model"
     with new_folder(model) as draft:

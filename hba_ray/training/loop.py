@@ -168,7 +168,8 @@ class Hook:
     """An addition to the loop, such as logging or checkpoints. Every worker calls every hook."""
 
     def after_step(self, run: Run, metrics: dict[str, float]) -> None:
-        """Is called after an optimiser step, with the metrics of its rows over all workers."""
+        """Is called after an optimiser step, with the metrics of its rows over all workers, its learning rate (`lr`) and the norm
+        of its gradient before clipping (`gradient_norm`)."""
 
     def after_epoch(self, run: Run, metrics: dict[str, float]) -> None:
         """Is called after validation, with its metrics; `run.improved` says whether the epoch is the best so far."""
@@ -242,6 +243,7 @@ def _train_epoch(run: Run) -> None:
         totals.add(batch, outputs)
         engine.set_gradient_accumulation_boundary(last)
         engine.backward(loss)
+        rate = engine.get_lr()[0]  # of this step: the schedule moves on within `step`
         engine.step()
         totals.wait_seconds += waited
         totals.seconds += time.perf_counter() - started
@@ -251,6 +253,7 @@ def _train_epoch(run: Run) -> None:
         if last:
             state.step += 1
             metrics = totals.over_workers().metrics(run.class_weight, run.answer_weight)
+            metrics |= {"lr": rate, "gradient_norm": float(engine.get_global_grad_norm())}
             totals = Totals()
             for hook in run.hooks:
                 hook.after_step(run, metrics)

@@ -17,18 +17,37 @@ import ray
 import ray.exceptions
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import RayTrainError  # pyright: ignore[reportPrivateImportUsage]
 
 from hba_ray.cluster.failures import as_final
 from hba_ray.data.batches import MicroBatch
 from hba_ray.data.order import Window
 from hba_ray.data.stream import make_on_ray
-from hba_ray.errors import EnvironmentMissing, HbaError, TrainingError
+from hba_ray.errors import CheckpointError, EnvironmentMissing, HbaError, TrainingError
+from hba_ray.training.hooks import RAY_RUN
 from hba_ray.training.sft import SftJob, train_sft
 
 _START_ATTEMPTS = 10
 """Times that workers may fail to start, or wait a minute for a free place; by default Ray would try for ever."""
-_RAY_RUN = "train"
-"""Name under which Ray Train keeps checkpoints in the step's folder, and finds them when the driver is started again."""
+_COMMITTED = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of whole checkpoints; it is not there before the first one."""
+
+
+def last_committed(folder: Path) -> Path | None:
+    """The newest whole checkpoint that Ray Train keeps in the folder of a stage; None where there is none. It needs no running Ray.
+
+    Raises:
+        CheckpointError: Ray Train's list of them is damaged, or names one that is gone.
+    """
+    run = folder / RAY_RUN
+    if not (run / _COMMITTED).exists():
+        return None
+    try:
+        checkpoint = ray.train.Result.from_path(str(run.resolve())).checkpoint
+    except (RuntimeError, RayTrainError) as cause:
+        reason, way_out = str(cause).strip().splitlines()[0], "delete the step's folder to train from the start"
+        raise CheckpointError(str(run / _COMMITTED), f"cannot be read by Ray Train: {reason}", way_out) from cause
+    return None if checkpoint is None else Path(checkpoint.path)
 
 
 def train_on_ray(job: SftJob, folder: Path) -> Path:
@@ -48,7 +67,7 @@ def train_on_ray(job: SftJob, folder: Path) -> Path:
             num_workers=compute.workers, use_gpu=compute.gpus_per_worker > 0, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
-            name=_RAY_RUN,
+            name=RAY_RUN,
             storage_path=str(folder.resolve()),
             failure_config=ray.train.FailureConfig(max_failures=compute.max_failures, controller_failure_limit=_START_ATTEMPTS),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),

@@ -41,6 +41,7 @@ class SftJob:
         log: file of the step log, which rank 0 writes.
         init: folder of a trained model to start from; None is the backbone with fresh LoRA and heads.
         part: what of the model is trained.
+        checkpoint: folder of a checkpoint besides those of the store; see `hooks.Checkpoints.other`.
     """
 
     spec: ExperimentSpec
@@ -49,6 +50,7 @@ class SftJob:
     log: str
     init: str | None = None
     part: ModelPart = "all"
+    checkpoint: str | None = None
 
     def settings_for(self, split: str) -> BatchSettings:
         """How a split's rows become micro-batches."""
@@ -88,7 +90,7 @@ class SftJob:
 
 
 def train_sft(job: SftJob, make_batches: MakeBatches, store: CheckpointStore, *, rank: int = 0, world: int = 1) -> State:
-    """Trains from the newest checkpoint of `store`, or from the start, to the end.
+    """Trains from the newest checkpoint, or from the start, to the end.
 
     Raises:
         DataError: a bad row, where the spec says to fail.
@@ -111,7 +113,8 @@ def train_sft(job: SftJob, make_batches: MakeBatches, store: CheckpointStore, *,
     log = StepLog(Path(job.log))
     scratch = tempfile.TemporaryDirectory(prefix="hba-best-")
     layout = {"workers": world, "zero": spec.compute.zero, "micro_batch": spec.compute.micro_batch}
-    checkpoints = Checkpoints(store, partial(_save_best, model, kept, spec), Path(scratch.name), layout, spec.compute.checkpoint_every)
+    save_best, other = partial(_save_best, model, kept, spec), Path(job.checkpoint) if job.checkpoint else None
+    checkpoints = Checkpoints(store, save_best, Path(scratch.name), layout, spec.compute.checkpoint_every, other)
     hooks: list[Hook] = [log, *([StopWhenFlat(spec.sft.patience)] if spec.sft.patience else []), checkpoints]
     run = Run(
         engine=engine,

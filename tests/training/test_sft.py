@@ -151,19 +151,29 @@ def test_a_step_log_with_a_damaged_line_in_it_is_gone_on_with(tmp_path: Path):
     assert lines(log.path) == [{"step": 1, "loss": 2.0}]
 
 
-@pytest.mark.parametrize(("step", "may_change"), [(1, False), (3, True)])
-def test_a_micro_batch_may_change_between_epochs_only(workshop: Workshop, cut_after, step, may_change):
-    """A place inside an epoch is counted in micro-batches; three steps are an epoch here."""
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+@pytest.mark.parametrize("micro_batch", [2, 8])
+def test_a_micro_batch_may_change_anywhere(workshop: Workshop, cut_after, step, micro_batch):
+    """Three steps are an epoch here; a place inside one is counted in micro-batches, and is the same number of rows afterwards."""
     spec = small_spec(compute={"checkpoint_every": 1})
+    whole = launch_sft(workshop.job(spec, "whole"), workshop.folder / "whole")
     cut_after(step)
     with pytest.raises(Cut):
-        launch_sft(workshop.job(spec), workshop.folder / "run")
-    other = small_spec(compute={"checkpoint_every": 1, "micro_batch": 2})
-    if may_change:
-        assert launch_sft(workshop.job(other), workshop.folder / "run").state.finished
-    else:
-        with pytest.raises(CheckpointError, match=r"was written with compute\.micro_batch=4\n  run with that again"):
-            launch_sft(workshop.job(other), workshop.folder / "run")
+        launch_sft(workshop.job(spec, "cut"), workshop.folder / "cut")
+    other = small_spec(compute={"checkpoint_every": 1, "micro_batch": micro_batch})
+    resumed = launch_sft(workshop.job(other, "cut"), workshop.folder / "cut")
+    assert resumed.state.step == whole.state.step
+    assert losses(workshop.folder / "cut.jsonl") == pytest.approx(losses(workshop.folder / "whole.jsonl"), rel=1e-4)
+
+
+def test_a_checkpoint_whose_shards_would_not_fit_is_refused_with_both_values_and_keeps_its_log(workshop: Workshop, cut_after):
+    cut_after(3)
+    with pytest.raises(Cut):
+        launch_sft(workshop.job(small_spec()), workshop.folder / "run")
+    before = losses(workshop.folder / "job.jsonl")
+    with pytest.raises(CheckpointError, match=r"was written with compute\.zero=2, and is now 3\n  run with that again"):
+        launch_sft(workshop.job(small_spec(compute={"zero": 3})), workshop.folder / "run")
+    assert losses(workshop.folder / "job.jsonl") == before
 
 
 def test_without_a_validation_split_the_last_epoch_is_kept(workshop: Workshop, toy, tmp_path):
