@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -191,11 +191,21 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file of lines; none where it is missing. A line whose writer died within it is left out."""
     if not file.exists():
         return []
-    found = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError):
-            found.append(json.loads(line))
-    return [facts for facts in found if isinstance(facts, dict)]
+    found = (object_in(line) for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
+    return [facts for facts in found if facts is not None]
+
+
+def object_in(line: str) -> dict[str, Any] | None:
+    """The JSON object that a line holds; None where it holds none, as where its writer died within it.
+
+    >>> object_in('{"step": 1}'), object_in('{"step": 1')
+    ({'step': 1}, None)
+    """
+    try:
+        facts = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return facts if isinstance(facts, dict) else None
 
 
 def keep_lines(file: Path, keep: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:

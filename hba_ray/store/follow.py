@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from hba_ray.errors import HbaError
+from hba_ray.store.folders import object_in
 
 Metrics = dict[str, float | int | bool]
 """A line of the log: `step`, the optimiser step, and values by name."""
@@ -20,7 +20,8 @@ _POLL_SECONDS = 0.5
 def followed(path: Path, take: Callable[[Metrics], None]) -> Iterator[None]:
     """Hands every line of a log to `take`, once and in order, from a thread; what is left, when the block ends.
 
-    A resumed run removes lines and writes them again; lines of steps that `take` has seen are not handed over twice.
+    A resumed run removes lines and writes them again; lines of steps that `take` has seen are not handed over twice. A line whose
+    writer died within it is left out.
     A line on which `take` fails is tried again half a second later, and for the last time when the block ends.
 
     Raises:
@@ -73,7 +74,9 @@ class _Follower:
                 self.offset += len(line)
 
     def _take(self, line: bytes) -> None:
-        metrics: Metrics = json.loads(line)
+        metrics: Metrics | None = object_in(line.decode("utf-8", errors="replace"))
+        if metrics is None:
+            return
         key = (float(metrics["step"]), "epochs_done" in metrics)
         if key not in self.seen:
             self.take(metrics)
