@@ -22,7 +22,7 @@ PLAIN_SECONDS = 10.0
 
 
 class Bar:
-    """A progress bar that `progress` has opened: `advance` and `reach` move it, `show` writes values beside it."""
+    """A progress bar that `progress` has opened: `advance` and `reach` move it, `show` writes values beside it, `say` a line above it."""
 
     def __init__(self, description: str, total: int | None, console: Console):
         self._description, self._console, self._printed = description, console, time.monotonic()
@@ -53,6 +53,10 @@ class Bar:
         """Shows `name value` pairs beside the bar until the next call."""
         text = "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
         self._progress.update(self._task, values=text)
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _print_now_and_then(self) -> None:
         if not self._console.is_terminal and time.monotonic() - self._printed >= PLAIN_SECONDS:

@@ -24,9 +24,10 @@ MODEL_COLUMNS = ("predicted", "answer", "response")
 `response` is all that a model without heads wrote; `answer` is then the answer in it, also where that is no class of the dataset."""
 
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in (*ROW_COLUMNS, *MODEL_COLUMNS, *PROMPT_COLUMNS)]
-    + [("probability", pa.float32())]  # of the predicted class, by models with heads
+    [(name, pa.string()) for name in (*ROW_COLUMNS, *MODEL_COLUMNS, *PROMPT_COLUMNS)] + [("probability", pa.float32()), ("cut", pa.bool_())]
 )
+"""`probability` is that of the predicted class, by models with heads. `cut` says of what a model wrote whether it ended at the limit
+of tokens and not by itself; it is null where a head has answered."""
 
 
 def row_columns(row: Row) -> Columns:
@@ -52,6 +53,7 @@ def make_record(
     answer: str | None = None,
     response: str | None = None,
     probability: float | None = None,
+    cut: bool | None = None,
 ) -> dict[str, Any]:
     """A whole record: what `asked_columns` gave, and what the model made of it."""
-    return {**asked, **dict(zip(MODEL_COLUMNS, (predicted, answer, response), strict=True)), "probability": probability}
+    return {**asked, **dict(zip(MODEL_COLUMNS, (predicted, answer, response), strict=True)), "probability": probability, "cut": cut}

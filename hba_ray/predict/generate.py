@@ -68,7 +68,8 @@ class Generator:
         decoding = replace(self.decoding, max_new_tokens=tokens, seed=_seed(self.decoding.seed, batch.rows))
         written = decode(self.thinker, inputs, decoding)
         responses = [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
-        return [self.job.record(row, response) for row, response in zip(batch.rows, responses, strict=True)]
+        cut = [len(ids) == tokens for ids in written]  # one that ended by itself has an end mark besides, which is not among its ids
+        return [self.job.record(row, response, cut=is_cut) for row, response, is_cut in zip(batch.rows, responses, cut, strict=True)]
 
 
 def _seed(seed: int, rows: list[Columns]) -> int:

@@ -69,7 +69,8 @@ class Predictor:
         end, pad = self.tokenizer.convert_tokens_to_ids("<|im_end|>"), self.tokenizer.pad_token_id
         tokens = self.model.generate(inputs, max_new_tokens=self.max_new_tokens, eos_token_id=end, pad_token_id=pad)
         texts = [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in tokens]
-        return [make_record(row, answer=text) for row, text in zip(batch.rows, texts, strict=True)]
+        cut = [len(ids) == self.max_new_tokens for ids in tokens]  # one that ended by itself has an end mark besides
+        return [make_record(row, answer=text, cut=is_cut) for row, text, is_cut in zip(batch.rows, texts, cut, strict=True)]
 
 
 class BamPredictor(Predictor):

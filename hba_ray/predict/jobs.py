@@ -174,12 +174,16 @@ class GenerateJob:
         """The row with the prompt that the model is given."""
         return self.reasoning.ask(row) if self.reasoning else ask_plainly(row)
 
-    def record(self, asked: Columns, response: str) -> dict[str, Any]:
-        """The record of a row that got this response."""
+    def record(self, asked: Columns, response: str, *, cut: bool) -> dict[str, Any]:
+        """The record of a row that got this response.
+
+        Args:
+            cut: whether it ended at the limit of tokens and not by itself.
+        """
         dataset = DATASETS[asked["dataset"] or ""]
         answer = read_answer(response, self.answer_from)
         label = None if answer is None else read_label(answer, dataset, split_surprise=self.index.split_surprise)
-        return make_record(asked, predicted=label, answer=answer, response=response)
+        return make_record(asked, predicted=label, answer=answer, response=response, cut=cut)
 
 
 def predict_micro_batches(job: Job, load: Callable[[Job], MicroBatchPredictor]) -> Iterator[Predictions]:

@@ -205,7 +205,7 @@ class VllmEngine:
             asked_row = asked_columns(question.row, output.prompt or "")
             # Decoded here, since vLLM's own text ends before a character that is not finished.
             response = self.tokenizer.decode(output.outputs[0].token_ids, skip_special_tokens=True).strip()
-            record = self.job.record(asked_row, response)
+            record = self.job.record(asked_row, response, cut=output.outputs[0].finish_reason == "length")
             records.append({**record, "withheld": question.withheld, "as_images": question.as_images})
         return Predictions(records, drops)
 

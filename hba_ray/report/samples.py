@@ -72,12 +72,16 @@ class Answer:
         text: a class, or the text of an open answer; None where nothing could be read.
         is_right: by the judge where it has graded the answer, else by the text.
         probability: of the class, by models with heads.
+        response: all that a model without heads wrote.
+        is_cut: whether what it wrote ended at the limit of tokens and not by itself.
     """
 
     arm: str
     text: str | None
     is_right: bool
     probability: float | None = None
+    response: str | None = None
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,14 @@ def _sample(
     first: dict[str, Any] = next(iter(own.values()))
     is_open = DATASETS[key[0]].task.is_open
     answers = tuple(
-        Answer(name, record.get("answer") if is_open else record["predicted"], right[name][key], record.get("probability"))
+        Answer(
+            arm=name,
+            text=record.get("answer") if is_open else record["predicted"],
+            is_right=right[name][key],
+            probability=record.get("probability"),
+            response=record.get("response"),
+            is_cut=record.get("cut") is True,
+        )
         for name, record in own.items()
     )
     question = next((record["question"] for record in own.values() if record.get("question")), "")

@@ -197,13 +197,16 @@ class Said:
     """An answer, and the arms that gave it.
 
     Attributes:
-        words: None where nothing could be read from the models.
+        words: None where nothing could be read from the models; `response` is then what they wrote, where it is known.
+        is_cut: whether what they wrote ended at the limit of tokens and not by itself.
         arms: with the probability that they gave, where they give one.
     """
 
     is_right: bool
     words: str | None
     arms: str
+    response: str | None = None
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -278,12 +281,11 @@ def _row(sample: Sample, arms: Sequence[str], places: dict[tuple[str, bytes], in
 
 
 def _said(answers: Iterable[Answer]) -> tuple[Said, ...]:
-    told: dict[tuple[bool, str | None], list[str]] = {}
+    told: dict[tuple[bool, str | None, str | None, bool], list[str]] = {}
     for answer in answers:
-        told.setdefault((answer.is_right, answer.text), []).append(
-            answer.arm if answer.probability is None else f"{answer.arm} ({answer.probability:.2f})"
-        )
-    return tuple(Said(is_right, words, ", ".join(arms)) for (is_right, words), arms in told.items())
+        key = (answer.is_right, answer.text, answer.response if answer.text is None else None, answer.is_cut)
+        told.setdefault(key, []).append(answer.arm if answer.probability is None else f"{answer.arm} ({answer.probability:.2f})")
+    return tuple(Said(is_right, words, ", ".join(arms), response, is_cut) for (is_right, words, response, is_cut), arms in told.items())
 
 
 def _placed(clip: Clip, places: dict[tuple[str, bytes], int]) -> PlacedClip:

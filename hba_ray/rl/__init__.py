@@ -21,3 +21,8 @@ AGENT, AGENT_LOOP = "hba_clips", "hba_ray.rl.rollouts.ClipLoop"
 """Name in verl's registry of agent loops, which rows ask for, and the class behind it."""
 FORKED = ("hba_ray.rl.trainer", "hba_ray.rl.rollouts")
 """Modules that the fork server of verl's processes imports before it forks (`cluster/forkserver.py`, VERL_MODULES)."""
+
+CUT = "cut"
+"""Among the parts of a reward: 1 where the response ended at the limit of tokens, else 0; it earns and costs nothing."""
+CUT_SHARE, EQUAL_GROUPS = f"reward/{CUT}", "reward/equal_groups"
+"""Metrics of a step: the share of its responses that were cut, and of its prompts whose responses all earned the same reward."""

@@ -24,6 +24,8 @@ from hba_ray.training.sft import build_model
 
 _LATEST = "latest_checkpointed_iteration.txt"
 """verl writes it last, so what it names is whole."""
+_SHARDS = "fsdp_config.json"
+_START_OVER = "delete the step's folder to train from the start"
 
 
 def write_start(spec: ExperimentSpec, backbone: str, sft: Path | None, folder: Path, *, dtype: torch.dtype) -> None:
@@ -75,7 +77,7 @@ def gather(folder: Path) -> dict[str, Tensor]:
     from torch.distributed.tensor import DTensor
 
     try:
-        world = int(json.loads((folder / "fsdp_config.json").read_text())["world_size"])
+        world = int(json.loads((folder / _SHARDS).read_text())["world_size"])
         shards = [_load(folder / f"model_world_size_{world}_rank_{rank}.pt") for rank in range(world)]
     except (OSError, ValueError, KeyError, RuntimeError, EOFError) as cause:
         raise CheckpointError(str(folder), f"is missing or damaged: {str(cause).splitlines()[0]}", "use an earlier checkpoint") from cause
@@ -97,6 +99,22 @@ def _load(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=False)
 
 
+def check_workers(checkpoint: Path, workers: int) -> None:
+    """Refuses to go on from a checkpoint `global_step_N` whose shards are those of another number of workers.
+
+    Raises:
+        CheckpointError: they are; or the checkpoint does not say how many there were.
+    """
+    folder = checkpoint / "actor"
+    try:
+        world = int(json.loads((folder / _SHARDS).read_text())["world_size"])
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise CheckpointError(str(folder / _SHARDS), f"is missing or damaged: {cause}", _START_OVER) from None
+    if world != workers:
+        what = f"was written with compute.workers={world}, and is now {workers}"
+        raise CheckpointError(str(checkpoint), what, f"run with that again, or {_START_OVER}")
+
+
 def latest_step(folder: Path) -> int:
     """Step of the last whole checkpoint below `folder`; 0 where there is none."""
     file = folder / _LATEST
@@ -104,7 +122,5 @@ def latest_step(folder: Path) -> int:
         return 0
     text = file.read_text().strip()
     if not re.fullmatch(r"\d+", text) or not (folder / f"global_step_{text}" / "actor").is_dir():
-        raise CheckpointError(
-            str(file), f"names step {text[:40]!r}, which is not there", "delete the step's folder to train from the start"
-        )
+        raise CheckpointError(str(file), f"names step {text[:40]!r}, which is not there", _START_OVER)
     return int(text)

@@ -14,6 +14,12 @@ from hba_ray.data.atlas import Drop
 from hba_ray.errors import DataError, HbaError
 from hba_ray.store.folders import append_line, read_lines
 
+CUT = "cut"
+"""Among the parts of a reward: 1 where the response ended at the limit of tokens, else 0; it earns and costs nothing."""
+
+EQUAL_GROUPS = "reward/equal_groups"
+"""Metric of a step: see `equal_groups`."""
+
 
 def note_failure(file: Path, error: HbaError, *, split: str = "", dataset: str = "") -> None:
     """Adds a line that the driver reads, whatever becomes of this process.
@@ -50,3 +56,15 @@ def reward_means(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
             for place in ("", f"task/{row['extra_info']['task']}/", f"dataset/{row['extra_info']['dataset']}/"):
                 values[f"reward/{place}{name}"].append(value)
     return {name: float(np.mean(found)) for name, found in values.items()}
+
+
+def equal_groups(rows: Iterable[Mapping[str, Any]]) -> float:
+    """The share of prompts whose responses all earn the same reward, so that none of them has an advantage.
+
+    >>> equal_groups([{"uid": "a", "parts": {"score": 1.0}}, {"uid": "a", "parts": {"score": 0.0}}, {"uid": "b", "parts": {"score": 0.0}}])
+    0.5
+    """
+    rewards: dict[str, set[float]] = defaultdict(set)
+    for row in rows:
+        rewards[str(row["uid"])].add(row["parts"]["score"])
+    return float(np.mean([len(earned) == 1 for earned in rewards.values()]))

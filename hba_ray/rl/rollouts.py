@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,9 +19,12 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
 from hba_ray.errors import DataError, HbaError, TrainingError
+from hba_ray.rl import CUT
 from hba_ray.rl.dataset import Prompt, RowSettings, make_prompt
 from hba_ray.rl.records import note_failure
 
+END_MARK = "<|im_end|>"
+"""Ends a turn of Qwen2.5-Omni."""
 KEPT_ROWS = 64
 """Prompts that a worker remembers with their decoded clips; the rollouts of a row come soon after each other."""
 
@@ -50,7 +54,8 @@ _PROMPTS = _Prompts()
 class ClipLoop(SingleTurnAgentLoop):
     """verl's single-turn agent loop, for rows of an atlas. verl makes one instance for each response."""
 
-    prompt_length: int  # verl's single turn sets it, behind a decorator that hides the class's type
+    prompt_length: int  # verl's single turn sets both, behind a decorator that hides the class's type
+    response_length: int
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -117,9 +122,22 @@ class ClipLoop(SingleTurnAgentLoop):
             extra_info=dict(row["extra_info"]),
         )
         parts = {name: float(value) for name, value in result.items() if isinstance(value, (int, float, np.number))}
+        parts[CUT] = float(is_cut(output.response_ids, self.response_length, self.tokenizer))
         output.reward_score = parts["score"]
         output.extra_fields |= {"reward_extra_info": parts, "sample_id": self.prompt.sample_id}
         return output
+
+
+def is_cut(response: Sequence[int], longest: int, tokenizer: Any) -> bool:
+    """Whether a response ends at the limit of tokens and not by itself. verl's own `clip_ratio` compares with the longest response
+    of the batch.
+
+    Args:
+        response: token ids, an end mark included.
+        longest: `grpo.response_tokens`.
+    """
+    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_MARK)}
+    return len(response) >= longest and response[-1] not in ends
 
 
 _REWARDS: dict[int, Any] = {}

@@ -27,10 +27,10 @@ from verl.utils import tensordict_utils
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from hba_ray.errors import TrainingError
-from hba_ray.rl import TRAINER
+from hba_ray.rl import EQUAL_GROUPS, TRAINER
 from hba_ray.rl.advantages import start_estimator
 from hba_ray.rl.dataset import AtlasDataset, RowSettings
-from hba_ray.rl.records import read_failures, reward_means
+from hba_ray.rl.records import equal_groups, read_failures, reward_means
 
 POLL_SECONDS = 0.25
 """Between two looks for responses; verl's own 2 s are most of a small model's step."""
@@ -117,7 +117,8 @@ class HbaTrainer(PPOTrainerSync):
 
     def _compute_metrics(self, batch: Any, metrics: dict[str, Any], timing_raw: Any, global_steps: int, epoch: int) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps=global_steps, epoch=epoch)
-        metrics.update(reward_means(self._rows(batch, [])))
+        rows = self._rows(batch, ["uid"])
+        metrics.update({**reward_means(rows), EQUAL_GROUPS: equal_groups(rows)})
 
     def _log_rollout_data(self, batch: Any, timing_raw: Any, rollout_data_dir: str) -> None:
         rows = self._rows(batch, ["prompts", "responses", "reward_model"])

@@ -5,11 +5,11 @@ Defaults are the paper's. `AUTHORS_GRPO` holds the settings of the released code
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Spec, identity_values
+from hba_ray.specs.base import Added, Spec, identity_values
 
 NOT_OF_RESULTS = frozenset({"micro_batch", "nodes", "tensor_parallel", "rollout_memory", "save_every", "log_rollouts"})
 """Fields of `GrpoSpec` that say how machines do it. They change no result and enter no fingerprint."""
@@ -107,12 +107,14 @@ class GrpoSpec(Spec):
 
     init: Literal["backbone", "sft"] = "backbone"
     """Model to start from: `backbone`, as in the paper, or the one that the stage `sft` trained."""
+    datasets: Annotated[tuple[str, ...] | None, Added(before=None)] = None
+    """Datasets whose prompts are trained on, by id or alias; null is all. The model is scored on these and on `atlas.held_out`."""
     algorithm: Literal["grpo", "rloo", "harpo"] = "grpo"
     """How advantages are estimated. GRPO and RLOO are verl's implementations."""
     rollouts: int = Field(default=5, ge=2)
     """Responses sampled for each prompt, the group that advantages are relative to."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature of the responses; in validation decoding is greedy."""
+    temperature: float = Field(default=1.0, gt=0, le=2)
+    """Sampling temperature of the responses, of which vLLM takes at most 2; in validation decoding is greedy."""
     lr: float = Field(default=5e-7, gt=0)
     """Learning rate of AdamW; it is constant."""
     kl: float = Field(default=0.0, ge=0)

@@ -96,10 +96,12 @@ class AdaptersOfDataset:
     Attributes:
         best_epoch: whose adapters were kept, counted from 0; `validation_loss` is its loss, where there is a validation split.
         taken_from: folder of adapters that took the place of training.
+        without_gradients: every gradient was 0.
     """
 
     best_epoch: int = 0
     validation_loss: float | None = None
+    without_gradients: bool = False
     taken_from: str | None = None
 
 
@@ -169,6 +171,8 @@ class BamSteps(StepKind[BamResult]):
         epochs = {dataset: one.best_epoch + 1 for dataset, one in result.datasets.items() if dataset not in taken}
         kept = ", ".join(f"{dataset} {epoch}" for dataset, epoch in epochs.items())
         said = [f"BAM: adapters for {len(epochs)} datasets; epoch kept of {spec.bam.epochs}: {kept}."] if epochs or not taken else []
+        if unmoved := [dataset for dataset, one in result.datasets.items() if one.without_gradients]:
+            said.append(f"BAM learnt nothing on {', '.join(unmoved)}: the gradient of every step was 0.")
         if taken:
             given = ", ".join(f"{dataset} from {name}" for dataset, name in taken.items())
             said.append(f"BAM: adapters that were not trained here: {given}.")
@@ -189,7 +193,7 @@ def seed(spec: ExperimentSpec) -> int:
 
 def _kept(trained: TrainedBam) -> AdaptersOfDataset:
     loss = trained.validation[trained.best_epoch] if trained.validation else None
-    return AdaptersOfDataset(best_epoch=trained.best_epoch, validation_loss=loss)
+    return AdaptersOfDataset(best_epoch=trained.best_epoch, validation_loss=loss, without_gradients=trained.without_gradients)
 
 
 def _take(context: Context, job: BamJob, described: Described) -> dict[str, str]:

@@ -5,6 +5,7 @@ Arms with heads are predicted by them. Baselines, and the model of the stage `gr
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,34 +15,40 @@ from hba_ray.data.tasks import DATASETS
 from hba_ray.evaluation.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, baselines, last_part
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps import backbone, bam, describe
+from hba_ray.steps import backbone, bam, describe, grpo
 from hba_ray.steps.base import Context, Draft, Result, StepKind, held_out, precision_of, training_resources
 from hba_ray.steps.drops import check_rows, check_some_left, losses
 from hba_ray.store.files import read_parquet
 from hba_ray.store.folders import write_text
 
 if TYPE_CHECKING:
-    from hba_ray.data.atlas import Drop
+    from hba_ray.data.atlas import AtlasIndex, Drop
     from hba_ray.evaluation.published import PublishedModel
     from hba_ray.predict.jobs import GenerateJob
 
 PREDICTIONS, SCORES = "predictions.parquet", "scores.json"
+_SHOWN_RESPONSES, _SHOWN_LETTERS = 3, 60
+"""Responses of an arm that a note shows, and letters of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateResult(Result):
-    """What an evaluate step says. All but `rows` is said of arms that answer by generation.
+    """What an evaluate step says. `out_of_domain` to `as_images` are said of arms that answer by generation.
 
     Attributes:
         rows: that were predicted.
+        cut: dataset -> texts that ended at the limit of tokens and not by themselves.
         out_of_domain: dataset -> responses without an answer of the dataset.
+        unread: some of these responses.
         withheld: modality -> rows that have it and whose model does not take it.
         as_images: modality -> rows of which the model was shown it as images.
     """
 
     rows: int
     arm: str | None = None
+    cut: dict[str, int] = field(default_factory=dict)
     out_of_domain: dict[str, int] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
     withheld: dict[str, int] = field(default_factory=dict)
     as_images: dict[str, int] = field(default_factory=dict)
 
@@ -69,7 +76,7 @@ class EvaluateSteps(StepKind[EvaluateResult]):
         from hba_ray.data.predictions import SCHEMA
         from hba_ray.evaluation.scores import score_predictions
 
-        spec, index, arm = context.spec, context.index, context.arm
+        spec, arm, index = context.spec, context.arm, _index(context)
         check_rows(context.whole_index, spec.evaluate.split)
         with progress(context.step.name, total=len(index.rows_of(spec.evaluate.split))) as bar:
             records, drops = _predict(context, bar)
@@ -80,21 +87,35 @@ class EvaluateSteps(StepKind[EvaluateResult]):
         counts, published = context.whole_index.label_counts("train"), published_model(spec, arm)
         scores = score_predictions(table, counts, datasets=listed, published_model=published)
         write_text(context.folder / SCORES, scores.to_json())
-        said = {"arm": str(arm), **_counts(records)} if arm.is_generative else {}
-        return EvaluateResult(rows=len(records), lost=losses(drops), **said)
+        said = {**_counts(records), "unread": unread(records)} if arm.is_generative else {}
+        return EvaluateResult(rows=len(records), lost=losses(drops), arm=str(arm), cut=_cut(records), **said)
 
     def notes(self, spec: ExperimentSpec, result: EvaluateResult) -> list[str]:
-        said = []
+        said = _on_withheld(spec, Arm.parse(result.arm)) if result.arm else []
         for modality, rows in result.withheld.items():
             said.append(f"{result.arm}: the model takes no {modality}, which was withheld from {rows} rows.")
         if rows := sum(result.as_images.values()):
             said.append(f"{result.arm}: the model takes no video; in {rows} rows it was given the frames of the video as images.")
         if result.out_of_domain:
             each = ", ".join(f"{rows} of {dataset}" for dataset, rows in result.out_of_domain.items())
-            said.append(f"{result.arm}: responses in which no answer of the dataset could be read count as wrong: {each}.")
+            shown = f"; for example {', '.join(map(repr, result.unread))}" if result.unread else ""
+            said.append(f"{result.arm}: responses in which no answer of the dataset could be read count as wrong: {each}{shown}.")
+        if result.cut:
+            each = ", ".join(f"{rows} of {dataset}" for dataset, rows in result.cut.items())
+            said.append(f"{result.arm}: texts that ended at the limit of tokens and not by themselves: {each}.")
         if spec.evaluate.split != "test":
             said.append(f"Scores are on the {spec.evaluate.split} split; published numbers are on the test split.")
         return said
+
+
+def _on_withheld(spec: ExperimentSpec, arm: Arm) -> list[str]:
+    """What must not be taken for the same: a model that is not shown what it was trained with, and one that was trained without it."""
+    unseen = [name for name in arm.withheld if name in spec.atlas.modalities]
+    if not unseen or (arm.has_adapters and not spec.bam.raw_media):
+        return []
+    left = ", ".join(name for name in spec.atlas.modalities if name not in unseen)
+    trained = f"was trained with {' and '.join(unseen)} and is then not shown them"
+    return [f"'{arm}' {trained}; a model that is trained without them (atlas.modalities=[{left}]) is another one, with other scores."]
 
 
 def _identity(draft: Draft, arm: Arm) -> dict[str, Any]:
@@ -141,13 +162,18 @@ def _prompts(spec: ExperimentSpec, arm: Arm) -> dict[str, Any] | None:
     return {"reasoning": load_reasoning(spec.grpo.prompts).identity(), "answer_from": spec.grpo.reward.answer_from}
 
 
+def _index(context: Context) -> AtlasIndex:
+    """The rows that an arm is asked about."""
+    return grpo.asked_rows(context.spec, context.index) if context.arm.last_stage == "grpo" else context.index
+
+
 def _predict(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[Drop]]:
     """Records of the predicted rows of the split, and the rows that could not be read."""
     from hba_ray.predict.generate import generate_rows
     from hba_ray.predict.heads import predict
     from hba_ray.predict.jobs import PredictJob
 
-    spec, arm, index = context.spec, context.arm, context.index
+    spec, arm, index = context.spec, context.arm, _index(context)
     if arm.whole == ADAPTED:
         reference = Arm(SFT.stages, arm.withheld) if arm.withheld else adapted_model(spec)
         before = read_parquet(context.folder_of(f"evaluate {reference}") / PREDICTIONS)
@@ -182,8 +208,8 @@ def _generate_job(context: Context) -> GenerateJob:
         model = context.backbone if model == "tiny" else model
     prompts = _prompts(spec, arm)
     if prompts is None:
-        return GenerateJob(spec, model, context.index)
-    return GenerateJob(spec, model, context.index, ReasoningPrompt.model_validate(prompts["reasoning"]), prompts["answer_from"])
+        return GenerateJob(spec, model, _index(context))
+    return GenerateJob(spec, model, _index(context), ReasoningPrompt.model_validate(prompts["reasoning"]), prompts["answer_from"])
 
 
 def published_model(spec: ExperimentSpec, arm: Arm) -> PublishedModel:
@@ -199,12 +225,33 @@ def published_model(spec: ExperimentSpec, arm: Arm) -> PublishedModel:
     return "OmniSapiens-7B BAM" if arm.has_adapters else "OmniSapiens-7B SFT"
 
 
+def unread(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Some responses without an answer of the dataset, of different datasets where there are several; shortened.
+
+    >>> unread([{"dataset": "toy_nod", "predicted": None, "answer": None, "response": "a b"}])
+    ['a b']
+    """
+    shown: dict[str, str] = {}
+    for record in records:
+        if not _read(record) and record["response"] is not None:
+            shown.setdefault(record["dataset"], textwrap.shorten(record["response"], _SHOWN_LETTERS, placeholder=" ..."))
+    return [shown[dataset] for dataset in sorted(shown)][:_SHOWN_RESPONSES]
+
+
+def _read(record: Mapping[str, Any]) -> str | None:
+    """The answer of the dataset that was read from a response, a class or a text."""
+    return record["answer"] if DATASETS[record["dataset"]].task.is_open else record["predicted"]
+
+
+def _cut(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    return dict(sorted(Counter(record["dataset"] for record in records if record.get("cut")).items()))
+
+
 def _counts(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     """The counts of `EvaluateResult`, from the records of an arm that answers by generation."""
     counts: dict[str, Counter[str]] = {"out_of_domain": Counter(), "withheld": Counter(), "as_images": Counter()}
     for record in records:
-        read = record["answer"] if DATASETS[record["dataset"]].task.is_open else record["predicted"]
-        counts["out_of_domain"].update([] if read else [record["dataset"]])
+        counts["out_of_domain"].update([] if _read(record) else [record["dataset"]])
         counts["withheld"].update(record.get("withheld", ()))
         counts["as_images"].update(["video"] if record.get("as_images") else [])
     return {name: dict(sorted(count.items())) for name, count in counts.items()}

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
-from hba_ray.errors import TrainingError
+from hba_ray.data.tasks import find_dataset
+from hba_ray.errors import SpecError, TrainingError
 from hba_ray.progress import Bar, progress
+from hba_ray.rl import CUT_SHARE, EQUAL_GROUPS
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps import backbone, describe
-from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, StepKind, precision_of
+from hba_ray.steps.base import STEP_LOG, TRAINED_ON, Context, Draft, Result, StepKind, held_out, precision_of
 from hba_ray.steps.drops import losses
+from hba_ray.steps.resume import begins, mention, without_gradients
 from hba_ray.store.folders import append_line, keep_lines, read_lines
 from hba_ray.store.follow import Metrics, followed
+
+if TYPE_CHECKING:
+    from hba_ray.data.atlas import AtlasIndex
 
 ROLLOUTS = "rollouts.parquet"
 """Sampled responses with their prompts, truths and parts of the reward."""
@@ -36,6 +44,9 @@ class GrpoResult(Result):
 
     Attributes:
         reward_first_quarter, reward_last_quarter: mean reward of these quarters of the steps.
+        cut: share of the sampled responses that ended at the limit of tokens and not by themselves.
+        equal_groups: share of the prompts whose responses all earned the same reward.
+        without_gradients: every gradient was 0.
         step_seconds: mean wall time of a step, without the first; None where there was one step.
         start_seconds: wall time until the first step began.
     """
@@ -43,6 +54,9 @@ class GrpoResult(Result):
     optimizer_steps: int
     reward_first_quarter: float
     reward_last_quarter: float
+    cut: float | None = None
+    equal_groups: float | None = None
+    without_gradients: bool = False
     step_seconds: float | None = None
     start_seconds: float = 0.0
 
@@ -87,22 +101,28 @@ class GrpoSteps(StepKind[GrpoResult]):
     def make(self, context: Context) -> GrpoResult:
         import torch
 
-        from hba_ray.rl.checkpoints import latest_step, write_start, write_trained
+        from hba_ray.rl.checkpoints import check_workers, latest_step, write_start, write_trained
         from hba_ray.rl.launch import GrpoJob, clear_checkpoints, run_grpo
         from hba_ray.rl.records import dropped_rows
         from hba_ray.rl.settings import steps_per_epoch
 
         spec, folder = context.spec, context.folder
-        job = GrpoJob(spec, folder / "start", context.index, folder)
+        job = GrpoJob(spec, folder / "start", asked_rows(spec, context.index), folder)
         job.config()  # refuses what verl would, before anything is written
         if not job.start.exists():
             sft = context.folder_of("sft") / "model" if spec.grpo.init == "sft" else None
             write_start(spec, context.backbone, sft, job.start, dtype=torch.bfloat16 if spec.uses_bf16 else torch.float32)
-        log = _Log(folder / STEP_LOG, context, latest_step(job.checkpoints))
-        job.metrics.unlink(missing_ok=True)
+        reached = latest_step(job.checkpoints)
+        if reached:
+            check_workers(job.checkpoints / f"global_step_{reached}", max(1, spec.compute.workers))
         total = steps_per_epoch(spec, len(job.index.rows_of("train"))) * spec.grpo.epochs
         total = min(total, spec.grpo.steps or total)
+        first_words = list(_first_words(context, reached, total))
+        log = _Log(folder / STEP_LOG, context, reached)
+        job.metrics.unlink(missing_ok=True)
         with progress("grpo", total=total) as bar:
+            for line in first_words:
+                bar.say(line)
             bar.reach(log.last)
             log.bar = bar
             with followed(job.metrics, log.take):
@@ -120,7 +140,47 @@ class GrpoSteps(StepKind[GrpoResult]):
     def notes(self, spec: ExperimentSpec, result: GrpoResult) -> list[str]:
         first, last = result.reward_first_quarter, result.reward_last_quarter
         said = f"{spec.grpo.algorithm.upper()} took {result.optimizer_steps} steps; mean reward {first:.3f} in the first quarter of them"
-        return [f"{said}, {last:.3f} in the last."]
+        return [f"{said}, {last:.3f} in the last.", *_no_effect(spec, result)]
+
+
+def _no_effect(spec: ExperimentSpec, result: GrpoResult) -> list[str]:
+    """Sentences on what kept the training from learning."""
+    name, said = spec.grpo.algorithm.upper(), []
+    if result.without_gradients:
+        said.append(f"{name} learnt nothing: the gradient of every step was 0, so the model is the one that it started from.")
+    if result.equal_groups == 1:
+        why = "so no response was better than another of its prompt and nothing could be learnt"
+        way_out = "look at the sampled responses in rollouts.parquet, at grpo.reward, and at grpo.temperature"
+        said.append(f"{name}: the responses to each prompt all earned the same reward, {why}; {way_out}.")
+    if result.cut is not None and result.cut > 0:
+        share = "every sampled response" if result.cut == 1 else f"{result.cut:.1%} of the sampled responses"
+        said.append(f"{name}: {share} ended at grpo.response_tokens={spec.grpo.response_tokens} and not by itself.")
+    return said
+
+
+def asked_rows(spec: ExperimentSpec, index: AtlasIndex) -> AtlasIndex:
+    """The rows that the stage `grpo` trains on and its model is scored on: those of `grpo.datasets` and, to be scored, held-out ones.
+
+    Raises:
+        SpecError: the atlas has no row of a dataset that is named.
+    """
+    if spec.grpo.datasets is None:
+        return index
+    named = [find_dataset(name, where="grpo.datasets").id for name in spec.grpo.datasets]
+    held = index.counts()
+    if missing := [name for name in named if name not in held]:
+        raise SpecError("grpo.datasets", f"the atlas has no row of '{missing[0]}'", f"it holds {', '.join(held)}")
+    return index.without([name for name in held if name not in (*named, *held_out(spec))], (*TRAINED_ON, spec.evaluate.split))
+
+
+def _first_words(context: Context, reached: int, total: int) -> Iterator[str]:
+    """What is said before training: where it goes on from, or that a shorter run is finished."""
+    if said := begins("grpo", reached, total, context.folder / STEP_LOG, "grpo.save_every=N writes them earlier"):
+        yield said
+    key = "grpo.steps" if context.spec.grpo.steps else "grpo.epochs"
+    why_not = "the state of its optimiser is not kept, so its steps cannot become the first ones of this run"
+    if not reached and (said := mention(context, key, why_not)):
+        yield said
 
 
 class _Log:
@@ -160,16 +220,24 @@ class _Log:
 
 
 def _series(log: Path) -> dict[str, Any]:
-    """Mean reward of the first and the last quarter of the steps, and the seconds of a step behind the first."""
+    """The fields of `GrpoResult` that come from the step's log. Those of metrics that an earlier version did not log are None."""
     lines = [line for line in read_lines(log) if REWARD in line]
     rewards = [line[REWARD] for line in lines]
     quarter = max(1, len(rewards) // 4)
-    seconds = [line["timing_s/step"] for line in lines[1:] if "timing_s/step" in line]
+    seconds = _mean(lines[1:], "timing_s/step")
     return {
         "reward_first_quarter": sum(rewards[:quarter]) / quarter,
         "reward_last_quarter": sum(rewards[-quarter:]) / quarter,
-        "step_seconds": round(sum(seconds) / len(seconds), 2) if seconds else None,
+        "cut": _mean(lines, CUT_SHARE),
+        "equal_groups": _mean(lines, EQUAL_GROUPS),
+        "without_gradients": without_gradients(log, "actor/grad_norm"),
+        "step_seconds": None if seconds is None else round(seconds, 2),
     }
+
+
+def _mean(lines: Iterable[Mapping[str, float]], name: str) -> float | None:
+    values = [line[name] for line in lines if name in line]
+    return fmean(values) if values else None
 
 
 def _join_rollouts(folder: Path, file: Path) -> None:

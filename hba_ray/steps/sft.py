@@ -7,6 +7,7 @@ held-out datasets alone, each predicted by its own model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
@@ -30,6 +31,7 @@ from hba_ray.steps.base import (
     training_resources,
 )
 from hba_ray.steps.drops import check_rows, check_some_left, losses
+from hba_ray.steps.resume import begins, mention, without_gradients
 from hba_ray.store.folders import copy_folder
 from hba_ray.store.follow import Metrics, followed
 
@@ -55,6 +57,7 @@ class TrainingResult(Result):
         part: of the model that was trained.
         taken_from: folder of the model that took the place of training.
         without_answers: no row had an open answer, so that lm_head is the backbone's.
+        without_gradients: every gradient was 0.
     """
 
     optimizer_steps: int = 0
@@ -64,6 +67,7 @@ class TrainingResult(Result):
     part: str = "all"
     taken_from: str | None = None
     without_answers: bool = False
+    without_gradients: bool = False
 
 
 class SftSteps(StepKind[TrainingResult]):
@@ -122,7 +126,7 @@ class SftSteps(StepKind[TrainingResult]):
         loss = result.best_validation_loss
         validation = f", validation loss {loss:.4f}" if loss is not None else " (no validation split)"
         kept = f"epoch {(result.best_epoch or 0) + 1} of {result.epochs} is kept"
-        return [f"SFT took {result.optimizer_steps} optimiser steps{of}; {kept}{validation}."]
+        return [f"SFT took {result.optimizer_steps} optimiser steps{of}; {kept}{validation}.", *_nothing_learnt("SFT", result)]
 
 
 class TransferSteps(StepKind[TrainingResult]):
@@ -151,7 +155,12 @@ class TransferSteps(StepKind[TrainingResult]):
     def notes(self, spec: ExperimentSpec, result: TrainingResult) -> list[str]:
         start = "the SFT model" if _starts_from_sft(spec) else "the backbone with fresh heads"
         taken = f"{result.optimizer_steps} optimiser steps, {result.epochs} epochs on one held-out dataset"
-        return [f"Transfer from {start}: {taken}."]
+        return [f"Transfer from {start}: {taken}.", *_nothing_learnt("Transfer", result)]
+
+
+def _nothing_learnt(name: str, result: TrainingResult) -> list[str]:
+    way_out = "look at sft.class_loss_weight, sft.answer_loss_weight and at what model.train leaves trainable"
+    return [f"{name} learnt nothing: the gradient of every step was 0; {way_out}."] if result.without_gradients else []
 
 
 def transfer_spec(spec: ExperimentSpec, dataset: str) -> ExperimentSpec:
@@ -208,7 +217,7 @@ def _train(
         DataError: there is nothing to train on, or to score later.
     """
     from hba_ray.data.order import micro_batches_per_epoch
-    from hba_ray.training.launch import launch_sft
+    from hba_ray.training.launch import launch_sft, state_in
     from hba_ray.training.sft import SftJob
 
     check_rows(index, "train")
@@ -216,7 +225,10 @@ def _train(
     log, name = context.folder / STEP_LOG, context.step.name
     job = SftJob(spec, context.backbone, index, str(log), init, part)
     per_epoch = -(-micro_batches_per_epoch(job.index, job.order(0, max(1, spec.compute.workers))) // spec.accumulation)
-    with progress(name, total=per_epoch * spec.sft.epochs) as bar, followed(log, lambda metrics: _show(metrics, bar, context, name)):
+    total, begun = per_epoch * spec.sft.epochs, state_in(context.folder)
+    with progress(name, total=total) as bar, followed(log, lambda metrics: _show(metrics, bar, context, name)):
+        for line in _first_words(context, 0 if begun is None else begun.step, total, part):
+            bar.say(line)
         trained = launch_sft(job, context.folder)
     state = trained.state
     check_some_left("train", len(index.rows_of("train")), state.drops)
@@ -227,7 +239,20 @@ def _train(
         best_validation_loss=state.best_loss,
         lost=losses(state.drops),
         part=part,
+        without_gradients=without_gradients(log, "gradient_norm"),
     )
+
+
+def _first_words(context: Context, reached: int, total: int, part: ModelPart) -> Iterator[str]:
+    """What is said before training: where it goes on from, or that a shorter run is finished."""
+    name, kind = context.step.name, context.step.kind.name
+    way_out = "one is written at the end of each epoch; compute.checkpoint_every=N writes more"
+    if said := begins(name, reached, total, context.folder / STEP_LOG, way_out):
+        yield said
+    key = "sft.answer_epochs" if part == "answers" else f"{kind}.epochs"
+    why_not = "the cosine of the learning rate is stretched over all epochs, so that its steps are not the first ones of this run"
+    if not reached and (said := mention(context, key, why_not)):
+        yield f"{said}. sft.checkpoint=FOLDER/model takes such a model as it is" if kind == "sft" else said
 
 
 def _show(metrics: Metrics, bar: Bar, context: Context, name: str) -> None:

@@ -92,6 +92,7 @@ class TrainedBam:
         losses: mean loss per row of each optimiser step.
         validation: mean loss per row of the validation split after each epoch; empty where there is none.
         best_epoch: the epoch that is kept, counted from 0.
+        without_gradients: every gradient was 0.
     """
 
     dataset: str
@@ -99,6 +100,7 @@ class TrainedBam:
     losses: tuple[float, ...]
     validation: tuple[float, ...]
     best_epoch: int
+    without_gradients: bool = False
 
 
 class Supply:
@@ -238,9 +240,9 @@ def _train_dataset(job: BamJob, dataset: str, supply: Supply, describe: Describe
         bam.fit_norms(descriptors)
         run = _Run(job, dataset, bam, parts["train"], parts.get("validation"))
         run.fit()
-    facts = {"losses": run.losses, "validation": run.validation, "best_epoch": run.best_epoch}
+    facts = {"losses": run.losses, "validation": run.validation, "best_epoch": run.best_epoch, "without_gradients": run.without_gradients}
     save_adapters(bam, folder, base=job.base, dataset=dataset, meta={"identity": identity, **facts})
-    return TrainedBam(dataset, folder, tuple(run.losses), tuple(run.validation), run.best_epoch)
+    return TrainedBam(dataset, folder, tuple(run.losses), tuple(run.validation), run.best_epoch, run.without_gradients)
 
 
 def has_rows(index: AtlasIndex, dataset: str, split: str) -> bool:
@@ -256,7 +258,8 @@ def _finished(folder: Path, dataset: str, identity: str, base: str, hidden: int)
     meta = manifest["meta"]
     if meta.get("identity") != identity:
         return None
-    return TrainedBam(dataset, folder, tuple(meta["losses"]), tuple(meta["validation"]), meta["best_epoch"])
+    unmoved = meta.get("without_gradients", False)  # a former version did not say
+    return TrainedBam(dataset, folder, tuple(meta["losses"]), tuple(meta["validation"]), meta["best_epoch"], unmoved)
 
 
 def _digest(descriptors: Mapping[str, DescriptorBatch]) -> str:
@@ -316,6 +319,7 @@ class _Run:
         self.losses: list[float] = []
         self.validation: list[float] = []
         self.best_epoch = 0
+        self.without_gradients = True
 
     def fit(self) -> None:
         (train, validation), spec = self.parts, self.job.bam
@@ -353,6 +357,9 @@ class _Run:
             loss.backward()
             total += float(loss.detach())
         delta_BH.backward(leaf_BH.grad)
+        if self.without_gradients:
+            gradients = (weight.grad for weight in self.bam.parameters() if weight.grad is not None)
+            self.without_gradients = not any(bool(gradient.any()) for gradient in gradients)
         return total
 
     @torch.no_grad()

@@ -10,17 +10,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hba_ray.errors import TrainingError
+from hba_ray.data.atlas import build_index
+from hba_ray.errors import SpecError, TrainingError
 from hba_ray.runs.plan import plan
-from hba_ray.specs import ExperimentSpec
+from hba_ray.specs import AtlasSpec, ExperimentSpec
 from hba_ray.steps.base import Context, Step
-from hba_ray.steps.grpo import GrpoResult, GrpoSteps, _join_rollouts, _Log, _series
-from hba_ray.store.folders import Storage
+from hba_ray.steps.grpo import GrpoResult, GrpoSteps, _join_rollouts, _Log, _series, asked_rows
+from hba_ray.store.folders import Storage, read_lines
 from tests.helpers.journals import ReadableJournal
+
+ATLAS = AtlasSpec(source="toy")
 
 
 def spec_of(**given: Any) -> ExperimentSpec:
-    toy = {"source": "toy", "toy": {"rows": 96}}
+    toy = given.pop("atlas", {"source": "toy", "toy": {"rows": 96}})
     grpo = {"batch": 8, "mini_batch": 8, **given.pop("grpo", {})}
     return ExperimentSpec.model_validate(
         {"name": "x", "stages": ["grpo"], "atlas": toy, "model": {"backbone": "tiny"}, "grpo": grpo, **given}
@@ -115,9 +118,58 @@ def test_the_record_compares_the_first_with_the_last_quarter(tmp_path: Path):
     lines = [json.dumps({"step": step, "reward/score": reward, "timing_s/step": 2.0}) for step, reward in enumerate(rewards, 1)]
     (tmp_path / "m.jsonl").write_text("\n".join(lines) + "\n")
     facts = _series(tmp_path / "m.jsonl")
-    assert facts == {"reward_first_quarter": 0.1, "reward_last_quarter": 0.4, "step_seconds": 2.0}
+    assert facts == {
+        **{"reward_first_quarter": 0.1, "reward_last_quarter": 0.4, "step_seconds": 2.0},
+        **{"cut": None, "equal_groups": None, "without_gradients": False},  # a log of a former version does not tell
+    }
     (said,) = GrpoSteps().notes(spec_of(), GrpoResult(optimizer_steps=8, **facts))
     assert "0.100 in the first quarter" in said and "0.400 in the last" in said
+
+
+def test_a_log_whose_last_line_was_cut_off_is_gone_on_with(tmp_path: Path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward/score": 0.5}\n{"step": 2, "reward/sc')
+    step = Step(GrpoSteps(), "grpo", "0", tmp_path, "")
+    own = _Log(tmp_path / "metrics.jsonl", Context(spec_of(), step, {}), last=1)
+    own.take(line(2, **{"reward/score": 0.25}))
+    assert [(row["step"], row["reward/score"]) for row in read_lines(tmp_path / "metrics.jsonl")] == [(1, 0.5), (2, 0.25)]
+    assert _series(tmp_path / "metrics.jsonl")["reward_last_quarter"] == 0.25
+
+
+def test_training_that_changed_nothing_says_so_with_the_reason(tmp_path: Path):
+    def notes(**metrics: float) -> str:
+        lines = [{"step": step, "reward/score": 0.0, "actor/grad_norm": 0.0, **metrics} for step in (1, 2)]
+        (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = GrpoResult(optimizer_steps=2, **_series(tmp_path / "m.jsonl"))
+        return " ".join(GrpoSteps().notes(spec_of(grpo={"response_tokens": 16}), result))
+
+    every = notes(**{"reward/cut": 1.0, "reward/equal_groups": 1.0})
+    assert "GRPO learnt nothing: the gradient of every step was 0" in every
+    assert "the responses to each prompt all earned the same reward" in every
+    assert "every sampled response ended at grpo.response_tokens=16" in every
+    usual = notes(**{"reward/cut": 0.25, "reward/equal_groups": 0.5, "actor/grad_norm": 0.1})
+    assert "learnt nothing" not in usual and "same reward" not in usual and "25.0% of the sampled responses" in usual
+
+
+def test_only_the_datasets_that_are_named_are_asked_about_and_those_held_out_to_be_scored(toy):
+    index = build_index(ATLAS, toy.parquet)
+    named = asked_rows(spec_of(grpo={"datasets": ["toy answers"]}), index)
+    assert named.counts().keys() == {"toy_answers"} and named.counts()["toy_answers"] == index.counts()["toy_answers"]
+    held = {"source": "toy", "held_out": ["toy_nod"]}
+    assert asked_rows(spec_of(grpo={"datasets": ["toy_answers"]}, atlas=held), index).counts().keys() == {"toy_answers", "toy_nod"}
+    assert asked_rows(spec_of(), index) is index
+    with pytest.raises(SpecError, match=r"grpo\.datasets.*no row of 'meld_emotion'"):
+        asked_rows(spec_of(grpo={"datasets": ["meld_emotion"]}), index)
+
+
+def test_the_datasets_are_part_of_what_a_run_is_and_their_absence_is_not(tmp_path: Path):
+    first = steps_of(tmp_path)["grpo"].fingerprint
+    assert steps_of(tmp_path, grpo={"datasets": None})["grpo"].fingerprint == first
+    assert steps_of(tmp_path, grpo={"datasets": ["toy_answers"]})["grpo"].fingerprint != first
+
+
+def test_a_temperature_that_vllm_would_refuse_after_minutes_is_refused_in_the_spec():
+    with pytest.raises(ValueError, match="less than or equal to 2"):
+        spec_of(grpo={"temperature": 2.5})
 
 
 def test_responses_of_all_steps_become_one_table(tmp_path: Path):
