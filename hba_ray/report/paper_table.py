@@ -16,9 +16,10 @@ from hba_ray.report.sheets import MISSING, Sheet, between, signed
 from hba_ray.report.verdicts import ALPHA, CellVerdict, ContrastVerdict, GateVerdict, TableVerdict
 
 TOY_NOTE = (
-    "A tiny random model checks the machinery. Published numbers are of the paper's model and of its data, in brackets where ours are "
-    "of a toy dataset: the two columns are of different things, and no verdict is possible."
+    "At toy scale a table checks the machinery: a tiny random model or toy data take the place of the model and the data that the paper's "
+    "column names. Measured and published are of different things, and no verdict is possible."
 )
+BRACKETS_NOTE = "In brackets stands the row that a published number is of, where ours is of the toy dataset in its place."
 INTERVAL_NOTE = "95% interval: percentiles of 2000 resamples of whole clips and, where there are several, of training seeds."
 AGREES_NOTE = (
     "agrees: the published value lies in our interval, widened by half a unit of its last digit. "
@@ -99,8 +100,10 @@ def _cell_sheet(found: TableVerdict, footnotes: tuple[str, ...]) -> Sheet:
     header = ("Row", "Column", "Measured", "95% interval", "Seeds", "Published")
     digits = found.paper.digits
     if found.is_toy:
+        header = ("Row", "In place of", *header[2:])
         rows = tuple((*_measured(cell), published(cell, digits)) for cell in found.cells)
-        return Sheet("Measured and published", header, rows, 2, (TOY_NOTE, INTERVAL_NOTE, *footnotes))
+        brackets = (BRACKETS_NOTE,) if any(cell.published_row != cell.row for cell in found.cells) else ()
+        return Sheet("Measured and published", header, rows, 2, (TOY_NOTE, *brackets, INTERVAL_NOTE, *footnotes))
     rows = tuple((*_measured(cell), published(cell, digits), *_compared(cell)) for cell in found.cells)
     notes = (INTERVAL_NOTE, AGREES_NOTE, *footnotes)
     return Sheet("Measured and published", (*header, "Difference", "Verdict"), rows, 2, notes)
@@ -127,7 +130,9 @@ def _compared(cell: CellVerdict) -> tuple[str, ...]:
 def _contrast_sheet(found: TableVerdict) -> Sheet:
     header = ("Row", "Of", "Over", "Difference", "95% interval", "p", "Detectable", "Published", "Published %")
     rows = ((*_contrasted(one), *_printed(one)) for one in found.contrasts)
-    if not found.is_toy:
+    if found.is_toy:
+        header = ("Row", "In place of", "Over that of", *header[3:])
+    else:
         header = (*header, "Verdict")
         rows = ((*cells, one.verdict) for cells, one in zip(rows, found.contrasts, strict=True))
     return Sheet("Differences of columns", header, tuple(rows), 3, (CONTRAST_NOTE,))

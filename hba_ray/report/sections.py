@@ -109,7 +109,7 @@ def verdict_forest(found: TableVerdict) -> Forest:
     groups = []
     for column in dict.fromkeys(cell.column for cell in found.cells):
         rows = tuple(_cell_row(cell, found) for cell in found.cells if cell.column == column)
-        groups.append(ForestGroup(column, rows))
+        groups.append(ForestGroup(f"in place of {column}" if found.is_toy else column, rows))
     title = f"Table {found.paper.table.removeprefix('T')}"
     return Forest(title, "Row", SHARES, ("Measured", "95% interval", "Published"), tuple(groups), has_legend=True)
 
@@ -128,7 +128,8 @@ def contrast_forest(found: TableVerdict) -> Forest | None:
         return None
     rows: dict[str, list[ForestRow]] = {}
     for one in found.contrasts:
-        rows.setdefault(f"{one.of} minus {one.over}", []).append(_contrast_row(one, found.is_toy))
+        names = f"{one.of} minus {one.over}"
+        rows.setdefault(f"in place of {names}" if found.is_toy else names, []).append(_contrast_row(one, found.is_toy))
     return _around_zero("Differences of columns", "Row", ("Difference", "95% interval", "p (Holm)", "Published"), rows)
 
 

@@ -129,7 +129,7 @@ def _class_sheet(report: Report) -> Sheet:
 
 
 def _measured_header(report: Report) -> tuple[str, ...]:
-    models = dict.fromkeys(scores.published_model for scores in report.scores.values())
+    models = _published_beside(report)
     published = f"Published {next(iter(models))}" if len(models) == 1 else "Published"
     header = ("Score", "95% interval", "Majority", published)
     return header if report.is_tiny else (*header, "Difference")
@@ -148,13 +148,20 @@ def score_notes(report: Report) -> Iterator[str]:
     """What a reader of scores has to know: intervals, baselines, and whose the published numbers are."""
     yield INTERVAL_NOTE
     yield MAJORITY_NOTE
-    arms: dict[str, list[str]] = {}
-    for arm, scores in report.scores.items():
-        arms.setdefault(scores.published_model, []).append(arm)
+    arms = _published_beside(report)
     if len(arms) > 1:
         yield "Published: " + "; ".join(f"{model} beside {', '.join(names)}" for model, names in arms.items()) + "."
     if any(not score.is_comparable and score.published is not None for scores in report.scores.values() for score in scores.datasets):
         yield JUDGE_NOTE
+
+
+def _published_beside(report: Report) -> dict[str, list[str]]:
+    """Published model -> the arms beside which its scores are printed; none beside a tiny model on data that the paper does not know."""
+    arms: dict[str, list[str]] = {}
+    for arm, scores in report.scores.items():
+        if not report.is_tiny or any(score.published is not None for score in scores.datasets):
+            arms.setdefault(scores.published_model, []).append(arm)
+    return arms
 
 
 def _difference(score: DatasetScore | TaskScore) -> str:
@@ -183,7 +190,8 @@ def _sheet(first: str, second: str, report: Report) -> Sheet:
     models = (before.published_model, after.published_model)
     rows = tuple(_rows(before, after, models))
     header = ("Task", "Dataset", first, second, "Change", "Per cent", *(f"Published {model.removeprefix(_FAMILY)}" for model in models))
-    notes = (CHANGE_NOTE, PUBLISHED_NOTE) if models[0] != models[1] else (CHANGE_NOTE,)
+    has_published = any(cell != MISSING for row in rows for cell in row[len(header) - len(models) :])
+    notes = (CHANGE_NOTE, PUBLISHED_NOTE) if models[0] != models[1] and has_published else (CHANGE_NOTE,)
     return Sheet(f"From {first} to {second}", (*header, "Published change", "Published per cent"), rows, 2, notes)
 
 

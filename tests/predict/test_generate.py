@@ -12,13 +12,16 @@ import pyarrow as pa
 import pytest
 
 from hba_ray.data.atlas import AtlasIndex, Drop, build_index
+from hba_ray.data.batches import BatchMaker
 from hba_ray.data.predictions import SCHEMA
 from hba_ray.data.prompts import load_reasoning
-from hba_ray.data.stream import unpacked
+from hba_ray.data.stream import make_here, unpacked
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import CheckpointError, DataError
 from hba_ray.evaluation.scores import score_predictions
-from hba_ray.predict.generate import generate_rows
+from hba_ray.models.backbone import load_processor
+from hba_ray.models.omni import decode
+from hba_ray.predict.generate import Generator, generate_rows
 from hba_ray.predict.jobs import GenerateJob
 from hba_ray.specs import AtlasSpec
 from tests.helpers.experiments import small_experiment
@@ -61,6 +64,19 @@ def test_every_row_is_answered_and_scored(index, greedy):
     assert {score.dataset for score in scores.datasets} == {"toy_tone", "toy_nod", "toy_words", "toy_answers"}
 
 
+def test_a_response_says_whether_it_ended_by_itself(index, tiny_backbone, greedy):
+    """A random model writes no end mark within so few tokens, but where it is told that what it writes is one."""
+    assert {record["cut"] for record in greedy.values()} == {True}
+    asked = job(index, tiny_backbone)
+    generator, maker = Generator(asked), BatchMaker(index, asked.settings, load_processor(str(tiny_backbone)), "test")
+    batch = next(make_here(maker, asked.windows()))
+    third = int(decode(generator.thinker, batch.inputs, generator.decoding)[0][2])
+    generator.decoding = replace(generator.decoding, eos_token_id=third)
+    made = generator.predict(batch)
+    assert not made[0]["cut"] and greedy[made[0]["sample_id"]]["response"].startswith(made[0]["response"])
+    assert all(record["response"] == greedy[record["sample_id"]]["response"] for record in made if record["cut"])
+
+
 def test_answers_do_not_depend_on_the_rows_beside_them(index, tiny_backbone, greedy):
     alone, _ = run(job(index, tiny_backbone, compute__micro_batch=1))
     assert {name: record["response"] for name, record in alone.items()} == {name: record["response"] for name, record in greedy.items()}
@@ -83,9 +99,9 @@ def test_reasoning_prompts_are_asked_and_only_their_box_is_read(index, tiny_back
         assert record["prompt_hash"] != greedy[name]["prompt_hash"] and record["question"] == greedy[name]["question"]
         assert record["answer"] is None and record["predicted"] is None
     facts = next(record for record in greedy.values() if record["dataset"] == "toy_tone")
-    boxed = reasoning.record(facts, "<think>low voice</think> \\boxed{Sadness}")
+    boxed = reasoning.record(facts, "<think>low voice</think> \\boxed{Sadness}", cut=False)
     assert (boxed["answer"], boxed["predicted"]) == ("Sadness", "sad")
-    assert reasoning.record(facts, "\\boxed{calm}")["predicted"] is None
+    assert reasoning.record(facts, "\\boxed{calm}", cut=False)["predicted"] is None
 
 
 def test_a_prompt_longer_than_the_context_is_a_bad_row(index, tiny_backbone):

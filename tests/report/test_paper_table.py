@@ -49,8 +49,17 @@ def test_at_toy_scale_published_numbers_say_whose_they_are_and_nothing_is_conclu
     assert [row[-1] for row in cells.rows] == ["0.600 (mmsd)", "0.800 (mmsd)"] and [row[-2:] for row in contrasts.rows] == [("+0.200", "–")]
     assert not {"Difference", "Verdict"} & set(cells.header) and "Verdict" not in contrasts.header
     assert "Claims" not in text and "no verdict is possible" in text and "no verdict" in title(found)
+    assert cells.header[:2] == ("Row", "In place of") and contrasts.header[:3] == ("Row", "In place of", "Over that of")
+    assert "In brackets stands" in text
     assert outcome(found) == "no verdict: toy scale"
     assert json.loads(render_json(found))["is_met"] is None
+
+
+def test_a_note_on_brackets_stands_only_where_brackets_are():
+    """A tiny model on the paper's own datasets: every published number is of the row that it stands in."""
+    found = give_verdicts(table(gates=GATES), {"plain": column((50, 50))}, is_toy=True)
+    text = render_markdown(found)
+    assert "no verdict is possible" in text and "rackets" not in text and "(mmsd)" not in text
 
 
 def test_the_outcome_counts_verdicts_and_claims():

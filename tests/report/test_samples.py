@@ -1,8 +1,13 @@
 """Rows to read: right by text or by judge, and a fair choice where there are too many."""
 
+import pyarrow as pa
+
 from hba_ray.evaluation.pairs import ArmRows
 from hba_ray.report.samples import PER_DATASET, Clip, samples
+from hba_ray.report.sections import browser
 from tests.helpers.answers import table, two_arms
+
+ROWS = [("toy_words", "w1", "sarcasm", "sarcasm", "Meant so?")]
 
 
 def test_every_row_has_its_truth_and_what_each_arm_said():
@@ -15,6 +20,16 @@ def test_every_row_has_its_truth_and_what_each_arm_said():
     ]
     assert rows["a1"].answers[1].is_right, "case does not count in open answers"
     assert rows["w1"].clips and rows["w2"].clips is None
+
+
+def test_a_response_that_could_not_be_read_is_shown_with_how_it_ended():
+    rows = [{**record, "predicted": None, "response": "no such class", "cut": True} for record in table(ROWS).to_pylist()]
+    (sample,) = samples([ArmRows("grpo", pa.Table.from_pylist(rows)), ArmRows("sft", table(ROWS))], {}).rows
+    unread, read = sample.answers
+    assert (unread.text, unread.response, unread.is_cut) == (None, "no such class", True)
+    assert (read.text, read.response, read.is_cut) == ("sarcasm", None, False)
+    said, _ = browser(samples([ArmRows("grpo", pa.Table.from_pylist(rows)), ArmRows("sft", table(ROWS))], {})).rows[0].said
+    assert (said.words, said.response, said.is_cut) == (None, "no such class", True)
 
 
 def test_a_judge_says_what_is_right_and_unreadable_is_not():

@@ -68,6 +68,16 @@ def test_the_golden_report():
     assert render_markdown(REPORT) == GOLDEN.read_text(encoding="utf-8")
 
 
+def test_on_data_that_the_paper_does_not_know_no_published_model_is_named():
+    def unpublished(scores: Scores) -> Scores:
+        datasets = tuple(dataclasses.replace(score, published=None) for score in scores.datasets)
+        return dataclasses.replace(scores, datasets=datasets, tasks=tuple(dataclasses.replace(one, published=None) for one in scores.tasks))
+
+    adapted = dataclasses.replace(unpublished(arm(0.5, 0.5)), published_model="OmniSapiens-7B BAM")
+    toy = dataclasses.replace(TINY, scores={"sft": unpublished(arm(0.5, 0.25)), "sft+bam": adapted})
+    assert "OmniSapiens" in render_markdown(TINY) and "OmniSapiens" not in render_markdown(toy)
+
+
 def test_equal_reports_are_equal_files():
     again = read_json(render_json(REPORT))
     assert again == REPORT

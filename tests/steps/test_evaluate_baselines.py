@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -83,7 +84,11 @@ def test_the_tiny_model_is_predicted_with_before_training_and_reported_beside_th
     facts = json.loads((step.folder / "done.json").read_text())
     unread = sum(facts["out_of_domain"].values())
     assert unread == sum(not (record["answer"] if record["dataset"] == "toy_answers" else record["predicted"]) for record in predictions)
-    assert any("zero-shot tiny: responses in which no answer" in note for note in finished.report.notes)
+    assert any("zero-shot tiny: responses in which no answer" in note and "; for example '" in note for note in finished.report.notes)
+    cut = Counter(record["dataset"] for record in predictions if record["cut"])
+    assert cut and facts["cut"] == cut and any("ended at the limit of tokens" in note for note in finished.report.notes)
+    heads = pq.read_table(next(step for step in steps if step.name == "evaluate sft").folder / "predictions.parquet").to_pylist()
+    assert all((record["cut"] is None) == (record["dataset"] != "toy_answers") for record in heads)
     assert any(name.startswith("score/zero-shot tiny/") for name in tracker.metrics)
 
 
@@ -93,6 +98,13 @@ def test_what_a_model_was_not_shown_is_said(tmp_path: Path):
         "zero-shot x: the model takes no audio, which was withheld from 12 rows.",
         "zero-shot x: the model takes no video; in 3 rows it was given the frames of the video as images.",
     ]
+
+
+def test_a_model_that_is_not_shown_what_it_was_trained_with_is_no_model_that_was_trained_without_it(tmp_path: Path):
+    (said,) = EvaluateSteps().notes(with_baselines(tmp_path), EvaluateResult(rows=12, arm="sft without media"))
+    assert said.startswith("'sft without media' was trained with audio and video and is then not shown them")
+    assert "(atlas.modalities=[text, image])" in said or "(atlas.modalities=[text])" in said
+    assert EvaluateSteps().notes(with_baselines(tmp_path), EvaluateResult(rows=12, arm="sft")) == []
 
 
 @pytest.mark.slow

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from ray.util import state
 
-from hba_ray.errors import BadMedia, EnvironmentMissing
+from hba_ray.errors import BadMedia, CheckpointError, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
-from hba_ray.training.launch import launch_sft
+from hba_ray.training.launch import launch_sft, state_in
 from tests.helpers.damaged_rows import with_broken_clip
-from tests.helpers.sft_jobs import Workshop, lines, losses, small_spec
+from tests.helpers.sft_jobs import Cut, Workshop, lines, losses, small_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 SHARED = {"cpus": 6, "cpus_per_worker": 0.5, "cpus_per_loader": 0.5, "micro_batch": 4, "object_store_mib": 200}
@@ -74,6 +74,39 @@ def test_one_worker_on_ray_does_what_this_process_does(workshop: Workshop):
         spec = small_spec(compute=SHARED | {"workers": workers})
         launch_sft(workshop.job(spec, str(workers)), workshop.folder / str(workers))
     assert losses(workshop.folder / "1.jsonl") == pytest.approx(losses(workshop.folder / "0.jsonl"), rel=1e-6)
+
+
+def test_a_run_that_was_cut_off_in_this_process_goes_on_on_ray_and_is_then_finished_for_both(workshop: Workshop, cut_after):
+    here, on_ray = (small_spec(compute=SHARED | {"workers": workers, "checkpoint_every": 1}) for workers in (0, 1))
+    whole = launch_sft(workshop.job(here, "whole"), workshop.folder / "whole")
+    cut_after(2)
+    with pytest.raises(Cut):
+        launch_sft(workshop.job(here), workshop.folder / "run")
+    log, folder = workshop.folder / "job.jsonl", workshop.folder / "run"
+    before = lines(log)
+    with pytest.raises(CheckpointError, match=r"was written with compute\.workers=1, and is now 2"):
+        launch_sft(workshop.job(small_spec(compute=SHARED | {"workers": 2})), folder)
+    assert lines(log) == before
+    resumed = launch_sft(workshop.job(on_ray), folder)
+    assert lines(log)[: len(before)] == before, "steps that were done are not done again"
+    assert losses(log) == pytest.approx(losses(workshop.folder / "whole.jsonl"), rel=1e-6)
+    assert resumed.state.step == whole.state.step
+    again = launch_sft(workshop.job(here), folder)  # finds the finished checkpoint of Ray, and trains no step
+    assert again.state == resumed.state and len(lines(log)) == len(losses(workshop.folder / "whole.jsonl"))
+
+
+@pytest.mark.chaos
+def test_a_run_that_was_lost_on_ray_goes_on_in_this_process(workshop: Workshop):
+    folder, log = workshop.folder / "run", workshop.folder / "job.jsonl"
+    killer = Killer(lambda: committed(folder))
+    killer.start()
+    with pytest.raises(EnvironmentMissing, match="given up after 0 failures"):
+        launch_sft(workshop.job(small_spec(sft={"epochs": 50}, compute=SHARED | {"workers": 1, "max_failures": 0})), folder)
+    state = state_in(folder)
+    assert state is not None and 0 < state.step < 150 and not state.finished
+    before = [line for line in lines(log) if line["step"] <= state.step]
+    launch_sft(workshop.job(small_spec(sft={"epochs": 50, "patience": 1}, compute={"workers": 0})), folder)
+    assert lines(log)[: len(before)] == before and lines(log)[len(before)]["step"] == state.step + 1
 
 
 def test_two_workers_take_the_steps_of_this_process(workshop: Workshop, two_workers):

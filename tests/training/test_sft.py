@@ -7,33 +7,10 @@ from pathlib import Path
 import pytest
 
 from hba_ray.errors import CheckpointError, DataError, TrainingError
+from hba_ray.steps.resume import without_gradients
 from hba_ray.training.hooks import StepLog
 from hba_ray.training.launch import launch_sft
-from tests.helpers.sft_jobs import Workshop, lines, losses, small_spec
-
-
-class Cut(Exception):
-    """Stands for a killed process."""
-
-
-@pytest.fixture
-def cut_after(monkeypatch):
-    """Ends training right after the checkpoint of the given step was written."""
-
-    def arm(step: int) -> None:
-        from hba_ray.training.hooks import FolderCheckpointStore
-
-        save = FolderCheckpointStore.save
-
-        def save_then_die(self, folder, metrics):
-            save(self, folder, metrics)
-            if metrics["step"] == step:
-                monkeypatch.undo()
-                raise Cut
-
-        monkeypatch.setattr(FolderCheckpointStore, "save", save_then_die)
-
-    return arm
+from tests.helpers.sft_jobs import Cut, Workshop, first_gradient, lines, losses, small_spec
 
 
 def test_a_run_repeats_itself_exactly_and_learns(workshop: Workshop):
@@ -70,6 +47,36 @@ def test_micro_batch_and_accumulation_do_not_change_the_step(workshop: Workshop,
     assert len(runs[8]) == 8
     assert runs[4] == pytest.approx(runs[8], rel=1e-4)
     assert runs[2] == pytest.approx(runs[8], rel=1e-4)
+
+
+def test_the_gradient_of_a_step_does_not_depend_on_the_micro_batch(workshop: Workshop):
+    """In fp32 and without dropout, to the rounding of sums: each row weighs 1/sft.batch, and padding weighs nothing."""
+    whole = first_gradient(workshop.job(small_spec(compute={"micro_batch": 8})))
+    assert float(whole.abs().max()) > 0.01
+    for micro_batch in (4, 2, 1):
+        parts = first_gradient(workshop.job(small_spec(compute={"micro_batch": micro_batch})))
+        assert float((parts - whole).norm() / whole.norm()) < 1e-5
+
+
+def test_the_learning_rate_in_the_log_is_the_one_that_the_step_used(workshop: Workshop):
+    spec = small_spec(sft={"warmup_steps": 4, "lr": 1e-3})
+    launch_sft(workshop.job(spec), workshop.folder / "run")
+    steps = [line for line in lines(workshop.folder / "job.jsonl") if "lr" in line]
+    assert [line["lr"] for line in steps[:5]] == pytest.approx([0.0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3])
+    assert steps[1]["gradient_norm"] == pytest.approx(steps[0]["gradient_norm"], rel=0.5) and steps[0]["gradient_norm"] > 0
+
+
+def test_the_first_step_of_a_warm_up_uses_the_rate_0_and_moves_nothing(workshop: Workshop):
+    """Which a log of the next step's rate would contradict."""
+    spec = small_spec(sft={"epochs": 1, "batch": 20, "warmup_steps": 1}, compute={"micro_batch": 4})
+    launch_sft(workshop.job(spec), workshop.folder / "run")
+    (step,) = [line for line in lines(workshop.folder / "job.jsonl") if "lr" in line]
+    assert step["lr"] == 0.0
+
+
+def test_losses_of_weight_0_leave_gradients_of_0_in_the_log(workshop: Workshop):
+    launch_sft(workshop.job(small_spec(sft={"class_loss_weight": 0, "answer_loss_weight": 0})), workshop.folder / "run")
+    assert without_gradients(workshop.folder / "job.jsonl", "gradient_norm")
 
 
 @pytest.mark.parametrize("compute", [{"workers": 0, "micro_batch": 4}, {"workers": 2, "micro_batch": 2}, {"workers": 8, "micro_batch": 1}])
