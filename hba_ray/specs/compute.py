@@ -1,6 +1,15 @@
 """The `compute` and `tracking` sections: where an experiment runs and where it is recorded.
 
-Nothing here changes what a result is, so nothing here enters a fingerprint.
+Nothing here enters a fingerprint, since nothing here changes what is computed: the rows of every optimiser step are the same, and
+each weighs the same in its gradient, whatever `micro_batch`, `workers` and `zero` are. What may still differ between two settings:
+
+    rounding   sums are taken in another order. In fp32 the gradient of a step is equal to 1e-5; in bf16, in which DeepSpeed then
+               accumulates, less so
+    dropout    of LoRA (`model.lora.dropout`; in BAM where `bam.backbone_mode` is `train`): its masks are drawn for each micro-batch
+               of each worker, so another split is another draw, as another seed would be
+    sampling   in GRPO vLLM draws responses for all prompts that it holds at a time
+    precision  of `model.precision: auto`, which is bf16 where workers have GPUs; fingerprints hold what it comes to. They hold
+               `micro_batch` where answers are sampled by transformers, whose rows share a stream of random numbers
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from hba_ray.specs.bam import BamSpec
 from hba_ray.steps import backbone, describe
 from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, StepKind, digest_checkpoint, precision_of, training_resources
 from hba_ray.steps.drops import losses
+from hba_ray.steps.resume import mention
 from hba_ray.store.folders import write_text
 
 if TYPE_CHECKING:
@@ -154,7 +155,13 @@ class BamSteps(StepKind[BamResult]):
         taken = _take(context, job, described)
         datasets = [dataset for dataset in adapted_datasets(spec.bam, context.index) if dataset not in taken]
         train = train_bam_on_ray if spec.compute.workers else train_bam
+        begun = [dataset for dataset in datasets if (context.folder / ADAPTERS / dataset).is_dir()]
+        why_not = "the state of its optimisers is not kept"
         with progress("bam", total=len(datasets)) as bar:
+            if begun:
+                bar.say(f"bam: continues after {len(begun)} of {len(datasets)} datasets, whose adapters an earlier attempt finished")
+            elif said := mention(context, "bam.epochs", why_not):
+                bar.say(said)
 
             def on_done(dataset: str) -> None:
                 bar.advance()

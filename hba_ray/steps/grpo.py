@@ -32,7 +32,7 @@ REWARD = "reward/score"
 _SHOWN = {"reward": REWARD, "length": "response_length/mean", "seconds": "timing_s/step"}
 _TRACKED = (
     "reward/", "val-core/", "val-aux/", "actor/pg_", "actor/ppo_kl", "actor/entropy", "actor/grad_norm", "actor/lr", "actor/kl",
-    "response_length/mean", "response_length/clip_ratio", "prompt_length/mean", "timing_s/", "training/rollout_",
+    "response_length/mean", "prompt_length/mean", "timing_s/", "training/rollout_",
 )  # fmt: skip
 """What of verl's some 150 metrics of a step goes to the tracker, by the start of their names; the step's log has them all."""
 _MUST_BE_FINITE = (REWARD, "actor/pg_loss", "actor/grad_norm")
@@ -140,7 +140,9 @@ class GrpoSteps(StepKind[GrpoResult]):
     def notes(self, spec: ExperimentSpec, result: GrpoResult) -> list[str]:
         first, last = result.reward_first_quarter, result.reward_last_quarter
         said = f"{spec.grpo.algorithm.upper()} took {result.optimizer_steps} steps; mean reward {first:.3f} in the first quarter of them"
-        return [f"{said}, {last:.3f} in the last.", *_no_effect(spec, result)]
+        asked = spec.grpo.datasets
+        on = [f"GRPO asks about {', '.join(asked)} alone (grpo.datasets), so 'grpo' has no score on other datasets."] if asked else []
+        return [f"{said}, {last:.3f} in the last.", *on, *_no_effect(spec, result)]
 
 
 def _no_effect(spec: ExperimentSpec, result: GrpoResult) -> list[str]:
@@ -153,8 +155,9 @@ def _no_effect(spec: ExperimentSpec, result: GrpoResult) -> list[str]:
         way_out = "look at the sampled responses in rollouts.parquet, at grpo.reward, and at grpo.temperature"
         said.append(f"{name}: the responses to each prompt all earned the same reward, {why}; {way_out}.")
     if result.cut is not None and result.cut > 0:
-        share = "every sampled response" if result.cut == 1 else f"{result.cut:.1%} of the sampled responses"
-        said.append(f"{name}: {share} ended at grpo.response_tokens={spec.grpo.response_tokens} and not by itself.")
+        share = "all" if result.cut == 1 else f"{result.cut:.1%}"
+        limit = f"grpo.response_tokens={spec.grpo.response_tokens}"
+        said.append(f"{name}: {share} of the sampled responses ended at {limit} and not by themselves.")
     return said
 
 

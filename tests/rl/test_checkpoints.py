@@ -8,7 +8,7 @@ import torch
 
 from hba_ray.errors import CheckpointError
 from hba_ray.models.backbone import load_backbone, load_processor
-from hba_ray.rl.checkpoints import gather, latest_step, write_start, write_trained
+from hba_ray.rl.checkpoints import check_workers, gather, latest_step, write_start, write_trained
 from hba_ray.specs import ExperimentSpec
 from tests.rl.conftest import SPEC, Toy
 
@@ -67,6 +67,15 @@ def test_the_last_whole_checkpoint_is_the_one_that_verl_names(checkpoint: Path, 
     (checkpoint.parent / "latest_checkpointed_iteration.txt").write_text("9")
     with pytest.raises(CheckpointError, match="step '9'"):
         latest_step(checkpoint.parent)
+
+
+def test_shards_of_another_number_of_workers_are_refused_with_both_numbers(checkpoint: Path):
+    check_workers(checkpoint, 1)
+    with pytest.raises(CheckpointError, match=r"was written with compute\.workers=1, and is now 2\n  run with that again"):
+        check_workers(checkpoint, 2)
+    (checkpoint / "actor" / "fsdp_config.json").write_text('{"world_si')
+    with pytest.raises(CheckpointError, match=r"fsdp_config\.json: is missing or damaged"):
+        check_workers(checkpoint, 1)
 
 
 def test_a_missing_shard_is_named(checkpoint: Path):

@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 
 from hba_ray.data.atlas import AtlasIndex, Drop, build_index
 from hba_ray.errors import BadMedia, DataError, TrainingError
+from hba_ray.models.backbone import load_processor
 from hba_ray.rl.dataset import AtlasDataset, atlas_index, make_prompt
-from hba_ray.rl.records import dropped_rows, note_failure, read_failures
+from hba_ray.rl.records import dropped_rows, equal_groups, note_failure, read_failures
 from tests.rl.conftest import Toy
 
 
@@ -83,3 +84,22 @@ def test_a_row_is_dropped_once_however_many_of_its_rollouts_failed(tmp_path: Pat
         note_failure(file, DataError(where, "is bad", reason="prompt too long"), split="train", dataset="toy_nod")
     note_failure(file, TrainingError("grpo", "ended"))
     assert dropped_rows(file) == [Drop("train", "toy_nod", row, "prompt too long") for row in ("row a", "row b")]
+
+
+def test_a_response_at_the_limit_is_cut_unless_it_ends_with_an_end_mark(toy: Toy):
+    from hba_ray.rl.rollouts import is_cut
+
+    tokenizer = load_processor(str(toy.start)).tokenizer
+    (end,) = tokenizer("<|im_end|>")["input_ids"]
+    words = tokenizer("The person nods.")["input_ids"]
+    assert is_cut(words, len(words), tokenizer) and not is_cut(words, len(words) + 1, tokenizer)
+    assert not is_cut([*words, end], len(words) + 1, tokenizer)
+    assert not is_cut([], 4, tokenizer)
+
+
+def test_prompts_whose_responses_all_earn_the_same_are_counted():
+    def responses(uid: str, *scores: float) -> list[dict[str, object]]:
+        return [{"uid": uid, "parts": {"score": score}} for score in scores]
+
+    assert equal_groups([*responses("a", 0, 0), *responses("b", 0.2, 1), *responses("c", 1, 1), *responses("d", 0, 1)]) == 0.5
+    assert equal_groups(responses("a", 0.2, 0.2)) == 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from hba_ray.cluster.session import ray_session
+from hba_ray.data.predictions import Columns
 from hba_ray.errors import CheckpointError, DataError, TrainingError
-from hba_ray.models.bam import DescriptorBatch
+from hba_ray.models.bam import Bam, DescriptorBatch, Head
 from hba_ray.models.checkpoints import load_adapters
 from hba_ray.specs.bam import AUTHORS_BAM
+from hba_ray.steps.bam import AdaptersOfDataset, BamResult, BamSteps
 from hba_ray.training import bam as training
-from hba_ray.training.bam import BamJob, Supply, class_probabilities, describe_source, train_bam, train_bam_on_ray
+from hba_ray.training.bam import BamJob, DescribedSplit, Supply, class_probabilities, describe_source, train_bam, train_bam_on_ray
 from tests.helpers.bam_jobs import BamShop, describe_by_label, describe_by_noise, make_shop, words_atlas
 
 ALL = ("toy_tone", "toy_nod", "toy_answers")
@@ -144,6 +146,35 @@ def test_descriptors_that_cannot_be_used_are_refused_with_their_row(shop: BamSho
 def test_a_loss_that_is_no_number_names_dataset_and_step(shop: BamShop, tmp_path):
     with pytest.raises(TrainingError, match="BAM on toy_nod, "):
         train_bam(shop.job(lr=1e30, norm="none"), ["toy_nod"], describe_by_noise, tmp_path)
+
+
+@dataclass(frozen=True)
+class Indifferent:
+    """Rows whose loss does not depend on delta."""
+
+    samples: list[Columns]
+
+    def loss_sum(self, rows: torch.Tensor, delta_BH: torch.Tensor, head: Head | None) -> torch.Tensor:
+        return (0 * delta_BH).sum()
+
+
+def test_training_in_which_every_gradient_was_0_is_told_from_other_training(shop: BamShop, tmp_path):
+    job = shop.job()
+    supply = Supply(job)
+    source = supply.source("toy_nod", "train")
+    descriptors = describe_source(describe_by_noise, job.bam, source, "toy_nod", "train", supply.device)
+    bam = Bam(job.bam, {stream: given.vectors_BD.shape[1] for stream, given in descriptors.items()}, supply.hidden, None)
+    bam.fit_norms(descriptors)
+    run = training._Run(job, "toy_nod", bam, DescribedSplit(Indifferent(source.samples), descriptors), None)
+    run.fit()
+    assert run.without_gradients
+    for _ in ("trained", "found finished"):
+        (trained,) = train_bam(job, ["toy_nod"], describe_by_noise, tmp_path)
+        assert not trained.without_gradients
+    said = BamSteps().notes(
+        job.spec, BamResult(datasets={"toy_nod": AdaptersOfDataset(without_gradients=True), "toy_tone": AdaptersOfDataset()})
+    )
+    assert "BAM learnt nothing on toy_nod: the gradient of every step was 0." in said
 
 
 def test_missing_and_stale_states_stop_training(shop: BamShop, tmp_path):
