@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,3 +54,24 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("backbone") / "tiny"
     build_tiny(TinySpec(hidden=64, layers=2, heads=2, vocabulary=512), folder, ["what does the person feel", "sarcasm"], audio_seconds=2.0)
     return folder
+
+
+@pytest.fixture
+def cut_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Ends supervised training in this process right after the checkpoint of the given step was written."""
+
+    def arm(step: int) -> None:
+        from hba_ray.training.hooks import FolderCheckpointStore
+        from tests.helpers.sft_jobs import Cut
+
+        save = FolderCheckpointStore.save
+
+        def save_then_die(self: FolderCheckpointStore, folder: Path, metrics: dict[str, float]) -> None:
+            save(self, folder, metrics)
+            if metrics["step"] == step:
+                monkeypatch.undo()
+                raise Cut
+
+        monkeypatch.setattr(FolderCheckpointStore, "save", save_then_die)
+
+    return arm

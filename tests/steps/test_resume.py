@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 
 from hba_ray.runs.plan import plan
+from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.base import Context
 from hba_ray.steps.resume import begins, mention, without_gradients
 from hba_ray.store.folders import Storage, finish
+from tests.helpers.experiments import small_experiment
+from tests.helpers.journals import ReadableJournal
+from tests.helpers.sft_jobs import Cut
 
 TOY = {"source": "toy", "toy": {"rows": 96}, "held_out": ["toy_nod"]}
 
@@ -86,3 +90,21 @@ def test_gradients_that_were_all_zero_are_seen_and_a_log_without_them_says_nothi
     lines = [{"step": 1, "loss": 1.0}, *({"step": 2, "norm": norm} for norm in norms)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert without_gradients(tmp_path / "metrics.jsonl", "norm") is none
+
+
+def test_a_run_says_that_it_goes_on_and_that_a_shorter_one_is_finished(tmp_path: Path, capsys, cut_after):
+    """On standard error, where the bar is."""
+
+    def run(epochs: int) -> str:
+        run_experiment(plan(small_experiment(tmp_path, sft__epochs=epochs)), lambda line: None, ReadableJournal())
+        return capsys.readouterr().err
+
+    assert "continues" not in run(1)
+    (short,) = [step for step in plan(small_experiment(tmp_path, sft__epochs=1)).steps if step.name == "sft"]
+    per_epoch = short.result().optimizer_steps
+    cut_after(per_epoch)
+    with pytest.raises(Cut):
+        run(3)
+    said = capsys.readouterr().err
+    assert f"sft: the same with sft.epochs=1 is finished in {short.folder}; it is not continued, since the cosine" in said
+    assert f"sft: continues at step {per_epoch} of {3 * per_epoch}" in run(3)

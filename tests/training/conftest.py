@@ -1,10 +1,10 @@
-"""A few rows of the toy atlas, a place to train on them, and a way to cut training off."""
+"""A few rows of the toy atlas and a place to train on them."""
 
 import pytest
 
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.specs import AtlasSpec
-from tests.helpers.sft_jobs import Cut, Workshop
+from tests.helpers.sft_jobs import Workshop
 
 
 @pytest.fixture(scope="session")
@@ -16,23 +16,3 @@ def small_index(toy) -> AtlasIndex:
 @pytest.fixture
 def workshop(small_index, tiny_backbone, tmp_path) -> Workshop:
     return Workshop(small_index, tiny_backbone, tmp_path)
-
-
-@pytest.fixture
-def cut_after(monkeypatch):
-    """Ends training in this process right after the checkpoint of the given step was written."""
-
-    def arm(step: int) -> None:
-        from hba_ray.training.hooks import FolderCheckpointStore
-
-        save = FolderCheckpointStore.save
-
-        def save_then_die(self, folder, metrics):
-            save(self, folder, metrics)
-            if metrics["step"] == step:
-                monkeypatch.undo()
-                raise Cut
-
-        monkeypatch.setattr(FolderCheckpointStore, "save", save_then_die)
-
-    return arm
