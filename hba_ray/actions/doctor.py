@@ -18,6 +18,7 @@ from hba_ray.descriptors.environments import ENVIRONMENTS, built_python, default
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.descriptors import STREAMS, Stream
+from hba_ray.specs.reading.secrets import masked
 from hba_ray.steps import describe
 from hba_ray.store.provenance import gpu_names
 
@@ -189,11 +190,11 @@ def _ray(spec: ExperimentSpec) -> str:
 
 
 def _mlflow(spec: ExperimentSpec) -> str:
-    uri = spec.tracking.mlflow
+    uri = spec.tracking.uri
     if uri is None or not uri.startswith(("http:", "https:")):
-        return uri or "an sqlite store in compute.storage"
+        return spec.tracking.shown or "an sqlite store in compute.storage"
     _check_listening(uri, "tracking.mlflow", "start `mlflow server`, or correct tracking.mlflow")
-    return f"a server listens at {uri}"
+    return f"a server listens at {spec.tracking.shown}"
 
 
 def _check_listening(url: str, where: str, way_out: str) -> None:
@@ -202,7 +203,7 @@ def _check_listening(url: str, where: str, way_out: str) -> None:
         place = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection(place, timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError) as cause:
-        raise EnvironmentMissing(where, f"nothing listens at {url}: {cause}", way_out) from None
+        raise EnvironmentMissing(where, f"nothing listens at {masked(url)}: {cause}", way_out) from None
 
 
 def _judge(spec: ExperimentSpec) -> Iterator[Check]:

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import yaml
-
 import hba_ray
 from hba_ray.cluster import ray_private
 from hba_ray.cluster.session import LOOPBACK
 from hba_ray.errors import EnvironmentMissing, SpecError
 from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.specs.load import as_yaml
 from hba_ray.store.provenance import COMMIT, DIFF, DIRTY, changes, source, user
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def packed(spec: ExperimentSpec) -> Iterator[Upload]:
         folder = Path(place)
         package = Path(hba_ray.__file__).parent
         shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-        text = yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+        text = as_yaml(spec, exclude_unset=True)
         (folder / SPEC_FILE).write_text(text, encoding="utf-8")
         commit, dirty = source()
         said = {"spec": spec.name, "fingerprint": fingerprint(spec.identity()), "user": user(), "version": hba_ray.__version__}

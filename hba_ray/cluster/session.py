@@ -83,7 +83,7 @@ def check_store(tracking: TrackingSpec, session: Session) -> None:
     Raises:
         EnvironmentMissing: the store is an sqlite file, and the cluster has several machines, on any of which the driver may run.
     """
-    if session.nodes > 1 and (tracking.mlflow is None or tracking.mlflow.startswith("sqlite:")):
+    if session.nodes > 1 and (tracking.uri or "sqlite:").startswith("sqlite:"):
         raise EnvironmentMissing(
             "tracking.mlflow",
             f"an sqlite store is for one machine, and the cluster has up to {session.nodes}",

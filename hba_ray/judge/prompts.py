@@ -60,7 +60,10 @@ class Prompts(Spec):
     @field_validator("user")
     @classmethod
     def _has_its_fields(cls, user: str) -> str:
-        found = sorted(name for _, name, _, _ in Formatter().parse(user) if name is not None)
+        parts = [part for part in Formatter().parse(user) if part[1] is not None]
+        found = sorted(name for _, name, _, _ in parts if name is not None)
+        if any(form or conversion for _, _, form, conversion in parts):
+            raise ValueError("holds a field with a format, as in {question:>80} or {question!r}; write {question}")
         if found != sorted(FIELDS):
             raise ValueError(f"holds the fields {found or 'none'}; it needs {{question}}, {{reference}} and {{answer}}, once each")
         return user

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from hba_ray.cluster.session import check_capacity, check_store, local_cpus, ray_session
 from hba_ray.errors import SpecError
 from hba_ray.report.tables import Report
@@ -19,6 +17,7 @@ from hba_ray.runs.plan import Experiment
 from hba_ray.runs.results import PAGE, TABLE, make_report, score_metrics, write_report
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
+from hba_ray.specs.load import as_yaml
 from hba_ray.steps.base import STEP_LOG, Context, Step, logged_metrics
 from hba_ray.steps.compare import COMPARISON, DIFFERENCES
 from hba_ray.steps.evaluate import PREDICTIONS, SCORES
@@ -42,7 +41,7 @@ class Finished:
         folder: of the run.
         table: Markdown report; `report.json` beside it says the same to programs.
         page: the report to look at, one HTML file.
-        mlflow: tracking URI.
+        mlflow: tracking URI, without secrets.
     """
 
     folder: Path
@@ -83,13 +82,13 @@ def run_experiment(experiment: Experiment, say: Callable[[str], None], tracker: 
         for file in (*origin, *written):
             tracker.log_artifact(folder / file)
         note(folder, event="finished", fingerprint=experiment.fingerprint)
-    return Finished(folder, report, folder / TABLE, folder / PAGE, spec.tracking.mlflow or storage.mlflow_uri)
+    return Finished(folder, report, folder / TABLE, folder / PAGE, spec.tracking.shown or storage.mlflow_uri)
 
 
 def write_origin(spec: ExperimentSpec, folder: Path) -> list[str]:
     """Writes what a result comes from: the resolved spec, versions, and the uncommitted changes of the source. Returns file names."""
     files = {
-        RESOLVED: yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False),
+        RESOLVED: as_yaml(spec),
         "env.json": json.dumps(environment(), indent=1) + "\n",
     }
     if patch := changes():

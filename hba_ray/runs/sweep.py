@@ -97,7 +97,7 @@ def run_sweep(plan: SweepPlan, say: Callable[[str], None]) -> FinishedSweep:
             reports = {trial.name: report for trial in plan.trials if (report := trial.report())}
             report = combined(plan, reports, outcomes) if reports else None
             driver.record(report, reports, outcomes, origin)
-    return FinishedSweep(plan.folder, plan, reports, outcomes, report, mlflow.uri)
+    return FinishedSweep(plan.folder, plan, reports, outcomes, report, plan.spec.tracking.shown or mlflow.uri)
 
 
 RunAssignments = Callable[[Sequence[Assignment], "Note"], list[Outcome]]

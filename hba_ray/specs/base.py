@@ -38,6 +38,11 @@ class Added:
     before: Any
 
 
+@dataclass(frozen=True)
+class TakesSecrets:
+    """Marks a text field that may refer to a secret, which stays a reference until the text is used: see `specs/reading/secrets.py`."""
+
+
 class Spec(BaseModel):
     """A section of a spec. The string under a field is its description, also in the JSON schema."""
 

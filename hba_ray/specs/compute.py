@@ -14,11 +14,12 @@ each weighs the same in its gradient, whatever `micro_batch`, `workers` and `zer
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Spec, TakesSecrets
+from hba_ray.specs.reading.secrets import holds_secret, revealed, shown
 
 
 class PythonsSpec(Spec):
@@ -92,7 +93,29 @@ class ComputeSpec(Spec):
 class TrackingSpec(Spec):
     """Where runs are recorded in MLflow."""
 
-    mlflow: str | None = None
-    """MLflow tracking URI; null is an sqlite store in `compute.storage`."""
+    mlflow: Annotated[str | None, TakesSecrets()] = None
+    """MLflow tracking URI; null is an sqlite store in `compute.storage`. A password in it is given as `${oc.env:NAME}`, the name
+    of an environment variable, and never written down."""
     experiment: str = Field(default="hba_ray", min_length=1)
     """Name of the MLflow experiment."""
+
+    @field_validator("mlflow")
+    @classmethod
+    def _holds_no_secret(cls, uri: str | None) -> str | None:
+        if uri is not None and holds_secret(uri):
+            raise ValueError("it holds a password or a token, which would be written to disk: give it as ${oc.env:NAME}")
+        return uri
+
+    @property
+    def uri(self) -> str | None:
+        """The tracking URI with its secrets, for who connects.
+
+        Raises:
+            EnvironmentMissing: the environment lacks a variable that the URI refers to.
+        """
+        return None if self.mlflow is None else revealed(self.mlflow, "tracking.mlflow")
+
+    @property
+    def shown(self) -> str | None:
+        """The tracking URI as it can be printed: `http://me:***@host`."""
+        return None if self.mlflow is None else shown(self.mlflow)

@@ -19,6 +19,7 @@ from hba_ray.specs.evaluate import EvaluateSpec
 from hba_ray.specs.grpo import AUTHORS_GRPO, GrpoSpec
 from hba_ray.specs.model import ModelSpec
 from hba_ray.specs.paper import PaperSpec
+from hba_ray.specs.reading.secrets import masked
 from hba_ray.specs.sft import SftSpec, TransferSpec
 from hba_ray.specs.sweep import SweepSpec
 
@@ -199,8 +200,14 @@ def problem(error: Any) -> tuple[tuple[str, ...], str, str]:
     if error["type"] == "missing":
         return path, f"'{key}' is missing", ""
     message = _TYPES_IN_YAML.get(error["type"]) or error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], dict | BaseModel) else f" (given: {str(error['input'])[:80]!r})"
+    given = "" if isinstance(error["input"], dict | BaseModel) else f" (given: {_short(error['input'])!r})"
     return path, f"{key}: {message}{given}" if key else message, _meaning(path) if error["type"] == "string_pattern_mismatch" else ""
+
+
+def _short(value: Any) -> str:
+    """A value for an error, without passwords; Python writes no number of more than some four thousand digits."""
+    is_huge = isinstance(value, int) and value.bit_length() > 400
+    return "a number of hundreds of digits" if is_huge else masked(str(value))[:80]
 
 
 def _meaning(path: tuple[str, ...]) -> str:

@@ -1,42 +1,35 @@
 """Reads specs: from YAML files and `key=value` overrides to a validated `ExperimentSpec`, with errors that name file, line and key.
 
-OmegaConf reads files, merges what they extend and resolves interpolations; pydantic validates the result.
-Files of prompts, which a spec names, are read by `load_prompt_file`.
+`specs/reading` turns texts into plain values, which are merged here; pydantic validates the result.
+`as_yaml` writes a spec so that it is read back the same. Files of prompts, which a spec names, are read by `load_prompt_file`.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from hba_ray.errors import SpecError
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Spec, TakesSecrets, section_at
 from hba_ray.specs.experiment import ExperimentSpec, problem
+from hba_ray.specs.reading.files import UnreadableFile, whole_text
+from hba_ray.specs.reading.interpolation import Unresolved, leaves, resolve
+from hba_ray.specs.reading.overrides import COMMAND_LINE, MISSING, read_overrides
+from hba_ray.specs.reading.secrets import REFERENCE, WHERE_SECRETS_GO, holds_secret, looks_secret, references, shown
+from hba_ray.specs.reading.yaml_text import InvalidYaml, parse_yaml
 from hba_ray.specs.trials import trials
 
-MAX_SPEC_BYTES = 1 << 20
-MAX_SPEC_NODES = 100_000
-"""Most keys and values of a file with all aliases written out, since a few lines of YAML can stand for billions."""
 MAX_SPEC_FILES = 64
 """Most files that a spec comes from, each counted as often as it is extended: a few files can stand for billions, too."""
-MAX_DOTS = 20
-"""Most dots in the key of an override; keys of a spec have a few."""
-COMMAND_LINE = "command line"
 WHAT_EXTENDS_NAMES = "it names a file, or a list of files"
-OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=")
-OVERRIDE_OF_A_LIST = re.compile(r"[A-Za-z_][\w.]*(\[\d+\]|\.\d+)[\w.\[\]]*=")
 
 Prompts = TypeVar("Prompts", bound=Spec)
 
@@ -51,7 +44,7 @@ class _Layer:
     """
 
     name: str
-    config: DictConfig
+    values: dict[str, Any]
     lines: dict[tuple[str, ...], int]
 
 
@@ -61,7 +54,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), *, over: Sequence
     Args:
         path: YAML file. `extends` in it names one file or several, relative to it, whose keys it takes over; of several files
             the later wins, and the file itself wins over all of them.
-        overrides: words `key=value` with dotted keys and values in YAML; they win over all files.
+        overrides: words `key=value` with dotted keys; they win over all files. See `specs/reading/overrides.py`.
         over: further files, whose keys (but for `name`) win over the spec's.
 
     Raises:
@@ -69,8 +62,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), *, over: Sequence
     """
     added = [layer for file in over for layer in _read_chain(Path(file))]
     for layer in added:
-        layer.config.pop("name", None)
-    return _validated([*_read_chain(Path(path)), *added, _read_overrides(overrides)])
+        layer.values.pop("name", None)
+    return _validated([*_read_chain(Path(path)), *added, _Layer(COMMAND_LINE, read_overrides(overrides), {})])
 
 
 def spec_of_atlas(folder: Path, overrides: Sequence[str] = ()) -> ExperimentSpec:
@@ -79,8 +72,9 @@ def spec_of_atlas(folder: Path, overrides: Sequence[str] = ()) -> ExperimentSpec
     Raises:
         SpecError: an override is not valid; see `load_spec`.
     """
-    stated = OmegaConf.create({"name": "atlas", "atlas": {"source": "released", "root": str(folder.absolute())}})
-    return _validated([_Layer(str(folder), stated, {}), _read_overrides(overrides)])
+    root = _written(str(folder.absolute()))
+    stated = {"name": "atlas", "atlas": {"source": "released", "root": root}}
+    return _validated([_Layer(str(folder), stated, {}), _Layer(COMMAND_LINE, read_overrides(overrides), {})])
 
 
 def _validated(layers: Sequence[_Layer]) -> ExperimentSpec:
@@ -117,18 +111,17 @@ def _read_chain(path: Path) -> list[_Layer]:
 def _parents(layer: _Layer) -> list[tuple[str, str]]:
     """(file name, place in the spec) of what a layer extends; the key `extends` is removed from it."""
     place = _at(layer, ("extends",))
-    if "extends" not in layer.config and not OmegaConf.is_missing(layer.config, "extends"):
+    if "extends" not in layer.values:
         return []
     try:
-        stated = layer.config.extends
-        names = [stated] if isinstance(stated, str) else list(stated) if isinstance(stated, ListConfig) else stated
-    except OmegaConfBaseException as cause:
-        raise SpecError(place, f"extends cannot be resolved: {str(cause).splitlines()[0]}", WHAT_EXTENDS_NAMES) from None
-    for name in [] if names is None else names if isinstance(names, list) else [names]:
+        stated = resolve({"extends": layer.values.pop("extends"), **layer.values}, only="extends")
+    except Unresolved as cause:
+        raise SpecError(place, f"extends cannot be resolved: {cause.what}", cause.way_out or WHAT_EXTENDS_NAMES) from None
+    names = [] if stated is None else stated if isinstance(stated, list) else [stated]
+    for name in names:
         if not isinstance(name, str) or not name or not name.isprintable():
             raise SpecError(place, f"extends holds {str(name)[:80]!r}, which is not a file name", WHAT_EXTENDS_NAMES)
-    del layer.config["extends"]
-    return [(name, place) for name in names or []]
+    return [(name, place) for name in names]
 
 
 def _read_file(path: Path, stated: str) -> _Layer:
@@ -137,50 +130,16 @@ def _read_file(path: Path, stated: str) -> _Layer:
     Args:
         stated: what errors name: the file itself, or the line of another file that extends it.
     """
-    text = _read_text(path, stated)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None and not isinstance(node, yaml.MappingNode):
-            raise SpecError(str(path), "a spec is a mapping of keys to values")
-        if node is not None and _size(node, {}) > MAX_SPEC_NODES:
-            raise SpecError(str(path), f"stands for more than {MAX_SPEC_NODES} values", "it has too many aliases, or one that holds itself")
-        config = OmegaConf.create(text) if node is not None else OmegaConf.create({})
-    except yaml.YAMLError as cause:
-        mark = getattr(cause, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise SpecError(f"{path}{line}", f"is not YAML: {getattr(cause, 'problem', None) or cause}") from None
-    except (OmegaConfBaseException, ValueError, RecursionError) as cause:
-        raise SpecError(str(path), f"cannot be read: {str(cause).splitlines()[0]}") from None
-    assert isinstance(config, DictConfig)
-    lines: dict[tuple[str, ...], int] = {}
-    if node is not None:
-        _note_lines(node, (), lines)
-    return _Layer(str(path), config, lines)
-
-
-def _read_text(path: Path, stated: str) -> str:
-    """The text of a file. Devices and pipes, which may never end, are refused."""
-
-    def refused(what: str, way_out: str = "") -> SpecError:
-        return SpecError(stated, what if stated == str(path) else f"extends {path}: {what}", way_out)
-
-    try:
-        found = path.stat()
-        if not S_ISREG(found.st_mode):
-            raise refused("is a folder" if S_ISDIR(found.st_mode) else "is not a file", "name a YAML file")
-        if not found.st_size:  # files of /proc say so, too, and reading the kernel's log would wait for its next line
-            raise refused("is empty", "name a YAML file")
-        if found.st_size > MAX_SPEC_BYTES:
-            raise refused("is larger than 1 MiB, so it is no spec")
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise refused("no such file", _nearby(path)) from None
-    except UnicodeDecodeError:
-        raise refused("is not a text file in UTF-8") from None
-    except OSError as cause:
-        raise refused(f"cannot be read: {cause.strerror}") from None
-    except ValueError as cause:  # a zero byte, or half a character, in its name
-        raise refused(f"cannot be read: {cause}") from None
+        values, lines = parse_yaml(whole_text(path))
+    except UnreadableFile as cause:
+        what = cause.what if stated == str(path) else f"extends {path}: {cause.what}"
+        raise SpecError(stated, what, _nearby(path) if cause.is_missing else cause.way_out) from None
+    except InvalidYaml as cause:
+        raise SpecError(f"{path}{cause.place}", cause.what, "correct the file") from None
+    if values is not None and not isinstance(values, dict):
+        raise SpecError(str(path), "a spec is a mapping of keys to values", "name a YAML file of the form key: value")
+    return _Layer(str(path), values or {}, lines)
 
 
 def _nearby(path: Path) -> str:
@@ -190,62 +149,80 @@ def _nearby(path: Path) -> str:
     return f"did you mean {folder / near[0]}?" if near else "shipped specs are in experiments/"
 
 
-def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
-    """Number of nodes from this one downwards with every alias written out; infinite where a node holds itself."""
-    if isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) not in sizes:
-        sizes[id(node)] = math.inf  # met again below itself
-        inner = [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
-        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in inner)
-    return sizes[id(node)]
+def _merged(layers: Sequence[_Layer]) -> dict[str, Any]:
+    """The keys of all layers; later ones win."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        _merge(merged, layer.values, (), layer)
+    return merged
 
 
-def _note_lines(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
-    """Adds to `lines` the line of every key below a node."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            child = (*path, str(key.value))
-            lines[child] = key.start_mark.line + 1
-            _note_lines(value, child, lines)
-
-
-def _read_overrides(words: Sequence[str]) -> _Layer:
-    """The layer of `key=value` words."""
-    config = OmegaConf.create({})
-    for word in words:
-        if OVERRIDE_OF_A_LIST.match(word):
-            raise SpecError(COMMAND_LINE, f"'{word}' sets a part of a list", "give the whole list, for example stages=[sft,bam]")
-        if not OVERRIDE.match(word):
-            raise SpecError(COMMAND_LINE, f"'{_short(word)}' is not of the form key=value", "for example sft.lr=1e-4")
-        if word.partition("=")[0].count(".") > MAX_DOTS:
-            raise SpecError(COMMAND_LINE, f"unknown key '{_short(word)}'", "no key of a spec is as deep")
-        try:
-            config.merge_with_dotlist([word])
-        except yaml.YAMLError as cause:
-            raise SpecError(COMMAND_LINE, f"{_short(word)}: is not YAML: {getattr(cause, 'problem', None) or cause}") from None
-        except (OmegaConfBaseException, ValueError, RecursionError) as cause:
-            raise SpecError(COMMAND_LINE, f"{_short(word)}: {str(cause).splitlines()[0]}") from None
-    for word in words:
-        if word.partition("=")[2].strip() == MISSING:  # OmegaConf would keep what a file says
-            raise SpecError(COMMAND_LINE, f"{word}: {MISSING} stands for a value that is still to come", "give the value")
-    return _Layer(COMMAND_LINE, config, {})
-
-
-def _short(word: str) -> str:
-    return word if len(word) <= 200 else f"{word[:200]}…"
+def _merge(into: dict[str, Any], values: Mapping[str, Any], path: tuple[str, ...], layer: _Layer) -> None:
+    for key, value in values.items():
+        here, before = (*path, key), into.get(key)
+        if isinstance(value, dict):
+            if isinstance(before, str) and "${" in before:
+                what = f"{'.'.join(here)} is a reference to another section, of which a part cannot be changed"
+                raise SpecError(_at(layer, here), what, "write the section out where it is a reference now")
+            into[key] = dict(before) if isinstance(before, dict) else {}
+            _merge(into[key], value, here, layer)
+        elif value != MISSING or key not in into:  # a value that is still to come leaves what is there
+            into[key] = value
 
 
 def _resolve(layers: Sequence[_Layer]) -> dict[str, Any]:
-    """The keys of all layers merged, with interpolations resolved."""
+    """The keys of all layers merged, with interpolations resolved. Secrets stay references, and stand only where they are taken."""
     try:
-        merged = OmegaConf.merge(*(layer.config for layer in layers))
-        raw = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except (OmegaConfBaseException, RecursionError, ValueError) as cause:
-        key = getattr(cause, "full_key", None) or ""
-        path = tuple(str(key).split(".")) if key else ()
-        raise SpecError(_locate(path, layers), f"{key or 'the spec'} cannot be resolved: {str(cause).splitlines()[0]}") from None
-    return {str(key): value for key, value in raw.items()} if isinstance(raw, dict) else {}
+        raw = resolve(_merged(layers), takes_secrets)
+    except Unresolved as cause:
+        raise SpecError(_locate(cause.path, layers), cause.what, cause.way_out) from None
+    for path, value in leaves(raw):
+        if not isinstance(value, str):
+            continue
+        key, taken = ".".join(path), takes_secrets(path)
+        if holds_secret(value):
+            what = f"{key} holds a password or a token, which would be written to disk: {shown(value)}"
+            way_out = "give it as ${oc.env:NAME}, the name of an environment variable" if taken else WHERE_SECRETS_GO
+            raise SpecError(_locate(path, layers), what, way_out)
+        if not taken and (names := [name for name in references(value) if looks_secret(name)]):
+            raise SpecError(_locate(path, layers), f"{key} refers to the secret {names[0]}", WHERE_SECRETS_GO)
+    return raw
+
+
+def takes_secrets(path: tuple[str, ...]) -> bool:
+    """Whether the field at a key path may refer to a secret."""
+    section = section_at(ExperimentSpec, path[:-1])
+    field = section.model_fields.get(path[-1]) if section and path else None
+    return field is not None and any(isinstance(mark, TakesSecrets) for mark in field.metadata)
+
+
+def as_yaml(spec: ExperimentSpec, *, exclude_unset: bool = False) -> str:
+    """The text of a spec with all its settings, which `load_spec` reads back the same. Secrets are references in it.
+
+    Args:
+        exclude_unset: leaves out what the spec does not set.
+    """
+    return yaml.safe_dump(_escaped(spec.model_dump(mode="json", exclude_unset=exclude_unset), ()), sort_keys=False)
+
+
+def _escaped(value: Any, path: tuple[str, ...]) -> Any:
+    """The values with `${` written so that it is no reference, but for references to secrets."""
+    if isinstance(value, dict):
+        return {key: _escaped(inner, (*path, key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escaped(inner, path) for inner in value]
+    if not isinstance(value, str):
+        return value
+    kept = REFERENCE.findall(value) if takes_secrets(path) else []
+    between = REFERENCE.split(value)[::2] if kept else [value]
+    return "".join(
+        text for pair in zip(map(_written, between), [*(f"${{oc.env:{name}}}" for name in kept), ""], strict=True) for text in pair
+    )
+
+
+def _written(text: str) -> str:
+    """A text as a file states it, in which `${` would be a reference."""
+    return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", text)
 
 
 def _at(layer: _Layer, path: tuple[str, ...]) -> str:
@@ -257,18 +234,20 @@ def _locate(path: tuple[str, ...], layers: Sequence[_Layer]) -> str:
     """File and line, or the command line, that set a key or, where nothing sets it, the nearest key above it."""
     for depth in range(len(path), 0, -1):
         for layer in reversed(layers):
-            if _sets(layer.config, path[:depth]):
+            if _sets(layer.values, path[:depth]):
                 return _at(layer, path[:depth])
     return next((layer.name for layer in reversed(layers) if layer.name != COMMAND_LINE), COMMAND_LINE)
 
 
-def _sets(config: DictConfig, path: tuple[str, ...]) -> bool:
+def _sets(values: Any, path: tuple[str, ...]) -> bool:
     """Whether a layer's keys include this one."""
-    node: Any = OmegaConf.to_container(config)
     for key in path:
-        if not isinstance(node, dict) or key not in node:
+        if isinstance(values, dict) and key in values:
+            values = values[key]
+        elif isinstance(values, list) and key.isdigit() and int(key) < len(values):
+            values = values[int(key)]
+        else:
             return False
-        node = node[key]
     return True
 
 
@@ -294,14 +273,15 @@ def load_prompt_file(kind: type[Prompts], name: str, *, key: str, built_in: Mapp
         SpecError: there is no such file, it is not YAML, or a field in it is missing, unknown or not valid.
     """
     where = f"{key}={name}"
-    source = files("hba_ray") / built_in[name] if name in built_in else Path(name).expanduser()
     way_out = f"give {', '.join(built_in)} or a YAML file in the form of hba_ray/{next(iter(built_in.values()))}"
     try:
-        raw = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise SpecError(where, f"cannot be read: {cause.strerror}", way_out) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as cause:
-        raise SpecError(where, f"is not YAML: {' '.join(str(cause).split())}", way_out) from None
+        raw, _ = parse_yaml(
+            (files("hba_ray") / built_in[name]).read_text(encoding="utf-8") if name in built_in else whole_text(Path(name).expanduser())
+        )
+    except UnreadableFile as cause:
+        raise SpecError(where, cause.what, way_out) from None
+    except InvalidYaml as cause:
+        raise SpecError(f"{where}{cause.place}", cause.what, way_out) from None
     try:
         return kind.model_validate(raw)
     except ValidationError as cause:

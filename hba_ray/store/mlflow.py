@@ -20,6 +20,7 @@ import hba_ray
 from hba_ray.environ import variables
 from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.specs.compute import TrackingSpec
+from hba_ray.specs.reading.secrets import shown, without_secrets
 from hba_ray.store.provenance import Process, ray_job, source, user
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class MlflowTracker:
         self._run_id: str | None = None
         self._resumed = False
         self._storage = storage.absolute()
-        self.uri = spec.mlflow or f"sqlite:///{self._storage / 'mlflow.db'}"
+        self.uri = spec.uri or f"sqlite:///{self._storage / 'mlflow.db'}"
+        self._stated = spec.mlflow or self.uri
         with self._answers(), self._alone(), short_timeouts():
             self._client = MlflowClient(self.uri)
             self._experiment = self._open(spec.experiment)
@@ -248,13 +250,15 @@ class MlflowTracker:
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as cause:
-            reason = str(cause).splitlines()[0][:300]
+            reason = without_secrets(str(cause).splitlines()[0], self._stated)[:300]
             way_out = (
                 "make room, or see that its folder can be written and that no other program holds it; moved away, it is begun anew"
                 if self._is_file
                 else "check tracking.mlflow and that the server runs"
             )
-            raise EnvironmentMissing("tracking.mlflow", f"MLflow at {self.uri} does not do its work: {reason}", way_out) from cause
+            raise EnvironmentMissing(
+                "tracking.mlflow", f"MLflow at {shown(self._stated)} does not do its work: {reason}", way_out
+            ) from cause
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -111,7 +111,7 @@ def test_an_override_of_another_form_is_refused(write, word):
         ("name=???", "a value that is still to come"),
         ("sft.lr=[1", r"is not YAML: expected ',' or '\]'"),
         ("x" + ".y" * 3000 + "=1", "no key of a spec is as deep"),
-        ("seed=" + "{a: " * 300 + "1" + "}" * 300, "recursion"),
+        ("seed=" + "{a: " * 300 + "1" + "}" * 300, "nested deeper"),
         ("seed=" + "9" * 6000, "digits"),
     ],
 )

@@ -29,11 +29,11 @@ def test_ours_comes_by_its_name_and_a_user_s_by_its_path(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"template: \xff", "is not YAML"),
+        (b"template: \xff", "is not a text file in UTF-8"),
         (b"a: \0", "is not YAML"),
-        (b"[" * 5000, "is not YAML"),
+        (b"[" * 5000, "is nested deeper than 50 levels"),
         (b"template: 1", "template: "),
-        (None, "No such"),
+        (None, "no such file"),
     ],
 )
 def test_what_is_refused_is_named_in_one_line_with_the_way_out(tmp_path: Path, content: bytes | None, says: str) -> None:
@@ -42,5 +42,5 @@ def test_what_is_refused_is_named_in_one_line_with_the_way_out(tmp_path: Path, c
         file.write_bytes(content)
     with pytest.raises(SpecError) as refused:
         load(str(file))
-    assert refused.value.where == f"grpo.prompts={file}" and says in refused.value.what and "\n" not in refused.value.what
+    assert refused.value.where.startswith(f"grpo.prompts={file}") and says in refused.value.what and "\n" not in refused.value.what
     assert refused.value.way_out == "give standard or a YAML file in the form of hba_ray/data/reasoning.yaml"
