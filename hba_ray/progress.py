@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from hba_ray.escaping import PlainConsole
+
 PLAIN_SECONDS = 10.0
 """Seconds between two plain lines where there is no terminal."""
 
@@ -27,13 +29,13 @@ class Bar:
     def __init__(self, description: str, total: int | None, console: Console):
         self._description, self._console, self._printed = description, console, time.monotonic()
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[values]}"),
+            TextColumn("{task.fields[values]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -61,7 +63,7 @@ class Bar:
     def _print_now_and_then(self) -> None:
         if not self._console.is_terminal and time.monotonic() - self._printed >= PLAIN_SECONDS:
             self._printed = time.monotonic()
-            self._console.print(self._line(), highlight=False, markup=False, soft_wrap=True)
+            self._console.print(self._line(), soft_wrap=True)
 
     def _line(self) -> str:
         task = self._progress.tasks[self._task]
@@ -80,7 +82,7 @@ def progress(description: str, total: int | None = None, *, console: Console | N
         total: units of work; None where the number is not known beforehand.
         console: where to draw; standard error by default.
     """
-    bar = Bar(description, total, console or Console(stderr=True))
+    bar = Bar(description, total, console or PlainConsole(stderr=True))
     with bar._progress:
         yield bar
 

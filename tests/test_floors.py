@@ -14,6 +14,7 @@ NAMES = [file.relative_to(ROOT).as_posix() for file in FILES]
 
 FLOORS = (
     "errors",
+    "escaping",
     "progress",
     "environ",
     "specs",

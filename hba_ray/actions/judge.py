@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.errors import DataError, SpecError
+from hba_ray.escaping import csv_cell
 from hba_ray.report.formats import markdown
 from hba_ray.report.sheets import MISSING, Sheet, between, number
 from hba_ray.runs.opened import ledger_steps
@@ -119,7 +120,7 @@ def write_label_sheet(run: Path, arm: str | None, rows: int, seed: int = 0) -> P
     with file.open("x", newline="", encoding="utf-8") as text:
         writer = csv.writer(text)
         writer.writerow(LABEL_HEADER)
-        writer.writerows((item.dataset, item.sample_id, item.question, item.reference, item.answer, "") for item in drawn)
+        writer.writerows(map(csv_cell, (item.dataset, item.sample_id, item.question, item.reference, item.answer, "")) for item in drawn)
     return file
 
 
@@ -240,5 +241,7 @@ def _write_labels(file: Path, grader: Grader) -> None:
     with draft.open("w", newline="", encoding="utf-8") as text:
         writer: Any = csv.writer(text)
         writer.writerow(("dataset", "sample_id", "label"))
-        writer.writerows((*name.split(" ", 1), "" if label is None else str(label).upper()) for name, label in grader.labels.items())
+        writer.writerows(
+            (*map(csv_cell, name.split(" ", 1)), "" if label is None else str(label).upper()) for name, label in grader.labels.items()
+        )
     shutil.move(draft, file)

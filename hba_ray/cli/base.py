@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from hba_ray.errors import HbaError, SpecError
+from hba_ray.escaping import PlainConsole
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.specs.load import spec_of_atlas
 
@@ -27,18 +27,18 @@ WIDTH = 120
 for _name in ("stdout", "stderr"):
     if getattr(sys, _name) is None:  # closed by who started us
         setattr(sys, _name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives
-console = Console(width=None if sys.stdout.isatty() else WIDTH)
-complaints = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
+console = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
+complaints = PlainConsole(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
 
 
 def say(line: str) -> None:
     """Prints a line about the work to standard error; standard output is for results."""
-    complaints.print(line, markup=False, highlight=False)
+    complaints.print(line)
 
 
 def show(label: str, value: object) -> None:
     """Prints a labelled result, such as a path, on one line."""
-    console.print(f"{label}  {value}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{label}  {value}", soft_wrap=True)
 
 
 def show_sheet(sheet: Sheet) -> None:
@@ -50,7 +50,7 @@ def show_sheet(sheet: Sheet) -> None:
         table.add_column(name, justify="right" if place >= sheet.numbers_from else "left")
     for row in sheet.rows:
         table.add_row(*row)
-    console.print(table, *sheet.notes, "", sep="\n", markup=False, highlight=False)
+    console.print(table, *sheet.notes, "", sep="\n")
 
 
 def quiet(spec: ExperimentSpec) -> None:

@@ -45,7 +45,7 @@ def machine(
         table.add_row(check.what, check.state, check.found)
         if check.way_out:
             table.add_row("", "", f"→ {check.way_out}")
-    console.print(table, markup=False, highlight=False)
+    console.print(table)
     raise typer.Exit(5 if any(check.state == "missing" for check in checks) else 0)
 
 

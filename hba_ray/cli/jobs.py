@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hba_ray.cli.base import Overrides, SpecFile, console, read, say, show
+from hba_ray.escaping import visible, without_colours
 
 Address = Annotated[str | None, typer.Option(help="Dashboard of the cluster, http://HOST:8265; default: RAY_API_SERVER_ADDRESS.")]
 Name = Annotated[str, typer.Argument(metavar="JOB", help="As `hba submit` prints it.")]
@@ -70,9 +71,9 @@ def stop(job: Name, address: Address = None) -> None:
     """Stop a job; submitted again, its spec goes on where it was."""
     from hba_ray.cluster.jobs import Jobs
 
-    console.print(f"{job}: {'is being stopped' if Jobs(address).stop(job) else 'had ended already'}", highlight=False, markup=False)
+    console.print(f"{job}: {'is being stopped' if Jobs(address).stop(job) else 'had ended already'}")
 
 
 def _show_text(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(visible(without_colours(text)))
     sys.stdout.flush()

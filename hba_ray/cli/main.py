@@ -56,12 +56,12 @@ def main() -> None:
         _fail(EnvironmentMissing(str(cause.filename or "output"), f"cannot be used: {cause.strerror}", "make room, or name another place"))
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer has made this of a KeyboardInterrupt
-            complaints.print("interrupted; the same command goes on from here", markup=False)
+            complaints.print("interrupted; the same command goes on from here")
         raise
 
 
 def _fail(error: HbaError) -> NoReturn:
-    complaints.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    complaints.print(f"error: {error}", style="red", soft_wrap=True)
     sys.exit(error.exit_code)
 
 

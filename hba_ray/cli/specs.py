@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
-from rich.text import Text
 
 from hba_ray.cli.base import Overrides, SpecFile, console, read
+from hba_ray.escaping import plain
 from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.load import as_yaml
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,15 +26,13 @@ app = typer.Typer()
 def validate(spec: SpecFile, overrides: Overrides = None) -> None:
     """Check a spec; says where and what is wrong."""
     loaded = read(spec, overrides)
-    console.print(f"{spec}: valid ({loaded.name})", highlight=False, markup=False)
+    console.print(f"{spec}: valid ({loaded.name})")
 
 
 @app.command()
 def render(spec: SpecFile, overrides: Overrides = None) -> None:
     """Print the resolved spec: extends, interpolation, overrides and defaults applied."""
-    import yaml
-
-    sys.stdout.write(yaml.safe_dump(read(spec, overrides).model_dump(mode="json"), sort_keys=False))
+    sys.stdout.write(as_yaml(read(spec, overrides)))
 
 
 @app.command()
@@ -79,16 +78,16 @@ def _show_sweep(spec: ExperimentSpec) -> None:
     swept = plan_sweep(spec)
     facts = Table(box=None, pad_edge=False, show_header=False)
     for word, line in estimate(swept):
-        facts.add_row(word, Text(line))
+        facts.add_row(word, plain(line))
     shared = swept.shared()
     known = {step.fingerprint for step in shared}
     arms = ["sets"] if spec.sweep and spec.sweep.arms else []  # their names need not say it
     table = Table("trial", *arms, "fingerprint", "done", "steps of its own, to do", box=None, pad_edge=False)
     for trial in swept.trials:
         own = [step.name for step in trial.steps if not step.is_done and step.fingerprint not in known]
-        sets = [Text(", ".join(f"{key}={in_words(value)}" for key, value in trial.sets.items()) or "–")] if arms else []
-        table.add_row(Text(trial.name), *sets, trial.fingerprint, "yes" if trial.report() else "no", ", ".join(own) or "–")
-    console.print(Text(spec.name, style="bold"), facts, "", table, "", sep="\n", highlight=False)
-    console.print("shared steps, done first" if shared else "no step is shared", highlight=False)
+        sets = [plain(", ".join(f"{key}={in_words(value)}" for key, value in trial.sets.items()) or "–")] if arms else []
+        table.add_row(plain(trial.name), *sets, trial.fingerprint, "yes" if trial.report() else "no", ", ".join(own) or "–")
+    console.print(plain(spec.name, "bold"), facts, "", table, "", sep="\n")
+    console.print("shared steps, done first" if shared else "no step is shared")
     if shared:
-        console.print(_steps(shared, swept.users_of), highlight=False)
+        console.print(_steps(shared, swept.users_of))

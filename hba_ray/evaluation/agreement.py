@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hba_ray.errors import DataError
+from hba_ray.escaping import text_of_csv_cell
 from hba_ray.evaluation.metrics import CountMetric, Pair
 from hba_ray.evaluation.statistics import Interval, bootstrap_interval
 
@@ -109,7 +110,8 @@ def read_labels(file: Path) -> dict[str, bool | None]:
 
 
 def _name(record: Mapping[str, str]) -> str:
-    return f"{record['dataset']} {record['sample_id']}" if record.get("dataset") else record["sample_id"]
+    dataset, sample = (text_of_csv_cell(record.get(column) or "") for column in ("dataset", "sample_id"))
+    return f"{dataset} {sample}" if dataset else sample
 
 
 def _label(word: str | None, file: Path, line: int) -> bool | None:

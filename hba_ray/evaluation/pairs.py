@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from hba_ray.data.prompts import plain_text
 from hba_ray.data.tasks import DATASETS, Dataset, find_dataset
 from hba_ray.errors import DataError
+from hba_ray.escaping import csv_cell, markdown_cell, markdown_line
 from hba_ray.evaluation.scores import Record, Verdicts, clips_of, dataset_seed, group_records, guesses
 from hba_ray.evaluation.statistics import compare_arms, holm
 from hba_ray.store.files import from_json
@@ -273,7 +274,7 @@ def differences(first: ArmRows, second: ArmRows) -> tuple[str, str]:
         for row in rows
     ]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *cells])
+    csv.writer(text, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in [header, *cells])
     wins = {side: sum(row.winner == side for row in rows) for side in ("first", "second")}
     said = (
         f"{len(rows)} of {len(paired)} rows differ. Only {second.name} is right on {wins['second']} of them, only {first.name} on "
@@ -283,7 +284,7 @@ def differences(first: ArmRows, second: ArmRows) -> tuple[str, str]:
 
 
 def _markdown(title: str, said: str, header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    shown = [[" ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in cells[:SHOWN]]
-    table = ["| " + " | ".join(row) + " |" for row in [list(header), ["---"] * len(header), *shown]]
+    shown = [list(map(markdown_cell, row)) for row in cells[:SHOWN]]
+    table = ["| " + " | ".join(row) + " |" for row in [list(map(markdown_cell, header)), ["---"] * len(header), *shown]]
     rest = f"\n\nThe other {len(cells) - SHOWN} are in the CSV." if len(cells) > SHOWN else ""
-    return f"# {title}\n\n{said}\n\n" + "\n".join(table) + rest + "\n"
+    return f"# {markdown_line(title)}\n\n{markdown_line(said)}\n\n" + "\n".join(table) + rest + "\n"

@@ -13,26 +13,15 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hba_ray.escaping import csv_cell, latex_text, markdown_cell, markdown_line, plain, visible
 from hba_ray.report.sheets import MISSING, Sheet, with_columns
 from hba_ray.store.folders import write_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "–": "--",
-    "−": "$-$",
-    "†": r"\dag{}",
-    "<": "$<$",
-    ">": "$>$",
-}
 
 
 @dataclass(frozen=True)
@@ -99,23 +88,25 @@ def file_name(title: str) -> str:
 
 def to_markdown(document: Document) -> str:
     """The whole document as GitHub-flavoured Markdown."""
-    parts = [f"# {line(document.title)}"]
+    parts = [f"# {markdown_line(document.title)}"]
     if document.facts:
-        parts.append("\n".join(f"- {name}: {line(value)}" for name, value in document.facts))
+        parts.append("\n".join(f"- {name}: {markdown_line(value)}" for name, value in document.facts))
     parts += map(markdown, document.sheets)
     if document.notes:
-        parts += ["## Notes", "\n".join(f"- {line(note)}" for note in document.notes)]
+        parts += ["## Notes", "\n".join(f"- {markdown_line(note)}" for note in document.notes)]
     return "\n\n".join(parts) + "\n"
 
 
 def markdown(sheet: Sheet) -> str:
     """A heading, the table, and its notes, as GitHub-flavoured Markdown."""
-    return "\n\n".join((f"## {line(sheet.title)}", markdown_table(sheet) if sheet.rows else "None.", *map(line, sheet.notes)))
+    return "\n\n".join(
+        (f"## {markdown_line(sheet.title)}", markdown_table(sheet) if sheet.rows else "None.", *map(markdown_line, sheet.notes))
+    )
 
 
 def markdown_table(sheet: Sheet) -> str:
     rule = ["---:" if place >= sheet.numbers_from else "---" for place in range(len(sheet.header))]
-    return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in (sheet.header, rule, *sheet.rows))
+    return "\n".join("| " + " | ".join(map(markdown_cell, row)) + " |" for row in (sheet.header, rule, *sheet.rows))
 
 
 def to_csv(sheet: Sheet) -> str:
@@ -124,30 +115,17 @@ def to_csv(sheet: Sheet) -> str:
     'Row,Score\\n"a, b",0.5\\n'
     """
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows((sheet.header, *sheet.rows))
+    csv.writer(file, lineterminator="\n").writerows([csv_cell(visible(cell)) for cell in row] for row in (sheet.header, *sheet.rows))
     return file.getvalue()
 
 
 def to_latex(sheet: Sheet) -> str:
     """A `tabular` in the style of booktabs, with the title as caption and the notes below it."""
     columns = "l" * sheet.numbers_from + "r" * (len(sheet.header) - sheet.numbers_from)
-    rows = [" & ".join(map(_latex, row)) + r" \\" for row in (sheet.header, *sheet.rows)]
+    rows = [" & ".join(map(latex_text, row)) + r" \\" for row in (sheet.header, *sheet.rows)]
     table = "\n".join((rf"\begin{{tabular}}{{{columns}}}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}"))
-    notes = "".join(f"\n\n\\footnotesize {_latex(note)}" for note in sheet.notes)
-    return f"\\begin{{table}}\n\\caption{{{_latex(sheet.title)}}}\n{table}{notes}\n\\end{{table}}\n"
-
-
-def line(text: str) -> str:
-    """One line of Markdown in which `<video>` is text and not a tag."""
-    return escape(" ".join(text.split()), quote=False)
-
-
-def _cell(text: str) -> str:
-    return line(text).replace("|", "\\|")
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(char, char) for char in " ".join(text.split()))
+    notes = "".join(f"\n\n\\footnotesize {latex_text(note)}" for note in sheet.notes)
+    return f"\\begin{{table}}\n\\caption{{{latex_text(sheet.title)}}}\n{table}{notes}\n\\end{{table}}\n"
 
 
 FORMATS: dict[str, TableFormat] = {
@@ -168,21 +146,20 @@ def terminal(title: str, sheets: Iterable[Sheet], remarks: Iterable[str] = ()) -
     from rich import box
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
     sheets = tuple(map(narrowed, sheets))
-    shown: list[RenderableType] = [Text(title, style="bold")]
+    shown: list[RenderableType] = [plain(title, "bold")]
     for sheet in sheets:
-        table = Table(title=Text(sheet.title), title_justify="left", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+        table = Table(title=plain(sheet.title), title_justify="left", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
         for place, name in enumerate(sheet.header):
             is_number = place >= sheet.numbers_from
             widest = max([len(row[place]) for row in sheet.rows], default=len(name))
-            table.add_column(Text(_heading(name, widest)), justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+            table.add_column(plain(_heading(name, widest)), justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
         for row in sheet.rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*map(plain, row))
         shown.append(table)
     notes = dict.fromkeys(note for sheet in sheets for note in sheet.notes)
-    return Group(*shown, *(Text(note, style="dim") for note in notes), *map(Text, remarks))
+    return Group(*shown, *(plain(note, "dim") for note in notes), *map(plain, remarks))
 
 
 def narrowed(sheet: Sheet) -> Sheet:

@@ -23,6 +23,7 @@ from hba_ray.cluster.failures import MISTAKES, as_final
 from hba_ray.cluster.session import Session, fitting_trials
 from hba_ray.environ import variables
 from hba_ray.errors import EnvironmentMissing, HbaError
+from hba_ray.escaping import visible
 from hba_ray.runs.assignments import Outcome, do_assignment
 from hba_ray.runs.sweep_plan import Assignment
 from hba_ray.specs import AshaSpec, ExperimentSpec
@@ -128,7 +129,7 @@ def _do(config: dict[str, Any], assignments: list[Assignment], metric: str, do: 
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")  # into the process's own log
+    sys.stderr.write(visible(line) + "\n")  # into the process's own log
 
 
 def _scheduler(asha: AshaSpec | None) -> TrialScheduler:

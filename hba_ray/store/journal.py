@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hba_ray.errors import EnvironmentMissing, TrainingError
+from hba_ray.escaping import csv_cell
 from hba_ray.store.folders import append_line, read_lines
 from hba_ray.store.mlflow import JOURNAL, MlflowTracker, Point, Status, short_timeouts
 
@@ -113,7 +114,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
