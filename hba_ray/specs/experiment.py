@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -177,6 +178,7 @@ def _fill(raw: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
+_KEY = re.compile(r"[\w.+ -]{1,80}")
 _TYPES_IN_YAML = {
     "tuple_type": "it takes a list, as in [a, b]",
     "model_type": "it takes keys, as in {key: value}",
@@ -196,7 +198,8 @@ def problem(error: Any) -> tuple[tuple[str, ...], str, str]:
     if error["type"] == "extra_forbidden":
         section = section_at(ExperimentSpec, path[:-1])
         fields = list(section.model_fields) if section else []
-        return path, f"unknown key '{key}'", _suggestion(path, section, fields)
+        shown = f"'{key}'" if _KEY.fullmatch(key) else "that is no name; is this file a spec?"  # a line of any file may look like a key
+        return path, f"unknown key {shown}", _suggestion(path, section, fields)
     if error["type"] == "missing":
         return path, f"'{key}' is missing", ""
     message = _TYPES_IN_YAML.get(error["type"]) or error["msg"].removeprefix("Value error, ")
