@@ -14,7 +14,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from hba_ray.errors import SpecError
@@ -24,7 +23,7 @@ from hba_ray.specs.reading.files import UnreadableFile, whole_text
 from hba_ray.specs.reading.interpolation import Unresolved, leaves, resolve
 from hba_ray.specs.reading.overrides import COMMAND_LINE, MISSING, read_overrides
 from hba_ray.specs.reading.secrets import REFERENCE, WHERE_SECRETS_GO, holds_secret, looks_secret, references, shown
-from hba_ray.specs.reading.yaml_text import InvalidYaml, parse_yaml
+from hba_ray.specs.reading.yaml_text import InvalidYaml, dump_yaml, parse_yaml
 from hba_ray.specs.trials import trials
 
 MAX_SPEC_FILES = 64
@@ -202,7 +201,7 @@ def as_yaml(spec: ExperimentSpec, *, exclude_unset: bool = False) -> str:
     Args:
         exclude_unset: leaves out what the spec does not set.
     """
-    return yaml.safe_dump(_escaped(spec.model_dump(mode="json", exclude_unset=exclude_unset), ()), sort_keys=False)
+    return dump_yaml(_escaped(spec.model_dump(mode="json", exclude_unset=exclude_unset), ()))
 
 
 def _escaped(value: Any, path: tuple[str, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""Parses YAML into plain values: mappings with text as keys, lists, text, numbers, yes and no, null.
+"""Reads YAML as plain values, and writes it: mappings with text as keys, lists, text, numbers, yes and no, null.
 
 PyYAML does the work. Tags of other types are refused, keys are the text as it is written, no key may stand twice, and
 whatever Python refuses (`!!bool maybe`, a number of five thousand digits) is an error with its line and column.
@@ -79,8 +79,21 @@ class _Loader(yaml.SafeLoader):
         return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
 
 
-_Loader.add_implicit_resolver(f"{_TAG}float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
-"""YAML 1.2 takes 1e-4 for a number; PyYAML, which follows 1.1, wants 1.0e-4."""
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's writer, which puts into quotes what `_Loader` would take for a number."""
+
+
+for _kind in (_Loader, _Dumper):  # YAML 1.2 takes 1e-4 for a number; PyYAML, which follows 1.1, wants 1.0e-4
+    _kind.add_implicit_resolver(f"{_TAG}float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
+def dump_yaml(values: Any) -> str:
+    """Plain values as YAML, which `parse_yaml` reads back the same.
+
+    >>> dump_yaml({"a": "1e5", "b": 1e5})
+    "a: '1e5'\\nb: 100000.0\\n"
+    """
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 
 
 def parse_yaml(text: str) -> tuple[Any, dict[tuple[str, ...], int]]:
