@@ -16,6 +16,8 @@ from hba_ray.cluster.environment import defects, install, require_vllm, requirem
 from hba_ray.cluster.session import CONNECT_SECONDS, check_capacity, check_reachable, local_cpus
 from hba_ray.descriptors.environments import ENVIRONMENTS, built_python, default_folder, find_uv
 from hba_ray.errors import EnvironmentMissing
+from hba_ray.models.settings import settled
+from hba_ray.report.differences import differences, sentences
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.descriptors import STREAMS, Stream
 from hba_ray.specs.reading.secrets import masked
@@ -27,6 +29,9 @@ PYTHONS = ((3, 11), (3, 12))
 SHARED = Path("/dev/shm")
 LEAST_DISK_GIB = 2.0
 """A rule of thumb, not measured: below it a run is expected to fill the disk."""
+SYSTEM_TURN = "model.system_prompt=CHECKOUT/training/sft/dataset/base_dataset.py"
+INSTRUCTION = "grpo.prompts=CHECKOUT/training/rl/format_prompt/default.jinja"
+"""Keys whose files hold sentences of the released code, and where these lie in its repository."""
 CODECS = ("h264", "hevc", "vp9", "aac", "mp3", "opus")
 
 
@@ -75,7 +80,28 @@ def check_machine(spec: ExperimentSpec, *, stated: bool = True) -> list[Check]:
         _asked("Ray", lambda: _ray(spec), needed=stated and (spec.compute.workers > 0 or "grpo" in spec.stages)),
         _asked("MLflow", lambda: _mlflow(spec), needed=stated),
     ]
-    return [*checks, *_judge(spec)]
+    return [*checks, *_judge(spec), *_wordings(spec)]
+
+
+def known_differences(spec: ExperimentSpec) -> tuple[str, ...]:
+    """Sentences in what a spec, run with the settings of the checkpoints that it names, differs from the paper and the released code.
+
+    Raises:
+        SpecError: it states other settings than a checkpoint's.
+        CheckpointError: the settings of a checkpoint are damaged.
+    """
+    return tuple(sentences(differences(settled(spec))))
+
+
+def _wordings(spec: ExperimentSpec) -> Iterator[Check]:
+    """Says which file of a checkout of the released repository, or of the model, a sentence comes from that this package does not ship."""
+    source, given = "of a checkout of the released repository", spec.model.system_prompt
+    way_out = f"{SYSTEM_TURN} {source}, or chat_template.json of the backbone says what its own is"
+    yield Check("system turn", given or "that of the backbone's chat template", "" if given else way_out, needed=False)
+    if "grpo" in spec.stages:
+        ours = spec.grpo.prompts == "standard"
+        found = "our words" if ours else spec.grpo.prompts
+        yield Check("reasoning instruction", found, f"{INSTRUCTION} {source} has the released one" if ours else "", needed=False)
 
 
 def _asked(what: str, ask: Callable[[], str], needed: bool) -> Check:

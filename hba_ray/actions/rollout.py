@@ -31,7 +31,9 @@ def check_rollout(spec: ExperimentSpec, rows: int, say: Callable[[str], None]) -
     from hba_ray.rl.parity import compare
 
     earlier: dict[str, Step] = {}
-    for step in plan(spec.model_copy(update={"stages": ("sft",)})).steps:
+    planned = plan(spec.model_copy(update={"stages": ("sft",)}))
+    spec = planned.spec
+    for step in planned.steps:
         if step.kind.name in ("atlas", "backbone"):
             do_step(Context(spec, step, dict(earlier)), say)
             earlier[step.name] = step

@@ -35,7 +35,7 @@ def machine(
     """Show what this machine has: packages, processors, disk, services; exit code 5 where it lacks what the spec needs."""
     from rich.table import Table
 
-    from hba_ray.actions.doctor import check_machine
+    from hba_ray.actions.doctor import check_machine, known_differences
     from hba_ray.specs import AtlasSpec, ExperimentSpec
 
     loaded = read(spec, overrides) if spec else ExperimentSpec(name="doctor", atlas=AtlasSpec(source="toy"))
@@ -46,6 +46,8 @@ def machine(
         if check.way_out:
             table.add_row("", "", f"→ {check.way_out}")
     console.print(table)
+    for line in known_differences(loaded) if spec else ():
+        say(f"differs {line}")
     raise typer.Exit(5 if any(check.state == "missing" for check in checks) else 0)
 
 

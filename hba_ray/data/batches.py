@@ -23,6 +23,7 @@ from hba_ray.data.predictions import Columns, asked_columns
 from hba_ray.data.prompts import chat_message, withhold
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS
+from hba_ray.data.wording import AS_BEFORE, Wording
 from hba_ray.errors import DataError
 from hba_ray.specs import ExperimentSpec, MediaSpec
 
@@ -48,6 +49,7 @@ class BatchSettings:
             at the prompt and pads all rows on the left.
         every_batch_has: modalities that a filler of weight 0 adds to a micro-batch without them.
         reword: makes of a row the one whose prompt is shown; picklable.
+        wording: layout of a row's chat turn, and the system turn.
         longest_prompt: tokens; a row with more is a bad row.
     """
 
@@ -60,6 +62,7 @@ class BatchSettings:
     on_bad_row: Literal["fail", "drop"] = "fail"
     every_batch_has: tuple[str, ...] = ()
     reword: Callable[[Row], Row] | None = None
+    wording: Wording = AS_BEFORE
     longest_prompt: int | None = None
 
     @classmethod
@@ -72,12 +75,14 @@ class BatchSettings:
         withheld: Collection[str] = (),
         every_batch_has: tuple[str, ...] = (),
         reword: Callable[[Row], Row] | None = None,
+        wording: Wording | None = None,
     ) -> BatchSettings:
         """What a spec says for one purpose: the only place where jobs of training and prediction differ in it.
 
         Args:
             context: tokens that the model reads at most; `generate` keeps one of them for the response.
             withheld: modalities that the model is not shown, besides those that the spec leaves out.
+            wording: that of the spec's own model by default.
         """
         atlas = spec.atlas
         return cls(
@@ -90,6 +95,7 @@ class BatchSettings:
             on_bad_row=atlas.on_bad_row,
             every_batch_has=every_batch_has,
             reword=reword,
+            wording=Wording.of(spec.model) if wording is None else wording,
             longest_prompt=context - 1 if purpose == "generate" else context,
         )
 
@@ -186,7 +192,7 @@ class BatchMaker:
             if isinstance(row, DataError):
                 drops.append(self._drop(row, self.index.dataset_of(line)))
             else:
-                rows[line] = withhold(row, self.settings.modalities)
+                rows[line] = withhold(row, self.settings.modalities, self.settings.wording.layout)
         return rows, drops
 
     def _drop(self, bad: DataError, dataset: str) -> Drop:
@@ -225,10 +231,10 @@ class BatchMaker:
                         tokens += round(min(probe_audio(clip, where=row.sample_id), media.audio_seconds) * AUDIO_TOKENS_PER_SECOND)
                     elif name == "video":
                         info = probe_video(clip, where=row.sample_id)
-                        pixels = min(info.width * info.height, media.video_pixels)
+                        pixels = max(min(info.width * info.height, media.video_pixels), media.video_min_pixels)
                         tokens += max(1, round(pixels / PIXELS_PER_TOKEN)) * media.video_frames // 2
                     else:
-                        tokens += media.video_pixels // PIXELS_PER_TOKEN
+                        tokens += (media.image_pixels or media.video_pixels) // PIXELS_PER_TOKEN
                 except DataError:
                     continue
         return tokens
@@ -263,7 +269,7 @@ class BatchMaker:
 
     def _tensors(self, rows: list[Row], clips: Clips) -> MicroBatch:
         reword = self.settings.reword or (lambda row: row)
-        messages = [chat_message(reword(row)) for row in rows]
+        messages = [chat_message(reword(row), self.settings.wording) for row in rows]
         lacking = [name for name in self.settings.every_batch_has if not clips[name]]
         if lacking or not rows:
             messages.append(_filler(lacking, clips))

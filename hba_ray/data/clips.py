@@ -32,10 +32,12 @@ def decode_clips(row: Row, budget: MediaSpec, *, where: str) -> Clips:
     Raises:
         BadMedia: a clip cannot be decoded, or is too short for the audio tower; the error names `where`.
     """
+    video = {"max_pixels": budget.video_pixels, "min_pixels": budget.video_min_pixels}
+    image = {"max_pixels": budget.image_pixels or budget.video_pixels, "min_pixels": budget.image_min_pixels}
     return {
         "audio": [decode_audio(clip, budget.audio_seconds, where=where, shortest=SHORTEST_AUDIO) for clip in row.media.get("audio", ())],
-        "video": [decode_video(clip, budget.video_frames, budget.video_pixels, where=where) for clip in row.media.get("video", ())],
-        "image": [decode_image(clip, budget.video_pixels, where=where) for clip in row.media.get("image", ())],
+        "video": [decode_video(clip, budget.video_frames, where=where, **video) for clip in row.media.get("video", ())],
+        "image": [decode_image(clip, where=where, **image) for clip in row.media.get("image", ())],
     }
 
 

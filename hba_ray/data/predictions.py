@@ -19,8 +19,9 @@ ROW_COLUMNS = ("sample_id", "clip_id", "dataset", "task", "true")
 """What the atlas says of a row, before any model sees it. `task` is the task's id; `true` the label, or the answer of an open question."""
 PROMPT_COLUMNS = ("question", "prompt_hash")
 """`question` is what the row asks, without the marks of its clips; `prompt_hash` names the text that the model was given."""
-MODEL_COLUMNS = ("predicted", "answer", "response")
+MODEL_COLUMNS = ("predicted", "otherwise", "answer", "response")
 """`predicted` is the class; for open questions it is null and `answer` holds the text. Both are null where nothing could be read.
+`otherwise` is the class that the other rule of `evaluate.matching` reads in the response of a model without heads.
 `response` is all that a model without heads wrote; `answer` is then the answer in it, also where that is no class of the dataset."""
 
 SCHEMA = pa.schema(
@@ -50,10 +51,12 @@ def make_record(
     asked: Columns,
     *,
     predicted: str | None = None,
+    otherwise: str | None = None,
     answer: str | None = None,
     response: str | None = None,
     probability: float | None = None,
     cut: bool | None = None,
 ) -> dict[str, Any]:
     """A whole record: what `asked_columns` gave, and what the model made of it."""
-    return {**asked, **dict(zip(MODEL_COLUMNS, (predicted, answer, response), strict=True)), "probability": probability, "cut": cut}
+    said = dict(zip(MODEL_COLUMNS, (predicted, otherwise, answer, response), strict=True))
+    return {**asked, **said, "probability": probability, "cut": cut}

@@ -12,21 +12,28 @@ import hashlib
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from hba_ray.data.rows import MEDIA_COLUMNS, TAG, Row
-from hba_ray.data.tasks import Dataset, find_label
+from hba_ray.data.tasks import SPLIT_SURPRISE, Dataset, find_label
 from hba_ray.data.text import break_tokens, comparable, control_token
+from hba_ray.data.wording import AS_BEFORE, MOST_PROMPT_BYTES, Layout, Wording
+from hba_ray.errors import SpecError
 from hba_ray.specs.base import Spec
 from hba_ray.specs.load import load_prompt_file
 
 AnswerFrom = Literal["boxed", "chain"]
+Matching = Literal["lenient", "exact"]
 
 _BUILT_IN = {"standard": "data/reasoning.yaml"}
 """Name of a wording that ships with the package -> its file."""
 _PROBLEM = "{problem}"
+_JINJA_CONTENT = re.compile(r"\{\{\s*content\s*\}\}")
+_RELEASED_ORDER = ("audio", "video", "image")
+"""Modalities in the order in which the released loader puts clips without a mark in front."""
 _ASKED_FOR = ("<think>", "</think>", "\\boxed")
 _BRACES = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
 _SIGNS = re.compile(r"([<>/])")
@@ -35,17 +42,18 @@ _AROUND_LABELS = " \t\r\n.,;:!?*_`'\"“”‘’()[]{}"
 """White space, punctuation and quotes that a model may put around a label."""
 
 
-def withhold(row: Row, modalities: Collection[str]) -> Row:
+def withhold(row: Row, modalities: Collection[str], layout: Layout = "trimmed") -> Row:
     """The row without the clips, and their marks, of the modalities that are not shown.
 
-    The sentence that names the recording stays: what is withheld is the evidence, not the question.
+    The sentence that names the recording stays: what is withheld is the evidence, not the question. With a mark goes the line
+    break behind it, which the layout `released` keeps.
     """
     hidden = [name for name in row.media if name not in modalities]
     if not hidden:
         return row
     problem = row.problem
     for name in hidden:
-        problem = problem.replace(f"<{name}>\n", "").replace(f"<{name}>", "")
+        problem = (problem if layout == "released" else problem.replace(f"<{name}>\n", "")).replace(f"<{name}>", "")
     return replace(row, problem=problem, media={name: clips for name, clips in row.media.items() if name not in hidden})
 
 
@@ -62,21 +70,29 @@ def with_transcript(row: Row, words: str) -> Row:
     return replace(row, problem=f"{row.problem[:end]}{line}\n{row.problem[end:]}")
 
 
-def chat_message(row: Row) -> list[dict[str, Any]]:
-    """The row as one user turn in the chat template's form; `{"type": "video"}` stands for the next video.
+def chat_message(row: Row, wording: Wording = AS_BEFORE) -> list[dict[str, Any]]:
+    """The row in the chat template's form: one user turn, behind the system turn where the wording has one.
 
-    Clips without a mark in the prompt are put in front, as the released loader does (base_dataset.py).
+    `{"type": "video"}` stands for the next video. As many marks as the prompt lacks are put in front of it, as the released
+    loader does (base_dataset.py).
     """
-    content: list[dict[str, Any]] = []
-    for name in MEDIA_COLUMNS:
-        unmarked = len(row.media.get(name, ())) if f"<{name}>" not in row.problem else 0
-        content += [{"type": name}] * unmarked
+    released = wording.layout == "released"
+    lacking = {
+        name: len(row.media.get(name, ())) - row.problem.count(f"<{name}>") for name in (_RELEASED_ORDER if released else MEDIA_COLUMNS)
+    }
+    content: list[dict[str, Any]] = [{"type": name} for name, count in lacking.items() for _ in range(count)]
     position = 0
     for mark in TAG.finditer(row.problem):
-        content += [*_text(row.problem[position : mark.start()]), {"type": mark.group(1)}]
+        content += [*_text(row.problem[position : mark.start()], released), {"type": mark.group(1)}]
         position = mark.end()
-    content += _text(row.problem[position:])
-    return [{"role": "user", "content": content}]
+    content += _text(row.problem[position:], released)
+    turns = [{"role": "user", "content": content}]
+    return turns if wording.system is None else [system_turn(wording.system), *turns]
+
+
+def system_turn(text: str) -> dict[str, Any]:
+    """A system turn in the chat template's form."""
+    return {"role": "system", "content": [{"type": "text", "text": text}]}
 
 
 def question_of(row: Row) -> str:
@@ -89,8 +105,9 @@ def prompt_hash(prompt: str) -> str:
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
-def _text(part: str) -> list[dict[str, Any]]:
-    part = break_tokens(part.strip("\n"))  # rows are clean, but taking a mark out can join the halves of a token
+def _text(part: str, as_it_is: bool) -> list[dict[str, Any]]:
+    # Rows are clean, but taking a mark out can join the halves of a token.
+    part = break_tokens(part if as_it_is else part.strip("\n"))
     return [{"type": "text", "text": part}] if part else []
 
 
@@ -117,12 +134,39 @@ class ReasoningPrompt(Spec):
 
 
 def load_reasoning(name: str) -> ReasoningPrompt:
-    """The built-in wording by its name, or a YAML file.
+    """The built-in wording by its name, a YAML file, or a template of the released code (`.jinja`) in which {{ content }} stands for
+    a row's own prompt.
 
     Raises:
         SpecError: no such file, not YAML, or its template is missing or lacks a part.
     """
+    if name not in _BUILT_IN and Path(name).suffix == ".jinja":
+        return _from_jinja(name)
     return load_prompt_file(ReasoningPrompt, name, key="grpo.prompts", built_in=_BUILT_IN)
+
+
+def _from_jinja(name: str) -> ReasoningPrompt:
+    """A template of Jinja that holds nothing but text and {{ content }}.
+
+    Raises:
+        SpecError: there is no such file, or it holds more.
+    """
+    where, path = f"grpo.prompts={name}", Path(name).expanduser()
+    try:
+        if not path.is_file() or path.stat().st_size > MOST_PROMPT_BYTES:
+            raise SpecError(
+                where, "is no file of a prompt", "give training/rl/format_prompt/default.jinja of a checkout of the released code"
+            )
+        text = path.read_bytes().decode("utf-8").removesuffix("\n")  # as Jinja does
+    except UnicodeDecodeError as cause:
+        raise SpecError(where, f"is not text: {cause}", "give a file in UTF-8") from None
+    template = _JINJA_CONTENT.sub(lambda _: _PROBLEM, text)
+    if any(sign in template for sign in ("{{", "{%", "{#")):
+        raise SpecError(where, "holds more of Jinja than {{ content }}", "write it as a YAML file with {problem}")
+    try:
+        return ReasoningPrompt(template=template)
+    except ValidationError as cause:
+        raise SpecError(where, cause.errors()[0]["msg"], "it needs {{ content }} once") from None
 
 
 def ask_plainly(row: Row) -> Row:
@@ -134,7 +178,7 @@ def ask_plainly(row: Row) -> Row:
 
 
 def read_answer(response: str, source: AnswerFrom = "boxed") -> str | None:
-    """The answer that a response gives, or None.
+    """The answer that a response gives, without white space around it, or None.
 
     Args:
         source: `boxed` takes the last box that is closed; `chain` tries one form after the other as the
@@ -169,10 +213,30 @@ def released_answer(response: str) -> str:
     >>> released_answer("It is [sad].")
     'sad'
     """
+    return _released_answer(response).strip()
+
+
+def _released_answer(response: str) -> str:
     text = close_up_signs(response)
-    return (_between(text, "\\boxed{", "}") or _in_a_line(text, "[", "]") or _in_a_line(text, "<answer>", "</answer>") or (text,))[
-        0
-    ].strip()
+    return (_between(text, "\\boxed{", "}") or _in_a_line(text, "[", "]") or _in_a_line(text, "<answer>", "</answer>") or (text,))[0]
+
+
+def read_class(
+    response: str, dataset: Dataset, source: AnswerFrom = "boxed", *, matching: Matching = "lenient", split_surprise: bool = False
+) -> str | None:
+    r"""The label that a response gives, or None; what a lenient and an exact reading are is said at `evaluate.matching`.
+
+    >>> from hba_ray.data.tasks import find_dataset
+    >>> meld = find_dataset("meld_emotion")
+    >>> [read_class(said, meld, "chain", matching="exact") for said in (r"\boxed{Sad}", r"\boxed{ Sad }", "**Joy.**")]
+    ['sad', None, None]
+    """
+    if matching == "exact":
+        answer = _released_answer(response) if source == "chain" else boxed(response)
+        labels = (*dataset.labels, *(SPLIT_SURPRISE if split_surprise and "surprise" in dataset.labels else ()))
+        return answer.lower() if answer is not None and answer.lower() in labels else None
+    answer = read_answer(response, source)
+    return None if answer is None else read_label(answer, dataset, split_surprise=split_surprise)
 
 
 def read_label(answer: str, dataset: Dataset, *, split_surprise: bool = False) -> str | None:

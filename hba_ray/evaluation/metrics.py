@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -263,13 +263,19 @@ def confusion(true: Sequence[str], predicted: Guesses, labels: Sequence[str]) ->
 
 
 _SEVEN = {label: label for label in TASKS["SEN"].labels}
-_FIVE = _SEVEN | {"negative": "highly negative", "positive": "highly positive"}
-SCALES: dict[int, dict[str, str]] = {7: _SEVEN, 5: _FIVE, 3: POLARITY}
-"""Classes of a sentiment scale -> label of any scale -> its class there.
+Merging = Literal["with_highly", "with_weakly"]
+FIVE: dict[Merging, dict[str, str]] = {
+    "with_highly": _SEVEN | {"negative": "highly negative", "positive": "highly positive"},
+    "with_weakly": _SEVEN | {"negative": "weakly negative", "positive": "weakly positive"},
+}
+"""Rule -> label of any scale -> its class of five, which are the classes of CH-SIMS v2. `with_highly` joins `negative` to `highly
+negative`, as is usual for CMU-MOSEI; `with_weakly` joins it to `weakly negative`, as the released helper_senti.py does. The paper
+names no rule."""
 
-Five classes are the seven with `negative` joined to `highly negative`, and `positive` to `highly positive`, as is
-usual for CMU-MOSEI; CH-SIMS v2 has just these.
-"""
+
+def scales(merging: Merging = "with_highly") -> dict[int, dict[str, str]]:
+    """Classes of a sentiment scale -> label of any scale -> its class there."""
+    return {7: _SEVEN, 5: FIVE[merging], 3: POLARITY}
 
 
 @dataclass(frozen=True)
@@ -287,7 +293,7 @@ class ScaleScore:
     weighted_f1: float | None
 
 
-def sentiment_scales(true: Sequence[str], predicted: Guesses, labels: Sequence[str]) -> list[ScaleScore]:
+def sentiment_scales(true: Sequence[str], predicted: Guesses, labels: Sequence[str], merging: Merging = "with_highly") -> list[ScaleScore]:
     """Sentiment on coarser and coarser scales: seven, five, three and two classes (paper appendix D.11, Table 19).
 
     A scale is used where the dataset has at least that many classes, since classes can be merged and not split. Two
@@ -300,20 +306,21 @@ def sentiment_scales(true: Sequence[str], predicted: Guesses, labels: Sequence[s
 
     Args:
         labels: all classes of the dataset.
+        merging: rule of the five classes; see `FIVE`.
 
     Raises:
         DataError: the lists differ in length, or a true label is no sentiment.
     """
     two = binary_weighted_f1(true, predicted)  # checks the lists
-    scores = []
-    for classes, merged in SCALES.items():
+    scored = []
+    for classes, merged in scales(merging).items():
         if classes <= len(labels):
             ours, theirs = [merged[label] for label in true], [merged.get(guess or "") for guess in predicted]
-            scores.append(ScaleScore(classes, len(ours), exact_match(ours, theirs), weighted_f1(ours, theirs)))
+            scored.append(ScaleScore(classes, len(ours), exact_match(ours, theirs), weighted_f1(ours, theirs)))
     polar = [(POLARITY[label], POLARITY.get(guess or "")) for label, guess in zip(true, predicted, strict=True)]
     polar = [(label, guess) for label, guess in polar if label in POLARITIES]
     accuracy = exact_match([label for label, _ in polar], [guess for _, guess in polar])
-    return [*scores, ScaleScore(2, len(polar), accuracy, two)]
+    return [*scored, ScaleScore(2, len(polar), accuracy, two)]
 
 
 class _Tally(NamedTuple):

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from hba_ray.data.predictions import ROW_COLUMNS
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, TASKS, Dataset
 from hba_ray.errors import DataError
-from hba_ray.evaluation.metrics import METRICS, POLARITY, ClassScore, ScaleScore, is_counted, per_class, sentiment_scales
+from hba_ray.evaluation.metrics import METRICS, POLARITY, ClassScore, Merging, ScaleScore, is_counted, per_class, sentiment_scales
 from hba_ray.evaluation.published import PublishedModel, published_score
 from hba_ray.evaluation.statistics import bootstrap_draws, expected_calibration_error, interval, mean_or_none
 from hba_ray.store.files import from_json
@@ -59,6 +59,7 @@ class DatasetScore:
         calibration_error: expected, of the predicted classes' probabilities (Guo et al. 2017).
         scales: sentiment on its coarser scales (Table 19); empty for other tasks.
         exact_match: of open answers that a judge has graded.
+        other_matching: the value by the other rule of `evaluate.matching`; of models without classifier heads, for classes.
         unreadable: open answers for which the judge gave no readable verdict; they count as not TRUE.
     """
 
@@ -78,6 +79,7 @@ class DatasetScore:
     scales: tuple[ScaleScore, ...] = ()
     exact_match: float | None = None
     unreadable: int = 0
+    other_matching: float | None = None
 
     @property
     def is_comparable(self) -> bool:
@@ -143,6 +145,7 @@ def score_predictions(
     datasets: Iterable[str] = (),
     verdicts: Verdicts | None = None,
     published_model: PublishedModel = "OmniSapiens-7B SFT",
+    merging: Merging = "with_highly",
     where: str = "predictions",
 ) -> Scores:
     """Score a table of predictions.
@@ -153,6 +156,7 @@ def score_predictions(
         train_counts: labels of the training split, for the majority baseline; a dataset left out has none.
         datasets: ids that are listed, as missing, even without a row.
         verdicts: of a judge, one for every open answer; without them open answers are scored by exact match.
+        merging: rule of the five sentiment classes; see `metrics.FIVE`.
         where: names the table in errors.
 
     Raises:
@@ -161,7 +165,7 @@ def score_predictions(
     """
     groups = group_records(predictions, datasets, where)
     scored = [
-        _score_dataset(dataset, groups[name], train_counts.get(name, {}), verdicts, published_model, where)
+        _score_dataset(dataset, groups[name], train_counts.get(name, {}), verdicts, published_model, merging, where)
         for name, dataset in DATASETS.items()
         if name in groups
     ]
@@ -232,7 +236,13 @@ def majority_label(task: str, train_counts: Mapping[str, int]) -> str | None:
 
 
 def _score_dataset(
-    dataset: Dataset, records: list[Record], train_counts: Mapping[str, int], verdicts: Verdicts | None, model: PublishedModel, where: str
+    dataset: Dataset,
+    records: list[Record],
+    train_counts: Mapping[str, int],
+    verdicts: Verdicts | None,
+    model: PublishedModel,
+    merging: Merging,
+    where: str,
 ) -> tuple[DatasetScore, np.ndarray]:
     """The score, and [R] its resamples."""
     where = f"{where} ({dataset.id})"
@@ -256,11 +266,19 @@ def _score_dataset(
         interval=interval(value, draws_R, 0).bounds,
         clips=len(set(clips)),
         calibration_error=None if task.is_open else _calibration_error(records),
-        scales=tuple(sentiment_scales(true, predicted, dataset.labels)) if task.id == "SEN" else (),
+        scales=tuple(sentiment_scales(true, predicted, dataset.labels, merging)) if task.id == "SEN" else (),
         exact_match=METRICS["exact_match"](true, [record["answer"] for record in records]) if metric == "judge_accuracy" else None,
         unreadable=predicted.count(None) if metric == "judge_accuracy" else 0,
+        other_matching=None if task.is_open else _other_matching(metric, true, records),
     )
     return score, draws_R
+
+
+def _other_matching(metric: str, true: Sequence[str], records: Sequence[Record]) -> float | None:
+    """The score of the classes that the other rule of matching reads; None where no response was read."""
+    if not any("otherwise" in record and record.get("response") is not None for record in records):
+        return None
+    return METRICS[metric](true, [record["otherwise"] for record in records])
 
 
 def _calibration_error(records: Sequence[Record]) -> float | None:
@@ -294,7 +312,7 @@ def _records(predictions: pa.Table | pd.DataFrame, where: str) -> list[Record]:
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise DataError(where, f"columns are missing: {', '.join(missing)}", f"needed: {', '.join(COLUMNS)}", reason="missing column")
-    table = table.select([name for name in (*COLUMNS, "answer", "probability") if name in table.column_names])
+    table = table.select([name for name in (*COLUMNS, "answer", "response", "otherwise", "probability") if name in table.column_names])
     for column in table.schema:
         if column.name != "probability" and not _is_text(column.type):
             raise DataError(where, f"column '{column.name}' is {column.type}, not text", reason="wrong type")

@@ -131,7 +131,7 @@ def _found(folder_or_id: str) -> str:
     for path in sorted(folder.glob("*.json")):
         try:
             json.loads(path.read_bytes())
-        except ValueError as cause:
+        except (ValueError, RecursionError) as cause:
             raise CheckpointError(str(path), f"is damaged: {cause}", "copy or download it again") from cause
     return str(folder)
 

@@ -20,21 +20,24 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hba_ray.data.tasks import ALL_CLASSES
 from hba_ray.errors import CheckpointError
 from hba_ray.models.bam import Bam, Head
+from hba_ray.models.manifests import read_manifest
 from hba_ray.models.omni import OmniSapiens
+from hba_ray.models.tensors import UNREADABLE, read_tensors
 from hba_ray.specs.bam import BamSpec
 from hba_ray.specs.base import fingerprint
 from hba_ray.store.files import file_digest, folder_digests
 
 FORMAT = 1
 """Version of the layout; a reader refuses any other."""
+TRAIN_ADAPTERS = "train these adapters again"
 _TENSORS, _MANIFEST = "model.safetensors", "model.json"
 _ADAPTERS, _HEAD, _ADAPTER_MANIFEST = "adapters.safetensors", "head.safetensors", "adapters.json"
 
@@ -110,15 +113,12 @@ def load_model(model: OmniSapiens, folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, damaged, or of another model; names what differs.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, _MANIFEST)
     expected = {"format": FORMAT, **_description(model)}
     differing = [f"{key} is {manifest.get(key)!r}, the model's {value!r}" for key, value in expected.items() if manifest.get(key) != value]
     if differing:
         raise CheckpointError(str(folder), "; ".join(differing), "build the model from the spec that the checkpoint was trained with")
-    try:
-        tensors = load_file(folder / _TENSORS)
-    except (OSError, SafetensorError) as cause:
-        raise CheckpointError(str(folder / _TENSORS), f"is missing or damaged: {cause}", "use another checkpoint") from cause
+    tensors = read_tensors(folder / _TENSORS, way_out="use another checkpoint")
     own = trained_tensors(model)
     refuse_names(str(folder), own, tensors)
     copy_tensors(str(folder), own, tensors)
@@ -134,7 +134,7 @@ def model_identity(backbone: str, folder: Path, *, memory: Path | None = None) -
     Raises:
         CheckpointError: `folder` is no checkpoint.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, _MANIFEST)
     tensors = folder / _TENSORS
     if not tensors.is_file():
         raise CheckpointError(str(tensors), "is missing", "use another checkpoint")
@@ -154,20 +154,23 @@ def load_class_heads(folder: Path) -> tuple[Tensor, Tensor, tuple[tuple[str, str
     Raises:
         CheckpointError: missing, damaged, or of another set of classes.
     """
-    manifest = read_manifest(folder)
-    parts: dict[str, list[Tensor]] = {}
+    manifest, where = read_manifest(folder, _MANIFEST), folder / _TENSORS
+    if not where.is_file():
+        raise CheckpointError(str(where), "is missing or no file", "use another checkpoint")
+    weights, biases = [], []
     try:
-        with safe_open(folder / _TENSORS, "pt") as file:
-            names = [name for name in file.keys() if name.startswith("heads.")]  # noqa: SIM118 - no mapping
-            for name in sorted(names, key=lambda name: int(name.split(".")[1])):
-                parts.setdefault(name.split(".")[2], []).append(file.get_tensor(name).float())
-    except (OSError, SafetensorError) as cause:
-        raise CheckpointError(str(folder / _TENSORS), f"is missing or damaged: {cause}", "use another checkpoint") from cause
-    rows = sum(len(bias) for bias in parts.get("bias", []))
-    classes = ALL_CLASSES[:rows]
-    if len(classes) != rows or manifest.get("classes") != fingerprint(classes):
-        raise CheckpointError(str(folder), f"holds heads of {rows} classes that this version does not know", "train it again")
-    return torch.cat(parts["weight"]), torch.cat(parts["bias"]), classes
+        with safe_open(where, "pt") as file:
+            names = set(file.keys())
+            while f"heads.{len(weights)}.weight" in names:
+                weights.append(file.get_tensor(f"heads.{len(weights)}.weight").float())
+                biases.append(file.get_tensor(f"heads.{len(biases)}.bias").float())
+        weight_KH, bias_K = torch.cat(weights), torch.cat(biases)
+    except UNREADABLE as cause:
+        raise CheckpointError(str(where), f"is damaged: {cause}", "use another checkpoint") from cause
+    classes = ALL_CLASSES[: len(bias_K)]
+    if weight_KH.dim() != 2 or weight_KH.shape[:1] != bias_K.shape or manifest.get("classes") != fingerprint(classes):
+        raise CheckpointError(str(folder), f"holds heads of {len(bias_K)} classes that this version does not know", "train it again")
+    return weight_KH, bias_K, classes
 
 
 def save_adapters(bam: Bam, folder: Path, *, base: str, dataset: str, meta: Mapping[str, Any]) -> None:
@@ -195,6 +198,32 @@ def save_adapters(bam: Bam, folder: Path, *, base: str, dataset: str, meta: Mapp
         (draft / _ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
+class _HeadSaid(BaseModel):
+    rows: int = Field(ge=1)
+    bias: bool
+
+
+class _AdaptersSaid(BaseModel):
+    """What `adapters.json` says of the modules that the tensors belong to."""
+
+    bam: BamSpec
+    widths: dict[str, int]
+    head: _HeadSaid | None
+
+    def check_sizes(self, where: str, tensors: Mapping[str, Tensor], hidden: int) -> None:
+        """Compares what is said with the tensors, before modules of these sizes are made.
+
+        Raises:
+            CheckpointError: a size differs, or a tensor is missing.
+        """
+        said = {f"adapters.{stream}.mlp.0.weight": (self.bam.hidden_of(stream), width) for stream, width in self.widths.items()}
+        said |= {"head.weight": (self.head.rows, hidden)} if self.head else {}
+        wrong = [name for name, size in said.items() if name not in tensors or tuple(tensors[name].shape) != size]
+        if wrong or not self.widths:
+            what = f"is damaged: {wrong[0]} is missing or not of the size that is said" if wrong else "is damaged: it names no stream"
+            raise CheckpointError(where, what, TRAIN_ADAPTERS)
+
+
 def load_adapters(folder: Path, *, base: str, hidden: int) -> tuple[Bam, dict[str, Any]]:
     """Loads the adapters of a folder, and their `adapters.json`.
 
@@ -213,11 +242,16 @@ def load_adapters(folder: Path, *, base: str, hidden: int) -> tuple[Bam, dict[st
             str(folder), "is of another SFT model: " + "; ".join(differing), "use that model, or train adapters for this one"
         )
     try:
-        head = manifest["head"] and Head(hidden, manifest["head"]["rows"], bias=manifest["head"]["bias"])
-        bam = Bam(BamSpec.model_validate(manifest["bam"]), manifest["widths"], hidden, head)
-        tensors = load_file(folder / _ADAPTERS) | (load_file(folder / _HEAD) if head else {})
-    except (OSError, SafetensorError, KeyError, TypeError, ValidationError) as cause:
-        raise CheckpointError(str(folder), f"is damaged: {str(cause).splitlines()[0]}", "train these adapters again") from cause
+        said = _AdaptersSaid.model_validate(manifest)
+    except ValidationError as cause:
+        error = cause.errors()[0]
+        what = f"is damaged: {'.'.join(map(str, error['loc']))}: {error['msg']}"
+        raise CheckpointError(str(folder / _ADAPTER_MANIFEST), what, TRAIN_ADAPTERS) from cause
+    tensors = read_tensors(folder / _ADAPTERS, way_out=TRAIN_ADAPTERS)
+    tensors |= read_tensors(folder / _HEAD, way_out=TRAIN_ADAPTERS) if said.head else {}
+    said.check_sizes(str(folder), tensors, hidden)
+    head = Head(hidden, said.head.rows, bias=said.head.bias) if said.head else None
+    bam = Bam(said.bam, said.widths, hidden, head)
     own = bam.state_dict(keep_vars=True)
     refuse_names(str(folder), own, tensors)
     copy_tensors(str(folder), own, tensors)
@@ -251,24 +285,6 @@ def _description(model: OmniSapiens) -> dict[str, Any]:
         "lora": lora,
         "classes": fingerprint(model.classes),
     }
-
-
-def read_manifest(folder: Path, name: str = _MANIFEST) -> dict[str, Any]:
-    """Reads the JSON file that describes a checkpoint.
-
-    Raises:
-        CheckpointError: the file is missing, or holds no JSON object.
-    """
-    path = folder / name
-    try:
-        manifest = json.loads(path.read_bytes())
-    except OSError as cause:
-        raise CheckpointError(str(folder), f"is no checkpoint: it holds no {name}", "give the folder that was saved") from cause
-    except ValueError as cause:
-        raise CheckpointError(str(path), f"is damaged: {cause}", "use another checkpoint") from cause
-    if not isinstance(manifest, dict):
-        raise CheckpointError(str(path), "is damaged: not a JSON object", "use another checkpoint")
-    return manifest
 
 
 def refuse_names(where: str, own: Iterable[str], given: Iterable[str]) -> None:

@@ -26,10 +26,13 @@ from transformers import (
 from hba_ray.errors import CheckpointError
 from hba_ray.models.bam import Bam
 from hba_ray.models.checkpoints import load_adapters, new_folder
+from hba_ray.models.manifests import read_manifest
 from hba_ray.models.omni import OmniSapiens
+from hba_ray.models.tensors import read_tensors
 
 HEADS, HEADS_MANIFEST = "heads.safetensors", "heads.json"
 """The files of the classifier heads beside an exported model."""
+EXPORTED = "give a folder that `hba export` wrote"
 ADAPTERS = "adapters"
 """The folder of adapters beside an exported model; it holds a folder for each dataset."""
 
@@ -110,14 +113,12 @@ def load_heads(folder: Path) -> tuple[Mapping[str, Tensor], tuple[tuple[str, str
     Raises:
         CheckpointError: missing or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    manifest = read_manifest(folder, HEADS_MANIFEST)
     try:
-        manifest = json.loads((folder / HEADS_MANIFEST).read_text())
-        return load_file(folder / HEADS), tuple((task, label) for task, label in manifest["classes"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as cause:
-        raise CheckpointError(str(folder), f"holds no classifier heads: {cause}", "give a folder that `hba export` wrote") from cause
+        classes = tuple((str(task), str(label)) for task, label in manifest["classes"])
+    except (ValueError, KeyError, TypeError) as cause:
+        raise CheckpointError(str(folder), f"holds no classifier heads: {cause}", EXPORTED) from cause
+    return read_tensors(folder / HEADS, way_out=EXPORTED), classes
 
 
 def load_exported_adapters(folder: Path, dataset: str) -> Bam:
@@ -126,12 +127,10 @@ def load_exported_adapters(folder: Path, dataset: str) -> Bam:
     Raises:
         CheckpointError: missing, damaged, or trained on another SFT model than the exported one.
     """
-    where = folder / HEADS_MANIFEST
-    try:
-        manifest = json.loads(where.read_text())
-        base, hidden = manifest["checkpoint"], manifest["hidden"]
-    except (OSError, ValueError, KeyError, TypeError) as cause:
-        raise CheckpointError(str(where), f"is missing or damaged: {cause}", "give a folder that `hba export` wrote") from cause
+    manifest = read_manifest(folder, HEADS_MANIFEST)
+    base, hidden = manifest.get("checkpoint"), manifest.get("hidden")
+    if not isinstance(base, str) or not isinstance(hidden, int):
+        raise CheckpointError(str(folder / HEADS_MANIFEST), "is damaged: it does not name its checkpoint", EXPORTED)
     return load_adapters(folder / ADAPTERS / dataset, base=base, hidden=hidden)[0]
 
 

@@ -9,21 +9,20 @@ has to be built with the released 64.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from hba_ray.data.tasks import CLASS_TASKS, DATASETS
 from hba_ray.errors import CheckpointError
 from hba_ray.models.bam import Bam
-from hba_ray.models.checkpoints import copy_tensors, read_manifest, refuse_names, trained_tensors
+from hba_ray.models.checkpoints import copy_tensors, refuse_names, trained_tensors
+from hba_ray.models.manifests import read_manifest
 from hba_ray.models.omni import OmniSapiens
+from hba_ray.models.tensors import read_tensors
 
 _STREAMS = {"video": "pose", "audio": "acoustic"}
 _WRAPPERS = {"module", "_fsdp_wrapped_module"}
@@ -56,12 +55,9 @@ def read_released(folder: Path, number: int = 0) -> dict[str, Tensor]:
     """
     suffix = f"_{number}" if number else ""
     tensors, pickled = folder / f"model{suffix}.safetensors", folder / f"pytorch_model_fsdp{suffix}.bin"
-    try:
-        given = load_file(tensors) if tensors.is_file() else torch.load(pickled, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as cause:
-        what = f"{tensors.name} or {pickled.name} is missing or damaged: {str(cause).splitlines()[0]}"
-        raise CheckpointError(str(folder), what, "give the folder of a released checkpoint") from cause
-    return plain_names(given)
+    if not tensors.is_file() and not pickled.is_file():
+        raise CheckpointError(str(folder), f"holds neither {tensors.name} nor {pickled.name}", "give the folder of a released checkpoint")
+    return plain_names(read_tensors(tensors if tensors.is_file() else pickled, way_out="give the folder of a released checkpoint"))
 
 
 def plain_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -107,7 +103,7 @@ def load_released_adapters(bam: Bam, folder: Path) -> None:
     Raises:
         CheckpointError: the folder's adapters are not those of `bam`'s streams, or have another shape.
     """
-    order = read_manifest(folder, "meta.json").get("model_order", [])
+    order = _model_order(folder)
     given: dict[str, Tensor] = {}
     for number, kind in enumerate(order):
         if kind in _STREAMS:
@@ -122,6 +118,19 @@ def load_released_adapters(bam: Bam, folder: Path) -> None:
     copy_tensors(str(folder), own, given)
 
 
+def _model_order(folder: Path) -> list[str]:
+    """The kinds of the models in a released folder, in the order of its files.
+
+    Raises:
+        CheckpointError: meta.json is missing or damaged, or says something else.
+    """
+    order = read_manifest(folder, "meta.json").get("model_order", [])
+    if not isinstance(order, list) or not all(isinstance(kind, str) for kind in order) or len(set(order)) != len(order):
+        what = "is damaged: model_order is no list of names that differ"
+        raise CheckpointError(str(folder / "meta.json"), what, "give the folder of a released checkpoint")
+    return order
+
+
 def load_released_head(bam: Bam, folder: Path, dataset: str, base: Mapping[str, Tensor]) -> None:
     """Copies the head that a dataset's adapters were trained with, if the first file holds it.
 
@@ -133,7 +142,7 @@ def load_released_head(bam: Bam, folder: Path, dataset: str, base: Mapping[str, 
     """
     given = read_released(folder)
     for name, tensor in base.items():
-        if name in given and not _is_head(name) and not torch.equal(given[name].to(tensor.dtype), tensor):
+        if name in given and not _is_head(name) and not _equal(given[name], tensor):
             what = f"its adapters were trained on another model than the SFT model: {name} differs"
             raise CheckpointError(str(folder), what, "give the folder of that model as sft.checkpoint")
     if bam.head is None:
@@ -144,6 +153,10 @@ def load_released_head(bam: Bam, folder: Path, dataset: str, base: Mapping[str, 
     found = {part: tensor for part, end in ends.items() for name, tensor in given.items() if name == end or name.endswith(f".{end}")}
     if found:
         copy_tensors(str(folder), bam.head.state_dict(keep_vars=True), found)
+
+
+def _equal(given: Tensor, tensor: Tensor) -> bool:
+    return given.shape == tensor.shape and torch.equal(given.to(tensor.dtype), tensor)
 
 
 def _is_head(name: str) -> bool:

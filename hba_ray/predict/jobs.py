@@ -17,10 +17,11 @@ from hba_ray.data.atlas import AtlasIndex, Drop
 from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.order import Order, Share, Window, plan_epoch
 from hba_ray.data.predictions import Columns, make_record
-from hba_ray.data.prompts import AnswerFrom, ReasoningPrompt, ask_plainly, read_answer, read_label
+from hba_ray.data.prompts import AnswerFrom, Matching, ReasoningPrompt, ask_plainly, read_answer, read_class
 from hba_ray.data.rows import Row
 from hba_ray.data.stream import make_here, map_with_model_actors, micro_batch_dataset
 from hba_ray.data.tasks import DATASETS
+from hba_ray.data.wording import AS_BEFORE, Wording
 from hba_ray.models.backbone import context_length, load_processor
 from hba_ray.specs import ExperimentSpec
 
@@ -141,6 +142,7 @@ class GenerateJob:
         model: folder or hub id.
         reasoning: instructions around each prompt; None asks plainly.
         answer_from: which part of a response is its answer; see `data.prompts.read_answer`.
+        wording: of the chat turns.
     """
 
     spec: ExperimentSpec
@@ -148,6 +150,7 @@ class GenerateJob:
     index: AtlasIndex
     reasoning: ReasoningPrompt | None = None
     answer_from: AnswerFrom = "chain"
+    wording: Wording = AS_BEFORE
 
     @property
     def backbone(self) -> str:
@@ -165,7 +168,7 @@ class GenerateJob:
 
     @property
     def settings(self) -> BatchSettings:
-        return BatchSettings.of(self.spec, "generate", context=self.context, reword=self.reword)
+        return BatchSettings.of(self.spec, "generate", context=self.context, reword=self.reword, wording=self.wording)
 
     def windows(self) -> list[Window]:
         return _windows_of_split(self)
@@ -182,8 +185,12 @@ class GenerateJob:
         """
         dataset = DATASETS[asked["dataset"] or ""]
         answer = read_answer(response, self.answer_from)
-        label = None if answer is None else read_label(answer, dataset, split_surprise=self.index.split_surprise)
-        return make_record(asked, predicted=label, answer=answer, response=response, cut=cut)
+        if dataset.task.is_open:
+            return make_record(asked, answer=answer, response=response, cut=cut)
+        read = partial(read_class, response, dataset, self.answer_from, split_surprise=self.index.split_surprise)
+        labels: dict[Matching, str | None] = {"lenient": read(matching="lenient"), "exact": read(matching="exact")}
+        label = labels.pop(self.spec.evaluate.matching)
+        return make_record(asked, predicted=label, otherwise=next(iter(labels.values())), answer=answer, response=response, cut=cut)
 
 
 def predict_micro_batches(job: Job, load: Callable[[Job], MicroBatchPredictor]) -> Iterator[Predictions]:

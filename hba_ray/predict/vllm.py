@@ -28,6 +28,7 @@ from hba_ray.data.predictions import asked_columns
 from hba_ray.data.prompts import chat_message, withhold
 from hba_ray.data.rows import Row
 from hba_ray.data.stream import map_with_model_actors
+from hba_ray.data.wording import system_turn
 from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing
 from hba_ray.predict.jobs import GenerateJob, Predictions
 from hba_ray.predict.vllm_clips import CONNECTOR, Clip, as_clips, content_of, handed_over, register_connector
@@ -126,7 +127,7 @@ class VllmEngine:
     """vLLM with one model in it, from entering the block to leaving it."""
 
     def __init__(self, job: GenerateJob):
-        self.job, self._stack = job, ExitStack()
+        self.job, self.layout, self._stack = job, job.wording.layout, ExitStack()
 
     def __enter__(self) -> VllmEngine:
         with ExitStack() as stack:
@@ -216,7 +217,7 @@ class VllmEngine:
             if isinstance(row, DataError):
                 drops.append(self._drop(row, self.job.index.dataset_of(line)))
             else:
-                futures.append((row, self._pool.submit(self._question, withhold(row, self.job.spec.atlas.modalities))))
+                futures.append((row, self._pool.submit(self._question, withhold(row, self.job.spec.atlas.modalities, self.layout))))
         for row, future in futures:
             try:
                 question = future.result()
@@ -226,13 +227,13 @@ class VllmEngine:
                 yield question
 
     def _question(self, row: Row) -> Question:
-        shown = withhold(row, self._shown(row))
+        shown = withhold(row, self._shown(row), self.layout)
         as_images = "video" in shown.media and not self._takes("video")
         decoded = decode_clips(shown, self.job.spec.atlas.media, where=self._place(row))
         clips = [clip for name, arrays in decoded.items() for array in arrays for clip in as_clips(name, array, as_images=as_images)]
         rates = [rate for _, rate in decoded["video"]]
         withheld = tuple(name for name in row.media if name not in shown.media)
-        content = chat_message(self.job.reword(shown))[0]["content"]
+        content = chat_message(self.job.reword(shown), self.job.wording)[-1]["content"]
         if as_images:
             frames = [{"type": "frame"}] * self.job.spec.atlas.media.video_frames
             content = [part for kept in content for part in (frames if kept["type"] == "video" else [kept])]
@@ -258,9 +259,11 @@ class VllmEngine:
         if self.is_omni:
             options["do_resize"] = False  # frames have the size that they have for our own models
         with handed_over(question.clips) as urls:
-            message: Any = {"role": "user", "content": content_of(question.content, urls)}
+            messages: list[Any] = [{"role": "user", "content": content_of(question.content, urls)}]
+            if self.job.wording.system is not None:
+                messages.insert(0, system_turn(self.job.wording.system))
             try:
-                return self.llm.enqueue_chat([message], self.sampling, use_tqdm=False, mm_processor_kwargs=options or None)
+                return self.llm.enqueue_chat(messages, self.sampling, use_tqdm=False, mm_processor_kwargs=options or None)
             except (VLLMValidationError, ValueError, TypeError) as cause:
                 is_long = any(words in str(cause) for words in _OUT_OF_CONTEXT)
                 what = f"vLLM does not take the prompt: {_first_line(cause)}"

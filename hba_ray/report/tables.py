@@ -38,9 +38,13 @@ PUBLISHED_NOTE = (
     "Open answers are judged there."
 )
 OPEN_NOTE = "Judge: share of answers that it calls TRUE, which is the paper's measure; one without a readable verdict is not TRUE."
+MATCHING_NOTE = (
+    "The score rests on the rule of evaluate.matching; the other rule reads other classes in the same responses. `lenient` looks past "
+    "punctuation and knows other spellings; `exact` takes the label alone, as the released code does. Scores that are equal are left out."
+)
 SCALE_NOTE = (
-    "Five classes join the two negative and the two positive grades of seven; two leave out rows whose truth is neutral. "
-    "Table 19's columns are each dataset's finest scale."
+    "Five classes join grades of seven as evaluate.sentiment_merging says, since the paper names no rule; two leave out rows whose truth "
+    "is neutral. Table 19's columns are each dataset's finest scale."
 )
 PAIR_NOTE = (
     "Difference: the arm minus the one that it is held against, on the rows of both. p: paired permutation test over clips, two-sided; "
@@ -227,7 +231,14 @@ def _cells(before: _Cell, after: _Cell) -> tuple[str, ...]:
 
 def measure_sheets(report: Report) -> tuple[Sheet, ...]:
     """Tables of other measures than the benchmark's scores, in reading order; those without a row are left out."""
-    made = (_open_sheet(report), _pair_sheet(report), _scale_sheet(report), _calibration_sheet(report), _size_sheet(report))
+    made = (
+        _open_sheet(report),
+        _matching_sheet(report),
+        _pair_sheet(report),
+        _scale_sheet(report),
+        _calibration_sheet(report),
+        _size_sheet(report),
+    )
     return tuple(sheet for sheet in (*made, _spearman_sheet(report)) if sheet.rows)
 
 
@@ -248,6 +259,15 @@ def _open_sheet(report: Report) -> Sheet:
         if score.metric == "judge_accuracy"
     )
     return Sheet("Open answers", header, rows, 2, (OPEN_NOTE,))
+
+
+def _matching_sheet(report: Report) -> Sheet:
+    rows = tuple(
+        (score.dataset, arm, number(score.value), number(score.other_matching))
+        for arm, score in _scores(report)
+        if score.other_matching is not None and score.other_matching != score.value
+    )
+    return Sheet("Classes read from responses", ("Dataset", "Arm", "Score", "By the other rule"), rows, 2, (MATCHING_NOTE,))
 
 
 def _pair_sheet(report: Report) -> Sheet:

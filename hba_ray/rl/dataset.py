@@ -21,6 +21,7 @@ from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.clips import ALREADY_SIZED, decode_clips
 from hba_ray.data.prompts import ReasoningPrompt, chat_message, withhold
 from hba_ray.data.rows import Row
+from hba_ray.data.wording import Layout, Wording
 from hba_ray.errors import DataError
 from hba_ray.rl import AGENT
 from hba_ray.rl.omni import mean_rate, verl_media
@@ -42,6 +43,7 @@ class RowSettings:
         failures: file of the rows that could not become prompts, a JSON object a line.
         drop_bad_rows: whether such rows are left out, or end the run.
         log_rollouts: responses of each step that are kept for people to read.
+        layout, system: of `data.wording.Wording`.
     """
 
     media: Mapping[str, Any]
@@ -52,6 +54,8 @@ class RowSettings:
     failures: str
     drop_bad_rows: bool
     log_rollouts: int
+    layout: Layout = "trimmed"
+    system: str | None = None
 
     @classmethod
     def of(cls, data: Any) -> RowSettings:
@@ -127,7 +131,7 @@ def read_row(file: str, line: int, settings: RowSettings, *, light: bool = False
     row = next(read_rows(atlas_index(file), [line], light=light))
     if isinstance(row, DataError):
         raise row
-    return ReasoningPrompt(template=settings.template).ask(withhold(row, settings.modalities))
+    return ReasoningPrompt(template=settings.template).ask(withhold(row, settings.modalities, settings.layout))
 
 
 _EPOCHS: dict[tuple[int, int, int, int], list[list[int]]] = {}
@@ -173,7 +177,7 @@ class Prompt:
     """A row, ready for the processor.
 
     Attributes:
-        messages: one user turn in the chat template's form.
+        messages: one user turn in the chat template's form, behind a system turn where the spec gives one.
         media: the decoded clips under verl's names; see `omni.verl_media`.
     """
 
@@ -201,4 +205,4 @@ def make_prompt(file: str, line: int, settings: RowSettings) -> Prompt:
     """
     row = read_row(file, line, settings)
     clips = decode_clips(row, settings.media_spec, where=f"{Path(file).name} row {row.sample_id} ({row.dataset.id})")
-    return Prompt(row.sample_id, chat_message(row), verl_media(clips))
+    return Prompt(row.sample_id, chat_message(row, Wording(settings.layout, settings.system)), verl_media(clips))

@@ -23,6 +23,7 @@ from hba_ray.cluster import ray_private
 from hba_ray.cluster.session import ANYWHERE, rollout_cpus
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.prompts import load_reasoning
+from hba_ray.data.wording import Wording
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing, HbaError, TrainingError
 from hba_ray.rl import DATASET, PLUGIN, TRAINER_MODULE
 from hba_ray.rl.records import read_failures
@@ -106,6 +107,7 @@ class GrpoJob:
 
     def _ours(self) -> dict[str, Any]:
         spec, engine = self.spec, "actor_rollout_ref.rollout.engine_kwargs.vllm"
+        wording = Wording.of(spec.model)
         rows = {
             "media": spec.atlas.media.model_dump(mode="json"),
             "modalities": sorted(spec.atlas.modalities),
@@ -115,6 +117,8 @@ class GrpoJob:
             "failures": str(self.failures),
             "drop_bad_rows": spec.atlas.on_bad_row == "drop",
             "log_rollouts": spec.grpo.log_rollouts,
+            "layout": wording.layout,
+            "system": wording.system,
         }
         ours: dict[str, Any] = {
             "data.custom_cls.path": DATASET[0],

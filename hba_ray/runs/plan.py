@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.errors import DataError, HbaError
 from hba_ray.evaluation.arms import Arm
+from hba_ray.models.settings import settled
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.base import value_at
 from hba_ray.steps import AFTER, BEFORE, STAGES
@@ -88,7 +89,7 @@ class Experiment:
 
 
 def plan(spec: ExperimentSpec, storage: Storage | None = None, *, name: str = "", sets: Mapping[str, Any] | None = None) -> Experiment:
-    """The experiment of a spec without a sweep.
+    """The experiment of a spec without a sweep, with the settings of the checkpoints that it names.
 
     Args:
         storage: that of the spec by default.
@@ -96,10 +97,11 @@ def plan(spec: ExperimentSpec, storage: Storage | None = None, *, name: str = ""
         sets: settings by which a sweep makes this trial, by dotted key.
 
     Raises:
-        SpecError: a step's settings are not in order, such as the judge's prompts.
+        SpecError: a step's settings are not in order, such as the judge's prompts, or not those of a checkpoint that it names.
         DataError: the atlas or a converter's files are not there.
         CheckpointError: a model is a folder that is not there.
     """
+    spec = settled(spec)
     storage = storage or Storage(spec.compute.storage)
     draft = Draft(spec, storage)
     for kind in (*BEFORE, *(STAGES[stage] for stage in spec.stages), *AFTER):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hba_ray.errors import SpecError
 from hba_ray.evaluation.arms import Arm, baselines
+from hba_ray.report.differences import differences, sentences
 from hba_ray.report.formats import FORMATS
 from hba_ray.report.page import JudgedTable
 from hba_ray.report.paper_table import document
@@ -33,7 +34,8 @@ class Reproduced:
     """A table of the paper with what was measured and the verdicts.
 
     Attributes:
-        differs: what this run did otherwise than the shipped spec.
+        differs: what is known of the spec's differences from the paper and the released code, and what this run did otherwise
+            than the shipped spec.
         files: the table as Markdown, CSV, LaTeX and JSON.
         page: the run's report, the table in it.
     """
@@ -97,12 +99,19 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
     latency = _latency(trials[0], say) if wants_cost else None
     found = give_verdicts(paper, measured_columns(paper, trials, latency), is_toy=_is_toy(spec))
     changed = [f"{word} (command line)" for word in overrides if not word.startswith(("compute.", "tracking."))]  # those change no result
-    notes = (*changed, *((cost_note(latency),) if latency else ()))
+    known = () if _is_toy(spec) else _known_differences(trials[0].spec, overrides)
+    notes = (*known, *changed, *((cost_note(latency),) if latency else ()))
     files = tuple(write_table(found, notes, folder))
     write_verdict(folder, JudgedTable(found, notes))
     page = rebuild_page(folder)
     _record(spec, folder, (*files, page), say)
     return Reproduced(found, notes, files, page)
+
+
+def _known_differences(spec: ExperimentSpec, overrides: Sequence[str]) -> tuple[str, ...]:
+    """What is known of a spec's differences; those that the command line makes are named by themselves."""
+    named = {word.partition("=")[0] for word in overrides}
+    return tuple(sentences(one for one in differences(spec) if one.key not in named))
 
 
 def _record(spec: ExperimentSpec, folder: Path, files: Sequence[Path], say: Callable[[str], None]) -> None:

@@ -27,6 +27,13 @@ class MediaSpec(Spec):
     frames in pairs."""
     video_pixels: int = Field(default=147_456, ge=56 * 56)
     """Most pixels of a frame or an image; a larger one is scaled down and keeps its aspect ratio."""
+    video_min_pixels: Annotated[int, Added(before=0)] = Field(default=0, ge=0)
+    """Fewest pixels of a frame; a smaller one is enlarged to the next multiples of 28 pixels, which may exceed `video_pixels`. The
+    released code enlarges to `video_pixels`. A number above `video_pixels` counts as that one."""
+    image_pixels: Annotated[int | None, Added(before=None)] = Field(default=None, ge=56 * 56)
+    """Most pixels of an image; null is `video_pixels`."""
+    image_min_pixels: Annotated[int, Added(before=0)] = Field(default=0, ge=0)
+    """Fewest pixels of an image, as `video_min_pixels` of a frame."""
 
     @model_validator(mode="after")
     def _even_frames(self) -> MediaSpec:

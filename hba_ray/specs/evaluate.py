@@ -4,13 +4,13 @@ and, under `judge`, which language model grades open answers.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from hba_ray.specs.atlas import Split
-from hba_ray.specs.base import Seed, Spec, identity_values, once_each
+from hba_ray.specs.base import Added, Seed, Spec, identity_values, once_each
 from hba_ray.specs.reading.secrets import masked
 
 REACHED_BY = frozenset({"base_url", "key_env", "concurrency", "retries", "timeout_seconds", "batch", "poll_seconds", "price"})
@@ -75,7 +75,7 @@ class JudgeSpec(Spec):
         return identity_values(self, exclude=REACHED_BY)
 
 
-NOT_OF_HEADS = frozenset({"baselines", "generation", "judge", "retention", "robustness"})
+NOT_OF_HEADS = frozenset({"baselines", "generation", "judge", "matching", "retention", "robustness"})
 """Fields of `EvaluateSpec` on which the predictions of a model with classifier heads do not depend: they are about other models, or
 about what is done with predictions later."""
 
@@ -113,6 +113,13 @@ class EvaluateSpec(Spec):
     """Models that are evaluated without training, by hub id or folder; `tiny` is the spec's own tiny model, untrained."""
     generation: GenerationSpec = GenerationSpec()
     """Prompts and decoding of models without classifier heads."""
+    matching: Annotated[Literal["lenient", "exact"], Added(before="lenient")] = "lenient"
+    """When a response of a model without classifier heads names a class: `lenient` looks past punctuation and quotes around it and
+    knows the spellings of the sources; `exact` takes the label alone, whatever the case of letters, as the released code does.
+    The report says where the two differ."""
+    sentiment_merging: Annotated[Literal["with_highly", "with_weakly"], Added(before="with_highly")] = "with_highly"
+    """Which of the five sentiment classes of Table 19 takes in `negative` (and `positive`): `with_highly`, that of `highly
+    negative`; `with_weakly`, that of `weakly negative`, as in the released code (helper_senti.py). The paper names no rule."""
     judge: JudgeSpec | None = None
     """Language model that grades open answers (paper appendix A.5); null scores them by exact match, which is stricter."""
     retention: bool = False

@@ -25,10 +25,12 @@ from hba_ray.specs.sft import SftSpec, TransferSpec
 from hba_ray.specs.sweep import SweepSpec
 
 AUTHORS: dict[str, dict[str, Any]] = {
-    "model": {"media_to_backbone": False, "lora": {"scope": "all"}},
+    "atlas": {"media": {"video_min_pixels": 147_456, "image_pixels": 524_288, "image_min_pixels": 65_536}},
+    "model": {"media_to_backbone": False, "lora": {"scope": "all"}, "prompt_layout": "released"},
     "sft": {"mode": "staged", "scheduler_horizon": "micro_batches", "answer_case": "lower", "epochs": 10},
     "bam": AUTHORS_BAM,
     "grpo": AUTHORS_GRPO,
+    "evaluate": {"matching": "exact", "sentiment_merging": "with_weakly"},
 }
 """The settings of the released code, which `compat: authors` takes for all keys that the spec does not set."""
 

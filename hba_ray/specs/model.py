@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from hba_ray.errors import CheckpointError
-from hba_ray.specs.base import Seed, Spec
+from hba_ray.specs.base import Added, Seed, Spec
 
 
 class TinySpec(Spec):
@@ -62,6 +62,12 @@ class ModelSpec(Spec):
     """Precision of weights and activations; `auto` is bf16 on a GPU and fp32 on a CPU."""
     media_to_backbone: bool = True
     """Feed audio and video to the backbone. The released SFT code does not: its prompts hold their placeholders alone."""
+    prompt_layout: Annotated[Literal["trimmed", "released"], Added(before="trimmed")] = "trimmed"
+    """How a row becomes a chat turn. `trimmed` takes line breaks off around clips and puts clips without a mark in front in the
+    order image, video, audio; `released` keeps every line break, and the order is audio, video, image (base_dataset.py)."""
+    system_prompt: Annotated[str | None, Added(before=None)] = Field(default=None, min_length=1)
+    """File with the text of the system turn, or a Python file of the released code that holds it
+    (training/sft/dataset/base_dataset.py); null takes the turn that the chat template of the backbone puts in."""
 
 
 def model_folder(name: str, where: str) -> Path | None:

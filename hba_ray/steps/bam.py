@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import DataError, SpecError
 from hba_ray.evaluation.arms import ADAPTED, MEDIA, adapted_model
+from hba_ray.models.settings import sources_of, write_settings
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.bam import BamSpec
@@ -143,7 +144,7 @@ class BamSteps(StepKind[BamResult]):
                 for name, given in bam.checkpoints.items()
             },
         }
-        what = f"{bam.epochs} epochs of {' and '.join(bam.streams)} adapters per dataset, hidden {bam.hidden}, lr {bam.lr:g}"
+        what = _in_words(spec)
         cpus = f"{spec.compute.cpus_per_worker:g} CPUs per dataset" if spec.compute.workers else "1 CPU"
         draft.add(self, identity, what, resources=cpus, uses_ray=True)
 
@@ -171,6 +172,8 @@ class BamSteps(StepKind[BamResult]):
         _write_log(trained, spec.bam.epochs, context.folder / STEP_LOG)
         made = {one.dataset: _kept(one) for one in trained}
         given = {dataset: AdaptersOfDataset(taken_from=name) for dataset, name in taken.items()}
+        for dataset in (*made, *given):
+            write_settings(context.folder / ADAPTERS / dataset, spec, adapters=True)
         return BamResult(datasets={**made, **given}, left_out=[dataset for dataset in datasets if dataset not in made])
 
     def notes(self, spec: ExperimentSpec, result: BamResult) -> list[str]:
@@ -191,6 +194,21 @@ class BamSteps(StepKind[BamResult]):
         if spec.bam.shuffle_descriptors:
             said.append("BAM: descriptors are shuffled among the rows of a dataset, so they say nothing about the row: a control.")
         return said
+
+
+def _in_words(spec: ExperimentSpec) -> str:
+    """What a plan says of the step: what it trains, and what it only takes."""
+    bam = spec.bam
+    trained = f"{bam.epochs} epochs of {' and '.join(bam.streams)} adapters per dataset, hidden {bam.hidden}, lr {bam.lr:g}"
+    if not bam.checkpoints:
+        return trained
+    taken = {find_dataset(name, where="bam.checkpoints").id for name in bam.checkpoints}
+    named = bam.datasets or spec.atlas.datasets
+    left = None if named is None else {find_dataset(name, where="bam.datasets").id for name in named} - taken
+    sources = {source.in_words(spec) for source in sources_of(spec) if source.key.startswith("bam.checkpoints.")}
+    settings = f", run as they were trained: {' / '.join(sorted(sources))}" if sources else ""
+    rest = "" if left == set() else f"; for {', '.join(sorted(left)) if left else 'all other datasets'}, {trained}"
+    return f"take the adapters of {', '.join(sorted(taken))}{settings}{rest}"
 
 
 def seed(spec: ExperimentSpec) -> int:

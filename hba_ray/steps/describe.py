@@ -121,12 +121,18 @@ def vector_identity(spec: ExperimentSpec, stream: Literal["pose", "acoustic"]) -
 
 
 def prompt_identity(spec: ExperimentSpec) -> dict[str, Any]:
-    """JSON values that name, besides the atlas, all that prompts depend on: the transcripts in them, where there are any."""
+    """JSON values that name, besides the atlas, all that prompts depend on: the transcripts in them, and a wording that is not ours.
+
+    Raises:
+        SpecError: the file of the system turn is not there or not in order.
+    """
+    from hba_ray.data.wording import Wording
     from hba_ray.descriptors.tables import identity_of
 
+    wording = Wording.of(spec.model).identity()
     if "transcripts" not in spec.descriptors.streams:
-        return {}
-    return {"transcripts": [identity_of(spec.descriptors, "transcripts", _store(spec)), spec.descriptors.transcripts.rows]}
+        return wording
+    return {"transcripts": [identity_of(spec.descriptors, "transcripts", _store(spec)), spec.descriptors.transcripts.rows], **wording}
 
 
 def _spoken(context: Context) -> np.ndarray:

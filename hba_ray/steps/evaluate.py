@@ -8,13 +8,13 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from hba_ray.data.tasks import DATASETS
 from hba_ray.evaluation.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, baselines, last_part
 from hba_ray.progress import Bar, progress
-from hba_ray.specs import ExperimentSpec
+from hba_ray.specs import ExperimentSpec, identity_values
 from hba_ray.steps import backbone, bam, describe, grpo
 from hba_ray.steps.base import Context, Draft, Result, StepKind, held_out, precision_of, training_resources
 from hba_ray.steps.drops import check_rows, check_some_left, losses
@@ -85,7 +85,7 @@ class EvaluateSteps(StepKind[EvaluateResult]):
         pq.write_table(table, context.folder / PREDICTIONS)
         listed = held_out(spec) if arm.is_transferred else list(index.counts())
         counts, published = context.whole_index.label_counts("train"), published_model(spec, arm)
-        scores = score_predictions(table, counts, datasets=listed, published_model=published)
+        scores = score_predictions(table, counts, datasets=listed, published_model=published, merging=spec.evaluate.sentiment_merging)
         write_text(context.folder / SCORES, scores.to_json())
         said = {**_counts(records), "unread": unread(records)} if arm.is_generative else {}
         return EvaluateResult(rows=len(records), lost=losses(drops), arm=str(arm), cut=_cut(records), **said)
@@ -145,7 +145,8 @@ def _generation_identity(draft: Draft, arm: Arm) -> dict[str, Any]:
         made = {"baseline": model, **of_rows, **describe.prompt_identity(spec), "precision": precision_of(spec)}
     if generation.temperature > 0 and generation.engine == "transformers":
         made["sampled_together"] = spec.compute.micro_batch  # rows of a micro-batch share a stream of random numbers
-    return {**made, "generation": generation.identity(), "split": spec.evaluate.split, "prompts": _prompts(spec, arm)}
+    read = identity_values(spec.evaluate, include={"matching", "sentiment_merging"})
+    return {**made, "generation": generation.identity(), "split": spec.evaluate.split, "prompts": _prompts(spec, arm), **read}
 
 
 def _prompts(spec: ExperimentSpec, arm: Arm) -> dict[str, Any] | None:
@@ -198,6 +199,7 @@ def _predict(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[Dro
 
 def _generate_job(context: Context) -> GenerateJob:
     from hba_ray.data.prompts import ReasoningPrompt
+    from hba_ray.data.wording import Wording
     from hba_ray.predict.jobs import GenerateJob
 
     spec, arm = context.spec, context.arm
@@ -207,9 +209,13 @@ def _generate_job(context: Context) -> GenerateJob:
         model = baselines(spec)[arm]
         model = context.backbone if model == "tiny" else model
     prompts = _prompts(spec, arm)
+    wording = Wording.of(spec.model)
+    if arm.baseline is not None:
+        wording = replace(wording, system=None)  # another model's own chat template knows what to say
     if prompts is None:
-        return GenerateJob(spec, model, _index(context))
-    return GenerateJob(spec, model, _index(context), ReasoningPrompt.model_validate(prompts["reasoning"]), prompts["answer_from"])
+        return GenerateJob(spec, model, _index(context), wording=wording)
+    reasoning = ReasoningPrompt.model_validate(prompts["reasoning"])
+    return GenerateJob(spec, model, _index(context), reasoning, prompts["answer_from"], wording)
 
 
 def published_model(spec: ExperimentSpec, arm: Arm) -> PublishedModel:

@@ -104,7 +104,8 @@ class JudgeSteps(StepKind[JudgeResult]):
         pq.write_table(verdict_table(verdicts), context.folder / VERDICTS)
         said = {(verdict.dataset, verdict.sample_id): verdict.correct for verdict in verdicts}
         counts, published = context.whole_index.label_counts("train"), published_model(context.spec, arm)
-        scores = score_predictions(predictions, counts, datasets=context.index.counts(), verdicts=said, published_model=published)
+        merging, listed = context.spec.evaluate.sentiment_merging, context.index.counts()
+        scores = score_predictions(predictions, counts, datasets=listed, verdicts=said, published_model=published, merging=merging)
         write_text(context.folder / SCORES, scores.to_json())
         return _result(arm, verdicts, judge)
 

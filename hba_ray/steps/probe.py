@@ -8,7 +8,7 @@ from typing import cast
 from hba_ray.errors import SpecError
 from hba_ray.evaluation.arms import Arm
 from hba_ray.progress import progress
-from hba_ray.specs import ExperimentSpec
+from hba_ray.specs import ExperimentSpec, identity_values
 from hba_ray.specs.descriptors import USUAL_STREAMS, AcousticSpec, PoseSpec, VectorStream
 from hba_ray.steps import describe
 from hba_ray.steps.base import Context, Draft, Result, StepKind
@@ -47,7 +47,8 @@ class ProbeSteps(StepKind[ProbeResult]):
             raise SpecError("descriptors.probe", "there are no vectors to probe", "name pose or acoustic in descriptors.streams")
         for stream in streams:
             vectors = describe.vector_identity(spec, stream)
-            identity = {"atlas": draft["atlas"].fingerprint, "vectors": vectors, "split": spec.evaluate.split}
+            scored = {"split": spec.evaluate.split, **identity_values(spec.evaluate, include={"sentiment_merging"})}
+            identity = {"atlas": draft["atlas"].fingerprint, "vectors": vectors, **scored}
             draft.add(self, identity, f"a linear classifier on {stream} vectors alone", arm=Arm(probe=stream), part=stream)
 
     def make(self, context: Context) -> ProbeResult:
@@ -68,7 +69,8 @@ class ProbeSteps(StepKind[ProbeResult]):
                 progress=lambda dataset: bar.advance(),
             )
         pq.write_table(table, context.folder / PREDICTIONS)
-        write_text(context.folder / SCORES, score_predictions(table, index.label_counts("train"), datasets=probed).to_json())
+        scores = score_predictions(table, index.label_counts("train"), datasets=probed, merging=spec.evaluate.sentiment_merging)
+        write_text(context.folder / SCORES, scores.to_json())
         return ProbeResult(rows=len(table), without_a_vector=table.column("probability").null_count)
 
     def notes(self, spec: ExperimentSpec, result: ProbeResult) -> list[str]:

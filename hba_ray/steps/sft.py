@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.errors import SpecError
 from hba_ray.evaluation.arms import transferred
+from hba_ray.models.settings import sources_of, write_settings
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
 from hba_ray.steps import backbone, describe
@@ -87,7 +88,9 @@ class SftSteps(StepKind[TrainingResult]):
         spec, named = draft.spec, _identity(draft, draft.spec)
         if spec.sft.checkpoint is not None:
             named["checkpoint"] = digest_checkpoint(draft, spec.sft.checkpoint, "sft.checkpoint")
-            draft.add(self, named, f"take the model in {spec.sft.checkpoint}")
+            source = next((source for source in sources_of(spec) if source.key == "sft.checkpoint"), None)
+            run_as = f"run as it was trained: {source.in_words(spec)}" if source else "which holds no settings, so those of the spec stand"
+            draft.add(self, named, f"take the model in {spec.sft.checkpoint}, {run_as}")
             return
         what = f"{spec.sft.epochs} epochs of {spec.model.train} training, batch {spec.sft.batch}, lr {spec.sft.lr:g}"
         rest: dict[str, Any] = {"resources": training_resources(spec), "uses_ray": True}
@@ -180,7 +183,10 @@ def _identity(draft: Draft, spec: ExperimentSpec) -> dict[str, Any]:
         "backbone": backbone.identity(draft),
         "media": spec.atlas.media.identity(),
         "modalities": sorted(spec.atlas.modalities),
-        "model": {**identity_values(spec.model, exclude={"backbone", "tiny"}), "precision": precision_of(spec)},
+        "model": {
+            **identity_values(spec.model, exclude={"backbone", "tiny", "prompt_layout", "system_prompt"}),
+            "precision": precision_of(spec),
+        },
         "seed": spec.seed,
         "sft": spec.sft.identity(),
         **describe.prompt_identity(spec),
@@ -201,6 +207,7 @@ def _take(context: Context, given: Path) -> TrainingResult:
 
     with progress("sft", total=None):
         take_model(context.spec, context.backbone, given, context.folder / "model")
+    write_settings(context.folder / "model", context.spec)
     return TrainingResult(taken_from=given.name)
 
 
@@ -230,6 +237,7 @@ def _train(
         for line in _first_words(context, 0 if begun is None else begun.step, total, part):
             bar.say(line)
         trained = launch_sft(job, context.folder)
+    write_settings(context.folder / "model", spec)
     state = trained.state
     check_some_left("train", len(index.rows_of("train")), state.drops)
     return TrainingResult(

@@ -37,6 +37,7 @@ from hba_ray.data.prompts import chat_message
 from hba_ray.data.rows import Row
 from hba_ray.data.stream import make_here, map_with_model_actors, micro_batch_dataset
 from hba_ray.data.tasks import DATASETS
+from hba_ray.data.wording import AS_BEFORE, Wording
 from hba_ray.errors import DataError
 from hba_ray.models.backbone import context_length, load_processor
 from hba_ray.models.checkpoints import load_model, model_identity
@@ -108,23 +109,23 @@ class StatesJob:
             "files": sorted([Path(shard.path).name, file_digest(Path(shard.path), memory=memory)] for shard in shards),
             "media": settings.media.identity(),
             "modalities": sorted(settings.modalities),
-            "prompt": _prompt_of(self.backbone),
+            "prompt": _prompt_of(self.backbone, settings.wording),
             "answer_case": settings.answer_case,
         }
 
 
-def prompt_identity(processor: Any) -> str:
+def prompt_identity(processor: Any, wording: Wording = AS_BEFORE) -> str:
     """A fingerprint of how the processor turns a row into token ids, taken from a sample row with all kinds of clip."""
     problem = "<image>\n<video>\n<audio>\nWho speaks, and why?\n"
     row = Row("probe", "probe", DATASETS["toy_answers"], problem, answer="A friend.", label=None)
-    prompt = processor.apply_chat_template(chat_message(row), add_generation_prompt=True, tokenize=False)
+    prompt = processor.apply_chat_template(chat_message(row, wording), add_generation_prompt=True, tokenize=False)
     return fingerprint([prompt, list(processor.tokenizer(prompt)["input_ids"])])
 
 
 @lru_cache(maxsize=4)
-def _prompt_of(backbone: str) -> str:
+def _prompt_of(backbone: str, wording: Wording) -> str:
     """`prompt_identity` of a backbone, remembered by this process; a change of the backbone's files shows in the checkpoint's identity."""
-    return prompt_identity(load_processor(backbone))
+    return prompt_identity(load_processor(backbone), wording)
 
 
 def load_sft(spec: ExperimentSpec, backbone: str, model: str) -> OmniSapiens:

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from hba_ray.data.tasks import DATASETS, TASKS
 from hba_ray.errors import DataError
-from hba_ray.evaluation.metrics import SCALES, binary_weighted_f1, sentiment_scales
+from hba_ray.evaluation.metrics import FIVE, binary_weighted_f1, scales, sentiment_scales
 
 SEVEN = TASKS["SEN"].labels
 
@@ -24,8 +24,8 @@ def test_a_dataset_is_scored_on_the_scales_that_it_has_the_classes_for(dataset: 
 
 
 def test_each_scale_has_as_many_classes_as_it_says():
-    assert {classes: len(set(merged.values())) for classes, merged in SCALES.items()} == {7: 7, 5: 5, 3: 3}
-    assert set(SCALES[5].values()) == set(DATASETS["chsimsv2"].labels)
+    assert {classes: len(set(merged.values())) for classes, merged in scales().items()} == {7: 7, 5: 5, 3: 3}
+    assert set(FIVE["with_highly"].values()) == set(DATASETS["chsimsv2"].labels)
 
 
 def test_a_miss_can_be_a_hit_on_a_coarser_scale():
@@ -40,7 +40,7 @@ def test_scores_are_those_of_scikit_learn(pairs):
     true, predicted = map(list, zip(*pairs, strict=True))
     *finer, two = sentiment_scales(true, predicted, SEVEN)
     for score in finer:
-        ours, theirs = [SCALES[score.classes][x] for x in true], [SCALES[score.classes][x] for x in predicted]
+        ours, theirs = [scales()[score.classes][x] for x in true], [scales()[score.classes][x] for x in predicted]
         assert score.accuracy == pytest.approx(accuracy_score(ours, theirs))
         assert score.weighted_f1 == pytest.approx(f1_score(ours, theirs, average="weighted", zero_division=0))  # pyright: ignore[reportArgumentType]
     assert two.weighted_f1 == binary_weighted_f1(true, predicted)

@@ -193,7 +193,7 @@ def test_a_changed_prompt_is_noticed(made, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"checkpoint was .*prompt was"):
         StateStore.open(pooled_job(replace(job, backbone=str(changed))), states_of(job))
     states._prompt_of.cache_clear()
-    monkeypatch.setattr(states, "chat_message", lambda row: [{"role": "user", "content": row.problem}])
+    monkeypatch.setattr(states, "chat_message", lambda row, wording: [{"role": "user", "content": row.problem}])
     with pytest.raises(DataError, match="something else: prompt was"):
         StateStore.open(pooled_job(job), states_of(job))
     states._prompt_of.cache_clear()

@@ -19,7 +19,7 @@ _WHITE_IS_ZERO = 0
 """Value of TIFF's photometric interpretation."""
 
 
-def decode_image(clip: bytes | Path, max_pixels: int, *, where: str) -> np.ndarray:
+def decode_image(clip: bytes | Path, max_pixels: int, *, where: str, min_pixels: int = 0) -> np.ndarray:
     """An image as uint8 RGB [3, H, W], turned as its EXIF orientation says, sized by `frame_size`.
 
     Grey images of 9 to 16 bits are scaled by the range of their bits, and those of floats from 0 to 1.
@@ -35,7 +35,7 @@ def decode_image(clip: bytes | Path, max_pixels: int, *, where: str) -> np.ndarr
             picture = _eight_bits(ImageOps.exif_transpose(image), tags, where).convert("RGB")
         except (SyntaxError, Image.DecompressionBombError) as cause:  # Pillow's own way to report a broken file
             raise BadMedia(where, f"the image cannot be decoded: {cause}", reason="corrupt image") from cause
-        height, width = frame_size(picture.height, picture.width, max_pixels)
+        height, width = frame_size(picture.height, picture.width, max_pixels, min_pixels)
         return np.ascontiguousarray(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)).transpose(2, 0, 1))
 
 

@@ -11,8 +11,9 @@ Shapes: T frames, H and W pixels.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, dropwhile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +27,8 @@ from hba_ray.data.media.lengths import check_bytes, check_index, check_seconds, 
 from hba_ray.data.media.sizes import frame_size
 from hba_ray.errors import BadMedia
 
+_Fit = Callable[[int, int], tuple[int, int]]
+"""Height and width of a stored frame -> those of the frame that is shown."""
 _TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv", "asf")
 """Containers that state the time of every frame and can be sought in. In others (TS, VOB, Ogg) FFmpeg guesses some of the times."""
 _REORDERED = ("h264", "hevc", "vvc")
@@ -73,25 +76,26 @@ class _Shown:
     seconds: float
 
 
-def decode_video(clip: bytes | Path, frames: int, max_pixels: int, *, where: str) -> tuple[np.ndarray, float]:
+def decode_video(clip: bytes | Path, frames: int, max_pixels: int, *, where: str, min_pixels: int = 0) -> tuple[np.ndarray, float]:
     """Evenly spaced frames as uint8 RGB [T, 3, H, W], T = frames, upright, and their rate in frames per second.
 
     The frames are those of index `round(linspace(0, count - 1, frames))`, halves to even; a clip with
     fewer frames repeats some. A clip of one frame has no span and counts as one second long.
 
     Args:
-        max_pixels: H * W at most; see `frame_size`.
+        max_pixels, min_pixels: see `frame_size`.
 
     Raises:
         BadMedia: no video stream, no frame in it, damaged or cut short.
     """
+    fit = partial(frame_size, max_pixels=max_pixels, min_pixels=min_pixels)
     with opened(clip, "video", where) as (file, size):
         check_bytes(file, size, "video", where)
         with open_container(file) as container:
             stream = stream_of(container, "video", where)
             packets = _packets(container, stream, size, where)
-            shown = _by_seeking(container, stream, packets, frames, max_pixels) if packets.reliable else None
-        shown = shown or _by_counting(file, packets, frames, max_pixels, where)
+            shown = _by_seeking(container, stream, packets, frames, fit) if packets.reliable else None
+        shown = shown or _by_counting(file, packets, frames, fit, where)
     if any(one.picture_HWC.shape != shown[0].picture_HWC.shape for one in shown):
         raise BadMedia(where, "the picture size changes within the video", reason="corrupt video")
     video_THWC = np.stack([one.picture_HWC for one in shown])
@@ -105,6 +109,7 @@ def every_frame(clip: bytes | Path, *, where: str) -> Iterator[tuple[float, av.V
     Raises:
         BadMedia: no video stream, no frame in it, damaged or cut short.
     """
+    fit = partial(frame_size, max_pixels=max_pixels, min_pixels=min_pixels)
     with opened(clip, "video", where) as (file, size):
         check_bytes(file, size, "video", where)
         with open_container(file) as container:
@@ -143,8 +148,8 @@ def upright(picture_HWC: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     return picture_HWC[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
-def _show(frame: av.VideoFrame, seconds: float, max_pixels: int) -> _Shown:
-    height, width = frame_size(frame.height, frame.width, max_pixels)
+def _show(frame: av.VideoFrame, seconds: float, fit: _Fit) -> _Shown:
+    height, width = fit(frame.height, frame.width)
     picture_HWC = frame.reformat(width, height, format="rgb24", interpolation="BICUBIC").to_ndarray()
     return _Shown(upright(picture_HWC, frame), seconds)
 
@@ -182,7 +187,7 @@ def _indices(count: int, frames: int) -> list[int]:
     return np.linspace(0, count - 1, frames).round().astype(int).tolist()
 
 
-def _by_seeking(container: Any, stream: Any, packets: _Packets, frames: int, max_pixels: int) -> list[_Shown] | None:
+def _by_seeking(container: Any, stream: Any, packets: _Packets, frames: int, fit: _Fit) -> list[_Shown] | None:
     """The wanted frames, decoded from the key frames before them; None where one of them is not met at its time."""
     shown: list[_Shown] = []
     decoded: Iterator[Any] = iter(())
@@ -198,7 +203,7 @@ def _by_seeking(container: Any, stream: Any, packets: _Packets, frames: int, max
             current = next(decoded, None)
         if current is None or current.pts != time or current.is_corrupt:
             return None
-        shown.append(_show(current, float(time * stream.time_base), max_pixels))
+        shown.append(_show(current, float(time * stream.time_base), fit))
     return shown
 
 
@@ -220,7 +225,7 @@ def _from_key(container: Any, stream: Any, keys: list[tuple[int, int]], time: in
             return
 
 
-def _by_counting(file: BinaryIO, packets: _Packets, frames: int, max_pixels: int, where: str) -> list[_Shown]:
+def _by_counting(file: BinaryIO, packets: _Packets, frames: int, fit: _Fit, where: str) -> list[_Shown]:
     """The wanted frames, met by decoding the video from its start; twice where it has not as many frames as packets."""
     count = len(packets.times)
     while True:
@@ -231,7 +236,7 @@ def _by_counting(file: BinaryIO, packets: _Packets, frames: int, max_pixels: int
             if found - 1 in wanted:
                 if frame.is_corrupt:
                     raise BadMedia(where, f"the frame at {seconds:.2f} s is damaged", reason="corrupt video")
-                shown[found - 1] = _show(frame, seconds, max_pixels)
+                shown[found - 1] = _show(frame, seconds, fit)
         if found == count:
             return [shown[index] for index in wanted]
         count = found
