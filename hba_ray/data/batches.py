@@ -23,9 +23,9 @@ from hba_ray.data.predictions import Columns, asked_columns
 from hba_ray.data.prompts import chat_message, withhold
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS
-from hba_ray.data.wording import AS_BEFORE, Wording
 from hba_ray.errors import DataError
 from hba_ray.specs import ExperimentSpec, MediaSpec
+from hba_ray.specs.wording import AS_BEFORE, Wording
 
 IGNORED = -100
 """Stands in targets where nothing is to be learnt; cross-entropy leaves it out."""

@@ -20,10 +20,10 @@ from pydantic import Field, ValidationError, field_validator
 from hba_ray.data.rows import MEDIA_COLUMNS, TAG, Row
 from hba_ray.data.tasks import SPLIT_SURPRISE, Dataset, find_label
 from hba_ray.data.text import break_tokens, comparable, control_token
-from hba_ray.data.wording import AS_BEFORE, MOST_PROMPT_BYTES, Layout, Wording
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import Spec
 from hba_ray.specs.load import load_prompt_file
+from hba_ray.specs.wording import AS_BEFORE, MOST_PROMPT_BYTES, Layout, Wording
 
 AnswerFrom = Literal["boxed", "chain"]
 Matching = Literal["lenient", "exact"]

@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from hba_ray.data.wording import load_system_prompt
 from hba_ray.errors import CheckpointError, SpecError
 from hba_ray.models.manifests import read_manifest
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import value_at
+from hba_ray.specs.wording import load_system_prompt
 
 SETTINGS, SYSTEM_PROMPT = "settings.json", "system_prompt.txt"
 """Files in the folder of a checkpoint: its settings, and the text of the system turn, where the spec gave one."""

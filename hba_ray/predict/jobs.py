@@ -21,9 +21,9 @@ from hba_ray.data.prompts import AnswerFrom, Matching, ReasoningPrompt, ask_plai
 from hba_ray.data.rows import Row
 from hba_ray.data.stream import make_here, map_with_model_actors, micro_batch_dataset
 from hba_ray.data.tasks import DATASETS
-from hba_ray.data.wording import AS_BEFORE, Wording
 from hba_ray.models.backbone import context_length, load_processor
 from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.wording import AS_BEFORE, Wording
 
 if TYPE_CHECKING:
     from hba_ray.training.bam import BamJob, Describe

@@ -25,10 +25,9 @@ from hba_ray.data.atlas import Drop, read_rows
 from hba_ray.data.clips import decode_clips
 from hba_ray.data.order import Order, Window, plan_epoch
 from hba_ray.data.predictions import asked_columns
-from hba_ray.data.prompts import chat_message, withhold
+from hba_ray.data.prompts import chat_message, system_turn, withhold
 from hba_ray.data.rows import Row
 from hba_ray.data.stream import map_with_model_actors
-from hba_ray.data.wording import system_turn
 from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing
 from hba_ray.predict.jobs import GenerateJob, Predictions
 from hba_ray.predict.vllm_clips import CONNECTOR, Clip, as_clips, content_of, handed_over, register_connector
@@ -127,7 +126,7 @@ class VllmEngine:
     """vLLM with one model in it, from entering the block to leaving it."""
 
     def __init__(self, job: GenerateJob):
-        self.job, self.layout, self._stack = job, job.wording.layout, ExitStack()
+        self.job, self._stack = job, ExitStack()
 
     def __enter__(self) -> VllmEngine:
         with ExitStack() as stack:
@@ -217,7 +216,9 @@ class VllmEngine:
             if isinstance(row, DataError):
                 drops.append(self._drop(row, self.job.index.dataset_of(line)))
             else:
-                futures.append((row, self._pool.submit(self._question, withhold(row, self.job.spec.atlas.modalities, self.layout))))
+                futures.append(
+                    (row, self._pool.submit(self._question, withhold(row, self.job.spec.atlas.modalities, self.job.wording.layout)))
+                )
         for row, future in futures:
             try:
                 question = future.result()
@@ -227,7 +228,7 @@ class VllmEngine:
                 yield question
 
     def _question(self, row: Row) -> Question:
-        shown = withhold(row, self._shown(row), self.layout)
+        shown = withhold(row, self._shown(row), self.job.wording.layout)
         as_images = "video" in shown.media and not self._takes("video")
         decoded = decode_clips(shown, self.job.spec.atlas.media, where=self._place(row))
         clips = [clip for name, arrays in decoded.items() for array in arrays for clip in as_clips(name, array, as_images=as_images)]

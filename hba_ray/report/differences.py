@@ -21,7 +21,7 @@ From = Literal["the paper", "the released code"]
 
 
 @dataclass(frozen=True)
-class Difference:
+class SpecDifference:
     """One difference.
 
     Attributes:
@@ -51,7 +51,7 @@ class _Habit:
     key: str = ""
 
 
-def differences(spec: ExperimentSpec) -> tuple[Difference, ...]:
+def differences(spec: ExperimentSpec) -> tuple[SpecDifference, ...]:
     """All differences of a spec, those from the paper first.
 
     Args:
@@ -59,11 +59,11 @@ def differences(spec: ExperimentSpec) -> tuple[Difference, ...]:
     """
     stated = flat(spec.model_dump(mode="json"))
     made = [*_from_paper(spec, stated), *_from_released(spec, stated)]
-    made += [Difference(habit.differs_from, habit.key, habit.says) for habit in _HABITS if habit.holds(spec)]
+    made += [SpecDifference(habit.differs_from, habit.key, habit.says) for habit in _HABITS if habit.holds(spec)]
     return tuple(sorted(made, key=lambda one: one.differs_from != "the paper"))
 
 
-def sentences(found: Iterable[Difference]) -> Iterator[str]:
+def sentences(found: Iterable[SpecDifference]) -> Iterator[str]:
     """The differences as sentences; values of keys share one."""
     found = tuple(found)
     for other in get_args(From):
@@ -74,19 +74,19 @@ def sentences(found: Iterable[Difference]) -> Iterator[str]:
         yield from (f"from {other}: {one.says}" for one in own if not one.is_value)
 
 
-def _from_paper(spec: ExperimentSpec, stated: dict[str, Any]) -> Iterator[Difference]:
+def _from_paper(spec: ExperimentSpec, stated: dict[str, Any]) -> Iterator[SpecDifference]:
     default = flat(ExperimentSpec.model_validate({"name": "paper", "atlas": {"source": "toy"}}).model_dump(mode="json"))
     for key, value in stated.items():
         section = key.partition(".")[0]
         if section in ("model", *spec.stages) and key not in _NOT_OF_PAPER and value != default.get(key) and _matters(spec, key):
-            yield Difference("the paper", key, f"{key}={shown(value)} ({shown(default.get(key))})", is_value=True)
+            yield SpecDifference("the paper", key, f"{key}={shown(value)} ({shown(default.get(key))})", is_value=True)
 
 
-def _from_released(spec: ExperimentSpec, stated: dict[str, Any]) -> Iterator[Difference]:
+def _from_released(spec: ExperimentSpec, stated: dict[str, Any]) -> Iterator[SpecDifference]:
     for key, value in flat(AUTHORS).items():
         if stated[key] != value and _matters(spec, key):
             values = f"{key}={shown(stated[key])} ({shown(value)})"
-            yield Difference("the released code", key, _IN_WORDS.get(key, values), is_value=key not in _IN_WORDS)
+            yield SpecDifference("the released code", key, _IN_WORDS.get(key, values), is_value=key not in _IN_WORDS)
 
 
 def _matters(spec: ExperimentSpec, key: str) -> bool:

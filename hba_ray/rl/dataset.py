@@ -21,11 +21,11 @@ from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.clips import ALREADY_SIZED, decode_clips
 from hba_ray.data.prompts import ReasoningPrompt, chat_message, withhold
 from hba_ray.data.rows import Row
-from hba_ray.data.wording import Layout, Wording
 from hba_ray.errors import DataError
 from hba_ray.rl import AGENT
 from hba_ray.rl.omni import mean_rate, verl_media
 from hba_ray.specs.atlas import MediaSpec
+from hba_ray.specs.wording import Layout, Wording
 
 SECTION = "hba"
 """Section of verl's `data` that holds `RowSettings`."""
@@ -43,7 +43,7 @@ class RowSettings:
         failures: file of the rows that could not become prompts, a JSON object a line.
         drop_bad_rows: whether such rows are left out, or end the run.
         log_rollouts: responses of each step that are kept for people to read.
-        layout, system: of `data.wording.Wording`.
+        layout, system: of `specs.wording.Wording`.
     """
 
     media: Mapping[str, Any]

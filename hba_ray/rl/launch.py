@@ -23,12 +23,12 @@ from hba_ray.cluster import ray_private
 from hba_ray.cluster.session import ANYWHERE, rollout_cpus
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.prompts import load_reasoning
-from hba_ray.data.wording import Wording
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing, HbaError, TrainingError
 from hba_ray.rl import DATASET, PLUGIN, TRAINER_MODULE
 from hba_ray.rl.records import read_failures
 from hba_ray.rl.settings import RlPaths, environment, uses_gpu, verl_config
 from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.wording import Wording
 from hba_ray.store.folders import keep_lines
 
 NAMESPACE, RUNNER = "hba_ray", "grpo"

@@ -126,8 +126,8 @@ def prompt_identity(spec: ExperimentSpec) -> dict[str, Any]:
     Raises:
         SpecError: the file of the system turn is not there or not in order.
     """
-    from hba_ray.data.wording import Wording
     from hba_ray.descriptors.tables import identity_of
+    from hba_ray.specs.wording import Wording
 
     wording = Wording.of(spec.model).identity()
     if "transcripts" not in spec.descriptors.streams:

@@ -199,8 +199,8 @@ def _predict(context: Context, bar: Bar) -> tuple[list[dict[str, Any]], list[Dro
 
 def _generate_job(context: Context) -> GenerateJob:
     from hba_ray.data.prompts import ReasoningPrompt
-    from hba_ray.data.wording import Wording
     from hba_ray.predict.jobs import GenerateJob
+    from hba_ray.specs.wording import Wording
 
     spec, arm = context.spec, context.arm
     if arm.baseline is None:

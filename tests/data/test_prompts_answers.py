@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hba_ray.data.prompts import boxed, close_up_signs, read_answer, read_label, released_answer
+from hba_ray.data.prompts import boxed, close_up_signs, read_answer, read_class, read_label, released_answer
 from hba_ray.data.tasks import DATASETS
 
 BOXES = [
@@ -130,6 +130,34 @@ def test_very_long_texts_take_linear_time(piece: str):
 )
 def test_an_answer_is_a_label_of_its_own_dataset_or_none(answer: str, dataset: str, label: str | None):
     assert read_label(answer, DATASETS[dataset]) == label
+
+
+@pytest.mark.parametrize(
+    ("response", "lenient", "exact"),
+    [
+        (r"\boxed{Sad}", "sad", "sad"),
+        (r"\boxed{ Sad }", "sad", None),
+        ("**Joy.**", "happy", None),
+        ("happy", "happy", "happy"),
+        ("[HAPPY] or not", "happy", "happy"),
+        ("happy\n", "happy", None),
+        ("I think happy", None, None),
+    ],
+)
+def test_a_class_is_read_leniently_or_exactly(response: str, lenient: str | None, exact: str | None):
+    meld = DATASETS["meld_emotion"]
+    assert read_class(response, meld, "chain") == lenient
+    assert read_class(response, meld, "chain", matching="exact") == exact
+
+
+def test_an_exact_reading_takes_the_box_alone_where_the_spec_says_so():
+    meld = DATASETS["meld_emotion"]
+    assert read_class("happy", meld, "boxed", matching="exact") is None
+    assert read_class(r"so \boxed{Happy}", meld, "boxed", matching="exact") == "happy"
+    assert read_class("happy", DATASETS["mimeqa"], "chain", matching="exact") is None
+    split = {"matching": "exact", "split_surprise": True}
+    assert read_class("positive surprise", meld, "chain", **split) == "positive surprise"
+    assert read_class("positive surprise", meld, "chain", matching="exact") is None
 
 
 def test_split_surprise_is_read_where_the_atlas_tells_them_apart():

@@ -51,3 +51,16 @@ def test_edge_cases_are_missing_or_misses():
     assert all(score.weighted_f1 is None for score in sentiment_scales([], [], SEVEN))
     with pytest.raises(DataError):
         sentiment_scales(["joy"], ["joy"], SEVEN)
+
+
+def test_the_five_classes_join_as_the_spec_says():
+    true, predicted = ["negative", "negative", "highly negative"], ["weakly negative", "highly negative", "highly negative"]
+
+    def five(**rule: str) -> float | None:
+        return next(score.accuracy for score in sentiment_scales(true, predicted, SEVEN, **rule) if score.classes == 5)
+
+    assert five() == five(merging="with_highly") == pytest.approx(2 / 3)
+    assert five(merging="with_weakly") == pytest.approx(2 / 3)
+    assert FIVE["with_highly"]["negative"] == "highly negative" and FIVE["with_weakly"]["positive"] == "weakly positive"
+    predicted = ["weakly negative"] * 3
+    assert (five(), five(merging="with_weakly")) == (0, pytest.approx(2 / 3))

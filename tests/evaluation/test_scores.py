@@ -251,3 +251,11 @@ def test_numbers_are_not_labels():
 
 def test_no_predictions_at_all_is_an_empty_score():
     assert score_predictions(predictions(), {}) == Scores((), ())
+
+
+def test_the_other_rule_of_matching_is_scored_too_where_responses_were_read():
+    frame = predictions(cremad=[("sad", "sad"), ("fear", "fear")]).to_pandas()
+    assert only(score_predictions(frame, {}), "cremad").other_matching is None
+    frame["response"], frame["otherwise"] = ["**Sad.**", "fear"], [None, "fear"]
+    score = only(score_predictions(frame, {}), "cremad")
+    assert score.value == 1.0 and score.other_matching == pytest.approx(0.75)

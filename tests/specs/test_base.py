@@ -51,7 +51,11 @@ def test_a_field_of_the_first_release_enters_at_its_default_too():
 
 def test_sections_in_sections_keep_their_names_too():
     before, after = holding(MediaSpec, MediaSpec()), holding(LaterMedia, LaterMedia())
-    assert [one.identity() for one in after] == [one.identity() for one in before] == [one.model_dump(mode="json") for one in before]
+    first = {"audio_seconds": 10.0, "video_frames": 4, "video_pixels": 147_456}
+    media, by_name, several = ({"media": None, "by_name": {}, "several": []} | held for held in (
+        {"media": first}, {"by_name": {"a": first}}, {"several": [first, first]},
+    ))  # fmt: skip
+    assert [one.identity() for one in after] == [one.identity() for one in before] == [media, by_name, several]
     for old, changed in zip(before, holding(LaterMedia, LaterMedia(crop=0.5)), strict=True):
         assert changed.identity() != old.identity()
 

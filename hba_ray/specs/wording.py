@@ -65,8 +65,8 @@ def load_system_prompt(name: str) -> str:
     try:
         text = path.read_bytes().decode("utf-8")
         found = _system_turns(ast.parse(text)) if path.suffix == ".py" else [text.removesuffix("\n").removesuffix("\r")]
-    except (UnicodeDecodeError, SyntaxError, ValueError, RecursionError) as cause:
-        raise SpecError(where, f"cannot be read: {str(cause).splitlines()[0]}", "give a text file in UTF-8") from None
+    except (UnicodeDecodeError, SyntaxError, ValueError, RecursionError, MemoryError) as cause:  # the last two for brackets without end
+        raise SpecError(where, f"cannot be read: {str(cause) or type(cause).__name__}", "give a text file in UTF-8") from None
     if len(set(found)) != 1 or not found[0].strip():
         what = "is empty" if path.suffix != ".py" else f"holds {len(set(found))} system turns, and one is needed"
         raise SpecError(where, what, "write the text into a file of its own")

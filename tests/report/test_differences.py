@@ -1,0 +1,54 @@
+"""One place knows in what a spec differs from the paper and from the released code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hba_ray.report.differences import differences, sentences
+from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.base import flat
+from hba_ray.specs.experiment import AUTHORS
+from hba_ray.specs.grpo import NOT_OF_RESULTS
+
+
+def spec(**fields: Any) -> ExperimentSpec:
+    return ExperimentSpec.model_validate({"name": "x", "atlas": {"source": "released", "root": "a"}} | fields)
+
+
+def keys(other: str, **fields: Any) -> set[str]:
+    return {one.key for one in differences(spec(**fields)) if one.differs_from == other and one.is_value}
+
+
+def test_a_default_spec_is_the_paper_s_but_for_what_is_named():
+    stages = ["sft", "bam", "grpo"]
+    assert keys("the paper", stages=stages) == set()
+    assert keys("the paper", stages=stages, sft={"epochs": 2}, grpo={"lr": 1e-6}) == {"sft.epochs", "grpo.lr"}
+    assert keys("the paper", stages=["sft"], bam={"epochs": 9}) == set(), "a stage that is not run makes no difference"
+
+
+def test_every_setting_of_the_released_code_is_named_and_none_under_compat_authors():
+    stages, harpo = ["sft", "bam", "grpo"], {"algorithm": "harpo"}
+    found = {one.key for one in differences(spec(stages=stages, grpo=harpo)) if one.differs_from == "the released code"}
+    left_out = {f"grpo.{name}" for name in NOT_OF_RESULTS}
+    assert {key for key in flat(AUTHORS) if key not in left_out} <= found
+    assert keys("the released code", stages=stages, compat="authors", grpo=harpo) == set()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"stages": ["sft"], "compute": {"gpus_per_worker": 1}}, "bf16"),
+        ({"stages": ["sft", "bam"]}, "learning rates are constant"),
+        ({"stages": ["transfer"], "atlas": {"source": "released", "root": "a", "held_out": ["mmsd"]}}, "cosine without warm-up"),
+        ({"stages": ["grpo"]}, "read leniently"),
+        ({"stages": [], "evaluate": {"baselines": ["a/b"]}}, "read leniently"),
+        ({"stages": ["sft"]}, "passes no audio or video"),
+    ],
+)
+def test_what_the_paper_leaves_out_is_said(fields: dict[str, Any], said: str):
+    assert any(said in line for line in sentences(differences(spec(**fields))))
+    if said == "bf16":
+        exact = {**fields, "model": {"precision": "fp32"}}
+        assert not any(said in line for line in sentences(differences(spec(**exact))))
