@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from hba_ray.errors import SpecError
 from hba_ray.evaluation.arms import ADAPTED, SFT, Arm
 from hba_ray.models.checkpoints import load_model, model_identity, new_folder
 from hba_ray.models.export import ADAPTERS
+from hba_ray.models.settings import SETTINGS, SYSTEM_PROMPT
 from hba_ray.runs.plan import Experiment
 from hba_ray.steps.bam import ADAPTERS as TRAINED_ADAPTERS
 from hba_ray.store.folders import copy_folder, write_text
@@ -80,3 +82,6 @@ def _export_sft(run: Experiment, to: Path) -> None:
     dtype = torch.bfloat16 if run.spec.uses_bf16 else torch.float32
     identity = model_identity(backbone, trained, memory=Path(run.spec.compute.storage).expanduser())
     export_model(model, load_processor(backbone), to, dtype=dtype, identity=identity)
+    for name in (SETTINGS, SYSTEM_PROMPT):
+        if (trained / name).is_file():
+            shutil.copyfile(trained / name, to / name)

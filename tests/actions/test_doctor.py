@@ -75,3 +75,21 @@ def test_packages_out_of_bounds_are_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(metadata, "requires", lambda name: ['pydantic==1.0; extra == "train"'])
     check = checks()["packages: train"]
     assert check.state == "missing" and check.found.startswith("0 of 1: pydantic is ")
+
+
+def test_the_files_of_the_released_sentences_are_named():
+    found = checks(compat="authors", stages=["sft", "grpo"], compute={"micro_batch": 2})
+    assert "model.system_prompt=CHECKOUT/training/sft/dataset/base_dataset.py" in found["system turn"].way_out
+    assert "grpo.prompts=CHECKOUT/training/rl/format_prompt/default.jinja" in found["reasoning instruction"].way_out
+    given = checks(stages=["sft", "grpo"], model={"system_prompt": "turn.txt"}, grpo={"prompts": "own.yaml"}, compute={"micro_batch": 2})
+    assert (given["system turn"].state, given["system turn"].found, given["reasoning instruction"].found) == ("ok", "turn.txt", "own.yaml")
+
+
+def test_the_differences_of_a_spec_are_those_of_its_checkpoints(tmp_path: Path):
+    (tmp_path / "pytorch_model_fsdp.bin").touch()
+    base = {"name": "x", "atlas": {"source": "toy"}, "sft": {"batch": 64}}
+    said = " ".join(doctor.known_differences(ExperimentSpec.model_validate(base)))
+    assert "passes no audio or video" in said and "sft.epochs=5 (10)" in said
+    released = base | {"sft": {"batch": 64, "checkpoint": str(tmp_path)}}
+    said = " ".join(doctor.known_differences(ExperimentSpec.model_validate(released)))
+    assert "passes no audio or video" not in said and "sft.epochs" not in said

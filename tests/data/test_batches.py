@@ -16,6 +16,7 @@ from hba_ray.data.tasks import CLASSES, DATASETS
 from hba_ray.data.writers import write_jsonl
 from hba_ray.errors import BadMedia
 from hba_ray.specs import AtlasSpec, MediaSpec
+from hba_ray.specs.wording import Wording
 from tests.helpers.experiments import small_experiment
 
 MEDIA = MediaSpec(audio_seconds=2, video_frames=4, video_pixels=56 * 56)
@@ -233,3 +234,17 @@ def logits_of(model, batches: list[MicroBatch]) -> dict[str, np.ndarray]:
 
 def test_the_toy_datasets_are_in_the_tables():
     assert {dataset.id for dataset in DATASETS.values() if dataset.is_toy} == {"toy_tone", "toy_nod", "toy_words", "toy_answers"}
+
+
+def test_a_micro_batch_has_the_wording_of_the_spec(index, processor, tmp_path):
+    (tmp_path / "turn.txt").write_text("Be brief.")
+    model = {"backbone": "tiny", "system_prompt": str(tmp_path / "turn.txt"), "prompt_layout": "released"}
+    settings = BatchSettings.of(small_experiment(tmp_path, model=model), "predict", context=10_000)
+    assert settings.wording == Wording("released", "Be brief.")
+    plain = replace(settings, wording=Wording())
+    texts = [
+        [processor.tokenizer.decode(ids) for batch in batches_of(index, processor, one, split="test") for ids in batch.inputs["input_ids"]]
+        for one in (settings, plain)
+    ]
+    assert all("system\nBe brief." in text for text in texts[0]) and not any("Be brief." in text for text in texts[1])
+    assert sum(text.count("\n") for text in texts[0]) > sum(text.count("\n") for text in texts[1]), "line breaks around clips are kept"

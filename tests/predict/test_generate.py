@@ -130,3 +130,16 @@ def test_an_error_that_an_actor_hands_on_is_raised_by_the_driver():
     assert next(rows) == ([{"row": 1}], [])
     with pytest.raises(CheckpointError, match="has no chat template"):
         next(rows)
+
+
+def test_a_response_is_read_by_the_rule_of_the_spec_and_by_the_other():
+    asked = {"dataset": "meld_emotion", "sample_id": "one"}
+
+    def read(response: str, **changes: Any) -> tuple[str | None, str | None]:
+        spec = small_experiment(Path("unused"), **changes)
+        record = GenerateJob(spec, "model", SimpleNamespace(split_surprise=False)).record(asked, response)
+        return record["predicted"], record["otherwise"]
+
+    assert read("**Joy.**") == ("happy", None)
+    assert read("**Joy.**", evaluate__matching="exact") == (None, "happy")
+    assert read("HAPPY", evaluate__matching="exact") == ("happy", "happy")

@@ -72,3 +72,12 @@ def test_the_published_scores_give_the_correlations_of_table_15(model, published
     assert (row["Datasets"], row["Spearman as in Table 15"]) == ("16", published)
     ranks = {row["Dataset"]: row["Rank by rows"] for row in rows(Report("Table 14", {"arm": Scores(found, ())}, facts), "Size and score")}
     assert (ranks["mosei_senti"], ranks["meld_emotion"], ranks["meld_senti"], ranks["daicwoz"]) == ("1", "3", "3", "16")
+
+
+def test_both_rules_of_matching_are_shown_where_they_differ():
+    read = dataclasses.replace(SENTIMENT, other_matching=0.4)
+    same = dataclasses.replace(SENTIMENT, dataset="chsimsv2", other_matching=0.7)
+    report = Report("Read", {"grpo": Scores((read, same), ())}, FACTS)
+    (row,) = rows(report, "Classes read from responses")
+    assert (row["Dataset"], row["Arm"], row["Score"], row["By the other rule"]) == ("mosei_senti", "grpo", "0.700", "0.400")
+    assert "Classes read from responses" not in render_markdown(WHOLE)

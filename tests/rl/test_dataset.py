@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as some
 
-from hba_ray.rl.dataset import batches
+from hba_ray.rl.dataset import batches, make_prompt
+from tests.rl.conftest import Toy
 
 
 @given(groups=some.lists(some.sampled_from("abc"), min_size=1, max_size=40), size=some.integers(1, 7), seed=some.integers(0, 9))
@@ -37,3 +39,13 @@ def test_an_epoch_of_the_whole_atlas_is_cut_in_seconds():
     started = time.process_time()
     assert len(batches(groups, 256, 0, 0)) == 290
     assert time.process_time() - started < 5
+
+
+def test_a_prompt_has_the_wording_of_the_spec(toy: Toy):
+    file, line = str(toy.atlas / "train"), toy.line("text_video_audio")
+    plain = make_prompt(file, line, toy.settings).messages
+    system, user = make_prompt(file, line, replace(toy.settings, layout="released", system="Be brief.")).messages
+    assert [turn["role"] for turn in plain] == ["user"] and system["content"][0]["text"] == "Be brief."
+    texts = [[part.get("text") for part in turn["content"] if part["type"] == "text"] for turn in (plain[0], user)]
+    assert "".join(texts[0]) != "".join(texts[1]), "line breaks around clips are kept"
+    assert "".join(texts[1]).replace("\n", "") == "".join(texts[0]).replace("\n", "")

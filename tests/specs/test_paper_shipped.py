@@ -3,6 +3,7 @@
 import pytest
 
 from hba_ray.errors import SpecError
+from hba_ray.specs import load_spec
 from hba_ray.specs.paper import experiments_folder, find_table
 
 SHIPPED = experiments_folder()
@@ -22,3 +23,11 @@ def test_an_unknown_table_names_those_that_are_there():
 def test_a_folder_without_the_papers_specs_is_refused(tmp_path):
     with pytest.raises(SpecError, match="--experiments FOLDER"):
         experiments_folder(tmp_path)
+
+
+def test_table_4_tests_all_claims_about_ten_tasks(monkeypatch):
+    """Section 4.1: on how many of ten tasks each model leads the general ones, and HumanOmniV2."""
+    monkeypatch.setenv("HBA_ROOT", "anywhere")
+    paper = load_spec(find_table("T4", SHIPPED)).paper
+    claims = {(gate.of.split()[-1], len(gate.over)): gate.at_least for gate in paper.gates if len(gate.rows) == 10}
+    assert claims == {("SFT", 3): 8, ("BAM", 3): 8, ("RL", 3): 7, ("SFT", 1): 7, ("BAM", 1): 8, ("RL", 1): 8}

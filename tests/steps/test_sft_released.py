@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from hba_ray.errors import CheckpointError, SpecError
 from hba_ray.models.checkpoints import load_adapters, load_model
+from hba_ray.models.settings import read_settings
 from hba_ray.runs.plan import plan
 from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.specs import ExperimentSpec
@@ -130,6 +131,21 @@ def test_a_released_model_and_released_adapters_predict_as_they_did(trained, rel
     assert "SFT: nothing was trained; the model is that of sft." in taken.report.notes
     assert "BAM: adapters that were not trained here: toy_nod from bam." in taken.report.notes
     assert not (folders(given)["sft"] / "checkpoint").exists()
+
+
+def test_released_checkpoints_are_run_as_released_though_the_spec_says_nothing_of_it(trained, released):
+    spec, _ = trained
+    silent = {name: value for name, value in FIELDS.items() if name != "compat"}
+    adapters = {"hidden": 8, "cache": False, "datasets": ["toy_nod"], "checkpoints": {"toy_nod": str(released / "bam")}}
+    given = small_experiment(Path(spec.compute.storage), **silent | {"sft__checkpoint": str(released / "sft"), "bam": adapters})
+    run(given)
+    assert predictions(given, "sft") == predictions(spec, "sft")
+    ours, theirs = ([row for row in predictions(one, "sft+bam") if row["dataset"] == "toy_nod"] for one in (spec, given))
+    assert ours == theirs
+    for folder in (folders(given)["sft"] / "model", folders(given)["bam"] / "adapters" / "toy_nod"):
+        held = read_settings(folder, "sft.checkpoint")
+        assert held is not None and (held.layout, held.values["model.media_to_backbone"]) == ("released", False)
+    assert held.values["bam.decoder_injection"] == "post_norm"
 
 
 def test_a_model_folder_of_a_run_is_taken_too_and_counts_by_its_content(trained, tmp_path: Path):
