@@ -14,6 +14,7 @@ from hba_ray.errors import DataError
 from hba_ray.evaluation.arms import Arm
 from hba_ray.evaluation.pairs import ArmRows, PairScore, pairs_from_json, with_holm
 from hba_ray.evaluation.scores import DatasetScore, Scores
+from hba_ray.models.settings import sources_of
 from hba_ray.report.curves import Curves, confusions, curves
 from hba_ray.report.model import Report, RunFacts
 from hba_ray.report.page import Evidence, JudgedTable, render_html
@@ -79,6 +80,7 @@ def _notes(experiment: Experiment) -> tuple[str, ...]:
     """The notes of all steps for a reader of the table, each sentence once."""
     spec = experiment.spec
     notes = [note for step in experiment.steps for note in step.kind.notes(spec, step.result())]
+    notes += [f"{source.key} is run as it was trained: {source.in_words(spec)}." for source in sources_of(spec)]
     if spec.compat == "authors":
         notes.append("compat: authors, the released code's behaviour where it differs from the paper.")
     return tuple(dict.fromkeys(notes))

@@ -138,7 +138,8 @@ def test_released_checkpoints_are_run_as_released_though_the_spec_says_nothing_o
     silent = {name: value for name, value in FIELDS.items() if name != "compat"}
     adapters = {"hidden": 8, "cache": False, "datasets": ["toy_nod"], "checkpoints": {"toy_nod": str(released / "bam")}}
     given = small_experiment(Path(spec.compute.storage), **silent | {"sft__checkpoint": str(released / "sft"), "bam": adapters})
-    run(given)
+    notes = " ".join(run(given).report.notes)
+    assert "sft.checkpoint is run as it was trained: model.media_to_backbone=false" in notes and "bam.decoder_injection=post_norm" in notes
     assert predictions(given, "sft") == predictions(spec, "sft")
     ours, theirs = ([row for row in predictions(one, "sft+bam") if row["dataset"] == "toy_nod"] for one in (spec, given))
     assert ours == theirs
