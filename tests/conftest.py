@@ -1,16 +1,16 @@
-"""What all tests share: one thread a process, no network, no limit of time an example, and GPU tests only where there is a GPU."""
+"""What all tests share: one thread a process, no network, profiles of hypothesis, the count of hostile inputs, and where GPU tests run."""
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("hba", deadline=None)  # a busy machine is no defect
-hypothesis.settings.load_profile("hba")
+from tests.helpers.hostile import TALLIES, register_profiles, table
+
+register_profiles()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -24,6 +24,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="this machine has no NVIDIA GPU"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Counts a test that bears the mark `hostile` and counts no examples itself as one that was tried."""
+    mark = item.get_closest_marker("hostile")
+    if mark is None:
+        return (yield)
+    tally = TALLIES[mark.args[0]]
+    tried, faults = tally.tried, len(tally.faults)
+    try:
+        result = yield
+    except Exception as error:
+        if len(tally.faults) == faults:
+            tally.faults.add(f"{type(error).__name__} in {item.nodeid}")
+        tally.tried += tally.tried == tried
+        raise
+    tally.tried += tally.tried == tried
+    return result
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--hypothesis-profile") == "nightly":
+        terminalreporter.section("hostile inputs")
+        for line in table():
+            terminalreporter.line(line)
 
 
 @dataclass(frozen=True)
