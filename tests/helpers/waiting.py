@@ -14,10 +14,11 @@ def wait_until(
     driver: subprocess.Popen[str] | None = None,
     said: Callable[[], str] = str,
     seconds: float = PATIENCE_SECONDS,
+    pause: float = 0.1,
 ) -> None:
     """Returns once something holds; fails, with what was said, where it does not in so many seconds or where its driver ends before."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert driver is None or driver.poll() is None, f"ended with {driver and driver.returncode}: {said()}"
         assert time.monotonic() < deadline, said()
-        time.sleep(0.1)
+        time.sleep(pause)
