@@ -1,6 +1,6 @@
 """Every shipped spec, run from its first step to its table: those of the paper's tables at toy scale, the others as they stand.
 
-Hours on two cores, so this is no part of `make test`: `make nightly` runs it. All share one storage, as a user's do, so what tables
+Hours on two cores, so this is no part of `make test`: `make nightly-specs` runs it. All share one storage, as a user's do, so what tables
 have in common is done once. HBA_NIGHTLY names the storage; one that is there goes on where it was.
 """
 
@@ -48,6 +48,7 @@ def words_of(spec: Path, storage: Path, judge: StubJudge, folder: Path) -> list[
     return words
 
 
+@pytest.mark.shipped
 @pytest.mark.timeout(PATIENCE_SECONDS)
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec != NEEDS_WEIGHTS], ids=lambda spec: spec.stem)
 def test_a_shipped_spec_runs_to_its_table(spec: Path, storage: Path, judge: StubJudge, tmp_path: Path):

@@ -36,7 +36,8 @@ PRELOADED = [
     "hba_ray.training.sft",
     "hba_ray.models.tiny",
     "hba_ray.predict.heads",
-    "mlflow",
+    "alembic.command",
+    "mlflow.store.tracking.sqlalchemy_store",
 ]
 TIMES = ("second", "wait_share")
 """Parts of the names of metrics that say how long something took, which no two runs agree on."""
@@ -217,8 +218,13 @@ def survive(drivers: Drivers, whole: Left, folder: Path, kills: int, seconds: Ca
             assert scores(storage) == whole.scores
             assert recorded(storage) == pytest.approx(whole.metrics, rel=1e-6, abs=1e-9)
         except AssertionError as error:
-            faults.append(f"{storage.name}, killed after {', '.join(f'{moment:.2f}' for moment in killed_at)} s: {error}")
+            faults.append(f"{error}\n{storage.name}, killed after {', '.join(f'{moment:.2f}' for moment in killed_at)} s: {_last_line(error)}")
         tally.tried += len(killed_at)
         kills -= len(killed_at)
-    tally.faults |= {fault.splitlines()[0] for fault in faults}
+    tally.faults |= {fault.splitlines()[-1] for fault in faults}
     assert not faults, "\n\n".join([f"HBA_SEED={SEED}", *faults])
+
+
+def _last_line(error: AssertionError) -> str:
+    """The last that is not indented: of what a driver said, its error."""
+    return next((line for line in reversed(str(error).splitlines()) if line.strip() and not line.startswith(" ")), "")
