@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.hostile import TALLIES, register_profiles, table
+from tests.helpers.hostile import TALLIES, is_nightly, register_profiles, table
 
 register_profiles()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,11 +19,13 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if shutil.which("nvidia-smi"):
-        return
+    has_gpu, night = bool(shutil.which("nvidia-smi")), is_nightly()
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if item.get_closest_marker("gpu") and not has_gpu:
             item.add_marker(pytest.mark.skip(reason="this machine has no NVIDIA GPU"))
+        if item.get_closest_marker("hostile") and not item.get_closest_marker("timeout"):
+            # A hang inside a library hears no alarm: a thread ends the whole process then.
+            item.add_marker(pytest.mark.timeout(24 * 3600 if night else 300, method="thread"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -46,8 +48,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if config.getoption("--hypothesis-profile") == "nightly":
-        terminalreporter.section("hostile inputs")
+    if is_nightly():
+        terminalreporter.section(f"hostile inputs, SEED={config.getoption('--hypothesis-seed')}")
         for line in table():
             terminalreporter.line(line)
 

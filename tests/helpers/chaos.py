@@ -218,7 +218,9 @@ def survive(drivers: Drivers, whole: Left, folder: Path, kills: int, seconds: Ca
             assert scores(storage) == whole.scores
             assert recorded(storage) == pytest.approx(whole.metrics, rel=1e-6, abs=1e-9)
         except AssertionError as error:
-            faults.append(f"{error}\n{storage.name}, killed after {', '.join(f'{moment:.2f}' for moment in killed_at)} s: {_last_line(error)}")
+            faults.append(
+                f"{error}\n{storage.name}, killed after {', '.join(f'{moment:.2f}' for moment in killed_at)} s: {_last_line(error)}"
+            )
         tally.tried += len(killed_at)
         kills -= len(killed_at)
     tally.faults |= {fault.splitlines()[-1] for fault in faults}

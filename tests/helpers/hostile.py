@@ -77,6 +77,10 @@ def register_profiles() -> None:
     settings.load_profile(FAST)
 
 
+def is_nightly() -> bool:
+    return settings.get_current_profile_name() == NIGHTLY
+
+
 def outcome(act: Callable[[], object], *, seconds: float = SECONDS, size: int = BYTES) -> Outcome:
     """Runs one example by the rule at the top and says what became of it.
 
@@ -99,18 +103,17 @@ def outcome(act: Callable[[], object], *, seconds: float = SECONDS, size: int = 
     return Outcome.DROPPED if isinstance(result, Counter) and result.total() else Outcome.ACCEPTED
 
 
-def hostile(
-    kind: str, examples: int = 300, tallies: Mapping[str, Tally] = TALLIES
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def hostile(kind: str, examples: int = 300, tallies: Mapping[str, Tally] = TALLIES) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorates a property test, above its `given`: so many examples in fast tests, those of the profile in nightly ones.
+
+    A function inside a test may be decorated, too; then the test around it bears the mark.
 
     Args:
         kind: one of CLASSES.
         tallies: where to count.
     """
-    nightly = settings.get_current_profile_name() == NIGHTLY
     chosen = settings(
-        max_examples=settings().max_examples if nightly else examples,
+        max_examples=settings().max_examples if is_nightly() else examples,
         # Fixtures are made once for all examples on purpose, and what is hostile may be large or slow to make.
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
     )
@@ -124,9 +127,7 @@ def hostile(
                 inner(*args, **kwargs)
 
         test.hypothesis.inner_test = counted
-        # A hang inside a library hears no alarm: the thread of pytest-timeout ends the process then.
-        limit = pytest.mark.timeout(24 * 3600 if nightly else 300, method="thread")
-        return pytest.mark.hostile(kind)(limit(chosen(test)))
+        return pytest.mark.hostile(kind)(chosen(test))
 
     return decorate
 

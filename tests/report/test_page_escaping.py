@@ -3,12 +3,13 @@
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from markupsafe import Markup
 
 from hba_ray.report.page import environment
+from tests.helpers.hostile import hostile
 
 TEMPLATES = environment()
 
@@ -32,7 +33,7 @@ PLAIN = st.text(st.characters(exclude_categories=["Cs"], min_codepoint=32, exclu
 PARAGRAPH = TEMPLATES.from_string('<p title="{{ value }}">{{ words }}</p>')
 
 
-@settings(deadline=None)
+@hostile("HTML", examples=100)
 @given(PLAIN, PLAIN)
 def test_any_text_comes_back_as_text_and_as_an_attribute(words: str, value: str):
     reader = Reader()
