@@ -1,4 +1,7 @@
-"""Damaged clips: small ones in every container that PyAV writes here, and images, with bytes flipped, cut out, spliced or inserted, and headers that lie."""
+"""Damaged clips: small ones in every container that PyAV writes here, and images.
+
+Bytes are flipped, cut out, spliced, repeated or inserted, and headers lie.
+"""
 
 from __future__ import annotations
 
