@@ -1,7 +1,6 @@
 """`hba describe` as people use it: killed at any moment and started again, it ends with the bytes of one run."""
 
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.helpers.chaos import moments
 
 ROOT = Path(__file__).parents[2]
 ANSWERED_IN = {"acoustic": "toy_tone", "pose": "toy_nod"}
@@ -69,6 +70,7 @@ def extracted_now(said: str) -> int:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.chaos
+@pytest.mark.hostile("kills")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("stream", ANSWERED_IN)
 def test_killed_at_a_random_moment_it_goes_on_and_ends_with_the_same_bytes(stream: str, toy, folder: Path):
@@ -79,7 +81,7 @@ def test_killed_at_a_random_moment_it_goes_on_and_ends_with_the_same_bytes(strea
     assert "core_worker" not in said and "raylet" not in said, "what Ray says is in files"
 
     driver = start(stream, toy.jsonl, folder, "parts")
-    threshold = random.Random(time.time_ns()).randint(1, clips - 5)
+    threshold = moments(stream).randint(1, clips - 5)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(finished_clips(folder / "parts")) < threshold:
         assert driver.poll() is None and time.monotonic() < deadline, (folder / "said").read_text()

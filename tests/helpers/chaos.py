@@ -15,9 +15,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import psutil
@@ -75,13 +76,10 @@ class Drivers:
         driver = self.start(storage)
         wait_until(lambda: storage.exists() or driver.exitcode is not None, pause=0.01)
         driver.join(seconds)
-        if driver.exitcode is not None:
-            assert driver.exitcode == 0, said(storage)
-            return False
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.join()
+        _kill(driver)
+        assert driver.exitcode in (0, -signal.SIGKILL), f"ended with {driver.exitcode}: {said(storage)[-3000:]}"
         wait_until(lambda: not processes(storage))
-        return True
+        return driver.exitcode != 0
 
     def finish(self, storage: Path) -> None:
         """Runs a driver to its end."""
@@ -91,12 +89,18 @@ class Drivers:
 
     def end(self) -> None:
         for process in self.started:
-            if process.is_alive():
-                os.killpg(process.pid, signal.SIGKILL)
-                process.join()
+            _kill(process)
 
 
-def _driven(drive: Callable[[Path], None], storage: Path, ready: multiprocessing.synchronize.Event) -> None:
+def _kill(process: ForkServerProcess) -> None:
+    """Kills the group of a process that has not ended."""
+    with suppress(ProcessLookupError):  # it ends just now
+        if process.exitcode is None and process.pid is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def _driven(drive: Callable[[Path], None], storage: Path, ready: Event) -> None:
     os.setsid()
     os.environ["RAY_TMPDIR"] = _ray_folder(storage)
     with (storage.parent / f"{storage.name}.said").open("a") as file:
