@@ -60,7 +60,7 @@ def test_memory_without_bound_is_a_fault_even_where_it_ends_in_a_located_error()
 def test_examples_and_faults_are_counted_under_their_class():
     tallies = {"rows": Tally()}
 
-    @hostile("rows", 40, tallies)
+    @hostile("rows", 40, tallies=tallies)
     @given(st.integers(0, 9))
     def odd(number: int) -> None:
         assume(number != 4)

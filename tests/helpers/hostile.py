@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,11 @@ def hostile(kind: str, examples: int = 300, tallies: Mapping[str, Tally] = TALLI
 
     Args:
         kind: one of CLASSES.
+        inputs: that one example holds; by night there are fewer examples then.
         tallies: where to count.
     """
     chosen = settings(
-        max_examples=settings().max_examples if is_nightly() else examples,
+        max_examples=ceil(settings().max_examples / inputs) if is_nightly() else examples,
         # Fixtures are made once for all examples on purpose, and what is hostile may be large or slow to make.
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
     )
@@ -123,7 +125,7 @@ def hostile(kind: str, examples: int = 300, tallies: Mapping[str, Tally] = TALLI
 
         @functools.wraps(inner)
         def counted(*args: Any, **kwargs: Any) -> None:
-            with trying(tallies[kind]):
+            with trying(tallies[kind], inputs):
                 inner(*args, **kwargs)
 
         test.hypothesis.inner_test = counted
@@ -133,17 +135,17 @@ def hostile(kind: str, examples: int = 300, tallies: Mapping[str, Tally] = TALLI
 
 
 @contextmanager
-def trying(tally: Tally) -> Iterator[None]:
-    """Counts one example, and what it raises as a fault."""
+def trying(tally: Tally, inputs: int) -> Iterator[None]:
+    """Counts the inputs of one example, and what it raises as a fault."""
     try:
         yield
     except UnsatisfiedAssumption:  # no example at all
         raise
     except Exception as error:
         tally.faults.add(f"{type(error).__name__} at {_place(error)}")
-        tally.tried += 1
+        tally.tried += inputs
         raise
-    tally.tried += 1
+    tally.tried += inputs
 
 
 def _place(error: BaseException) -> str:
