@@ -104,7 +104,9 @@ def outcome(act: Callable[[], object], *, seconds: float = SECONDS, size: int = 
     return Outcome.DROPPED if isinstance(result, Counter) and result.total() else Outcome.ACCEPTED
 
 
-def hostile(kind: str, examples: int = 300, tallies: Mapping[str, Tally] = TALLIES) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def hostile(
+    kind: str, examples: int = 300, inputs: int = 1, *, tallies: Mapping[str, Tally] = TALLIES
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorates a property test, above its `given`: so many examples in fast tests, those of the profile in nightly ones.
 
     A function inside a test may be decorated, too; then the test around it bears the mark.
