@@ -23,9 +23,10 @@ from hba_ray.data.text import break_tokens
 from hba_ray.errors import DataError
 from hba_ray.evaluation.statistics import Interval, ratio_interval
 from hba_ray.judge.cache import Grade, GradeCache, open_cache
-from hba_ray.judge.client import Endpoint, Reply, ask_all
+from hba_ray.judge.client import Endpoint, ask_all
 from hba_ray.judge.grade import WAIT_SECONDS, JudgeItem, run_coroutine
-from hba_ray.judge.prompts import ReplyFormat
+from hba_ray.judge.prompts import ReplyFormat, stated_object
+from hba_ray.judge.replies import Reply
 from hba_ray.progress import Bar
 from hba_ray.specs.base import fingerprint
 from hba_ray.specs.evaluate import JudgeSpec
@@ -56,7 +57,7 @@ REPLY: dict[ReplyFormat, str] = {
     "text": "Reply with three lines and nothing else: fluency: N, coherence: N, relevance: N.",
 }
 USER = "Question: {question}\n\nAnswer: {answer}"
-_LINE = re.compile(r"^\W*(fluency|coherence|relevance)\W+([1-5])\b\W*$", re.IGNORECASE | re.MULTILINE)
+_LINE = re.compile(r"^\W*(fluency|coherence|relevance)\W+([1-5])\b\W*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -192,12 +193,11 @@ def read_ratings(reply: str) -> dict[str, int]:
         DataError: it states not all three, or one that is no whole number from 1 to 5.
     """
     text = reply.rpartition("</think>")[2].strip()
-    try:
-        stated = json.loads(text)
-    except ValueError:
-        lines = _LINE.findall(text)
-        stated = {name.lower(): int(rating) for name, rating in lines} if len(lines) == len(DIMENSIONS) else None
-    if not isinstance(stated, dict) or not all(type(stated.get(name)) is int and LOWEST <= stated[name] <= HIGHEST for name in DIMENSIONS):
+    stated = stated_object(text)
+    if not stated:
+        found = [match.groups() for line in text.splitlines() if (match := _LINE.match(line))]
+        stated = {name.lower(): int(rating) for name, rating in found} if len(found) == len(DIMENSIONS) else {}
+    if not all(type(stated.get(name)) is int and LOWEST <= stated[name] <= HIGHEST for name in DIMENSIONS):
         raise DataError("judge", "the reply states no ratings", reason="no ratings")
     return {name: stated[name] for name in DIMENSIONS}
 

@@ -13,15 +13,18 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
 from hba_ray.errors import DataError
 from hba_ray.store.folders import append_line, claimed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True))
 class Grade:
     """What a judge said of one item.
 
@@ -57,14 +60,13 @@ class GradeCache:
     def _take(self, line: bytes, number: int) -> None:
         try:
             record = json.loads(line)
-        except ValueError:  # torn by a crash, or empty
+        except (ValueError, RecursionError):  # torn by a crash, or empty; or no line of ours, nested without end
             return
         try:
             self._grades[record["key"]] = Grade(**record["grade"])
-        except (KeyError, TypeError) as cause:
-            raise DataError(
-                f"{self.file}:{number}", f"is no grade: {cause!r}", "delete this line; its item is asked again", reason="corrupt file"
-            ) from None
+        except (KeyError, TypeError, ValidationError) as cause:
+            where, what = f"{self.file}:{number}", f"is no grade ({type(cause).__name__})"
+            raise DataError(where, what, "delete this line; its item is asked again", reason="corrupt file") from None
 
     def __contains__(self, key: str) -> bool:
         return key in self._grades

@@ -1,23 +1,26 @@
-"""One request to a judge: how it is written, sent, repeated, and how its reply is unpacked.
+"""One request to a judge: how it is written, sent and repeated, and what its failures mean.
 
 The openai client repeats after 408, 409, 429, 5xx, time-outs and lost connections, waiting as long as
 Retry-After says or else exponentially. What is added here: replies that are no chat completion are
-repeated too, and every failure is either the endpoint's (the run stops) or the item's (`NoReply`).
+repeated too, all repetitions together end in time, and every failure is either the endpoint's (the run
+stops) or the item's (`NoReply`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.judge.prompts import REPLY_IN_WORDS, REPLY_SCHEMA, ReplyFormat
+from hba_ray.judge.replies import Form, MalformedReply, Models, Reply, read_body, read_form, without_half_characters
 from hba_ray.specs.evaluate import JudgeSpec
 
 if TYPE_CHECKING:
@@ -30,6 +33,10 @@ PROBE_RETRIES = 2
 CONNECT_SECONDS = 10.0
 """Longest wait for a connection: an address that swallows all that is sent to it is known within half a minute."""
 LONGEST_BACK_OFF_SECONDS = 8.0
+LONGEST_WAIT_SECONDS = 120.0
+"""Longest wait that the openai client lets an endpoint ask for in Retry-After."""
+ECHO_CHARACTERS = 12
+"""So many characters in a row that an endpoint's message shares with the request are a quotation of it."""
 UNPAID = "insufficient_quota"
 """OpenAI's code for a 429 that no waiting cures."""
 
@@ -46,21 +53,6 @@ class Dialect:
 DIALECTS = tuple(Dialect(reply, limit) for reply in ("schema", "text") for limit in ("max_completion_tokens", "max_tokens"))
 
 
-@dataclass(frozen=True)
-class Reply:
-    """An endpoint's reply.
-
-    Attributes:
-        is_cut_off: the token limit ended it.
-    """
-
-    text: str
-    is_cut_off: bool
-    served_by: str
-    input_tokens: int
-    output_tokens: int
-
-
 class NoReply(EnvironmentMissing):
     """One request came to nothing; others may still succeed."""
 
@@ -71,10 +63,6 @@ class RequestRefused(NoReply):
 
 class NotThere(EnvironmentMissing):
     """The endpoint knows no such model, or there is no such address."""
-
-
-class MalformedReply(ValueError):
-    """The endpoint's reply is no chat completion."""
 
 
 def read_key(spec: JudgeSpec) -> str:
@@ -106,7 +94,7 @@ def request_body(spec: JudgeSpec, dialect: Dialect, system: str, user: str, sche
     """
     body: dict[str, Any] = {
         "model": spec.model,
-        "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
+        "messages": [{"role": role, "content": without_half_characters(text)} for role, text in (("system", system), ("user", user))],
         dialect.token_limit: spec.max_tokens,
     }
     if dialect.reply == "schema":
@@ -118,63 +106,33 @@ def request_body(spec: JudgeSpec, dialect: Dialect, system: str, user: str, sche
     return body
 
 
-def read_body(text: str) -> Reply:
-    """The reply in the text of a chat completion.
-
-    Raises:
-        MalformedReply: the text is no JSON, or no chat completion.
-    """
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError) as cause:  # the latter where brackets are nested without end
-        raise MalformedReply(f"no JSON ({cause})") from None
-    return read_completion(body)
-
-
-def read_completion(body: Any) -> Reply:
-    """The reply in the body of a chat completion. A refusal is a text like any other.
-
-    Raises:
-        MalformedReply: the body is no chat completion.
-    """
-    try:
-        choice = body["choices"][0]
-        text = choice["message"].get("content") or choice["message"].get("refusal") or ""
-        usage = body.get("usage") or {}
-        reply = Reply(
-            text=text.encode("utf-8", "replace").decode(),  # JSON can spell half a character
-            is_cut_off=choice.get("finish_reason") == "length",
-            served_by=str(body.get("model") or ""),
-            input_tokens=int(usage.get("prompt_tokens") or 0),
-            output_tokens=int(usage.get("completion_tokens") or 0),
-        )
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as cause:
-        raise MalformedReply(f"no chat completion ({type(cause).__name__}: {cause})") from None
-    return reply
-
-
 class Endpoint:
     """An open connection to a judge, once `probe` has found it in order.
 
     Args:
         schema: of the replies to all that is asked after the probe.
+
+    Attributes:
+        reply_bytes: longest body of a reply.
     """
 
     def __init__(self, spec: JudgeSpec, schema: Mapping[str, Any] = REPLY_SCHEMA):
-        from openai import DEFAULT_CONNECTION_LIMITS, AsyncOpenAI, DefaultAioHttpClient, Timeout
+        from openai import AsyncOpenAI
+
+        from hba_ray.judge.limits import REPLY_BYTES, TOKEN_BYTES, LimitedClient
 
         self.spec, self.schema = spec, schema
         self.where = f"judge {spec.model} at {spec.base_url}"
         self._key = read_key(spec)
-        # One connection for each request under way: who waits for a second try holds no place, and who waits for a place does not time out.
-        places = type(DEFAULT_CONNECTION_LIMITS)(max_connections=spec.concurrency, max_keepalive_connections=spec.concurrency)
-        timeout = Timeout(spec.timeout_seconds, connect=min(CONNECT_SECONDS, spec.timeout_seconds), pool=None)
+        self.reply_bytes = REPLY_BYTES + TOKEN_BYTES * spec.max_tokens
+        client = LimitedClient(  # one connection for each request under way: who waits for a second try holds no place
+            places=spec.concurrency,
+            seconds=spec.timeout_seconds,
+            connect_seconds=min(CONNECT_SECONDS, spec.timeout_seconds),
+            body_bytes=self.reply_bytes,
+        )
         self.client: AsyncOpenAI = AsyncOpenAI(
-            api_key=self._key,
-            base_url=spec.base_url,
-            max_retries=spec.retries,
-            timeout=timeout,
-            http_client=DefaultAioHttpClient(limits=places, timeout=timeout),  # two thirds of the CPU time of httpx's own transport
+            api_key=self._key, base_url=spec.base_url, max_retries=spec.retries, timeout=client.timeout, http_client=client
         )
         self.dialect = DIALECTS[0]
 
@@ -201,7 +159,8 @@ class Endpoint:
             except RequestRefused as refused:
                 refusal = refused.what
             except NoReply as cause:
-                raise EnvironmentMissing(self.where, cause.what, "check evaluate.judge.base_url, and that the endpoint is up") from None
+                way_out = cause.way_out or "check evaluate.judge.base_url, and that the endpoint is up"
+                raise EnvironmentMissing(self.where, cause.what, way_out) from None
             except NotThere as cause:
                 raise EnvironmentMissing(self.where, cause.what, await self._models_hint()) from None
             else:
@@ -219,19 +178,24 @@ class Endpoint:
 
     async def _reply(self, client: AsyncOpenAI, schema: Mapping[str, Any], system: str, user: str, retries: int) -> Reply:
         """The reply, asked for again where it is damaged."""
+        seconds = (retries + 1) * ITEMS_PER_PLACE * self.spec.timeout_seconds + retries * LONGEST_WAIT_SECONDS
         defect = ""
-        for attempt in range(retries + 1):
-            if attempt:
-                await asyncio.sleep(min(0.5 * 2 ** (attempt - 1), LONGEST_BACK_OFF_SECONDS))
-            text = await self._post(client, schema, system, user)
-            try:
-                return read_body(text)
-            except MalformedReply as cause:
-                defect = str(cause)
+        try:
+            async with asyncio.timeout(seconds):
+                for attempt in range(retries + 1):
+                    if attempt:
+                        await asyncio.sleep(back_off(attempt - 1))
+                    text = await self._post(client, schema, system, user)
+                    try:
+                        return read_body(text)
+                    except MalformedReply as cause:
+                        defect = str(cause)
+        except TimeoutError:
+            raise NoReply(self.where, f"no reply within {seconds:g} s, all repetitions included") from None
         raise NoReply(self.where, f"damaged replies only, the last of them {defect}")
 
     async def _post(self, client: AsyncOpenAI, schema: Mapping[str, Any], system: str, user: str) -> str:
-        with self.failures():
+        with self.failures(user):
             body = request_body(self.spec, self.dialect, system, user, schema)
             # `chat.completions.create` walks through the types of every field, a quarter of a request's CPU time; the reply is checked here
             return await client.post("/chat/completions", body=body, cast_to=str)
@@ -240,37 +204,94 @@ class Endpoint:
         """The names that the endpoint lists, the nearest first."""
         try:
             with self.failures():
-                names = [model.id async for model in self.client.models.list()]
+                listed = self.read(Models, await self.client.get("/models", cast_to=str))
         except EnvironmentMissing:
             return "check evaluate.judge.base_url (does it end in /v1?) and evaluate.judge.model"
+        names = [printable(model.id) for model in listed.data]
         near = get_close_matches(self.spec.model, names, n=1, cutoff=0.4)
         return f"give one of its models as evaluate.judge.model: {', '.join(dict.fromkeys([*near, *names[:8]]))}"
 
+    def read(self, form: type[Form], text: str) -> Form:
+        """What the endpoint has answered beside chat completions.
+
+        Raises:
+            EnvironmentMissing: it is of another form.
+        """
+        try:
+            return read_form(form, text)
+        except MalformedReply as cause:
+            what = f"answers with what is no {form.__name__} of OpenAI's protocol ({cause})"
+            raise EnvironmentMissing(self.where, what, "check evaluate.judge.base_url") from None
+
     @contextmanager
-    def failures(self) -> Iterator[None]:
-        """Turns the client's errors into ours for the time of the block; no message of ours holds the key."""
+    def failures(self, asked: str = "") -> Iterator[None]:
+        """Turns the client's errors into ours for the time of the block; no message of ours holds the key.
+
+        Args:
+            asked: what was sent, of which no message quotes anything either.
+        """
+        import httpx2
         import openai
 
         try:
             yield
+        except httpx2.RequestError as cause:  # of a body that is read as it comes; all others are the client's
+            raise NoReply(self.where, f"no reply: {self._redacted(cause, asked)}") from None
         except (openai.AuthenticationError, openai.PermissionDeniedError) as cause:
             what = f"refuses the key in {self.spec.key_env}" if self.spec.key_env else "asks for a key, and evaluate.judge.key_env is null"
             raise EnvironmentMissing(self.where, f"{what} ({cause.status_code})", "check the key and what it may use") from None
         except openai.NotFoundError as cause:
-            raise NotThere(self.where, f"no such model or address: {self._redacted(cause)}") from None
+            raise NotThere(self.where, f"no such model or address: {self._redacted(cause, asked)}") from None
         except (openai.BadRequestError, openai.UnprocessableEntityError) as cause:
-            raise RequestRefused(self.where, f"request refused: {self._redacted(cause)}") from None
+            raise RequestRefused(self.where, f"request refused: {self._redacted(cause, asked)}") from None
         except openai.APIError as cause:
             if cause.code == UNPAID:
                 raise EnvironmentMissing(self.where, "the account has no credit left", "what is graded is kept; run again later") from None
+            if isinstance(cause, openai.APIStatusError) and cause.response.is_redirect:
+                elsewhere = printable(str(cause.response.headers.get("location")))[:300]
+                what = f"no reply: points to another address ({elsewhere}), which is not followed"
+                raise NoReply(self.where, what, "give that address as evaluate.judge.base_url, if it is right") from None
             # "Request timed out" is the client's word for refused and lost connections too; what lies beneath says which it was
             beneath = cause.__cause__ if isinstance(cause, openai.APIConnectionError) else None
-            raise NoReply(self.where, f"no reply: {self._redacted(beneath if beneath and str(beneath) else cause)}") from None
+            raise NoReply(self.where, f"no reply: {self._redacted(beneath if beneath and str(beneath) else cause, asked)}") from None
 
-    def _redacted(self, cause: BaseException) -> str:
-        """A server's message in one line of at most 300 characters, with the key blacked out."""
-        message = " ".join(str(cause).split())
-        return (message.replace(self._key, "[key]") if self.spec.key_env else message)[:300]
+    def _redacted(self, cause: BaseException, asked: str) -> str:
+        """A server's message in one line of at most 300 characters, with the key and what it quotes of the request blacked out."""
+        message = printable(str(cause))
+        return without_echo((message.replace(self._key, "[key]") if self.spec.key_env else message)[:300], printable(asked))
+
+
+def back_off(failures: int) -> float:
+    """Seconds before the next try, after so many that have failed before the last one."""
+    return min(0.5 * 2**failures, LONGEST_BACK_OFF_SECONDS)
+
+
+def printable(text: str) -> str:
+    """A text in one line, without control characters, which a terminal would obey.
+
+    >>> printable("red \\x1b[31m\\n text")
+    'red ?[31m text'
+    """
+    return " ".join("".join(letter if letter.isprintable() or letter.isspace() else "?" for letter in text).split())
+
+
+def without_echo(message: str, asked: str) -> str:
+    """A message in which "[...]" stands for all that it quotes of what was asked.
+
+    >>> without_echo("bad input: She apologises to him.", "Grade this: She apologises to him.")
+    'bad input: [...]'
+    """
+    echoed = [False] * len(message)
+    for start in range(len(message) - ECHO_CHARACTERS + 1):
+        if message[start : start + ECHO_CHARACTERS] in asked:
+            echoed[start : start + ECHO_CHARACTERS] = [True] * ECHO_CHARACTERS
+    return "".join("[...]" if is_echo else "".join(letters) for is_echo, letters in _runs(message, echoed))
+
+
+def _runs(message: str, echoed: list[bool]) -> Iterator[tuple[bool, list[str]]]:
+    """The parts of a message that are quoted and that are not, in their order."""
+    for is_echo, pairs in groupby(zip(echoed, message, strict=True), key=itemgetter(0)):
+        yield is_echo, [letter for _, letter in pairs]
 
 
 class Collector(Protocol):
@@ -297,6 +318,7 @@ async def ask_all(endpoint: Endpoint, turns: Mapping[str, tuple[str, str]], coll
 
     Raises:
         EnvironmentMissing: the endpoint has stopped answering; what was collected is kept.
+        OSError: the collector's.
     """
     waiting = iter(turns.items())
     failures_in_a_row = 0
@@ -318,5 +340,5 @@ async def ask_all(endpoint: Endpoint, turns: Mapping[str, tuple[str, str]], coll
         async with asyncio.TaskGroup() as group:
             for _ in range(min(ITEMS_PER_PLACE * endpoint.spec.concurrency, len(turns))):
                 group.create_task(work())
-    except* HbaError as stopped:
+    except* (HbaError, OSError) as stopped:
         raise stopped.exceptions[0] from None

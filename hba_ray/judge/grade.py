@@ -25,8 +25,9 @@ from hba_ray.data.text import break_tokens
 from hba_ray.errors import DataError
 from hba_ray.judge.batch import grade_in_batches
 from hba_ray.judge.cache import Grade, GradeCache, open_cache
-from hba_ray.judge.client import Endpoint, Reply, ask_all
+from hba_ray.judge.client import Endpoint, ask_all
 from hba_ray.judge.prompts import Prompts, ReplyFormat, load_prompts, read_verdict
+from hba_ray.judge.replies import Reply
 from hba_ray.progress import Bar
 from hba_ray.specs.base import fingerprint
 from hba_ray.specs.evaluate import JudgeSpec

@@ -45,7 +45,7 @@ REPLY_IN_WORDS: dict[ReplyFormat, str] = {
     "text": "Explain your verdict in one short sentence. Then end with a line that holds only the verdict: TRUE or FALSE.",
 }
 
-_FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n```$", re.DOTALL)
+_FENCE = re.compile(r"^```(?:json)?[ \t]*\n(.*)\n```$", re.DOTALL)
 _VERDICT_LINE = re.compile(r"^\W*(?:(?:final )?(?:verdict|grade|answer)\W+)?(true|false)\W*$", re.IGNORECASE)
 
 
@@ -116,14 +116,20 @@ def read_verdict(reply: str) -> bool:
     if "<think>" in text:
         raise DataError("judge", "the reply ends in the middle of a thought", reason="cut off")
     fenced = _FENCE.match(text)
-    try:
-        stated = json.loads(fenced.group(1) if fenced else text)
-    except ValueError:
-        stated = None
-    if isinstance(stated, dict) and isinstance(stated.get("correct"), bool):
+    stated = stated_object(fenced.group(1) if fenced else text)
+    if isinstance(stated.get("correct"), bool):
         return stated["correct"]
     verdicts = {match.group(1).lower() for line in text.splitlines() if (match := _VERDICT_LINE.match(line))}
     if len(verdicts) != 1:
         both = "both verdicts" if verdicts else "no verdict"
         raise DataError("judge", f"the reply states {both}", reason=both)
     return verdicts == {"true"}
+
+
+def stated_object(text: str) -> dict[str, Any]:
+    """The JSON object that a text holds; an empty one where it holds none, or one that is nested without end."""
+    try:
+        stated = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return stated if isinstance(stated, dict) else {}
