@@ -278,8 +278,8 @@ def printable(text: str) -> str:
 def without_echo(message: str, asked: str) -> str:
     """A message in which "[...]" stands for all that it quotes of what was asked.
 
-    >>> without_echo("bad input: She apologises to him.", "Grade this: She apologises to him.")
-    'bad input: [...]'
+    >>> without_echo("bad input: She apologises to him.", "Grade her words. She apologises to him.")
+    'bad input:[...]'
     """
     echoed = [False] * len(message)
     for start in range(len(message) - ECHO_CHARACTERS + 1):

@@ -227,8 +227,8 @@ class HostileServer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def spec(self, **changes: Any) -> JudgeSpec:
-        """The spec of a judge at this server; it is asked once, and waits half a second."""
-        settings: dict[str, Any] = {"key_env": None, "retries": 0, "timeout_seconds": 0.5, "poll_seconds": 0.01}
+        """The spec of a judge at this server; it is asked once, and waits a second."""
+        settings: dict[str, Any] = {"key_env": None, "retries": 0, "timeout_seconds": 1.0, "poll_seconds": 0.01}
         return JudgeSpec(model=MODEL, base_url=f"{self.address}/v1", **settings | changes)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
