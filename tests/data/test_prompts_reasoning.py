@@ -39,7 +39,7 @@ def test_a_file_replaces_it(tmp_path: Path):
         ("template: 3\n", "template: Input should be a valid string"),
         ("template: ''\n", "template: String should have at least 1 character"),
         ("- {problem}\n", "file: Input should be a valid dictionary"),
-        ("", "file: Input should be a valid dictionary"),
+        ("", "is empty"),
         ("template: [", "is not YAML"),
     ],
 )
@@ -48,12 +48,12 @@ def test_a_file_without_its_parts_is_refused_with_its_name(tmp_path: Path, text:
     file.write_text(text)
     with pytest.raises(SpecError) as refused:
         load_reasoning(str(file))
-    assert refused.value.where == f"grpo.prompts={file}"
+    assert refused.value.where.startswith(f"grpo.prompts={file}")
     assert says in str(refused.value) and "hba_ray/data/reasoning.yaml" in refused.value.way_out
 
 
 def test_a_file_that_is_not_there_is_refused_with_its_name(tmp_path: Path):
-    with pytest.raises(SpecError, match="No such file"):
+    with pytest.raises(SpecError, match="no such file"):
         load_reasoning(str(tmp_path / "none.yaml"))
-    with pytest.raises(SpecError, match="Is a directory"):
+    with pytest.raises(SpecError, match="is a folder"):
         load_reasoning(str(tmp_path))

@@ -109,7 +109,6 @@ def every_frame(clip: bytes | Path, *, where: str) -> Iterator[tuple[float, av.V
     Raises:
         BadMedia: no video stream, no frame in it, damaged or cut short.
     """
-    fit = partial(frame_size, max_pixels=max_pixels, min_pixels=min_pixels)
     with opened(clip, "video", where) as (file, size):
         check_bytes(file, size, "video", where)
         with open_container(file) as container:
