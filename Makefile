@@ -10,7 +10,8 @@ PINS := $(if $(findstring rl-gpu,$(EXTRAS)),constraints-gpu.txt,constraints.txt)
 COMPILE := $(BIN)/uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 --extra train --extra descriptors --extra dev
 
 # What is random by night: a number that another run repeats with `make SEED=NUMBER nightly`.
-SEED := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+SEED := $(SEED)
 NIGHTLY := OMP_NUM_THREADS=1 HBA_KILLS=100 HBA_SEED=$(SEED) $(BIN)/python -m pytest -q --durations=20 \
 	--hypothesis-profile=nightly --hypothesis-seed=$(SEED)
 
