@@ -16,7 +16,7 @@ from hba_ray.specs.descriptors import DescriptorsSpec, Stream
 from hba_ray.store.files import file_digest
 from hba_ray.store.folders import write_text
 
-VERSIONS: dict[Stream, int] = {"pose": 1, "acoustic": 1, "transcripts": 1}
+VERSIONS: dict[Stream, int] = {"pose": 2, "acoustic": 2, "transcripts": 2}
 """Version of each extractor's code. Raise it when the code gives other values, so that they go into a new table."""
 
 

@@ -44,8 +44,9 @@ class AtlasSteps(StepKind[AtlasResult]):
     """The rows of an experiment, in an index."""
 
     name = "atlas"
-    version = 2
+    version = 3
     unversioned = 2
+    raised = "text is put right at the door, modalities follow from the clips, rows that are there twice are told"
     result_type = AtlasResult
 
     def plan(self, draft: Draft) -> None:

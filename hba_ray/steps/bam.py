@@ -21,7 +21,7 @@ from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.bam import BamSpec
 from hba_ray.steps import backbone, describe
-from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, StepKind, digest_checkpoint, precision_of, training_resources
+from hba_ray.steps.base import READ_EXACTLY, STEP_LOG, Context, Draft, Result, StepKind, digest_checkpoint, precision_of, training_resources
 from hba_ray.steps.drops import losses
 from hba_ray.steps.resume import mention
 from hba_ray.store.folders import write_text
@@ -50,9 +50,9 @@ class StatesSteps(StepKind[StatesResult]):
     """Runs the frozen SFT model over a split and stores its hidden states for all trials of BAM."""
 
     name = "states"
-    version = 3
+    version = 4
     unversioned = 2
-    raised = "rows that could not be read are counted now"
+    raised = READ_EXACTLY
     result_type = StatesResult
 
     def plan(self, draft: Draft) -> None:
@@ -123,8 +123,9 @@ class BamSteps(StepKind[BamResult]):
     """Trains the adapters of each dataset on the frozen SFT model (paper section 3.6)."""
 
     name = "bam"
-    version = 2
+    version = 3
     unversioned = 2
+    raised = READ_EXACTLY
     result_type = BamResult
     check = staticmethod(backbone.check_hub)
 

@@ -15,7 +15,7 @@ from hba_ray.descriptors.summary import StreamSummary
 from hba_ray.progress import phases
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.descriptors import STREAMS, DescriptorsSpec, Stream
-from hba_ray.steps.base import TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind, held_out
+from hba_ray.steps.base import READ_EXACTLY, TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind, held_out
 from hba_ray.store.folders import LOCK_SECONDS, Storage
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class DescribeSteps(StepKind[DescribeResult]):
     """Extracts the descriptors of all clips into the store of descriptors."""
 
     name = "describe"
+    version = 2
+    raised = READ_EXACTLY
     result_type = DescribeResult
 
     def plan(self, draft: Draft) -> None:

@@ -16,7 +16,7 @@ from hba_ray.evaluation.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, b
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
 from hba_ray.steps import backbone, bam, describe, grpo
-from hba_ray.steps.base import Context, Draft, Result, StepKind, held_out, precision_of, training_resources
+from hba_ray.steps.base import READ_EXACTLY, Context, Draft, Result, StepKind, held_out, precision_of, training_resources
 from hba_ray.steps.drops import check_rows, check_some_left, losses
 from hba_ray.store.files import read_parquet
 from hba_ray.store.folders import write_text
@@ -57,8 +57,9 @@ class EvaluateSteps(StepKind[EvaluateResult]):
     """Predicts the split with each arm, and scores the predictions."""
 
     name = "evaluate"
-    version = 3
+    version = 4
     unversioned = 3
+    raised = READ_EXACTLY
     result_type = EvaluateResult
     check = staticmethod(backbone.check_hub)
 

@@ -16,7 +16,7 @@ from hba_ray.progress import Bar, progress
 from hba_ray.rl import CUT_SHARE, EQUAL_GROUPS
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps import backbone, describe
-from hba_ray.steps.base import STEP_LOG, TRAINED_ON, Context, Draft, Result, StepKind, held_out, precision_of
+from hba_ray.steps.base import READ_EXACTLY, STEP_LOG, TRAINED_ON, Context, Draft, Result, StepKind, held_out, precision_of
 from hba_ray.steps.drops import losses
 from hba_ray.steps.resume import begins, mention, without_gradients
 from hba_ray.store.folders import append_line, keep_lines, read_lines
@@ -65,9 +65,9 @@ class GrpoSteps(StepKind[GrpoResult]):
     """Trains the decoder by reinforcement learning (paper appendix B.2)."""
 
     name = "grpo"
-    version = 3
+    version = 4
     unversioned = 2
-    raised = "the precision is part of the fingerprint now"
+    raised = READ_EXACTLY
     result_type = GrpoResult
     check = staticmethod(backbone.check_hub)
 

@@ -20,6 +20,7 @@ from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
 from hba_ray.steps import backbone, describe
 from hba_ray.steps.base import (
+    READ_EXACTLY,
     STEP_LOG,
     Context,
     Draft,
@@ -41,11 +42,6 @@ if TYPE_CHECKING:
     from hba_ray.training.sft import ModelPart
 
 CLASSES = "classes"
-ORDER_CHANGED = (
-    "the rows of an optimiser step no longer depend on compute.workers and compute.micro_batch, "
-    "and the precision is part of the fingerprint"
-)
-"""Why finished training of a former version is done again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +71,8 @@ class SftSteps(StepKind[TrainingResult]):
     """Trains the classifier heads and the decoder (paper section 3.5)."""
 
     name = "sft"
-    version = 2
-    raised = ORDER_CHANGED
+    version = 3
+    raised = READ_EXACTLY
     result_type = TrainingResult
     check = staticmethod(backbone.check_hub)
 
@@ -136,9 +132,9 @@ class TransferSteps(StepKind[TrainingResult]):
     """Trains briefly on one held-out dataset at a time (paper sections 4.2 and D.2)."""
 
     name = "transfer"
-    version = 3
+    version = 4
     unversioned = 2
-    raised = ORDER_CHANGED
+    raised = READ_EXACTLY
     result_type = TrainingResult
     check = staticmethod(backbone.check_hub)
 
