@@ -30,7 +30,9 @@ from hba_ray.errors import CheckpointError
 from hba_ray.models.bam import Bam, Head
 from hba_ray.models.manifests import read_manifest
 from hba_ray.models.omni import OmniSapiens
+from hba_ray.models.settings import write_settings
 from hba_ray.models.tensors import UNREADABLE, read_tensors
+from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.bam import BamSpec
 from hba_ray.specs.base import fingerprint
 from hba_ray.store.files import file_digest, folder_digests
@@ -173,12 +175,13 @@ def load_class_heads(folder: Path) -> tuple[Tensor, Tensor, tuple[tuple[str, str
     return weight_KH, bias_K, classes
 
 
-def save_adapters(bam: Bam, folder: Path, *, base: str, dataset: str, meta: Mapping[str, Any]) -> None:
+def save_adapters(bam: Bam, folder: Path, *, base: str, dataset: str, meta: Mapping[str, Any], spec: ExperimentSpec | None = None) -> None:
     """Writes a dataset's adapters, and its head where it has one.
 
     Args:
         base: `model_identity` of the SFT model that they were trained on.
         meta: the caller's own JSON values.
+        spec: whose settings are written beside them; see `models.settings`.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bam.state_dict().items()}
     manifest = {
@@ -195,6 +198,8 @@ def save_adapters(bam: Bam, folder: Path, *, base: str, dataset: str, meta: Mapp
         save_file({name: tensor for name, tensor in tensors.items() if name.startswith("adapters.")}, draft / _ADAPTERS)
         if bam.head is not None:
             save_file({name: tensor for name, tensor in tensors.items() if name.startswith("head.")}, draft / _HEAD)
+        if spec is not None:
+            write_settings(draft, spec, adapters=True)
         (draft / _ADAPTER_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 

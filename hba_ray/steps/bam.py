@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import DataError, SpecError
 from hba_ray.evaluation.arms import ADAPTED, MEDIA, adapted_model
-from hba_ray.models.settings import read_settings, sources_of, write_settings
+from hba_ray.models.settings import sources_of
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.bam import BamSpec
@@ -173,9 +173,6 @@ class BamSteps(StepKind[BamResult]):
         _write_log(trained, spec.bam.epochs, context.folder / STEP_LOG)
         made = {one.dataset: _kept(one) for one in trained}
         given = {dataset: AdaptersOfDataset(taken_from=name) for dataset, name in taken.items()}
-        for dataset in (*made, *given):
-            if read_settings(context.folder / ADAPTERS / dataset, "bam") is None:
-                write_settings(context.folder / ADAPTERS / dataset, spec, adapters=True)
         return BamResult(datasets={**made, **given}, left_out=[dataset for dataset in datasets if dataset not in made])
 
     def notes(self, spec: ExperimentSpec, result: BamResult) -> list[str]:

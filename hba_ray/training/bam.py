@@ -241,7 +241,7 @@ def _train_dataset(job: BamJob, dataset: str, supply: Supply, describe: Describe
         run = _Run(job, dataset, bam, parts["train"], parts.get("validation"))
         run.fit()
     facts = {"losses": run.losses, "validation": run.validation, "best_epoch": run.best_epoch, "without_gradients": run.without_gradients}
-    save_adapters(bam, folder, base=job.base, dataset=dataset, meta={"identity": identity, **facts})
+    save_adapters(bam, folder, base=job.base, dataset=dataset, meta={"identity": identity, **facts}, spec=job.spec)
     return TrainedBam(dataset, folder, tuple(run.losses), tuple(run.validation), run.best_epoch, run.without_gradients)
 
 

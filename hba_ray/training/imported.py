@@ -53,4 +53,4 @@ def take_adapters(job: BamJob, dataset: str, widths: Mapping[str, int], given: P
     bam = Bam(job.bam, widths, supply.hidden, supply.head(dataset))
     load_released_adapters(bam, given)
     load_released_head(bam, given, dataset, load_file(Path(job.model) / "model.safetensors"))
-    save_adapters(bam, folder, base=job.base, dataset=dataset, meta={"taken_from": given.name})
+    save_adapters(bam, folder, base=job.base, dataset=dataset, meta={"taken_from": given.name}, spec=job.spec)
