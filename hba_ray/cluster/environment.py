@@ -145,6 +145,7 @@ def local_ray_environ(*, gpu: bool, cpus: int) -> dict[str, str]:
     """
     return ray_environ(gpu=gpu) | {
         "OMP_NUM_THREADS": "1",  # threads of several processes on few cores slow each other down tenfold
+        "GLOO_SOCKET_IFNAME": "lo",  # workers are all on this machine, and nobody else shall reach them
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_gcs_server_port_wait_time_s": "120",  # what Ray's control service has for its start on a busy machine
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a worker's report waits for the next check

@@ -9,8 +9,9 @@ other. With this server they are imported once, and all workers share that memor
                          server (this file; imports once) ── forks ──> worker
 
 It is used where `compute.fork` is set and no worker has a GPU, since CUDA does not survive a fork. The server ends
-with its raylet. This file is run as a script, and imports nothing but the standard library at its top, since the
-client has to start in milliseconds.
+with its raylet. Variables hold keys: before any is sent, each side makes sure that the other, and the folder of their
+socket, are this user's. This file is run as a script, and imports nothing but the standard library at its top, since
+the client has to start in milliseconds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import runpy
 import selectors
 import signal
 import socket
+import stat
+import struct
 import sys
 import time
 import zlib
@@ -92,70 +95,118 @@ def ask(folder: str, argv: list[str]) -> int:
         The worker's exit status.
     """
     message = json.dumps(Request(argv, os.getcwd(), dict(os.environ))).encode()
-    with _connection(stem(folder, os.environ)) as server:
+    with _connection(folder, stem(os.environ)) as server:
         socket.send_fds(server, [len(message).to_bytes(8, "big")], _STREAMS)
         server.sendall(message)
         answer = server.recv(4)
     return int.from_bytes(answer, "big") if answer else _KILLED
 
 
-def stem(folder: str, environ: Mapping[str, str]) -> str:
-    """Path, without suffix, of the socket, the lock and the log of the server for workers with these environment variables."""
+def stem(environ: Mapping[str, str]) -> str:
+    """Name, without suffix, of the socket, the lock and the log of the server for workers with these environment variables."""
     heeded = sorted((name, value) for name, value in environ.items() if name.startswith(_READ_BY_IMPORTS))
-    return os.path.join(folder, f"forking-{zlib.crc32(repr(heeded).encode()):08x}")
+    return f"forking-{zlib.crc32(repr(heeded).encode()):08x}"
 
 
-def _connection(place: str) -> socket.socket:
-    """A connection to the server of a place, which is started where there is none."""
-    with open(place + ".lock", "w") as lock:
+def open_private(folder: str) -> int:
+    """A descriptor of a folder that nobody else can read or write; through it, a name stays in that folder, whatever takes its place.
+
+    Raises:
+        PermissionError: it is another user's, or its mode lets others in.
+        OSError: there is no such folder, or a link or a file stands in its place.
+    """
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    found = os.fstat(number)
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        os.close(number)
+        raise PermissionError(f"{folder} is not this user's alone: user {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}")
+    return number
+
+
+def _open_file(folder: int, name: str, flags: int) -> int:
+    """A descriptor of a file in an open folder, which is made where there is none; a link is not followed."""
+    return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+
+
+def is_own(other: socket.socket) -> bool:
+    """Whether the process on the other side of a unix socket is of the same user."""
+    _, user, _ = struct.unpack("3i", other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return user == os.geteuid()
+
+
+@contextmanager
+def _private(folder: str) -> Iterator[int]:
+    """`open_private` for the time of the block, in which the system's errors end the process with a message."""
+    try:
+        private = open_private(folder)
+        yield private
+        os.close(private)
+    except OSError as cause:
+        sys.exit(f"{folder}: workers are not forked here: {cause}")
+
+
+def _connection(folder: str, name: str) -> socket.socket:
+    """A connection to the server of a name, which is started where there is none.
+
+    Raises:
+        SystemExit: the folder is not this user's alone, the server is another user's, or it does not start.
+    """
+    with _private(folder) as private, os.fdopen(_open_file(private, name + ".lock", os.O_RDWR)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        server = _try(place)
+        server = _try(private, name)
         if server is None:
-            _start(place)
+            _start(private, name, folder)
         deadline = time.monotonic() + _START_SECONDS
         while server is None:
             if time.monotonic() > deadline:
-                sys.exit(f"{place}.log: the process that workers are forked from did not start in {_START_SECONDS:g} s")
+                sys.exit(f"{folder}/{name}.log: the process that workers are forked from did not start in {_START_SECONDS:g} s")
             time.sleep(0.02)
-            server = _try(place)
+            server = _try(private, name)
     return server
 
 
-def _try(place: str) -> socket.socket | None:
+def _try(private: int, name: str) -> socket.socket | None:
+    """A connection to the server, where there is one.
+
+    Raises:
+        PermissionError: another user's process answers.
+    """
     server = socket.socket(socket.AF_UNIX)
     try:
-        server.connect(place + ".sock")
+        server.connect(f"/proc/self/fd/{private}/{name}.sock")
     except (FileNotFoundError, ConnectionRefusedError):
         server.close()
         return None
+    if not is_own(server):
+        raise PermissionError(f"another user's process answers at {name}.sock")
     return server
 
 
-def _start(place: str) -> None:
+def _start(private: int, name: str, folder: str) -> None:
     """Starts a server in a session of its own, so that neither Ctrl-C nor the end of a client's process group reaches it."""
+    log = _open_file(private, name + ".log", os.O_WRONLY | os.O_APPEND)
     if os.fork():
+        os.close(log)
         return
     os.setsid()
-    log = os.open(place + ".log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for stream, file in zip(_STREAMS, (null, log, log), strict=True):
         os.dup2(file, stream)
     os.closerange(3, 1024)
-    os.execv(sys.executable, [sys.executable, "-P", os.path.abspath(__file__), "serve", place])
+    os.execv(sys.executable, [sys.executable, "-P", os.path.abspath(__file__), "serve", folder, name])
 
 
-def serve(place: str) -> tuple[Request, list[int]]:
-    """Forks a worker for every request, until the raylet has ended.
+def serve(folder: str, name: str) -> tuple[Request, list[int]]:
+    """Forks a worker for every request of this user, until the raylet has ended.
+
+    Raises:
+        SystemExit: the raylet has ended; or the folder is not this user's alone.
 
     Returns:
         In a worker, its request and its standard streams. In the server this function does not return.
     """
-    raylet = int(os.environ["RAY_RAYLET_PID"])
-    with suppress(FileNotFoundError):
-        os.unlink(place + ".sock")
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(place + ".sock")  # before the imports: clients wait in the queue, instead of starting another server
-    listener.listen(256)
+    raylet = f"/proc/{int(os.environ['RAY_RAYLET_PID'])}"
+    listener = _listener(folder, name)  # before the imports: clients wait in the queue, instead of starting another server
     before = dict(os.environ)
     _import(MODULES + (VERL_MODULES if _OF_VERL in before else ()))
     set_by_imports = {name: value for name, value in os.environ.items() if before.get(name) != value}
@@ -163,12 +214,15 @@ def serve(place: str) -> tuple[Request, list[int]]:
     with selectors.DefaultSelector() as waiting, _woken_by_ends() as ends:
         waiting.register(listener, selectors.EVENT_READ)
         waiting.register(ends, selectors.EVENT_READ)
-        while _alive(raylet):
+        while os.path.exists(raylet):
             for key, _ in waiting.select(_POLL_SECONDS):
                 if key.fileobj is ends:
                     ends.recv(4096)
                 elif key.fileobj is listener:
                     client, _ = listener.accept()
+                    if not is_own(client):
+                        client.close()
+                        continue
                     received = _receive(client)
                     if received is None:
                         continue
@@ -184,7 +238,8 @@ def serve(place: str) -> tuple[Request, list[int]]:
                     waiting.register(client, selectors.EVENT_READ, pid)
                 else:  # a client ended before its worker did
                     waiting.unregister(key.fileobj)
-                    _kill(key.data)
+                    with suppress(ProcessLookupError):
+                        os.killpg(key.data, signal.SIGKILL)
             for pid, status in _ended():
                 client = clients.pop(pid)
                 with suppress(KeyError):
@@ -192,6 +247,16 @@ def serve(place: str) -> tuple[Request, list[int]]:
                 with suppress(OSError), client:
                     client.sendall((status & 0xFFFFFFFF).to_bytes(4, "big"))
     sys.exit(0)
+
+
+def _listener(folder: str, name: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    with _private(folder) as private:
+        with suppress(FileNotFoundError):
+            os.unlink(name + ".sock", dir_fd=private)
+        listener.bind(f"/proc/self/fd/{private}/{name}.sock")
+    listener.listen(256)
+    return listener
 
 
 def _import(modules: Sequence[str]) -> None:
@@ -297,28 +362,13 @@ def _receive(client: socket.socket) -> tuple[Request, list[int]] | None:
 
 def _ended() -> Iterator[tuple[int, int]]:
     """(process id, exit status as a shell says it) of each child that has ended."""
-    while True:
-        try:
+    with suppress(ChildProcessError):
+        while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if not pid:
-            return
-        code = os.waitstatus_to_exitcode(status)
-        yield pid, code if code >= 0 else 128 - code
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+            if not pid:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            yield pid, code if code >= 0 else 128 - code
 
 
 def become_worker(request: Request, streams: list[int]) -> None:
@@ -340,10 +390,10 @@ def become_worker(request: Request, streams: list[int]) -> None:
 
 
 def main(words: list[str]) -> None:
-    part, place, *argv = words
+    part, folder, *others = words
     if part == "ask":
-        sys.exit(ask(place, argv))
-    become_worker(*serve(place))
+        sys.exit(ask(folder, others))
+    become_worker(*serve(folder, others[0]))
 
 
 if __name__ == "__main__":

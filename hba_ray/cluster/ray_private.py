@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,68 @@ def use_token() -> None:
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+@contextmanager
+def own_token(write: Callable[[], Path]) -> Iterator[None]:
+    """For the time of the block, a Ray that is started asks for a token of its own; Ray's default is one for all, in `~/.ray`.
+
+    What the user has set counts: RAY_AUTH_MODE, RAY_AUTH_TOKEN and RAY_AUTH_TOKEN_PATH.
+
+    Args:
+        write: makes the file of the token.
+    """
+    from ray._private.authentication import authentication_token_setup
+
+    native: Any = authentication_token_setup  # what it imports from Ray's core has no types
+    names = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    if names & os.environ.keys():
+        yield
+        return
+    try:
+        with _set(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(write())):
+            _read_again(native)
+            yield
+    finally:
+        _read_again(native)
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """For the time of the block, the services of a Ray that is started listen on the loopback, as they do on macOS, and nowhere else.
+
+    Ray takes 127.0.0.1 as the address of a node only where it believes that no cluster can be; else it looks for one of the network.
+    """
+    from ray._private import ray_constants
+
+    before, variable = ray_constants.ENABLE_RAY_CLUSTER, ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    with _set(**{variable: "0"}):
+        try:
+            yield
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _set(**variables: str) -> Iterator[None]:
+    """Environment variables for the time of the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _read_again(native: Any) -> None:
+    """Has Ray's core read the variables again, which it remembers."""
+    native.Config.initialize("")
+    native.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def largest_resources() -> Mapping[str, float] | None:

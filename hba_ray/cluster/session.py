@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Any, TextIO
 
 from hba_ray.cluster import forkserver, ray_private
 from hba_ray.cluster.environment import NO_PROGRESS, local_ray_environ, ray_environ
+from hba_ray.cluster.private_folder import OF_RAY, keep_logs, private_folder, write_token
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs.compute import ComputeSpec, TrackingSpec
 
@@ -30,10 +29,6 @@ ANYWHERE: dict[str, Any] = {"scheduling_strategy": "DEFAULT"}
 the resources that the trial's driver holds, where there is none."""
 CONNECT_SECONDS = 10.0
 """How long a server has to accept a connection."""
-SOCKET_PATH_BYTES = 107
-"""Longest path of a unix socket, Linux's `sun_path` less its closing zero."""
-RAY_SOCKET_SUFFIX = "/hba-ray-xxxxxxxx/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store.00"
-"""The longest path that Ray appends to the temporary folder."""
 
 
 @dataclass(frozen=True)
@@ -142,35 +137,35 @@ def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: bool = False) 
 
 @contextmanager
 def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[None]:
+    """A Ray of this user's alone: in a folder that others cannot enter, on the loopback, and for those only who know its token."""
     import ray
 
     port = _free_port()
-    os.environ.update(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{ray.util.get_node_ip_address()}:{port}")
+    os.environ.update(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{LOOPBACK}:{port}")
     for name, value in local_ray_environ(gpu=spec.gpus_per_worker > 0, cpus=local_cpus(spec)).items():
         os.environ.setdefault(name, value)
-    folder = _temporary_folder()
     forks = spec.fork and not spec.gpus_per_worker
-    try:
-        with _Starting(log_folder):
-            ray.init(
-                address="local",
-                runtime_env={"py_executable": forkserver.executable(str(folder))} if forks else None,
-                num_cpus=local_cpus(spec, rollouts=rollouts),
-                num_gpus=max(1, spec.workers) if rollouts and not spec.gpus_per_worker else None,
-                object_store_memory=spec.object_store_mib * 2**20,
-                include_dashboard=True,
-                dashboard_host=LOOPBACK,
-                dashboard_port=0,
-                log_to_driver=False,
-                _temp_dir=str(folder),
-            )
-        _configure_ray_data()
-        yield
-    finally:
-        ray.shutdown()
-        for logs in folder.glob("session_2*/logs"):
-            shutil.copytree(logs, log_folder / logs.parent.name, symlinks=True, dirs_exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+    with private_folder() as folder, ray_private.own_token(lambda: write_token(folder)), ray_private.on_loopback():
+        try:
+            with _Starting(log_folder):
+                ray.init(
+                    address="local",
+                    runtime_env={"py_executable": forkserver.executable(str(folder))} if forks else None,
+                    num_cpus=local_cpus(spec, rollouts=rollouts),
+                    num_gpus=max(1, spec.workers) if rollouts and not spec.gpus_per_worker else None,
+                    object_store_memory=spec.object_store_mib * 2**20,
+                    include_dashboard=True,
+                    dashboard_host=LOOPBACK,
+                    dashboard_port=0,
+                    log_to_driver=False,
+                    _temp_dir=str(folder / OF_RAY),
+                    _node_ip_address=LOOPBACK,
+                )
+            _configure_ray_data()
+            yield
+        finally:
+            ray.shutdown()
+            keep_logs(folder, log_folder)
 
 
 @dataclass(frozen=True)
@@ -261,19 +256,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
-
-
-def _temporary_folder() -> Path:
-    """A new folder for Ray's sockets, in the first temporary folder whose path is short enough for them."""
-    for place in (os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"):
-        if place and len(os.fsencode(place)) + len(RAY_SOCKET_SUFFIX) <= SOCKET_PATH_BYTES and os.access(place, os.W_OK):
-            return Path(tempfile.mkdtemp(prefix="hba-ray-", dir=place))
-    limit = SOCKET_PATH_BYTES - len(RAY_SOCKET_SUFFIX)
-    raise EnvironmentMissing(
-        "RAY_TMPDIR",
-        "no writable temporary folder has a path short enough for Ray's sockets",
-        f"set RAY_TMPDIR to one of at most {limit} bytes",
-    )
 
 
 @contextmanager

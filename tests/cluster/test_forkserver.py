@@ -15,7 +15,8 @@ from hba_ray.cluster import forkserver
 from tests.helpers.waiting import wait_until
 
 SERVE = (
-    "import sys; from hba_ray.cluster import forkserver; forkserver.MODULES = tuple(sys.argv[2:]); forkserver.main(['serve', sys.argv[1]])"
+    "import sys; from hba_ray.cluster import forkserver; forkserver.MODULES = tuple(sys.argv[3:]); "
+    "forkserver.main(['serve', *sys.argv[1:3]])"
 )
 TELL = """
 import json, os, sys
@@ -31,10 +32,11 @@ class Server:
         self.folder = folder
         self.raylet = subprocess.Popen(["sleep", "600"])
         variables = {**os.environ, "RAY_RAYLET_PID": str(self.raylet.pid)}
-        self.place = forkserver.stem(str(folder), {})
-        words = [sys.executable, "-c", SERVE, self.place, *modules]
+        name = forkserver.stem({})
+        self.socket = folder / f"{name}.sock"
+        words = [sys.executable, "-c", SERVE, str(folder), name, *modules]
         self.process = subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True)
-        wait_until(Path(self.place + ".sock").exists, seconds=30)
+        wait_until(self.socket.exists, seconds=30)
 
     def ask(self, script: Path, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         command = f"{forkserver.executable(str(self.folder))} {script} {' '.join(words)}"
@@ -121,8 +123,8 @@ def test_modules_that_change_what_forks_share_are_refused(
     assert what in said and "set compute.fork to false" in said
 
 
-def test_variables_that_imports_heed_have_a_server_of_their_own(folder: Path):
-    places = [forkserver.stem(str(folder), given) for given in ({}, {"COLOUR": "green"}, {"HF_HUB_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "0"})]
+def test_variables_that_imports_heed_have_a_server_of_their_own():
+    places = [forkserver.stem(given) for given in ({}, {"COLOUR": "green"}, {"HF_HUB_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "0"})]
     assert places[0] == places[1]
     assert len(set(places)) == 3
 

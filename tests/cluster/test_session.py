@@ -1,11 +1,13 @@
 """Capacity is checked before anything starts; one real private Ray shows the rest."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from hba_ray.cluster.environment import NO_PROGRESS
 from hba_ray.cluster.session import check_capacity, local_cpus, ray_session
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs.compute import ComputeSpec
+from tests.helpers.other_user import as_other, needs_root
 from tests.helpers.waiting import wait_until
 
 
@@ -66,17 +69,6 @@ def test_capacity_is_refused_exactly_where_it_is_not_enough(
 def test_a_local_ray_has_at_least_four_logical_cpus() -> None:
     assert local_cpus(ComputeSpec()) == max(4, os.cpu_count() or 1)
     assert local_cpus(ComputeSpec(cpus=2)) == 2
-
-
-def test_a_long_temporary_folder_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = tmp_path / ("x" * 90)
-    long.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(long))
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    folder = module._temporary_folder()
-    folder.rmdir()
-    longest = f"{folder}/session_2026-11-20_11-23-31_873735_4194304/sockets/plasma_store.1"
-    assert len(longest.encode()) <= 107
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "host:port", "ray://127.0.0.1:10001", "127.0.0.1:99999999"])
@@ -177,6 +169,70 @@ def test_a_private_ray_computes_and_leaves_nothing_behind(
     said = [file for file in logs.glob("session_*/worker-*.out") if "said by a worker" in file.read_text()]
     assert said
     assert capfd.readouterr() == ("", "")
+
+
+INTRUDE = """
+address, dashboard, folder = sys.argv[1:]
+def tried(act):
+    try:
+        act()
+    except (OSError, ray.exceptions.RayError, RuntimeError) as error:
+        return f"{type(error).__name__} {getattr(error, 'code', '')}".strip()
+    return "done"
+def submit(headers):
+    body = json.dumps({"entrypoint": "true"}).encode()
+    urllib.request.urlopen(urllib.request.Request(f"http://{dashboard}/api/jobs/", body, {"Content-Type": "application/json", **headers}))
+print(json.dumps([
+    tried(lambda: GcsClient(address=address).internal_kv_keys(b"", None, timeout=10)),
+    tried(lambda: GcsClient(address=address).internal_kv_put(b"key", b"planted", True, None, timeout=10)),
+    tried(lambda: submit({})),
+    tried(lambda: submit({"Authorization": "Bearer " + "0" * 64})),
+    tried(lambda: os.listdir(folder)),
+    tried(lambda: open(os.path.join(folder, "token"))),
+    tried(lambda: os.mkdir(os.path.join(folder, "r", "planted"))),
+]))
+os._exit(0)
+"""
+"""What another user tries: to read and write the control service's store, to submit a job, to read the folder and the token, to plant."""
+
+
+@needs_root
+@pytest.mark.ray
+@pytest.mark.slow
+def test_nobody_else_reads_connects_to_submits_to_or_reaches_a_private_ray(
+    tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
+    import ray
+
+    monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
+    short_folder.chmod(0o1777)
+    tmp_path.chmod(0o755)
+    with ray_session(ComputeSpec(cpus=2, object_store_mib=100), tmp_path / "logs") as session:
+
+        @ray.remote
+        def told() -> tuple[str, str]:
+            return ray.util.get_node_ip_address(), os.environ["RAY_AUTH_MODE"]
+
+        assert ray.get(told.remote()) == (module.LOOPBACK, "token")
+        (folder,) = short_folder.glob("hba-ray-*")
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        heard = {
+            (process.name(), connection.laddr.ip)
+            for process in processes
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert len(heard) > 5 and all(ip_address(ip.removeprefix("::ffff:")).is_loopback for _, ip in heard), heard
+        dashboard = ray._private.worker.global_worker.node.webui_url
+        preload = "json, os, sys, socket, urllib.request, encodings.idna, ray, ray.exceptions\nfrom ray._raylet import GcsClient"
+        environ = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+        said = json.loads(as_other(INTRUDE, session.address, dashboard, str(folder), preload=preload, environ=environ, seconds=200))
+        assert said[:2] == ["AuthenticationError"] * 2
+        assert all(one.startswith("HTTPError 40") for one in said[2:4]), said
+        assert said[4:] == ["PermissionError"] * 3
+    opened = [path for path in (tmp_path / "logs").rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o022]
+    assert not opened
 
 
 def test_what_native_code_writes_to_standard_error_goes_to_a_file_and_what_python_writes_does_not(tmp_path: Path) -> None:
