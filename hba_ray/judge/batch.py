@@ -14,7 +14,7 @@ from contextlib import aclosing
 from itertools import islice
 
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.judge.client import Collector, Endpoint, NoReply, NotThere, back_off, printable, request_body
+from hba_ray.judge.client import Collector, Endpoint, NoReply, NotThere, back_off, printable, request_body, without_echo
 from hba_ray.judge.replies import Batch, Batches, MalformedReply, Named, read_line
 
 MARK = "hba_ray_judge"
@@ -56,7 +56,9 @@ async def grade_in_batches(endpoint: Endpoint, missing: Mapping[str, Turns], jud
         batch = await _ended(endpoint, batch, collector)
         if batch.status == "failed":
             raise EnvironmentMissing(
-                endpoint.where, f"batch {printable(batch.id)} failed: {_first_error(batch)}", "mend that and run again"
+                endpoint.where,
+                f"batch {printable(batch.id)} failed: {without_echo(_first_error(batch), _asked(missing))}",
+                "mend that and run again",
             )
         await _collect(endpoint, batch, left, collector)
     for key in left:
@@ -94,7 +96,7 @@ async def _send(endpoint: Endpoint, part: Mapping[str, Turns], judge: str) -> Ba
         for key, turns in part.items()
     ]
     content = "\n".join(lines).encode()
-    with endpoint.failures():
+    with endpoint.failures(_asked(part)):
         raw = await endpoint.client.files.with_raw_response.create(file=("judge.jsonl", content), purpose="batch")
         file = endpoint.read(Named, raw.text)
         raw = await endpoint.client.batches.with_raw_response.create(
@@ -168,6 +170,11 @@ async def _lines(endpoint: Endpoint, file: str) -> AsyncGenerator[bytes]:
                     yield bytes(line)
                     line = bytearray(other[: endpoint.reply_bytes])
     yield bytes(line)
+
+
+def _asked(turns: Mapping[str, Turns]) -> str:
+    """All that the judge is asked, of which no message quotes anything."""
+    return printable("\n".join(user for _, user in turns.values()))
 
 
 def _first_error(batch: Batch) -> str:

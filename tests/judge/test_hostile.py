@@ -185,6 +185,23 @@ def test_what_an_error_quotes_of_the_request_is_left_out(server: HostileServer, 
     assert without_echo("short", "short") == "short"
 
 
+@pytest.mark.parametrize("route", ["POST /v1/files", "POST /v1/batches", "GET /v1/batches/batch-1"])
+def test_what_an_error_of_a_batch_quotes_of_the_requests_is_left_out(route: str, server: HostileServer, tmp_path: Path):
+    def answer(line: str, body: bytes) -> bytes:
+        line = line.partition("?")[0]
+        if line != route:
+            return hostile.http(spelled(SOUND[line]))
+        if "batch-1" in route:
+            return hostile.http(spelled(BATCH | {"status": "failed", "errors": {"data": [{"message": f"bad line: {CANDIDATE}"}]}}))
+        return hostile.http(spelled({"error": {"message": f"bad line: {CANDIDATE}"}}), status="400 Bad")
+
+    server.answer = answer
+    with pytest.raises(EnvironmentMissing) as raised:
+        grade(1, server.spec(batch=True, timeout_seconds=20), tmp_path)
+    assert "bad line" in str(raised.value) and "[...]" in str(raised.value)
+    assert not any(CANDIDATE[place : place + 15] in str(raised.value) for place in range(len(CANDIDATE) - 15))
+
+
 @pytest.mark.parametrize(
     "body",
     [
