@@ -279,7 +279,7 @@ def test_what_a_batch_loses_is_counted_and_asked_again_by_the_next_run(tmp_path:
         ({"model": "stub-judge"}, EnvironmentMissing, f"give one of its models as evaluate.judge.model: {MODEL}"),
         ({"base_url": "http://127.0.0.1:9/v1"}, EnvironmentMissing, "check evaluate.judge.base_url"),
         ({"base_url": None}, EnvironmentMissing, "does it end in /v1?"),
-        ({"prompts": "no/such.yaml"}, SpecError, "cannot be read"),
+        ({"prompts": "no/such.yaml"}, SpecError, "no such file"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_the_first_item(honest: StubJudge, changes, error, says, tmp_path, monkeypatch, caplog):
