@@ -35,12 +35,12 @@ def test_modalities_are_counted_beside_table_2():
 
 def test_clips_say_lengths_silence_and_damage():
     clips = [
-        Clips("cremad", "audio", 4, [30.0, 90.0], 1, Counter({"corrupt audio": 2})),
-        Clips("meld_senti", "video", 1, [], 0, Counter({"empty file": 1})),
+        Clips("cremad", "audio", 4, [30.0, 90.0], silent=1, longer=2, bad=Counter({"corrupt audio": 2})),
+        Clips("meld_senti", "video", 1, [], black=1, bad=Counter({"empty file": 1})),
     ]
     sheet = clip_sheet(clips, {"missing file": 3})
-    assert sheet.rows[0] == ("cremad", "audio", "4", "2.0", "30.00", "90.00", "1", "corrupt audio: 2")
-    assert sheet.rows[1] == ("meld_senti", "video", "1", "–", "–", "–", "–", "empty file: 1")
+    assert sheet.rows[0] == ("cremad", "audio", "4", "2.0", "30.00", "90.00", "1", "–", "2", "corrupt audio: 2")
+    assert sheet.rows[1] == ("meld_senti", "video", "1", "–", "–", "–", "–", "1", "–", "empty file: 1")
     assert sheet.notes == ("Rows that could not be read: missing file: 3.",)
 
 

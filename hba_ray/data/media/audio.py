@@ -25,8 +25,10 @@ mirrors the sound into a window."""
 LOUDEST = 8.0
 """Largest sample of a sound of floats, where 1 is full scale. A hot mix or a lossy codec stays below it; more was not scaled to 1."""
 
-# Ogg is left to PyAV: read in blocks, libsndfile 1.2.2 gives other samples of Opus at the edges of the blocks.
-_SOUNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"FORM")
+_SOUNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"FORM")
+_LEFT_TO_PYAV = ("OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "MPEG_LAYER_I")
+"""Codecs that libsndfile 1.2.2 reads wrongly: Opus in blocks has other samples at their edges, MP3 in WAV seems to end early."""
+_MOST_PLANES = 7  # PyAV 18.1 finds a ninth plane in frames of eight, and ends the process when it reads it
 _BLOCK = 16_384  # samples read at a time
 _UNSTATED = 1 << 62  # libsndfile's count where a FLAC header has none
 
@@ -108,10 +110,7 @@ def _blocks(file: BinaryIO, size: int, seconds: float, where: str) -> Iterator[B
 
 
 def _sound(file: BinaryIO) -> soundfile.SoundFile | None:
-    """The file as soundfile reads it; None where it does not know the container, or the codec in it.
-
-    MP3 in WAV is none of its own: it would take the encoder's delay for a loss.
-    """
+    """The file as soundfile reads it; None where it does not know the container, or the codec in it."""
     magic = file.read(12)
     file.seek(0)
     if not magic.startswith(_SOUNDFILE_MAGIC) or magic[8:] == b"AVI ":
@@ -120,7 +119,7 @@ def _sound(file: BinaryIO) -> soundfile.SoundFile | None:
         sound = soundfile.SoundFile(file)
     except soundfile.LibsndfileError:
         return None
-    return None if sound.subtype.startswith("MPEG") else sound
+    return None if sound.subtype in _LEFT_TO_PYAV else sound
 
 
 def _soundfile_blocks(sound: soundfile.SoundFile, seconds: float, where: str) -> Iterator[Block]:
@@ -162,6 +161,9 @@ def _container_blocks(file: BinaryIO, size: int, where: str) -> Iterator[Block]:
 
 def _mono(frame: av.AudioFrame) -> np.ndarray:
     """The average of a frame's channels, float32 [T]. FFmpeg's own mixing would add them with weights that depend on their places."""
+    if frame.format.is_planar and frame.layout.nb_channels > _MOST_PLANES:
+        repacked = av.AudioResampler(format=frame.format.packed, layout=frame.layout, rate=frame.sample_rate)
+        (frame,) = repacked.resample(frame)
     values = frame.to_ndarray()
     samples_CT = values if frame.format.is_planar else values.reshape(frame.samples, -1).T
     if samples_CT.dtype.kind == "f":

@@ -71,11 +71,11 @@ def stated_seconds(container: Any, stream: Any) -> float:
 
 
 def _end_of_chunks(file: BinaryIO, size: int) -> int:
-    """Where the data of a RIFF or AIFF file end; the size of the file as a whole, which many programs get wrong, is not looked at."""
+    """Where the data of a RIFF or AIFF file end. Many programs get the size of the file as a whole wrong; it counts only without data."""
     file.seek(0)
     form = file.read(12)
     order = "big" if form[:4] in (b"FORM", b"RIFX") else "little"
-    wide, at = 0, 12
+    whole, wide, at = int.from_bytes(form[4:8], order) + 8, 0, 12
     while at + 8 <= size:
         file.seek(at)
         header = file.read(36)
@@ -87,7 +87,7 @@ def _end_of_chunks(file: BinaryIO, size: int) -> int:
                 return at + 8 + wide
             return 0 if not stated or stated >= _STREAMED else at + 8 + stated
         at += 8 + stated + stated % 2
-    return 0
+    return whole if whole < _STREAMED else 0
 
 
 def _end_of_segment(file: BinaryIO, size: int) -> int:

@@ -29,10 +29,12 @@ from hba_ray.errors import BadMedia
 
 _Fit = Callable[[int, int], tuple[int, int]]
 """Height and width of a stored frame -> those of the frame that is shown."""
-_TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv", "asf")
+_TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv")
 """Containers that state the time of every frame and can be sought in. In others (TS, VOB, Ogg) FFmpeg guesses some of the times."""
+_ONE_TIME = ("avi", "asf")
+"""Containers with one time a frame, which says when it is decoded and not when it is shown."""
 _REORDERED = ("h264", "hevc", "vvc")
-"""Codecs whose frames may come in another order than they are shown, which AVI has no place to say."""
+"""Codecs whose frames may be shown in another order than they are decoded, besides those that FFmpeg finds out."""
 _VP8_SHOWN = 0x10
 """Bit of a VP8 packet's first byte; without it, the frame only serves others."""
 _SMALLEST_MPEG4 = 32
@@ -158,8 +160,7 @@ def _packets(container: Any, stream: Any, size: int, where: str) -> _Packets:
     times: list[int] = []
     keys: list[tuple[int, int]] = []
     codec, end = stream.codec_context.name, 0.0
-    in_order = codec not in _REORDERED and not stream.codec_context.has_b_frames
-    reliable = container.format.name in _TIMED or (container.format.name == "avi" and in_order)
+    reliable = container.format.name in _TIMED or (container.format.name in _ONE_TIME and _is_timed(container, stream))
     for packet in container.demux():
         time = packet.dts if packet.pts is None else packet.pts
         if not packet.size or time is None:
@@ -180,6 +181,12 @@ def _packets(container: Any, stream: Any, size: int, where: str) -> _Packets:
         raise BadMedia(where, "the video holds no frames", reason="empty video")
     check_seconds(container, stream, end, "video", where)
     return _Packets(sorted(times), sorted(keys), reliable and len(set(times)) == len(times))
+
+
+def _is_timed(container: Any, stream: Any) -> bool:
+    """Whether the times in the container are those at which frames are shown."""
+    reordered = stream.codec_context.name in _REORDERED or stream.codec_context.has_b_frames
+    return container.format.name not in _ONE_TIME or not reordered
 
 
 def _indices(count: int, frames: int) -> list[int]:
@@ -249,11 +256,11 @@ def _counted(file: BinaryIO, scanned: _Packets, where: str) -> Iterator[tuple[fl
     with open_container(file) as container:
         stream = stream_of(container, "video", where)
         rate = float(stream.guessed_rate or 1)
-        untimed, count = container.format.name == "avi", 0
+        timed, count = _is_timed(container, stream), 0
         packets = container.demux(stream)
         if scanned.keys:
             packets = dropwhile(lambda packet: packet.size and not packet.is_keyframe, packets)
         for count, frame in enumerate(chain.from_iterable(packet.decode() for packet in packets), 1):
-            yield (count - 1) / rate if untimed or frame.time is None else frame.time, frame
+            yield (count - 1) / rate if not timed or frame.time is None else frame.time, frame
     if not count:
         raise BadMedia(where, "the video holds no frame that can be decoded", reason="empty video")
