@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from hba_ray.data.atlas import build_index
 from hba_ray.data.batches import IGNORED, BatchMaker, BatchSettings, MicroBatch, padding_ratio
+from hba_ray.data.media import SHORTEST_AUDIO
 from hba_ray.data.order import Order, Share, Window, plan_epoch
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import CLASSES, DATASETS
 from hba_ray.data.writers import write_jsonl
-from hba_ray.errors import BadMedia
+from hba_ray.errors import BadMedia, SpecError
 from hba_ray.specs import AtlasSpec, MediaSpec
 from hba_ray.specs.wording import Wording
 from tests.helpers.experiments import small_experiment
@@ -193,6 +195,29 @@ def test_a_broken_clip_can_be_dropped_and_is_counted(broken, processor):
     assert [(drop.dataset, drop.reason) for drop in drops] == [("toy_tone", "truncated audio")]
     assert row.sample_id in drops[0].row
     assert sum(float(batch.weight.sum()) for batch in batches) == 2
+
+
+@pytest.mark.parametrize(("samples", "good"), [(399, False), (400, True)])
+def test_a_sound_too_short_for_the_audio_tower_is_a_bad_row(tmp_path, processor, samples, good):
+    """400 samples are a window of the processor's spectrogram, and enough for a token."""
+    assert processor.feature_extractor.n_fft == SHORTEST_AUDIO == 400
+    soundfile.write(tmp_path / "clip.wav", np.full(samples, 0.1), 16_000)
+    row = {"problem": "<audio>\nHow does it sound?", "answer": "sad", "dataset": "cremad", "audios": ["clip.wav"]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+    index = build_index(AtlasSpec(root=str(tmp_path)), tmp_path)
+    settings = replace(SETTINGS, purpose="predict", on_bad_row="drop")
+    (batch,) = batches_of(index, processor, settings, split="test")
+    assert [drop.reason for drop in batch.drops] == ([] if good else ["audio too short"])
+    audio = processor.tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    assert int((batch.inputs["input_ids"] == audio).sum()) == good
+
+
+def test_more_sound_than_the_processor_takes_is_refused_before_any_row_is_read(index, processor):
+    seconds = processor.feature_extractor.chunk_length
+    asked = replace(SETTINGS, media=MediaSpec(audio_seconds=seconds + 1))
+    with pytest.raises(SpecError, match=rf"audio_seconds: {seconds + 1} s .* takes {seconds} s"):
+        BatchMaker(index, asked, processor, "train")
+    BatchMaker(index, replace(asked, modalities=("text", "video")), processor, "train")
 
 
 def test_drops_are_told_even_where_no_row_of_a_window_is_left(tmp_path, processor):
