@@ -37,7 +37,7 @@ def index_of(spec: ExperimentSpec) -> tuple[AtlasIndex, list[str]]:
     Raises:
         SpecError: the atlas is generated or converted, and was not made yet.
     """
-    from hba_ray.data.atlas import AtlasIndex, build_index
+    from hba_ray.data.atlas import AtlasIndex, build_index, stated_root
 
     if spec.atlas.source == "released":
         index = build_index(spec.atlas, Path(spec.atlas.root or ""))
@@ -48,8 +48,8 @@ def index_of(spec: ExperimentSpec) -> tuple[AtlasIndex, list[str]]:
     if not step.is_done:
         what = f"'{spec.atlas.source}' is not made yet; only files that are there can be checked"
         raise SpecError("atlas.source", what, "make it with `hba describe` or `hba run`, or give the folder of a finished atlas")
-    result = AtlasSteps().result(step.folder)
-    return AtlasIndex.load(step.folder), say_found(result.changes, result.leaks)
+    result = step.result()
+    return AtlasIndex.load(step.whole(), root=stated_root(spec.atlas)), say_found(result.changes, result.leaks)
 
 
 def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> describe.DescribeResult:
@@ -76,4 +76,4 @@ def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> describe
         start_ray = lambda: stack.enter_context(ray_session(spec.compute, descriptors.folder / "logs"))  # noqa: E731
         context = Context(spec, descriptors, {rows.name: rows}, start_ray=start_ray)
         do_step(context, say, again=lambda result: True)
-    return describe.DescribeSteps().result(descriptors.folder)
+    return descriptors.result()

@@ -57,12 +57,12 @@ def export_run(run: Experiment, arm: str | None = None, to: Path | None = None) 
     to = to or run.folder / f"model-{arm}"
     if arms[arm] == "grpo":
         with new_folder(to) as draft:
-            copy_folder(steps["grpo"].folder / "model", draft)
+            copy_folder(steps["grpo"].whole() / "model", draft)
         return to
     with new_folder(to) as draft:
         _export_sft(run, draft)
         if arms[arm] == "bam":
-            copy_folder(steps["bam"].folder / TRAINED_ADAPTERS, draft / ADAPTERS)
+            copy_folder(steps["bam"].whole() / TRAINED_ADAPTERS, draft / ADAPTERS)
             write_text(draft / ADAPTERS / "README.md", ABOUT_ADAPTERS)
     return to
 
@@ -77,7 +77,7 @@ def _export_sft(run: Experiment, to: Path) -> None:
     context = run.context("sft")
     backbone = context.backbone
     model = build_model(run.spec, backbone, bf16=False)  # LoRA is merged in fp32
-    trained = context.folder / "model"
+    trained = context.step.whole() / "model"
     load_model(model, trained)
     dtype = torch.bfloat16 if run.spec.uses_bf16 else torch.float32
     identity = model_identity(backbone, trained, memory=Path(run.spec.compute.storage).expanduser())

@@ -101,7 +101,7 @@ def judge_run(
         raise DataError(str(run), "has no open answers", "only free-text tasks are judged: SOC, INT, NVC", reason="no open answers")
     if labels is not None:
         graders.append(_person(labels, graders, str(arms[0].arm)))
-    return _write(run / "judge", graders, {str(step.arm): clips_in(step.folder / PREDICTIONS) for step in arms})
+    return _write(run / "judge", graders, {str(step.arm): clips_in(step.file(PREDICTIONS)) for step in arms})
 
 
 def write_label_sheet(run: Path, arm: str | None, rows: int, seed: int = 0) -> Path:
@@ -112,7 +112,7 @@ def write_label_sheet(run: Path, arm: str | None, rows: int, seed: int = 0) -> P
     """
 
     (step,) = _predicted(run, arm, alone="--sample")
-    items = open_items(read_parquet(step.folder / PREDICTIONS).to_pylist())
+    items = open_items(read_parquet(step.file(PREDICTIONS)).to_pylist())
     drawn = random.Random(seed).sample(items, min(rows, len(items)))
     file = run / f"labels-{step.arm}.csv".replace(" ", "-")
     if file.exists():
@@ -185,8 +185,8 @@ def _graders(steps: Sequence[Step], predicted: Step) -> list[Grader]:
     made = []
     for step in steps:
         if step.kind == JudgeSteps() and step.arm == predicted.arm:
-            result = JudgeSteps().result(step.folder)
-            made.append(Grader(str(step.arm), f"{result.judge} {step.fingerprint[:4]}", result.prompts, labels_in(step.folder)))
+            result = step.result()
+            made.append(Grader(str(step.arm), f"{result.judge} {step.fingerprint[:4]}", result.prompts, labels_in(step.whole())))
     return made
 
 

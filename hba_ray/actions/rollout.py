@@ -45,7 +45,9 @@ def check_rollout(spec: ExperimentSpec, rows: int, say: Callable[[str], None]) -
         lines.setdefault(signatures[line], []).append(int(line))
     chosen = [line for found in lines.values() for line in found[:rows]]
     with tempfile.TemporaryDirectory(prefix="hba-rollout-") as folder:
-        start = Path(folder) / "start"
+        start, rows_there = Path(folder) / "start", Path(folder) / "rows"
+        rows_there.mkdir()
+        index.save(rows_there)
         write_start(spec, context.backbone, None, start, dtype=torch.bfloat16 if spec.uses_bf16 else torch.float32)
         say(f"vLLM answers {len(chosen)} rows")
-        return compare(str(start), str(earlier["atlas"].folder / "train"), chosen, spec.atlas.media, spec.atlas.modalities)
+        return compare(str(start), str(rows_there / "train"), chosen, spec.atlas.media, spec.atlas.modalities)

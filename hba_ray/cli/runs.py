@@ -16,7 +16,14 @@ app = typer.Typer()
 
 
 @app.command()
-def run(spec: SpecFile, overrides: Overrides = None) -> None:
+def run(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    redo: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STEP", help="Do a finished step again, by its name in `hba plan`; may be given several times."),
+    ] = None,
+) -> None:
     """Run a spec to its end; started again, it goes on where it was."""
     loaded = read(spec, overrides)
     quiet(loaded)
@@ -25,9 +32,12 @@ def run(spec: SpecFile, overrides: Overrides = None) -> None:
     from hba_ray.runs.run import run_experiment
     from hba_ray.runs.sweep import run_sweep
     from hba_ray.runs.sweep_plan import plan_sweep
+    from hba_ray.steps.run import undo
 
     if loaded.sweep is not None:
-        swept = run_sweep(plan_sweep(loaded), say)
+        sweep = plan_sweep(loaded)
+        undo([trial.steps for trial in sweep.trials], redo or [], say)
+        swept = run_sweep(sweep, say)
         if swept.report is not None:
             console.print(terminal_table(swept.report))
             show("table", swept.table)
@@ -35,7 +45,9 @@ def run(spec: SpecFile, overrides: Overrides = None) -> None:
         show("mlflow", swept.mlflow)
         swept.check()
         return
-    finished = run_experiment(plan(loaded), say)
+    experiment = plan(loaded)
+    undo([experiment.steps], redo or [], say)
+    finished = run_experiment(experiment, say)
     console.print(terminal_table(finished.report))
     show("table", finished.table)
     show("report", finished.page)
@@ -73,7 +85,7 @@ def report(
     from hba_ray.report.tables import document, read_json, terminal_table
     from hba_ray.runs.opened import rebuild_page
 
-    found = read_json(file.read_text(encoding="utf-8"), where=str(file))
+    found = read_json(file.read_bytes(), where=str(file))
     if format in (None, HTML):
         page = rebuild_page(folder)
         if format is None:

@@ -64,8 +64,14 @@ def _steps(steps: Sequence[Step], trials: Callable[[Step], str] | None = None) -
     table = Table("step", "fingerprint", *(["trials"] if trials else []), "done", "what", "needs", box=None, pad_edge=False)
     for step in steps:
         used = [trials(step)] if trials else []
-        table.add_row(step.name, step.fingerprint, *used, "yes" if step.is_done else "no", step.what, step.resources)
+        table.add_row(step.name, step.fingerprint, *used, _how_far(step), step.what, step.resources)
     return table
+
+
+def _how_far(step: Step) -> str:
+    if step.is_done:
+        return "yes"
+    return f"at {step.progress}" if step.progress else "no"
 
 
 def _show_sweep(spec: ExperimentSpec) -> None:

@@ -8,6 +8,7 @@ each row is and what it is about; `read_rows` reads the row itself, clips includ
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -133,11 +134,17 @@ class AtlasIndex:
             texts = (str(columns.get(column) or "") for column in ("problem", "answer"))
             yield from (clean(text.encode(errors="ignore").decode())[0] for text in texts)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, root_is_stated: bool = False) -> None:
+        """Writes the index. Rows within the folder are named as seen from it, so that both can be moved together.
+
+        Args:
+            root_is_stated: the root of the rows is stated elsewhere, and given to `load` again; the index does not hold it then.
+        """
+        root = Path(self.root)
         pq.write_table(self.table, folder / "index.parquet")
         rest = {
-            "root": self.root,
-            "shards": [[shard.path, shard.split] for shard in self.shards],
+            "root": None if root_is_stated else str(root.relative_to(folder) if root.is_relative_to(folder) else root),
+            "shards": [[os.path.relpath(shard.path, root), shard.split] for shard in self.shards],
             "drops": [[drop.split, drop.dataset, drop.row, drop.reason] for drop in self.drops],
             "split_surprise": self.split_surprise,
             "transcripts": list(self.transcripts.items()),
@@ -145,25 +152,40 @@ class AtlasIndex:
         (folder / "index.json").write_text(json.dumps(rest, indent=1))
 
     @classmethod
-    def load(cls, folder: Path) -> AtlasIndex:
+    def load(cls, folder: Path, *, root: Path | None = None) -> AtlasIndex:
         """The index that `save` wrote.
+
+        Args:
+            root: of the rows, where it is stated elsewhere; see `stated_root`.
 
         Raises:
             DataError: it is damaged, or gone.
         """
         file = folder / "index.json"
         try:
-            rest = json.loads(file.read_text(encoding="utf-8"))
+            rest = json.loads(file.read_bytes())
+            former = Path(rest["root"] or "")
+            found = root or folder / _within(former, folder)
             return cls(
-                root=rest["root"],
-                shards=tuple(Shard(*shard) for shard in rest["shards"]),
-                table=read_parquet(folder / "index.parquet"),
+                root=str(found),
+                shards=tuple(Shard(str(found / os.path.relpath(former / path, former)), split) for path, split in rest["shards"]),
+                table=read_parquet(folder / "index.parquet", schema=INDEX_SCHEMA),
                 drops=tuple(Drop(*drop) for drop in rest["drops"]),
                 split_surprise=rest["split_surprise"],
                 transcripts={int(line): str(text) for line, text in rest["transcripts"]},
             )
-        except (OSError, ValueError, KeyError, TypeError) as cause:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
             raise DataError(str(file), f"cannot be read: {cause}", DO_AGAIN, reason="corrupt file") from cause
+
+
+def stated_root(spec: AtlasSpec) -> Path | None:
+    """The folder of a released atlas, which its spec states wherever it lies now; None where the atlas step makes the rows."""
+    return Path(spec.root or "").absolute() if spec.source == "released" else None
+
+
+def _within(root: Path, folder: Path) -> Path:
+    """A root as it is seen from the folder of its index, also where a former version of hba_ray noted where the folder once was."""
+    return Path(root.name) if root.parent.name == folder.name and (folder / root.name).is_dir() else root
 
 
 def _count(table: pa.Table, column: str) -> dict[str, dict[str, int]]:

@@ -44,7 +44,7 @@ class Latency:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, text: str, where: str = "latency") -> Latency:
+    def from_json(cls, text: str | bytes, where: str = "latency") -> Latency:
         """The measurement that `to_json` gave, from its JSON text.
 
         Raises:

@@ -185,7 +185,7 @@ def pairs_to_json(pairs: Sequence[PairScore]) -> str:
     return _ADAPTER.dump_json(tuple(pairs), indent=2).decode() + "\n"
 
 
-def pairs_from_json(text: str, *, where: str) -> tuple[PairScore, ...]:
+def pairs_from_json(text: str | bytes, *, where: str) -> tuple[PairScore, ...]:
     """The comparisons that `pairs_to_json` wrote.
 
     Raises:

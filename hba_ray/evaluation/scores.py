@@ -126,7 +126,7 @@ class Scores:
         return _ADAPTER.dump_json(self, indent=2).decode() + "\n"
 
     @staticmethod
-    def from_json(text: str, *, where: str = "scores") -> Scores:
+    def from_json(text: str | bytes, *, where: str = "scores") -> Scores:
         """The scores that `to_json` wrote.
 
         Raises:

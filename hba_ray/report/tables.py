@@ -63,7 +63,7 @@ def render_json(report: Report) -> str:
     return _ADAPTER.dump_json(report, indent=2).decode() + "\n"
 
 
-def read_json(text: str, *, where: str = "report") -> Report:
+def read_json(text: str | bytes, *, where: str = "report") -> Report:
     """The report that `render_json` wrote.
 
     Raises:

@@ -60,4 +60,4 @@ def known_cost(experiment: Experiment) -> Latency | None:
     from hba_ray.evaluation.costs import Latency
 
     file = experiment.folder / NUMBERS
-    return Latency.from_json(file.read_text(encoding="utf-8"), where=str(file)) if file.is_file() else None
+    return Latency.from_json(file.read_bytes(), where=str(file)) if file.is_file() else None

@@ -12,7 +12,7 @@ from hba_ray.runs.results import labels, write_page
 from hba_ray.specs import load_spec
 from hba_ray.steps import AFTER, KINDS
 from hba_ray.steps.base import Step
-from hba_ray.store.folders import LEDGER, REPORT, RESOLVED, Storage, file_of_run, ledger
+from hba_ray.store.folders import LEDGER, REPORT, RESOLVED, Storage, done, file_of_run, ledger
 
 
 def open_run(folder: Path) -> Experiment:
@@ -70,12 +70,12 @@ def rebuild_page(run: Path) -> Path:
 
 def _report_of(run: Path) -> Report:
     file = file_of_run(run, REPORT)
-    return read_json(file.read_text(encoding="utf-8"), where=str(file))
+    return read_json(file.read_bytes(), where=str(file))
 
 
 def _as_done(name: str, run: Path) -> Experiment:
     """The experiment of a run, with the finished steps that its ledger names; of several with one name, the newest."""
-    steps = [step for step in {step.name: step for step in ledger_steps(run, own=True)}.values() if step.is_done]
+    steps = [step for step in {step.name: step for step in ledger_steps(run, own=True)}.values() if done(step.folder) is not None]
     spec = load_spec(run / RESOLVED, [])
     return Experiment(name, spec, tuple(steps), run, run.absolute().name.rpartition("-")[2])
 

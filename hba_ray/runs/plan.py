@@ -49,9 +49,9 @@ class Experiment:
         return next((step for step in self.steps if step.kind.name == kind and step.arm == arm), None)
 
     def finished(self, kind: str, arm: Arm) -> Path | None:
-        """The folder of such a step, where it is done."""
+        """The folder of such a step, where it is done; see `Step.whole` for the errors."""
         step = self.step(kind, arm)
-        return step.folder if step is not None and step.is_done else None
+        return step.whole() if step is not None and step.is_done else None
 
     def has(self, arm: Arm, where: Mapping[str, Any]) -> bool:
         """Whether it predicts with this arm and has these settings, by dotted key."""
@@ -83,7 +83,7 @@ class Experiment:
         if not file.is_file() or not all(step.is_done for step in self.steps if step.arm):
             return None
         try:
-            return read_json(file.read_text(), where=str(file))
+            return read_json(file.read_bytes(), where=str(file))
         except DataError:
             return None  # an older version's; making it again from the finished steps takes seconds
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from hba_ray.data.atlas import AtlasIndex
+from hba_ray.data.atlas import AtlasIndex, stated_root
 from hba_ray.errors import DataError
-from hba_ray.evaluation.arms import Arm
 from hba_ray.evaluation.pairs import ArmRows, PairScore, pairs_from_json, with_holm
 from hba_ray.evaluation.scores import DatasetScore, Scores
 from hba_ray.models.settings import sources_of
@@ -35,6 +34,8 @@ TABLE, PAGE, VERDICT = "table.md", "report.html", "verdict.json"
 _JUDGED = TypeAdapter(JudgedTable)
 SCORING = ("evaluate", "judge", "probe")
 """Kinds of step that an arm's scores rest on."""
+PREDICTING = ("evaluate", "probe")
+"""Kinds of step that predict the rows of an arm."""
 EPOCHS = ("bam",)
 """Kinds of step whose log has a line an epoch, not one an optimiser step."""
 
@@ -52,7 +53,7 @@ def make_report(experiment: Experiment) -> Report:
     spec, steps = experiment.spec, tuple(experiment.finished_steps().values())
     return Report(
         title=spec.name,
-        scores={str(step.arm): read_scores(step.folder) for step in steps if step.arm and (step.folder / SCORES).exists()},
+        scores={str(step.arm): read_scores(step) for step in steps if step.arm and step.kind.name in SCORING},
         facts=RunFacts(
             model=spec.model.backbone,
             seed=spec.seed,
@@ -62,18 +63,20 @@ def make_report(experiment: Experiment) -> Report:
             rows_dropped=rows_dropped(steps),
         ),
         notes=_notes(experiment),
-        comparisons=with_holm(pair for step in steps if step.kind.name == "compare" for pair in read_comparison(step.folder)),
+        comparisons=with_holm(pair for step in steps if step.kind.name == "compare" for pair in read_comparison(step)),
     )
 
 
-def read_scores(folder: Path) -> Scores:
+def read_scores(step: Step) -> Scores:
     """The scores that an evaluate, a judge or a probe step left; where an arm has two, a report takes the judge's."""
-    return Scores.from_json((folder / SCORES).read_text(), where=str(folder / SCORES))
+    file = step.file(SCORES)
+    return Scores.from_json(file.read_bytes(), where=str(file))
 
 
-def read_comparison(folder: Path) -> tuple[PairScore, ...]:
+def read_comparison(step: Step) -> tuple[PairScore, ...]:
     """The paired tests that a compare step left."""
-    return pairs_from_json((folder / COMPARISON).read_text(), where=str(folder / COMPARISON))
+    file = step.file(COMPARISON)
+    return pairs_from_json(file.read_bytes(), where=str(file))
 
 
 def _notes(experiment: Experiment) -> tuple[str, ...]:
@@ -173,7 +176,7 @@ def read_verdict(folder: Path) -> JudgedTable | None:
     if not file.exists():
         return None
     way_out = "delete it and run `hba reproduce` again"
-    return from_json(_JUDGED, file.read_text(encoding="utf-8"), where=str(file), what="no judged table", way_out=way_out)
+    return from_json(_JUDGED, file.read_bytes(), where=str(file), what="no judged table", way_out=way_out)
 
 
 def gather(experiments: Sequence[Named], split: str) -> Evidence:
@@ -186,18 +189,16 @@ def gather(experiments: Sequence[Named], split: str) -> Evidence:
         DataError: predictions are damaged, or of other datasets than this version knows.
     """
     arms = list({arm.name: arm for experiment, labels in experiments for arm in _arms(experiment, labels)}.values())
-    clips, notes = _clips([step for experiment, _ in experiments for step in experiment.steps], split)
+    clips, notes = _clips([experiment for experiment, _ in experiments], split)
     return Evidence(tuple(_curves(experiments)), confusions(arms), samples(arms, clips, notes))
 
 
 def _arms(experiment: Experiment, labels: Mapping[str, str]) -> Iterable[ArmRows]:
-    judged: dict[Arm | None, Path] = {
-        step.arm: step.folder for step in experiment.steps if step.kind.name == "judge" and (step.folder / VERDICTS).exists()
-    }
+    judged = {step.arm: step for step in experiment.steps if step.kind.name == "judge"}
     for step in experiment.steps:
-        if str(step.arm) in labels and (step.folder / PREDICTIONS).exists():
-            verdicts = verdicts_in(judged[step.arm]) if step.arm in judged else None
-            yield ArmRows(labels[str(step.arm)], read_parquet(step.folder / PREDICTIONS), verdicts)
+        if str(step.arm) in labels and step.kind.name in PREDICTING:
+            verdicts = verdicts_in(judged[step.arm].file(VERDICTS).parent) if step.arm in judged else None
+            yield ArmRows(labels[str(step.arm)], read_parquet(step.file(PREDICTIONS)), verdicts)
 
 
 def _curves(experiments: Sequence[Named]) -> Iterable[Curves]:
@@ -215,13 +216,14 @@ def _curves(experiments: Sequence[Named]) -> Iterable[Curves]:
         yield curves(f"{step.name}{names}", read_lines(folder / STEP_LOG), unit=unit)
 
 
-def _clips(steps: Sequence[Step], split: str) -> tuple[dict[Key, tuple[Clip, ...]], list[str]]:
+def _clips(experiments: Sequence[Experiment], split: str) -> tuple[dict[Key, tuple[Clip, ...]], list[str]]:
     """Clips of the first experiment's atlas, and a note on them; where the atlas is gone, the note says so."""
-    atlas = next((step.folder for step in steps if step.kind.name == "atlas"), None)
-    if atlas is None:
+    made = [(step.folder, one.spec.atlas) for one in experiments for step in one.steps if step.kind.name == "atlas"]
+    if not made:
         return {}, ["No clips: the run has no atlas step."]
+    folder, spec = made[0]
     try:
-        found = sampled_clips(AtlasIndex.load(atlas), split)
+        found = sampled_clips(AtlasIndex.load(folder, root=stated_root(spec)), split)
     except (DataError, FileNotFoundError) as cause:
         return {}, [f"No clips: the atlas cannot be read any more ({cause})."]
     return found, [clips_note(found)] if found else []

@@ -190,6 +190,6 @@ def _record_step(step: Step, run_folder: Path, tracker: journals.JournalTracker)
                 tracker.log_artifact(step.folder / file, f"{step.kind.name}/{step.arm}")
     if step.kind.name == "compare":
         for file in DIFFERENCES:
-            shutil.copyfile(step.folder / file, run_folder / f"{step.name.replace(' ', '-')}-{file}")
+            shutil.copyfile(step.file(file), run_folder / f"{step.name.replace(' ', '-')}-{file}")
     if (step.folder / STEP_LOG).exists():
         tracker.log_artifact(step.folder / STEP_LOG, step.kind.name)

@@ -201,4 +201,4 @@ def measured_seconds(storage: Storage) -> dict[str, float]:
 
 
 def _seconds(kind: StepKind[Any], folder: Path) -> float | None:
-    return None if done(folder) is None else kind.result(folder).seconds
+    return None if done(folder) is None else kind.said(folder).seconds

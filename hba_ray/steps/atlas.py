@@ -59,7 +59,7 @@ class AtlasSteps(StepKind[AtlasResult]):
 
     def make(self, context: Context) -> AtlasResult:
         from hba_ray.convert.conversion import convert
-        from hba_ray.data.atlas import Drop, build_index
+        from hba_ray.data.atlas import Drop, build_index, stated_root
         from hba_ray.data.toy import build_toy
 
         spec, root = context.spec.atlas, context.folder / "rows"
@@ -70,12 +70,12 @@ class AtlasSteps(StepKind[AtlasResult]):
                 layout = "jsonl" if spec.format == "jsonl" else "parquet"
                 build_toy(spec.toy, root, layout)
             elif spec.source == "released":
-                root = Path(spec.root or "").absolute()
+                root = stated_root(spec) or root
             else:
                 conversion = convert(spec, root, context.spec.seed)
                 card, drops = conversion.to_json(), list(conversion.drops)
             index = build_index(spec, root, layout)
-        index.save(context.folder)
+        index.save(context.folder, root_is_stated=stated_root(spec) is not None)
         counts = {dataset: {str(split): rows for split, rows in splits.items()} for dataset, splits in index.counts().items()}
         changes, leaks = found_in(index)
         return AtlasResult(counts=counts, card=card, drops=count_drops([*drops, *index.drops]), changes=changes, leaks=leaks)

@@ -55,6 +55,10 @@ class StatesSteps(StepKind[StatesResult]):
     raised = READ_EXACTLY
     result_type = StatesResult
 
+    def progress(self, spec: ExperimentSpec, folder: Path) -> str:
+        parts = len(list(folder.glob("*/part-*.parquet")))
+        return f"{parts} parts of states" if parts else ""
+
     def plan(self, draft: Draft) -> None:
         spec, bam = draft.spec, draft.spec.bam
         for split in dict.fromkeys(("train", "validation", spec.evaluate.split) if bam.cache else ()):
@@ -73,7 +77,7 @@ class StatesSteps(StepKind[StatesResult]):
         from hba_ray.training.states import compute_states
 
         split = context.part
-        job, index = job_of(context), context.index
+        job, index = job_of(context, with_states=False), context.index
         datasets = index.table.column("dataset").take(index.rows_of(split)).to_pylist()
         answers = sum(DATASETS[dataset].task.is_open for dataset in datasets)
         rows = {False: len(datasets) - answers, True: answers if _holds_answers(context.spec.bam, split) else 0}
@@ -128,6 +132,10 @@ class BamSteps(StepKind[BamResult]):
     raised = READ_EXACTLY
     result_type = BamResult
     check = staticmethod(backbone.check_hub)
+
+    def progress(self, spec: ExperimentSpec, folder: Path) -> str:
+        trained = len(list(folder.glob(f"{ADAPTERS}/*/adapters.json")))
+        return f"{trained} dataset{'s' if trained > 1 else ''} with adapters" if trained else ""
 
     def plan(self, draft: Draft) -> None:
         """
@@ -281,15 +289,21 @@ def predict_job(context: Context, withheld: tuple[str, ...] = ()) -> BamPredictJ
         job=job,
         describe=described_by(context),
         adapters=folder / ADAPTERS,
-        datasets=list(BamSteps().result(folder).datasets),
+        datasets=list(BamSteps().said(folder).datasets),
     )
 
 
-def job_of(context: Context) -> BamJob:
+def job_of(context: Context, *, with_states: bool = True) -> BamJob:
+    """The job that trains the adapters.
+
+    Args:
+        with_states: whether it reads the states that were stored.
+    """
     from hba_ray.training.bam import BamJob
 
     spec = context.spec
-    stores = {step.part or "": str(step.folder) for step in context.earlier.values() if step.kind == StatesSteps()}
+    kept = [step for step in context.earlier.values() if step.kind == StatesSteps()] if with_states else []
+    stores = {step.part or "": str(context.folder_of(step.name)) for step in kept}
     return BamJob(spec, spec.bam, context.backbone, str(context.folder_of("sft") / "model"), context.index, stores)
 
 

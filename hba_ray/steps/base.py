@@ -6,17 +6,19 @@ A kind of step is a class with one job for each question that can be asked of it
     check    can they be done here? Asked before the first step of a run
     make     do one of them, in a folder of its own
     notes    what has a reader of the report to know of it?
+    progress how far has one come that was interrupted?
     version  raised when the code changes what `make` makes, so that old results are not taken for new ones
 
 What a step makes is read back from its folder, so a step that was done yesterday and one that was done now look the
-same to the steps after it.
+same to the steps after it. What they read is what it made: see `Step.whole` and `Step.file`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -28,8 +30,9 @@ from hba_ray.errors import CheckpointError, DataError, HbaError
 from hba_ray.evaluation.arms import Arm
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.model import model_folder
-from hba_ray.store.files import DO_AGAIN, folder_digests, read_parquet
-from hba_ray.store.folders import Storage, done, read_lines
+from hba_ray.store.files import folder_digests, read_parquet
+from hba_ray.store.finished import check_files, outdated_by, state_of
+from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done, read_lines, read_object
 from hba_ray.store.follow import Metrics
 
 if TYPE_CHECKING:
@@ -80,6 +83,8 @@ class StepKind(ABC, Generic[R]):
     unversioned: ClassVar[int] = 1
     """The version of finished steps whose `done.json` names none."""
     result_type: ClassVar[type[Result]] = Result
+    working: ClassVar[tuple[str, ...]] = ()
+    """Folders of a step in which it keeps what it goes on from when it is interrupted; they are no part of what it made."""
 
     @abstractmethod
     def plan(self, draft: Draft) -> None:
@@ -107,8 +112,15 @@ class StepKind(ABC, Generic[R]):
         """Sentences for the report."""
         return []
 
-    def result(self, folder: Path) -> R:
-        """What a finished step of this kind says of itself.
+    def progress(self, spec: ExperimentSpec, folder: Path) -> str:
+        """How far an interrupted step of this kind has come, such as "step 40, in epoch 2 of 4"; "" where nothing is kept of it.
+
+        For people who look at a plan, so it reads small files alone and passes over those that a run would refuse.
+        """
+        return ""
+
+    def said(self, folder: Path) -> R:
+        """What a finished step of this kind says of itself, whatever has become of its files.
 
         Raises:
             HbaError: it is not finished.
@@ -117,12 +129,15 @@ class StepKind(ABC, Generic[R]):
         said = done(folder)
         if said is None:
             raise HbaError(str(folder), f"this '{self.name}' step is not finished", "run the spec first")
+        own = {field.name for field in fields(self.result_type)} - {field.name for field in fields(Result)}
+        if own and not own & said.keys():
+            raise DataError(str(folder / DONE), f"is damaged: it says nothing of {sorted(own)}", DO_AGAIN, reason="corrupt file")
         try:
             return _reader(self.result_type).validate_python(said)
         except ValidationError as cause:
             error = cause.errors()[0]
             defect = f"is damaged: {'.'.join(map(str, error['loc']))}: {error['msg']}"
-            raise DataError(str(folder / "done.json"), defect, DO_AGAIN, reason="corrupt file") from cause
+            raise DataError(str(folder / DONE), defect, DO_AGAIN, reason="corrupt file") from cause
 
 
 @cache
@@ -142,6 +157,7 @@ class Step:
         uses_ray: whether it needs a Ray where `compute.workers` is not 0.
         arm: which variant of the model it looks at.
         part: which part of such work it is, for example a split.
+        spec: that it was planned for; None where it was found in a ledger.
     """
 
     kind: StepKind[Any]
@@ -153,17 +169,68 @@ class Step:
     uses_ray: bool = False
     arm: Arm | None = None
     part: str | None = None
+    spec: ExperimentSpec | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_done(self) -> bool:
-        return done(self.folder) is not None
+        """Whether it is finished, and what it was made from is still the same."""
+        return done(self.folder) is not None and not self.outdated_by()
+
+    def outdated_by(self) -> list[str]:
+        """Folders of steps that it was made from and that were done again since, with another result."""
+        said = done(self.folder)
+        return [] if said is None else outdated_by(self.folder, said, without=[STEP_LOG])
+
+    @property
+    def progress(self) -> str:
+        """How far it has come where it was interrupted; see `StepKind.progress`."""
+        return "" if self.spec is None or self.is_done else self.kind.progress(self.spec, self.folder)
 
     def result(self) -> Any:
-        """What the finished step says of itself; see `StepKind.result` for the errors."""
-        return self.kind.result(self.folder)
+        """What the finished step says of itself, once all its files are known to be there in their size.
+
+        Raises:
+            HbaError: it is not finished.
+            DataError: what it says is damaged, or a file is gone or has another size.
+        """
+        said = self.kind.said(self.folder)
+        self._check(None)
+        return said
+
+    def whole(self) -> Path:
+        """The folder of the finished step, once all its files are known to hold what they held.
+
+        Each is read once; the storage remembers its digest until it changes.
+
+        Raises:
+            HbaError: it is not finished.
+            DataError: what it says is damaged, or a file is not what it was.
+        """
+        self.kind.said(self.folder)
+        self._check(None, content=True)
+        return self.folder
+
+    def file(self, name: str) -> Path:
+        """A file that the finished step has made, once it is known to hold what it held.
+
+        Raises:
+            HbaError: the step is not finished.
+            DataError: what it says is damaged, or the file is not what it was.
+        """
+        self.kind.said(self.folder)
+        self._check(name, content=True)
+        return self.folder / name
+
+    def state(self) -> str:
+        """A name for the content of the finished step's files; the log of its metrics, which holds times, does not enter."""
+        return state_of(done(self.folder) or {}, without=[STEP_LOG])
+
+    def _check(self, only: str | None, *, content: bool = False) -> None:
+        facts = done(self.folder) or {}
+        check_files(self.folder, facts, self.name, only=only, content=content, memory=self.folder.parents[1])
 
     def to_json(self, result: Result) -> dict[str, Any]:
-        """The content of the step's `done.json`, for a result."""
+        """What the step's `done.json` says of a result."""
         return asdict(replace(result, version=self.kind.version))
 
 
@@ -203,7 +270,8 @@ class Draft:
         """
         digest = fingerprint({"kind": kind.name, "version": kind.version, **identity})
         name = " ".join(word for word in (kind.name, part or (arm and str(arm))) if word)
-        step = Step(kind, name, digest, self.storage.step(kind.name, digest), what, resources, uses_ray, arm, part)
+        folder = self.storage.step(kind.name, digest)
+        step = Step(kind, name, digest, folder, what, resources, uses_ray, arm, part, self.spec)
         self.steps.append(step)
         return step
 
@@ -216,6 +284,7 @@ class Context:
         earlier: name of an earlier step -> that step.
         log: takes the step's metrics as they come: (values, optimiser step).
         start_ray: starts a Ray where there is none; for steps that find out themselves whether they need one.
+        read: names of the earlier steps that the step has read.
     """
 
     spec: ExperimentSpec
@@ -223,6 +292,7 @@ class Context:
     earlier: Mapping[str, Step]
     log: Callable[[Metrics, int], None] = lambda values, number: None
     start_ray: Callable[[], object] = lambda: None
+    read: set[str] = field(default_factory=set)
 
     @property
     def folder(self) -> Path:
@@ -244,8 +314,12 @@ class Context:
         return Storage(self.spec.compute.storage)
 
     def folder_of(self, name: str) -> Path:
-        """The folder of an earlier step."""
-        return self.earlier[name].folder
+        """The folder of an earlier step, whose files are looked at when the step first reads them; see `Step.whole` for the errors."""
+        if name in self.read:
+            return self.earlier[name].folder
+        folder = self.earlier[name].whole()
+        self.read.add(name)
+        return folder
 
     @property
     def index(self) -> AtlasIndex:
@@ -255,13 +329,12 @@ class Context:
     @property
     def whole_index(self) -> AtlasIndex:
         """All rows of the atlas; once the describe step is done, with the transcripts of rows that have no text of their own."""
-        from hba_ray.data.atlas import AtlasIndex
+        from hba_ray.data.atlas import AtlasIndex, stated_root
 
-        index = AtlasIndex.load(self.folder_of("atlas"))
-        file = (self.earlier["describe"].folder if "describe" in self.earlier else self.folder) / TRANSCRIPTS
-        if self.folder == file.parent or not file.exists():
+        index = AtlasIndex.load(self.folder_of("atlas"), root=stated_root(self.spec.atlas))
+        if "describe" not in self.earlier or "transcripts" not in self.spec.descriptors.streams:
             return index
-        said = read_parquet(file).to_pydict()
+        said = read_parquet(self.folder_of("describe") / TRANSCRIPTS).to_pydict()
         return replace(index, transcripts=dict(zip(said["line"], said["text"], strict=True)))
 
     @property
@@ -306,7 +379,26 @@ def shown_metrics(name: str, line: Mapping[str, Any]) -> tuple[Metrics, int]:
 def logged_metrics(step: Step) -> Iterator[tuple[Metrics, int]]:
     """(metrics, optimiser step) of each line of a step's log, whichever run did the step."""
     for line in read_lines(step.folder / STEP_LOG):
-        yield shown_metrics(step.name, line)
+        if "step" in line:
+            yield shown_metrics(step.name, line)
+
+
+def epochs_reached(states: Iterable[Path], epochs: int | None) -> str:
+    """How far supervised training has come, by the newest of its checkpoints; "" where none is whole.
+
+    Args:
+        states: files in which checkpoints hold `step` and `epoch`.
+        epochs: that training would take, where it is known.
+    """
+    found = []
+    for file in states:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            state = read_object(file)
+            found.append((int(state["step"]), int(state["epoch"])))
+    if not found:
+        return ""
+    step, epoch = max(found)
+    return f"step {step}, {epoch}{'' if epochs is None else f' of {epochs}'} epochs done"
 
 
 def digest_checkpoint(draft: Draft, name: str, key: str) -> list[list[str]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hba_ray.evaluation.arms import Arm, held_against
 from hba_ray.progress import progress
-from hba_ray.steps.base import Context, Draft, Result, Step, StepKind
+from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.evaluate import PREDICTIONS, EvaluateSteps
-from hba_ray.steps.judge import VERDICTS, verdicts_in
+from hba_ray.steps.judge import verdicts_in
 from hba_ray.store.files import read_parquet
 from hba_ray.store.folders import Storage, done, reopen, write_text
 
@@ -59,7 +58,7 @@ class CompareSteps(StepKind[CompareResult]):
         against = held_against(context.spec, context.arm, arms)
         assert against is not None
         with progress(context.step.name, total=None):
-            first, second = (arm_rows(context.earlier, arm) for arm in (against, context.arm))
+            first, second = (_arm_rows(context, arm) for arm in (against, context.arm))
             pairs = compare_tables(first, second)
             for file, text in zip(DIFFERENCES, differences(first, second), strict=True):
                 write_text(context.folder / file, text)
@@ -76,18 +75,14 @@ def _rows_of(draft: Draft, arm: Arm) -> list[str]:
 def reopen_those_with(judged: Path, storage: Storage) -> None:
     """Marks the comparisons that used the verdicts of a judge step as not done, so that the next run of any spec makes them again."""
     for folder in storage.steps_of(CompareSteps.name):
-        if done(folder) is not None and judged.name in CompareSteps().result(folder).judged:
+        if done(folder) is not None and judged.name in CompareSteps().said(folder).judged:
             reopen(folder)
 
 
-def arm_rows(steps: Mapping[str, Step], arm: Arm) -> ArmRows:
-    """An arm's predictions, and its verdicts where it was judged.
-
-    Args:
-        steps: by their names.
-    """
+def _arm_rows(context: Context, arm: Arm) -> ArmRows:
+    """An arm's predictions, and its verdicts where it was judged."""
     from hba_ray.evaluation.pairs import ArmRows
 
-    graded = steps.get(f"judge {arm}")
-    verdicts = verdicts_in(graded.folder) if graded and (graded.folder / VERDICTS).exists() else None
-    return ArmRows(str(arm), read_parquet(steps[f"evaluate {arm}"].folder / PREDICTIONS), verdicts)
+    graded = f"judge {arm}"
+    verdicts = verdicts_in(context.folder_of(graded)) if graded in context.earlier else None
+    return ArmRows(str(arm), read_parquet(context.folder_of(f"evaluate {arm}") / PREDICTIONS), verdicts)

@@ -69,6 +69,7 @@ class GrpoSteps(StepKind[GrpoResult]):
     unversioned = 2
     raised = READ_EXACTLY
     result_type = GrpoResult
+    working = ("start", "rows", "checkpoints", "rollouts")
     check = staticmethod(backbone.check_hub)
 
     def plan(self, draft: Draft) -> None:
@@ -97,6 +98,13 @@ class GrpoSteps(StepKind[GrpoResult]):
         workers = max(1, spec.compute.workers)
         needs = f"{workers} GPUs" if spec.compute.gpus_per_worker else f"{workers} CPU worker{'s' if workers > 1 else ''}, vLLM's CPU build"
         draft.add(self, identity, what, resources=needs, uses_ray=True)
+
+    def progress(self, spec: ExperimentSpec, folder: Path) -> str:
+        reached = folder / "checkpoints" / "latest_checkpointed_iteration.txt"  # verl writes it last
+        if not reached.is_file():
+            return ""
+        whole = f"{spec.grpo.steps} steps" if spec.grpo.steps else f"{spec.grpo.epochs} epochs"
+        return f"step {reached.read_text(errors='replace').strip()[:20]} of {whole}"
 
     def make(self, context: Context) -> GrpoResult:
         import torch

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hba_ray.errors import SpecError
 from hba_ray.steps.base import Context, Result, Step, StepKind
-from hba_ray.store.folders import LOCK_SECONDS, Storage, claimed, done, finish, note, reopen
+from hba_ray.store.finished import FILES, MADE_FROM, list_files
+from hba_ray.store.folders import LOCK_SECONDS, Storage, claimed, clear, done, finish, note, reopen
 
 Say = Callable[[str], None]
 
 
 def do_step(context: Context, say: Say, *, run: Path | None = None, again: Callable[[Result], bool] = lambda result: False) -> Result:
     """Does a step unless it is done already; where another process is doing it, waits for that one.
+
+    A step that was made from steps which hold something else by now is done again, from its beginning.
 
     Args:
         say: takes a line for people.
@@ -26,6 +30,7 @@ def do_step(context: Context, say: Say, *, run: Path | None = None, again: Calla
 
     Raises:
         HbaError: what the step could not do.
+        DataError: it is finished, and a file that it made is not what it was; so are those of a step that it reads.
         EnvironmentMissing: another process holds the step for hours, or its folder cannot be written to.
     """
     step = context.step
@@ -36,15 +41,62 @@ def do_step(context: Context, say: Say, *, run: Path | None = None, again: Calla
         if settled := _settled(step, again):  # by the process that held the lock
             _tell(step, "done by another run", None, say, run)
             return settled
-        _tell(step, step.what, "started", say, run)
+        if outdated := step.outdated_by():
+            say(f"{step.name}: is done again, since it was made from another {' and '.join(outdated)}")
+            clear(step.folder)
+        _tell(step, step.what + (f"; was interrupted at {at}" if (at := step.progress) else ""), "started", say, run)
         reopen(step.folder)
         began = time.monotonic()
         result = step.kind.make(context)
         seconds = round(time.monotonic() - began, 1)
-        finish(step.folder, {**step.to_json(result), "seconds": seconds})
+        finish(step.folder, {**step.to_json(result), "seconds": seconds, **_known(context)})
         if run is not None:
             note(run, event="done", step=step.name, fingerprint=step.fingerprint)
     return step.result()
+
+
+def _known(context: Context) -> dict[str, Any]:
+    """What the step's `done.json` says of its files, and of the steps that it has read."""
+    files = list_files(context.folder, without=context.step.kind.working, memory=context.storage.folder)
+    sources = {context.earlier[name].folder.name: context.earlier[name].state() for name in sorted(context.read)}
+    return {FILES: files, MADE_FROM: sources}
+
+
+def undo(trials: Iterable[Sequence[Step]], names: Sequence[str], say: Say) -> None:
+    """Removes what steps have made, so that the next run does them again.
+
+    Steps that were made from them are done again by that run where their content changes. Of steps behind them that are half
+    done, or that a former version of hba_ray finished, nobody knows what they read: those are removed too.
+
+    Args:
+        trials: the steps of each experiment, in order.
+        names: of steps, or their fingerprints.
+
+    Raises:
+        SpecError: no step has such a name.
+        EnvironmentMissing: another process holds a step for hours.
+    """
+    chosen = [list(steps) for steps in trials]
+    known = dict.fromkeys(step.name for steps in chosen for step in steps)
+    for name in names:
+        if not any(name in (step.name, step.fingerprint) for steps in chosen for step in steps):
+            raise SpecError("--redo", f"there is no step '{name}'", f"steps: {', '.join(known)}")
+    removed: set[Path] = set()
+    for steps in chosen:
+        named = [place for place, step in enumerate(steps) if step.name in names or step.fingerprint in names]
+        for place, step in enumerate(steps):
+            if place in named or (named and place > named[0] and _may_have_read(step)):
+                if step.folder not in removed and step.folder.is_dir():
+                    with claimed(step.folder, wait_seconds=LOCK_SECONDS):
+                        clear(step.folder)
+                    say(f"{step.name} {step.fingerprint}: removed, to be done again")
+                removed.add(step.folder)
+
+
+def _may_have_read(step: Step) -> bool:
+    """Whether a step may rest on an earlier one without saying so: it is half done, or of a former version."""
+    said = done(step.folder)
+    return said is None or MADE_FROM not in said
 
 
 def _settled(step: Step, again: Callable[[Result], bool]) -> Result | None:
@@ -52,6 +104,11 @@ def _settled(step: Step, again: Callable[[Result], bool]) -> Result | None:
         return None
     result = step.result()
     return None if again(result) else result
+
+
+def _version(said: Mapping[str, Any], kind: StepKind[Any]) -> int:
+    version = said.get("version")
+    return version if isinstance(version, int) else kind.unversioned
 
 
 def _tell(step: Step, words: str, event: str | None, say: Say, run: Path | None) -> None:
@@ -66,7 +123,7 @@ def done_again(steps: Iterable[Step], storage: Storage) -> list[str]:
     lines = []
     for name, kind in kinds.items():
         folders = storage.steps_of(name)
-        former = [said for folder in folders if (said := done(folder)) and (said.get("version") or kind.unversioned) < kind.version]
+        former = [said for folder in folders if (said := done(folder)) is not None and _version(said, kind) < kind.version]
         if former:
             count = f"{len(former)} finished step{'s are' if len(former) > 1 else ' is'}"
             lines.append(f"{name}: {count} of an older version and will be done again: {kind.raised}")

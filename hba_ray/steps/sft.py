@@ -27,6 +27,7 @@ from hba_ray.steps.base import (
     Result,
     StepKind,
     digest_checkpoint,
+    epochs_reached,
     held_out,
     precision_of,
     shown_metrics,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from hba_ray.training.sft import ModelPart
 
 CLASSES = "classes"
+CHECKPOINTS = ("checkpoint", "checkpoint.draft", "checkpoint.former", "train")
+"""Folders of checkpoints in the folder of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,11 @@ class SftSteps(StepKind[TrainingResult]):
     version = 3
     raised = READ_EXACTLY
     result_type = TrainingResult
+    working = CHECKPOINTS
     check = staticmethod(backbone.check_hub)
+
+    def progress(self, spec: ExperimentSpec, folder: Path) -> str:
+        return _reached(folder, spec.sft.epochs)
 
     def plan(self, draft: Draft) -> None:
         """
@@ -136,6 +143,7 @@ class TransferSteps(StepKind[TrainingResult]):
     unversioned = 2
     raised = READ_EXACTLY
     result_type = TrainingResult
+    working = CHECKPOINTS
     check = staticmethod(backbone.check_hub)
 
     def plan(self, draft: Draft) -> None:
@@ -145,6 +153,9 @@ class TransferSteps(StepKind[TrainingResult]):
             identity = {**_identity(draft, spec), "dataset": dataset, "init": init}
             what = f"{spec.sft.epochs} epochs on {dataset}, batch {spec.sft.batch}, from the {'SFT model' if init else 'backbone'}"
             draft.add(self, identity, what, part=dataset, resources=training_resources(spec), uses_ray=True)
+
+    def progress(self, spec: ExperimentSpec, folder: Path) -> str:
+        return _reached(folder, None)  # the folder does not say of which dataset it is
 
     def make(self, context: Context) -> TrainingResult:
         spec = transfer_spec(context.spec, context.part)
@@ -160,6 +171,11 @@ class TransferSteps(StepKind[TrainingResult]):
 def _nothing_learnt(name: str, result: TrainingResult) -> list[str]:
     way_out = "look at sft.class_loss_weight, sft.answer_loss_weight and at what model.train leaves trainable"
     return [f"{name} learnt nothing: the gradient of every step was 0; {way_out}."] if result.without_gradients else []
+
+
+def _reached(folder: Path, epochs: int | None) -> str:
+    """How far training has come, by the checkpoints in the step's folder: one where it ran alone, some where it ran on Ray."""
+    return epochs_reached([*folder.glob("checkpoint*/state.json"), *folder.glob("train/*/state.json")], epochs)
 
 
 def transfer_spec(spec: ExperimentSpec, dataset: str) -> ExperimentSpec:

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hba_ray.errors import DataError
 from hba_ray.progress import progress
-from hba_ray.store.folders import append_line, read_lines
+from hba_ray.store.folders import DO_AGAIN, append_line, read_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,8 +30,6 @@ Value = TypeVar("Value")
 Key = tuple[int, ...]
 """Device, inode, size, and the times in nanoseconds at which content and inode changed. No path: files are moved and linked."""
 
-DO_AGAIN = "delete the step's folder to do it again"
-"""The way out of a damaged file in the folder of a step."""
 MEMORY = "digests.jsonl"
 """File in the storage folder that remembers digests: a line for each file that was read."""
 DIGEST_LETTERS = 32
@@ -44,7 +42,7 @@ GONE = "gone"
 STAMP_READERS = 16
 
 
-def from_json(kind: TypeAdapter[Value], text: str, *, where: str, what: str, way_out: str) -> Value:
+def from_json(kind: TypeAdapter[Value], text: str | bytes, *, where: str, what: str, way_out: str) -> Value:
     """A value read from JSON text.
 
     Args:
@@ -62,19 +60,27 @@ def from_json(kind: TypeAdapter[Value], text: str, *, where: str, what: str, way
         raise DataError(where, f"{what}: {defect}", way_out, reason=what) from cause
 
 
-def read_parquet(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_parquet(file: Path, columns: Sequence[str] | None = None, *, schema: pa.Schema | None = None) -> pa.Table:
     """A table that a step has written; all columns by default.
 
+    Args:
+        schema: of the whole table, where it is known.
+
     Raises:
-        DataError: it is damaged, or gone.
+        DataError: it is damaged, or gone, or has another schema.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(file, columns=None if columns is None else list(columns))
+        table = pq.read_table(file, columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as cause:
         raise DataError(str(file), f"cannot be read: {str(cause).splitlines()[0]}", DO_AGAIN, reason="corrupt file") from cause
+    if schema is not None and not table.schema.equals(schema):
+        raise DataError(
+            str(file), f"cannot be read: its columns are {table.schema.names}, not {schema.names}", DO_AGAIN, reason="corrupt file"
+        )
+    return table
 
 
 def file_digest(path: Path, *, memory: Path | None = None) -> str:

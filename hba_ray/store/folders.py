@@ -6,18 +6,19 @@
     <storage>/descriptors/                   descriptors of clips, shared by all atlases that hold the clip
     <storage>/digests.jsonl                  digests of weights and atlases, so that they are read once (`store/files.py`)
 
-A step is finished when its `done.json` is there, which is written last and in one go. Whoever works on a step holds its
-lock, so two drivers never write one step.
+A step is finished when its `done.json` is there, which is written last and in one go, under a seal. Whoever works on a
+step holds its lock, so two drivers never write one step. `store/finished.py` knows a finished step's files.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,13 @@ from hba_ray.errors import DataError, EnvironmentMissing, SpecError
 
 RESOLVED, REPORT, LEDGER = "resolved.yaml", "report.json", "ledger.jsonl"
 """Files of a run: its spec with all settings; its report for programs, once it is finished; what was done, a line an event."""
-_DONE = "done.json"
+DONE = "done.json"
+"""File of a finished step, with what it says of itself."""
+DO_AGAIN = "do the step again with `hba run SPEC --redo STEP`, or delete its folder"
+"""The way out of a damaged file in the folder of a step."""
+_SEAL = "seal"
+"""Key of `done.json` with a digest of all its other values; former versions of hba_ray wrote none."""
+LOCK = ".lock"
 LOCK_SECONDS = 6 * 3600
 """How long a run waits for another run that is doing a step which both need."""
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -75,7 +82,19 @@ class Storage:
     @property
     def mlflow_uri(self) -> str:
         """The address of the MLflow store in this storage, which is used where a spec names no other."""
-        return f"sqlite:///{self.folder / 'mlflow.db'}"
+        return sqlite_uri(self.folder / "mlflow.db")
+
+
+def sqlite_uri(file: Path) -> str:
+    """The address of an sqlite file, in which SQLAlchemy quotes characters such as `?` and `#`.
+
+    A quoted address also names the driver: MLflow takes apart addresses that begin with `sqlite:///`, and would make a
+    folder of the quoted name.
+    """
+    from sqlalchemy import URL
+
+    address = URL.create("sqlite", database=str(file)).render_as_string()
+    return address if address == f"sqlite:///{file}" else address.replace("sqlite:", "sqlite+pysqlite:", 1)
 
 
 def file_of_run(run: Path, name: str) -> Path:
@@ -97,23 +116,44 @@ def done(folder: Path) -> dict[str, Any] | None:
     Raises:
         DataError: the mark is damaged.
     """
-    mark = folder / _DONE
+    mark = folder / DONE
     if not mark.exists():
         return None
     try:
-        return read_object(mark)
+        facts = read_object(mark)
     except (OSError, ValueError, RecursionError) as cause:
-        raise DataError(str(mark), f"is damaged: {cause}", "delete the step's folder to do it again", reason="corrupt file") from None
+        raise DataError(str(mark), f"is damaged: {cause}", DO_AGAIN, reason="corrupt file") from None
+    seal = facts.pop(_SEAL, None)
+    if seal is not None and seal != _seal_of(facts):
+        raise DataError(str(mark), "is damaged: its values are not those that were written", DO_AGAIN, reason="corrupt file")
+    return facts
 
 
-def finish(folder: Path, facts: dict[str, Any]) -> None:
+def finish(folder: Path, facts: Mapping[str, Any]) -> None:
     """Marks a step as finished, with what it says about itself."""
-    write_text(folder / _DONE, json.dumps(facts, indent=1) + "\n")
+    plain = json.loads(json.dumps(facts))
+    write_text(folder / DONE, json.dumps({**plain, _SEAL: _seal_of(plain)}, indent=1) + "\n")
+
+
+def _seal_of(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def reopen(folder: Path) -> None:
     """Removes the mark of a finished step, so that it is done again."""
-    (folder / _DONE).unlink(missing_ok=True)
+    (folder / DONE).unlink(missing_ok=True)
+
+
+def clear(folder: Path) -> None:
+    """Removes all that a step's folder holds, the mark first and the lock never, so that the step is done from its beginning."""
+    if not folder.is_dir():
+        return
+    marks_first = sorted(folder.iterdir(), key=lambda path: path.name != DONE)
+    for path in (path for path in marks_first if path.name != LOCK):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -191,14 +231,13 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file of lines; none where it is missing. A line whose writer died within it is left out."""
     if not file.exists():
         return []
-    found = (object_in(line) for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
-    return [facts for facts in found if facts is not None]
+    return [facts for line in file.read_bytes().splitlines() if (facts := object_in(line)) is not None]
 
 
-def object_in(line: str) -> dict[str, Any] | None:
+def object_in(line: bytes) -> dict[str, Any] | None:
     """The JSON object that a line holds; None where it holds none, as where its writer died within it.
 
-    >>> object_in('{"step": 1}'), object_in('{"step": 1')
+    >>> object_in(b'{"step": 1}'), object_in(b'{"step": 1')
     ({'step': 1}, None)
     """
     try:
@@ -229,7 +268,7 @@ def claimed(folder: Path, *, wait_seconds: float = 0, on_wait: Callable[[], None
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:

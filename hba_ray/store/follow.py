@@ -74,8 +74,8 @@ class _Follower:
                 self.offset += len(line)
 
     def _take(self, line: bytes) -> None:
-        metrics: Metrics | None = object_in(line.decode("utf-8", errors="replace"))
-        if metrics is None:
+        metrics: Metrics | None = object_in(line)
+        if metrics is None or "step" not in metrics:
             return
         key = (float(metrics["step"]), "epochs_done" in metrics)
         if key not in self.seen:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
+import os
 import threading
 import time
 import uuid
@@ -22,7 +22,7 @@ from typing import Any
 
 from hba_ray.errors import EnvironmentMissing, TrainingError
 from hba_ray.escaping import csv_cell
-from hba_ray.store.folders import append_line, read_lines
+from hba_ray.store.folders import append_line, object_in, read_lines
 from hba_ray.store.mlflow import JOURNAL, MlflowTracker, Point, Status, short_timeouts
 
 FILE = "tracking.jsonl"
@@ -42,8 +42,8 @@ class JournalTracker:
         file.parent.mkdir(parents=True, exist_ok=True)
         self.file, self._lock = file, threading.Lock()
         lines = read_lines(file)
-        self._known = {(name, line["step"]) for line in lines if line["do"] == "metrics" for name in line["metrics"]}
-        if not any(line["do"] == "journal" for line in lines):
+        self._known = {(name, line["step"]) for line in lines if line.get("do") == "metrics" for name in line["metrics"]}
+        if not any(line.get("do") == "journal" for line in lines):
             self._add("journal", id=uuid.uuid4().hex)
 
     def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -63,8 +63,8 @@ class JournalTracker:
             self._add("metrics", metrics=new, step=step, milliseconds=time.time_ns() // 10**6)
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Has a file or a folder copied into `folder` of the record."""
-        self._add("artifact", path=str(path.absolute()), folder=folder)
+        """Has a file or a folder copied into `folder` of the record; its path is noted as seen from the journal, so both may be moved."""
+        self._add("artifact", path=os.path.relpath(path, self.file.parent), folder=folder)
 
     def log_text(self, text: str, file: str) -> None:
         """Records a text as a file, in place of one of that name."""
@@ -257,8 +257,9 @@ def _forward(source: _Forwarded) -> None:
     for entry in news.inputs.values():
         source.tracker.log_input(**entry)
     for path, folder in news.artifacts:
-        if Path(path).exists():  # a step's folder may have been deleted since
-            source.tracker.log_artifact(Path(path), folder)
+        file = source.file.parent / path
+        if file.exists():  # a step's folder may have been deleted since
+            source.tracker.log_artifact(file, folder)
     for file, text in news.texts.items():
         source.tracker.log_text(text, file)
     if news.description is not None:
@@ -280,11 +281,9 @@ def _read(source: _Forwarded) -> tuple[_News, int]:
         data = file.read()
     whole = data[: data.rfind(b"\n") + 1]
     for line in whole.splitlines():
-        try:
-            facts = json.loads(line)
-        except ValueError:
-            continue  # its writer died within the line
-        _take(facts, news, source)
+        facts = object_in(line)
+        if facts is not None and "do" in facts:  # otherwise its writer died within the line
+            _take(facts, news, source)
     return news, source.offset + len(whole)
 
 

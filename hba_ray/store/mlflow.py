@@ -21,6 +21,8 @@ from hba_ray.environ import variables
 from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.specs.compute import TrackingSpec
 from hba_ray.specs.reading.secrets import shown, without_secrets
+from hba_ray.store.folders import sqlite_uri
+from hba_ray.store.mlflow_store import ARTIFACTS, FILE, follow_the_storage, make_store
 from hba_ray.store.provenance import Process, ray_job, source, user
 
 if TYPE_CHECKING:
@@ -86,9 +88,13 @@ class MlflowTracker:
         self._run_id: str | None = None
         self._resumed = False
         self._storage = storage.absolute()
-        self.uri = spec.uri or f"sqlite:///{self._storage / 'mlflow.db'}"
+        self.uri = spec.uri or sqlite_uri(self._storage / FILE)
         self._stated = spec.mlflow or self.uri
         with self._answers(), self._alone(), short_timeouts():
+            if (file := self._file) is not None:
+                make_store(file)
+            if spec.mlflow is None:
+                follow_the_storage(self._storage / FILE, self._storage / ARTIFACTS)
             self._client = MlflowClient(self.uri)
             self._experiment = self._open(spec.experiment)
 
@@ -183,7 +189,7 @@ class MlflowTracker:
         """The id of an MLflow experiment, which is made where it is missing."""
         found = self._client.get_experiment_by_name(experiment)
         if found is None:
-            artifacts = (self._storage / "mlartifacts").as_uri() if self._is_file else None
+            artifacts = (self._storage / ARTIFACTS).as_uri() if self._file is not None else None
             return self._client.create_experiment(experiment, artifact_location=artifacts)
         if found.lifecycle_stage == "deleted":
             raise EnvironmentMissing("tracking.experiment", f"'{experiment}' was deleted in MLflow", "restore it, or choose another name")
@@ -238,8 +244,13 @@ class MlflowTracker:
         return self._steps[name]
 
     @property
-    def _is_file(self) -> bool:
-        return self.uri.startswith("sqlite:")
+    def _file(self) -> Path | None:
+        """The file of the store, where it is an sqlite file."""
+        from sqlalchemy import make_url
+
+        address = make_url(self.uri) if self.uri.startswith("sqlite") else None
+        named = "" if address is None or address.database == ":memory:" else address.database or ""
+        return Path(named) if named else None
 
     @contextmanager
     def _answers(self) -> Iterator[None]:
@@ -253,7 +264,7 @@ class MlflowTracker:
             reason = without_secrets(str(cause).splitlines()[0], self._stated)[:300]
             way_out = (
                 "make room, or see that its folder can be written and that no other program holds it; moved away, it is begun anew"
-                if self._is_file
+                if self._file is not None
                 else "check tracking.mlflow and that the server runs"
             )
             raise EnvironmentMissing(
@@ -262,22 +273,15 @@ class MlflowTracker:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Lets one process at a time make the tables of a new sqlite store; a store that is left half made is deleted."""
-        if not self._is_file:
+        """Lets one process at a time make the tables of a new sqlite store."""
+        if self._file is None:
             yield
             return
         from filelock import FileLock
 
         self._storage.mkdir(parents=True, exist_ok=True)
-        file = Path(self.uri.removeprefix("sqlite:///"))
-        with FileLock(self._storage / "mlflow.db.lock", timeout=OPENING_SECONDS):
-            is_half_made = not file.exists()
-            try:
-                yield
-                is_half_made = False
-            finally:
-                if is_half_made:
-                    file.unlink(missing_ok=True)
+        with FileLock(self._storage / f"{FILE}.lock", timeout=OPENING_SECONDS):
+            yield
 
 
 def _are_one(known: Mapping[str, str], tags: Mapping[str, str]) -> bool:

@@ -95,7 +95,7 @@ def test_a_damaged_index_is_named_with_the_step_to_do_again(toy, tmp_path, file,
         (tmp_path / file).unlink()
     else:
         (tmp_path / file).write_bytes(left)
-    with pytest.raises(DataError, match=rf"{file}: cannot be read: .*\n  delete the step's folder"):
+    with pytest.raises(DataError, match=rf"{file}: cannot be read: .*\n  do the step again"):
         AtlasIndex.load(tmp_path)
 
 
