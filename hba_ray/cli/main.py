@@ -25,6 +25,7 @@ app = typer.Typer(
 for group in (specs, runs, jobs):
     app.add_typer(group.app)
 app.add_typer(atlas.app, name="atlas")
+app.add_typer(runs.kept, name="runs")
 app.add_typer(checks.doctor, name="doctor")
 app.add_typer(checks.bench, name="bench")
 

@@ -13,6 +13,7 @@ from hba_ray.specs.paper import TOY, experiments_folder, find_table
 from hba_ray.store.folders import REPORT, RESOLVED, file_of_run
 
 app = typer.Typer()
+kept = typer.Typer(no_args_is_help=True, help="Look after what runs have left.")
 
 
 @app.command()
@@ -190,3 +191,22 @@ def export(
     if (written / ADAPTERS).is_dir():
         show("adapters", written / ADAPTERS)
         console.print("transformers and vLLM load the model without its adapters; the README.md beside them says how to apply them")
+
+
+@kept.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_STORAGE", help="Folder of a run, or of all runs.")] = Path("runs"),
+) -> None:
+    """Read every file of finished steps again; exit code 1 where one is missing or is not what it was."""
+    from hba_ray.actions.verify import verify as read_again
+    from hba_ray.progress import progress
+
+    with progress("steps", total=None) as bar:
+        verified = read_again(folder, lambda number, total: bar.advance())
+    for file, what in verified.found:
+        show(str(file), what)
+    former = f"; {verified.unlisted} of a former version list no files" if verified.unlisted else ""
+    say(f"{verified.steps} finished steps, {verified.files} files: {len(verified.found)} damaged{former}")
+    if verified.found:
+        say("do their steps again: hba run SPEC --redo STEP; `hba plan SPEC` shows their names and fingerprints")
+        raise typer.Exit(1)

@@ -82,7 +82,7 @@ def convert(spec: AtlasSpec, folder: Path, seed: int = 0) -> Conversion:
     datasets = _datasets(spec)
     request = ConversionRequest(Path(spec.root or ""), [dataset.id for dataset in datasets], seed, spec)
     converted = converter.convert(request)
-    files = {split: str(write_jsonl(converted.rows[split], folder, split)) for split in SPLITS}
+    files = {split: write_jsonl(converted.rows[split], folder, split).name for split in SPLITS}
     counts = [_count(converted, dataset, split) for dataset in datasets for split in SPLITS]
     return Conversion(spec.source, seed, files, counts, converted.drops)
 

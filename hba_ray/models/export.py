@@ -59,7 +59,8 @@ def export_thinker(
     astray = [name for name, weight in thinker.named_parameters() if ".lora_" in name or not weight.numel()]
     if astray:
         raise CheckpointError(str(folder), f"{astray[0]} cannot be exported", "merge LoRA and gather sharded weights first")
-    config = Qwen2_5OmniConfig(thinker_config=thinker.config.to_dict(), enable_audio_output=False)
+    described = {key: value for key, value in thinker.config.to_dict().items() if key != "_name_or_path"}  # where it lay, not what it is
+    config = Qwen2_5OmniConfig(thinker_config=described, enable_audio_output=False)
     with torch.device("meta"):
         full = Qwen2_5OmniForConditionalGeneration(config)
     full.thinker = thinker

@@ -183,7 +183,7 @@ def _record_step(step: Step, run_folder: Path, tracker: journals.JournalTracker)
     for metrics, number in logged_metrics(step):
         tracker.log_metrics(metrics, number)  # keeps of a metric what it does not have
     if step.kind.name == "atlas":
-        tracker.log_input("atlas", step.fingerprint, str(step.folder))
+        tracker.log_input("atlas", step.fingerprint, step.folder.relative_to(run_folder.parent).as_posix())
     if step.arm:
         for file in ARM_FILES:
             if (step.folder / file).exists():

@@ -67,7 +67,7 @@ def test_a_source_of_another_size_is_named_as_the_reason(mustard: Path, tmp_path
 def test_the_same_seed_writes_the_same_bytes(cremad: Path, tmp_path: Path):
     spec = spec_of(source="cremad", root=str(cremad))
     written = [
-        {split: Path(path).read_bytes() for split, path in convert(spec, tmp_path / name, seed=seed).files.items()}
+        {split: (tmp_path / name / path).read_bytes() for split, path in convert(spec, tmp_path / name, seed=seed).files.items()}
         for name, seed in (("a", 3), ("b", 3), ("c", 4))
     ]
     assert written[0] == written[1]

@@ -39,6 +39,12 @@ def execute(file: Path, *commands: str) -> list[tuple]:
     return found[-1]
 
 
+def tables_of(file: Path) -> list[tuple]:
+    """Tables with their columns, indices, and the number of the last migration."""
+    columns = "SELECT m.name, (SELECT group_concat(name) FROM (SELECT name FROM pragma_table_info(m.name) ORDER BY name))"
+    return [*execute(file, f"{columns} FROM sqlite_master m ORDER BY m.name"), *execute(file, "SELECT version_num FROM alembic_version")]
+
+
 def begin_a_run(storage: Path) -> MlflowTracker:
     tracker = MlflowTracker(TrackingSpec(), storage)
     tracker.start("begun", {"sft.lr": 1e-4}, TAGS)
@@ -159,7 +165,7 @@ def makers() -> Iterator[object]:
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_a_maker_killed_in_its_first_seconds_leaves_no_store_or_a_whole_one(makers, tmp_path: Path, whole: Path):
-    moments, tables = random.Random(3), execute(whole, "SELECT name, sql FROM sqlite_master ORDER BY name")
+    moments, tables = random.Random(3), tables_of(whole)
     for kill in range(KILLS):
         folder = tmp_path / f"storage{kill}"
         folder.mkdir()
@@ -169,9 +175,9 @@ def test_a_maker_killed_in_its_first_seconds_leaves_no_store_or_a_whole_one(make
             os.kill(maker.pid, signal.SIGKILL)
             maker.join()
         if (folder / FILE).exists():
-            assert execute(folder / FILE, "SELECT name, sql FROM sqlite_master ORDER BY name") == tables
+            assert tables_of(folder / FILE) == tables
         again = makers(folder)
         again.join(PATIENCE_SECONDS)
         assert again.exitcode == 0
         assert [file.name for file in folder.iterdir()] == [FILE]
-        assert execute(folder / FILE, "SELECT name, sql FROM sqlite_master ORDER BY name") == tables
+        assert tables_of(folder / FILE) == tables
