@@ -100,6 +100,27 @@ def test_whatever_happens_to_a_finished_step_is_refused_by_name(tmp_path_factory
         shutil.rmtree(storage)
 
 
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(damaged=damaged_steps(), which=st.sampled_from(["atlas", "backbone", "sft", "evaluate sft"]))
+def test_what_a_former_version_left_is_read_or_refused_but_never_a_traceback(
+    tmp_path_factory, finished: Finished, damaged: Damaged, which: str
+):
+    """Their files are listed nowhere, so other bytes may go unseen; their shape is looked at all the same."""
+    storage = tmp_path_factory.mktemp("damaged") / "storage"
+    shutil.copytree(finished.folder.parent, storage, ignore=lambda folder, names: [name for name in names if name == "checkpoint"])
+    experiment = plan(spec_of(storage))
+    for step in experiment.steps:
+        facts = {key: value for key, value in (done(step.folder) or {}).items() if key not in (FILES, MADE_FROM)}
+        (step.folder / "done.json").write_text(json.dumps(facts))
+    damaged.do(next(step for step in experiment.steps if step.name == which).folder)
+    try:
+        read_all(experiment)
+    except HbaError as error:
+        assert error.where
+    finally:
+        shutil.rmtree(storage)
+
+
 def test_weights_whose_bytes_have_flipped_are_not_evaluated(storage: Path):
     step = steps_of(storage)["sft"]
     flip(step.folder / "model" / "model.safetensors")
