@@ -16,8 +16,7 @@ same to the steps after it. What they read is what it made: see `Step.whole` and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -32,7 +31,7 @@ from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.model import model_folder
 from hba_ray.store.files import folder_digests, read_parquet
 from hba_ray.store.finished import check_files, outdated_by, state_of
-from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done, read_lines, read_object
+from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done, read_lines
 from hba_ray.store.follow import Metrics
 
 if TYPE_CHECKING:
@@ -381,24 +380,6 @@ def logged_metrics(step: Step) -> Iterator[tuple[Metrics, int]]:
     for line in read_lines(step.folder / STEP_LOG):
         if "step" in line:
             yield shown_metrics(step.name, line)
-
-
-def epochs_reached(states: Iterable[Path], epochs: int | None) -> str:
-    """How far supervised training has come, by the newest of its checkpoints; "" where none is whole.
-
-    Args:
-        states: files in which checkpoints hold `step` and `epoch`.
-        epochs: that training would take, where it is known.
-    """
-    found = []
-    for file in states:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            state = read_object(file)
-            found.append((int(state["step"]), int(state["epoch"])))
-    if not found:
-        return ""
-    step, epoch = max(found)
-    return f"step {step}, {epoch}{'' if epochs is None else f' of {epochs}'} epochs done"
 
 
 def digest_checkpoint(draft: Draft, name: str, key: str) -> list[list[str]]:

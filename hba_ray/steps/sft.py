@@ -8,6 +8,7 @@ held-out datasets alone, each predicted by its own model.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
@@ -27,7 +28,6 @@ from hba_ray.steps.base import (
     Result,
     StepKind,
     digest_checkpoint,
-    epochs_reached,
     held_out,
     precision_of,
     shown_metrics,
@@ -35,7 +35,7 @@ from hba_ray.steps.base import (
 )
 from hba_ray.steps.drops import check_rows, check_some_left, losses
 from hba_ray.steps.resume import begins, mention, without_gradients
-from hba_ray.store.folders import copy_folder
+from hba_ray.store.folders import copy_folder, read_object
 from hba_ray.store.follow import Metrics, followed
 
 if TYPE_CHECKING:
@@ -174,8 +174,20 @@ def _nothing_learnt(name: str, result: TrainingResult) -> list[str]:
 
 
 def _reached(folder: Path, epochs: int | None) -> str:
-    """How far training has come, by the checkpoints in the step's folder: one where it ran alone, some where it ran on Ray."""
-    return epochs_reached([*folder.glob("checkpoint*/state.json"), *folder.glob("train/*/state.json")], epochs)
+    """How far training has come, by the newest whole checkpoint in the step's folder; "" where there is none.
+
+    Args:
+        epochs: that training would take, where it is known.
+    """
+    found = []
+    for file in (*folder.glob("checkpoint*/state.json"), *folder.glob("train/*/state.json")):  # of a run alone, and on Ray
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            state = read_object(file)
+            found.append((int(state["step"]), int(state["epoch"])))
+    if not found:
+        return ""
+    step, epoch = max(found)
+    return f"step {step}, {epoch}{'' if epochs is None else f' of {epochs}'} epochs done"
 
 
 def transfer_spec(spec: ExperimentSpec, dataset: str) -> ExperimentSpec:

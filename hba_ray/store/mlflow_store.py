@@ -31,8 +31,8 @@ def make_store(file: Path, migrate: Callable[[Path], None] = lambda file: _migra
     Raises:
         MlflowException, SQLAlchemyError, OSError: it cannot be read or written.
     """
-    if file.exists() and (_is_whole(file) or _holds_runs(file)):
-        return  # what is wrong with a store that holds runs, MLflow says itself when it opens it
+    if file.exists() and (_holds_runs(file) or _opens(file)):
+        return  # what is wrong with a store that holds runs, MLflow says itself
     draft = file.with_name(f".{file.name}.draft")
     for leftover in file.parent.glob(f"{draft.name}*"):  # of a process that was killed, and sqlite's journal beside it
         leftover.unlink()
@@ -43,30 +43,32 @@ def make_store(file: Path, migrate: Callable[[Path], None] = lambda file: _migra
 
 
 def _migrate(file: Path) -> None:
+    _open(sqlite_uri(file), file)
+
+
+def _open(address: str, file: Path) -> None:
+    """Opens a store as MLflow does: makes the tables of a new one, and refuses one whose tables are not those of its version."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    SqlAlchemyStore(sqlite_uri(file), str(file.parent / ARTIFACTS)).engine.dispose()
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether a store's migrations have run to the last, of this version of MLflow or of one that this version does not know."""
-    with _opened(file) as connection:
-        noted = _numbers(connection, "SELECT version_num FROM alembic_version", "alembic_version")
-    return bool(noted) and not noted & _on_the_way()
+    SqlAlchemyStore(address, str(file.parent / ARTIFACTS)).engine.dispose()
 
 
 def _holds_runs(file: Path) -> bool:
-    with _opened(file) as connection:
-        return bool(_numbers(connection, "SELECT run_uuid FROM runs LIMIT 1", "runs"))
+    return bool(_values(file, "SELECT run_uuid FROM runs LIMIT 1", "runs"))
 
 
-def _on_the_way() -> set[str]:
-    """The numbers of all migrations but the last."""
-    from alembic.script import ScriptDirectory
-    from mlflow.store import db_migrations
+def _opens(file: Path) -> bool:
+    """Whether a store is one that MLflow takes; without the number of a migration it is not even tried."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-    scripts = ScriptDirectory(next(iter(db_migrations.__path__)))
-    return {script.revision for script in scripts.walk_revisions()} - set(scripts.get_heads())
+    if not _values(file, "SELECT version_num FROM alembic_version", "alembic_version"):
+        return False
+    try:
+        _open(sqlite_uri(file).replace("sqlite:", "sqlite+pysqlite:", 1), file)  # MLflow keeps connections by their address
+    except (MlflowException, SQLAlchemyError):
+        return False
+    return True
 
 
 def follow_the_storage(file: Path, artifacts: Path) -> None:
@@ -118,8 +120,9 @@ def _opened(file: Path) -> Iterator[Connection]:
         engine.dispose()
 
 
-def _numbers(connection: Connection, query: str, table: str) -> set[str]:
+def _values(file: Path, query: str, table: str) -> list[str]:
     """The values of a query's one column; none where its table is not there."""
     from sqlalchemy import inspect, text
 
-    return {str(value) for (value,) in connection.execute(text(query)).all()} if inspect(connection).has_table(table) else set()
+    with _opened(file) as connection:
+        return [value for (value,) in connection.execute(text(query)).all()] if inspect(connection).has_table(table) else []

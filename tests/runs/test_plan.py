@@ -116,3 +116,28 @@ def test_what_is_not_there_is_named(tmp_path: Path):
         names(tmp_path, atlas__source="released", atlas__root=str(tmp_path / "nowhere"))
     with pytest.raises(CheckpointError, match=r"model\.backbone"):
         names(tmp_path, model__backbone=str(tmp_path / "nowhere"))
+
+
+CHECKPOINT = {"step": 40, "epoch": 1, "micro_batch": 8}
+KEPT = {
+    "sft": (["checkpoint/state.json"], json.dumps(CHECKPOINT), "step 40, 1 of 2 epochs done"),
+    "sft on Ray": (["train/checkpoint_1/state.json"], json.dumps(CHECKPOINT), "step 40, 1 of 2 epochs done"),
+    "sft cut off": (["checkpoint.draft/state.json"], '{"step": 4', ""),
+    "grpo": (["checkpoints/latest_checkpointed_iteration.txt"], "6", "step 6 of 8 steps"),
+    "states train": (["pooled/part-00000.parquet", "pooled/part-00001.parquet"], "", "2 parts of states"),
+    "bam": (["adapters/toy_nod/adapters.json"], "{}", "1 dataset with adapters"),
+}
+
+
+@pytest.mark.parametrize(("what", "kept"), KEPT.items(), ids=KEPT)
+def test_a_step_half_done_says_how_far_it_has_come(tmp_path: Path, what: str, kept: tuple[list[str], str, str]):
+    spec = small_experiment(tmp_path, stages=["sft", "bam", "grpo"], grpo={"init": "sft", "steps": 8, "batch": 4, "mini_batch": 4})
+    step = next(step for step in plan(spec).steps if what.startswith(step.name))
+    assert step.progress == ""
+    files, text, expected = kept
+    for file in files:
+        (step.folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (step.folder / file).write_text(text)
+    assert step.progress == expected
+    finish(step.folder, step.to_json(step.kind.result_type()) if what.startswith("sft") else {"version": 1})
+    assert step.progress == ""

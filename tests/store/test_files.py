@@ -41,3 +41,12 @@ def test_a_table_that_is_damaged_is_named_with_the_step_to_do_again(tmp_path: Pa
     with pytest.raises(DataError, match="do the step again") as refused:
         read_parquet(file)
     assert refused.value.where == str(file)
+
+
+def test_a_table_of_other_columns_is_refused(tmp_path: Path) -> None:
+    file, wanted = tmp_path / "index.parquet", pa.schema([("row", pa.int64())])
+    pq.write_table(pa.table({"row": pa.array([1], pa.int64())}), file)
+    assert read_parquet(file, schema=wanted).num_rows == 1
+    pq.write_table(pa.table({"line": ["a"]}), file)
+    with pytest.raises(DataError, match=r"its columns are \['line'\], not \['row'\]"):
+        read_parquet(file, schema=wanted)

@@ -40,10 +40,10 @@ def test_lines_arrive_once_in_order_and_half_a_line_waits_for_its_end(tmp_path: 
     assert seen == [1, 2, 3, 4]
 
 
-def test_a_line_whose_writer_died_within_it_is_left_out(tmp_path: Path):
+def test_a_line_whose_writer_died_within_it_holds_up_no_other(tmp_path: Path):
     log, seen = tmp_path / "metrics.jsonl", []
     with followed(log, lambda metrics: seen.append(metrics["step"])):
-        write(log, line(1) + line(2)[:7] + "\n" + "[3]\n" + line(4))
+        write(log, line(1) + line(2)[:7] + "\n" + "[3]\n" + '{"lr": 1}\n' + "\xff\n" + line(4))
     assert seen == [1, 4]
 
 
