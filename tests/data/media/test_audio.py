@@ -98,7 +98,7 @@ def test_blocks_of_opus_have_no_seams(tmp_path):
     np.testing.assert_allclose(got[50:-50], whole[::3][50 : len(got) - 50], atol=0.01)
 
 
-@pytest.mark.parametrize("codec", ["libmp3lame", "ac3", "wmav2", "g726", "adpcm_ms"])
+@pytest.mark.parametrize("codec", ["libmp3lame", "ac3", "wmav2", "g726", "adpcm_ms", "aac"])
 def test_wav_may_hold_codecs_that_soundfile_does_not_know(tmp_path, codec):
     rate = 8_000 if codec == "g726" else 44_100
     got = decode_audio(recorded(tmp_path / "made.wav", codec, tones(1, rate), rate), 10.0, where="row 1")

@@ -54,7 +54,7 @@ def test_every_container_and_codec_shows_the_frames_of_a_full_decode(tmp_path, s
     assert [number_in(frame.to_ndarray(format="rgb24").transpose(2, 0, 1)) for _, frame in every_frame(clip, where="row 1")] == whole
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_times_and_groups_show_the_frames_of_a_full_decode(tmp_path_factory, data):
     """Edit lists (a start before 0), late starts, frames of unequal length, groups of any length, with and without sound or index."""
