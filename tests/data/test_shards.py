@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hba_ray.data.atlas import AtlasIndex, build_index, read_rows
@@ -15,6 +15,7 @@ from hba_ray.data.rows import Row
 from hba_ray.data.shards import LONGEST_LINE, find_shards
 from hba_ray.errors import DataError
 from hba_ray.specs import AtlasSpec
+from tests.helpers.hostile import hostile, outcome
 from tests.helpers.hostile_rows import files, tables
 
 ROW = {"problem": "<audio>\nWhich emotion?", "answer": "happy", "dataset": "cremad"}
@@ -97,6 +98,7 @@ ODD_FILES = {
 }
 
 
+@pytest.mark.hostile("shards")
 @pytest.mark.parametrize("kind", ODD_FILES)
 @pytest.mark.parametrize("name", ["train.jsonl", "train.parquet"])
 def test_only_regular_files_are_opened(tmp_path, kind, name):
@@ -104,6 +106,7 @@ def test_only_regular_files_are_opened(tmp_path, kind, name):
     assert name in refusal(tmp_path) and kind in refusal(tmp_path)
 
 
+@pytest.mark.hostile("shards")
 @pytest.mark.parametrize("kind", ODD_FILES)
 def test_only_regular_files_are_clips(tmp_path, kind):
     write(tmp_path / "train.jsonl", {**ROW, "audios": ["a.wav"]})
@@ -219,9 +222,6 @@ def test_clips_are_not_read_where_the_file_says_how_many_there_are(toy, tmp_path
     )
 
 
-SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-
-
 def check_outcome(folder: Path, on_bad_row: str) -> None:
     """An atlas is read, or refused in one located error; what is read can be read again."""
     try:
@@ -235,15 +235,15 @@ def check_outcome(folder: Path, on_bad_row: str) -> None:
     assert AtlasIndex.load(folder).table.equals(index.table)
 
 
-@SETTINGS
+@hostile("rows", 150)
 @given(files(), st.sampled_from(("fail", "drop")))
 def test_any_jsonl_is_read_or_refused(tmp_path, content, on_bad_row):
     (tmp_path / "test.jsonl").write_bytes(content)
-    check_outcome(tmp_path, on_bad_row)
+    outcome(lambda: check_outcome(tmp_path, on_bad_row))
 
 
-@SETTINGS
+@hostile("rows", 150)
 @given(tables(), st.sampled_from(("fail", "drop")))
 def test_any_parquet_is_read_or_refused(tmp_path, table, on_bad_row):
     pq.write_table(table, tmp_path / "test.parquet")
-    check_outcome(tmp_path, on_bad_row)
+    outcome(lambda: check_outcome(tmp_path, on_bad_row))

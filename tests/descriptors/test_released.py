@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hba_ray.descriptors.pooling import mean_std
 from hba_ray.descriptors.pose import PARTS
 from hba_ray.descriptors.released import ReleasedExtractor, load_released
 from hba_ray.errors import BadMedia
+from tests.helpers.hostile import hostile
 
 
 def pt(content) -> bytes:
@@ -117,7 +118,7 @@ SOUND = (
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@hostile("checkpoints")
 @given(st.sampled_from(SOUND), st.lists(st.tuples(st.integers(0, 700), st.integers(0, 6), st.binary(max_size=4)), min_size=1, max_size=6))
 def test_a_damaged_file_is_read_or_refused(content: bytes, damage: list[tuple[int, int, bytes]]):
     for place, taken, put in damage:

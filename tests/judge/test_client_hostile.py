@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -23,6 +23,7 @@ from hba_ray.judge.prompts import read_verdict
 from hba_ray.judge.replies import MalformedReply, read_body
 from hba_ray.progress import progress
 from hba_ray.specs.evaluate import JudgeSpec
+from tests.helpers import hostile as rule
 from tests.helpers import hostile_replies as hostile
 from tests.helpers.hostile_replies import CANDIDATE, PROBE, HostileReply, HostileServer, completion, sound, spelled
 
@@ -62,10 +63,7 @@ def assert_told(verdicts: list[Verdict]) -> None:
     assert verdict_table(verdicts).column("detail").to_pylist() == [verdict.detail for verdict in verdicts]
 
 
-QUICK = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-
-
-@QUICK
+@rule.hostile("judge replies", 12, inputs=16)
 @given(replies=st.lists(hostile.HOSTILE, min_size=16, max_size=16))
 def test_whatever_comes_is_a_verdict_or_unreadable_or_a_located_error(server: HostileServer, replies: list[HostileReply]):
     server.answer = to_each(replies)
@@ -93,7 +91,7 @@ def line_of_output(key: str = "key", text: str = "TRUE") -> bytes:
     return spelled({"custom_id": key, "response": {"status_code": 200, "body": completion(text)}})
 
 
-@QUICK
+@rule.hostile("judge replies", 12)
 @given(route=st.sampled_from([*SOUND, OUTPUT]), draw=st.data())
 def test_whatever_comes_of_the_batch_api_is_a_verdict_or_unreadable_or_a_located_error(server: HostileServer, route: str, draw):
     mutant = hostile.mutated(SOUND[route] if route in SOUND else json.loads(line_of_output())).map(lambda body: hostile.http(spelled(body)))

@@ -5,26 +5,26 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hba_ray.errors import SpecError
 from hba_ray.specs import load_spec
 from hba_ray.specs.base import value_at
 from hba_ray.specs.load import as_yaml
+from tests.helpers.hostile import hostile
 from tests.helpers.hostile_specs import override_words, plain_texts, read_spec, spec_texts, text_fields
 
 MINIMAL = "name: x\natlas:\n  source: toy\n"
-ANY_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@settings(ANY_FOLDER, max_examples=100)
+@hostile("specs", 150)
 @given(spec_texts(), override_words())
 def test_a_changed_spec_with_any_overrides_is_accepted_or_refused_with_its_place(tmp_path: Path, text: str, words: list[str]):
     assert read_spec(tmp_path, text, words) in ("accepted", "refused")
 
 
-@settings(ANY_FOLDER, max_examples=100)
+@hostile("specs", 150)
 @given(st.sampled_from(sorted(set(text_fields()) - {"name"})), plain_texts())
 @example("atlas.root", "/data/CREMA-D #final")
 @example("atlas.root", " ~/a: [b] ")
@@ -44,7 +44,7 @@ def test_any_text_given_to_any_text_field_arrives_unchanged(tmp_path: Path, key:
     assert load_spec(tmp_path / "again.yaml") == spec
 
 
-@settings(ANY_FOLDER, max_examples=80)
+@hostile("specs", 80)
 @given(st.lists(st.sampled_from(["\\", "${", "}", "a", "${oc.env:X", "$", "{"]), max_size=8).map("".join))
 def test_what_is_written_is_read_back_the_same_also_where_it_looks_like_a_reference(tmp_path: Path, text: str):
     (tmp_path / "spec.yaml").write_text(MINIMAL)
@@ -59,6 +59,7 @@ def doubling(first: str, levels: int) -> str:
     return f"{MINIMAL}x: {{a0: '{first}', {inner}}}\n"
 
 
+@pytest.mark.hostile("spec bombs")
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -107,6 +108,7 @@ def test_references_that_people_use_are_resolved(tmp_path: Path, monkeypatch: py
     assert (spec.bam.datasets, spec.compute.storage, spec.tracking.experiment) == (("a", "ab"), "x-3-runs", "of x-3, not ${name}")
 
 
+@pytest.mark.hostile("spec bombs")
 @pytest.mark.parametrize(
     ("value", "column", "says"),
     [
