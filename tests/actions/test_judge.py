@@ -278,7 +278,7 @@ def test_a_persons_labels_are_held_against_the_judge(finished, monkeypatch, caps
         (["RUN", "--labels", "mine.csv"], 2, "is about one arm"),
         (["RUN", "--labels", "nowhere.csv", "--arm", "sft"], 1, "cannot be read"),
         (["RUN", "model=stub-judge"], 5, "give one of its models as evaluate.judge.model"),
-        (["RUN", "prompts=nowhere.yaml"], 2, "cannot be read"),
+        (["RUN", "prompts=nowhere.yaml"], 2, "no such file"),
     ],
 )
 def test_what_cannot_be_graded_is_said(finished, monkeypatch, capsys, words, code, says):

@@ -208,8 +208,10 @@ def test_labels_that_differ_in_a_trailing_nul_stay_apart():
     assert weighted_f1(["sad"], ["sad\0"]) == 0
 
 
-def test_exact_match_sets_case_and_outer_space_aside_and_nothing_else():
-    assert exact_match(["He waves.", "Straße", "A wall", "yes"], [" he WAVES.\n", "STRASSE", "a  wall", None]) == 0.5
+def test_exact_match_sets_case_and_the_kind_of_white_space_aside():
+    assert (
+        exact_match(["He waves.", "Straße", "A wall", "a wall", "yes"], [" he WAVES.\n", "STRASSE", "a\u00a0 wall", "awall", None]) == 0.6
+    )
 
 
 def test_shares_that_do_not_exist_are_missing_and_not_zero():

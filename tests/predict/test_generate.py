@@ -137,7 +137,7 @@ def test_a_response_is_read_by_the_rule_of_the_spec_and_by_the_other():
 
     def read(response: str, **changes: Any) -> tuple[str | None, str | None]:
         spec = small_experiment(Path("unused"), **changes)
-        record = GenerateJob(spec, "model", SimpleNamespace(split_surprise=False)).record(asked, response)
+        record = GenerateJob(spec, "model", SimpleNamespace(split_surprise=False)).record(asked, response, cut=False)
         return record["predicted"], record["otherwise"]
 
     assert read("**Joy.**") == ("happy", None)

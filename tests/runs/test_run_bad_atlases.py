@@ -54,7 +54,7 @@ def run(spec: ExperimentSpec) -> Finished:
     [
         ({"train": None}, "atlas", "the train split holds no rows"),
         ({"test": []}, "atlas", "the test split holds no rows"),
-        ({"train": [*GOOD, heard(5)]}, "train row mmsd-", "the audio broken.wav cannot be decoded: Error in WAV file"),
+        ({"train": [*GOOD, heard(5)]}, "train row mmsd-", "the audio broken.wav cannot be decoded: Invalid data found"),
         ({"test": [*GOOD, heard(5, "silent.wav")]}, "test row mmsd-", "the audio holds no samples"),
         ({"validation": [*GOOD, heard(5, "../../etc/passwd")]}, "validation.jsonl row 4 (mmsd)", "which leaves the atlas"),
         ({"train": [*GOOD, row(5, problem="word " * 40_000)]}, "train row mmsd-", "tokens, and at most 32768 fit"),

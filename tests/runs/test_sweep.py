@@ -209,7 +209,8 @@ def test_a_plan_says_what_the_trials_are_who_shares_what_and_what_it_costs(tmp_p
     ]
     for step, seconds in zip(swept.distinct()[:3], (60, 30, 3600), strict=True):
         step.folder.mkdir(parents=True)
-        finish(step.folder, {"counts": {}, "seconds": seconds})
+        own = {"counts": {}, "optimizer_steps": 1, "epochs": 1}
+        finish(step.folder, {**own, "seconds": seconds})
     said = dict(estimate(plan_sweep(small_sweep(tmp_path))))
     assert (
         said["cost"] == "about 60 min one after the other, as long as such steps took here; not counted, as none is done here yet: evaluate"

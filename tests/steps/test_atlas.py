@@ -33,7 +33,7 @@ def made(spec: ExperimentSpec) -> AtlasResult:
     draft = Draft(spec, Storage(spec.compute.storage))
     AtlasSteps().plan(draft)
     do_step(Context(spec, draft["atlas"], {}), lambda line: None)
-    return AtlasSteps().result(draft["atlas"].folder)
+    return AtlasSteps().said(draft["atlas"].folder)
 
 
 def test_the_notes_say_what_was_put_right_and_what_two_splits_share(tmp_path):

@@ -20,7 +20,9 @@ from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps import KINDS, describe
 from hba_ray.steps import bam as step
-from hba_ray.store.folders import Storage
+from hba_ray.store.finished import FILES, MADE_FROM
+from hba_ray.store.folders import Storage, finish
+from hba_ray.store.folders import done as read_mark
 from hba_ray.training import states
 from tests.helpers.described import use_made_up
 from tests.helpers.experiments import small_experiment
@@ -209,16 +211,25 @@ def test_states_of_something_else_are_refused_with_what_differs(finished, change
     storage, _, _ = finished
     spec = experiment(storage, bam__lr=3e-3)
     manifest = folder(spec, "states train") / "pooled" / "states.json"
-    kept = manifest.read_text()
+    kept, mark = manifest.read_text(), folder(spec, "states train") / "done.json"
+    known = mark.read_bytes()
     facts = json.loads(kept)
     facts["identity"][changed] = "another"
     try:
         manifest.write_text(json.dumps(facts))
+        forget_files(mark.parent)
         with pytest.raises(DataError, match=f"holds backbone states of something else: {changed} was another, is") as refused:
             run(spec)
         assert refused.value.where == str(manifest.parent)
     finally:
         manifest.write_text(kept)
+        mark.write_bytes(known)
+
+
+def forget_files(step: Path) -> None:
+    """Makes a finished step one of a former version, which did not list its files."""
+    facts = read_mark(step) or {}
+    finish(step, {key: value for key, value in facts.items() if key not in (FILES, MADE_FROM)})
 
 
 def test_adapters_of_another_model_are_refused(finished):
@@ -228,6 +239,7 @@ def test_adapters_of_another_model_are_refused(finished):
     interrupted(spec, "evaluate sft+bam")
     manifest = folder(spec, "bam") / step.ADAPTERS / "toy_nod" / "adapters.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"base": "another"}))
+    forget_files(folder(spec, "bam"))
     with pytest.raises(CheckpointError, match="is of another SFT model: base is 'another'"):
         run(spec)
 

@@ -21,6 +21,7 @@ from hba_ray.runs.results import read_scores
 from hba_ray.specs.descriptors import STREAMS
 from hba_ray.steps import describe
 from hba_ray.steps.base import Context
+from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
 from tests.helpers.experiments import small_experiment
 from tests.helpers.whisper import checkpoint
@@ -34,8 +35,7 @@ def made(tmp_path_factory):
     """An atlas whose sound was described: its spec, its index, and what the step said."""
     spec = small_experiment(tmp_path_factory.mktemp("runs"), **DESCRIBED)
     context = _context_of(spec)
-    context.folder.mkdir(parents=True)
-    result = context.step.kind.make(context)
+    result = do_step(context, lambda line: None)
     return spec, AtlasIndex.load(context.folder_of("atlas")), result
 
 
@@ -157,8 +157,7 @@ def test_a_second_atlas_of_the_same_clips_extracts_nothing(made):
 def _context_of(spec) -> Context:
     """What the describe step is given once the atlas is there."""
     steps = {step.name: step for step in plan(spec).steps}
-    steps["atlas"].folder.mkdir(parents=True)
-    steps["atlas"].kind.make(Context(spec, steps["atlas"], {}))
+    do_step(Context(spec, steps["atlas"], {}), lambda line: None)
     return Context(spec, steps["describe"], {"atlas": steps["atlas"]})
 
 
@@ -167,9 +166,8 @@ def test_probes_are_arms_with_scores_of_their_own(made):
     spec = spec.model_copy(update={"descriptors": spec.descriptors.model_copy(update={"probe": True})})
     steps = {step.name: step for step in plan(spec, Storage(spec.compute.storage)).steps}
     step = steps["probe acoustic"]
-    step.folder.mkdir(parents=True)
-    result = step.kind.make(Context(spec, step, steps))
-    scores = read_scores(step.folder)
+    result = do_step(Context(spec, step, steps), lambda line: None)
+    scores = read_scores(step)
     assert str(step.arm) == "probe acoustic" and {score.dataset for score in scores.datasets} >= {"toy_tone"}
     assert result.rows == sum(score.rows for score in scores.datasets) and result.without_a_vector < result.rows
     (note,) = step.kind.notes(spec, result)

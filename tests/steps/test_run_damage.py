@@ -70,11 +70,14 @@ def read_all(experiment: Experiment) -> Report:
     return make_report(experiment)
 
 
+SFT_FILES = ("metrics.jsonl", "model/model.json", "model/model.safetensors", "model/settings.json")
+
+
 def test_a_step_lists_its_files_and_the_steps_that_it_read(finished: Finished):
     steps = steps_of(finished.folder.parent)
     said = {name: done(step.folder) or {} for name, step in steps.items()}
     assert set(said["evaluate sft"][FILES]) == {"predictions.parquet", "scores.json"}
-    assert set(said["sft"][FILES]) == {"metrics.jsonl", "model/model.json", "model/model.safetensors"}, "checkpoints are no result"
+    assert set(said["sft"][FILES]) == set(SFT_FILES), "checkpoints are no result"
     assert {"index.json", "index.parquet"} < set(said["atlas"][FILES]) and len(said["atlas"][FILES]) > 4
     assert said["sft"][FILES]["metrics.jsonl"]["size"] == (steps["sft"].folder / "metrics.jsonl").stat().st_size
     assert set(said["evaluate sft"][MADE_FROM]) == {steps[name].folder.name for name in ("atlas", "backbone", "sft")}
