@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -26,6 +26,7 @@ from hba_ray.steps.run import do_step, undo
 from hba_ray.store.finished import FILES, MADE_FROM
 from hba_ray.store.folders import Storage, done, finish, ledger, reopen
 from tests.helpers.experiments import small_experiment
+from tests.helpers.hostile import hostile
 from tests.helpers.hostile_steps import Damaged, damaged_steps
 from tests.helpers.journals import ReadableJournal
 
@@ -83,7 +84,7 @@ def test_a_step_lists_its_files_and_the_steps_that_it_read(finished: Finished):
     assert set(said["evaluate sft"][MADE_FROM]) == {steps[name].folder.name for name in ("atlas", "backbone", "sft")}
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hostile("damaged steps", 75)
 @given(damaged=damaged_steps(), which=st.sampled_from(["atlas", "backbone", "sft", "evaluate sft"]))
 def test_whatever_happens_to_a_finished_step_is_refused_by_name(tmp_path_factory, finished: Finished, damaged: Damaged, which: str):
     storage = tmp_path_factory.mktemp("damaged") / "storage"
@@ -103,7 +104,7 @@ def test_whatever_happens_to_a_finished_step_is_refused_by_name(tmp_path_factory
         shutil.rmtree(storage)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hostile("damaged steps", 75)
 @given(damaged=damaged_steps(), which=st.sampled_from(["atlas", "backbone", "sft", "evaluate sft"]))
 def test_what_a_former_version_left_is_read_or_refused_but_never_a_traceback(
     tmp_path_factory, finished: Finished, damaged: Damaged, which: str

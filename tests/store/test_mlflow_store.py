@@ -163,6 +163,7 @@ def makers() -> Iterator[object]:
 
 @pytest.mark.slow
 @pytest.mark.chaos
+@pytest.mark.hostile("kills while MLflow's store is made")
 @pytest.mark.timeout(900)
 def test_a_maker_killed_in_its_first_seconds_leaves_no_store_or_a_whole_one(makers, tmp_path: Path, whole: Path):
     moments, tables = random.Random(3), tables_of(whole)
