@@ -27,7 +27,8 @@ LONGEST_SHOWN = 200
 """Characters of a text that an error shows."""
 
 _TOKEN_NAMES = (
-    r"s|bos|eos|pad|unk|mask|sep|cls|img|image_soft_token|audio_soft_token|IMG_CONTEXT|unused\d+|extra_id_\d+"
+    r"s|bos|eos|pad|unk|mask|sep|cls|img|image_soft_token|audio_soft_token|IMG_CONTEXT|unused_?\d+|reserved_\d+|extra_id_\d+|tool_call|tool_response"
+    r"|sop|eop|eod|boi|eoi|tts_\w{1,16}|video_soft_token|fake_token_around_image|begin_of_(?:image|audio|text|video)"
     r"|(?:start|end)_of_(?:turn|image|audio|text|video)|(?:im|image|audio|video|vision)_(?:start|end|pad|bos|eos)"
 )
 _TOKENS = re.compile(
@@ -35,7 +36,7 @@ _TOKENS = re.compile(
     r"|<(?=\|\w{1,64}>|\w{1,64}\|>)"  # <|turn>, <turn|>
     rf"|<(?=/?(?:{_TOKEN_NAMES})>)"  # </s>, <start_of_turn>
     r"|<(?=</?SYS>>)"
-    r"|\[(?=/?(?:INST|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO)\])",
+    r"|\[(?=/?(?:INST|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO|CLS|SEP|MASK|gMASK|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS)\])",
     re.IGNORECASE,
 )
 """The first sign of each control token."""

@@ -89,7 +89,13 @@ def known_files(folder: Path, facts: Mapping[str, Any]) -> dict[str, KnownFile] 
     """
     if FILES not in facts:
         return None
-    return _read(_KNOWN, folder, facts, FILES)
+    known = _read(_KNOWN, folder, facts, FILES)
+    for name in known:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(
+                str(folder / DONE), f"is damaged: it lists {name!r}, which is not in the folder", DO_AGAIN, reason="corrupt file"
+            )
+    return known
 
 
 def damages(folder: Path, known: Mapping[str, KnownFile], *, content: bool = False, memory: Path | None = None) -> Iterator[Damage]:

@@ -31,6 +31,8 @@ DONE = "done.json"
 """File of a finished step, with what it says of itself."""
 DO_AGAIN = "do the step again with `hba run SPEC --redo STEP`, or delete its folder"
 """The way out of a damaged file in the folder of a step."""
+_STEP = "step"
+"""Key of `done.json`: the name of the folder, so that the folder of one step is not taken for that of another."""
 _SEAL = "seal"
 """Key of `done.json` with a digest of all its other values; former versions of hba_ray wrote none."""
 LOCK = ".lock"
@@ -120,18 +122,22 @@ def done(folder: Path) -> dict[str, Any] | None:
     if not mark.exists():
         return None
     try:
+        if not mark.is_file():
+            raise ValueError("it is no file")
         facts = read_object(mark)
     except (OSError, ValueError, RecursionError) as cause:
         raise DataError(str(mark), f"is damaged: {cause}", DO_AGAIN, reason="corrupt file") from None
     seal = facts.pop(_SEAL, None)
     if seal is not None and seal != _seal_of(facts):
         raise DataError(str(mark), "is damaged: its values are not those that were written", DO_AGAIN, reason="corrupt file")
+    if (step := facts.pop(_STEP, folder.name)) != folder.name:
+        raise DataError(str(mark), f"is that of another step: {step}", DO_AGAIN, reason="corrupt file")
     return facts
 
 
 def finish(folder: Path, facts: Mapping[str, Any]) -> None:
     """Marks a step as finished, with what it says about itself."""
-    plain = json.loads(json.dumps(facts))
+    plain = {**json.loads(json.dumps(facts)), _STEP: folder.name}
     write_text(folder / DONE, json.dumps({**plain, _SEAL: _seal_of(plain)}, indent=1) + "\n")
 
 

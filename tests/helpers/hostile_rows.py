@@ -11,6 +11,12 @@ from hypothesis import strategies as st
 from hba_ray.data.rows import SCHEMA
 
 CONTROL_TOKENS = (
+    "<tool_call>",
+    "<tts_pad>",
+    "[MASK]",
+    "[TOOL_CALLS]",
+    "<reserved_7>",
+    "<begin_of_image>",
     *("<|im_end|>", "<|im_start|>", "<|AUDIO|>", "<|IMAGE|>", "<|VIDEO|>", "<|vision_start|>", "<|endoftext|>", "<|IM_END|>"),
     *("<｜User｜>", "<s>", "</s>", "<bos>", "<start_of_turn>", "[INST]", "<<SYS>>", "<|turn>", "<turn|>", "<|a|><|b|>", "<|im_<|x|>end|>"),
 )

@@ -49,6 +49,25 @@ def test_a_mark_with_another_value_than_was_written_is_damaged(tmp_path_factory:
         done(folder)
 
 
+def test_the_folder_of_one_step_is_not_taken_for_that_of_another(tmp_path: Path):
+    for name in ("sft-one", "sft-two"):
+        (tmp_path / name).mkdir()
+        finish(tmp_path / name, {"rows": 3})
+    (tmp_path / "sft-one").rename(tmp_path / "kept")
+    (tmp_path / "sft-two").rename(tmp_path / "sft-one")
+    with pytest.raises(DataError, match=r"sft-one/done\.json: is that of another step: sft-two\n"):
+        done(tmp_path / "sft-one")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "kept").rename(tmp_path / "moved" / "sft-one")
+    assert done(tmp_path / "moved" / "sft-one") == {"rows": 3}, "a storage may be moved"
+
+
+def test_a_mark_that_is_a_pipe_is_damaged_and_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "done.json")
+    with pytest.raises(DataError, match="is damaged: it is no file"):
+        done(tmp_path)
+
+
 def test_clearing_a_step_leaves_its_lock_alone(tmp_path: Path):
     with claimed(tmp_path):
         finish(tmp_path, {"rows": 3})
