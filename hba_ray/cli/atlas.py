@@ -47,14 +47,19 @@ def check_atlas(
         say(f"dropped {drop.row} ({drop.dataset}): {drop.reason}")
     for sentence in found:
         say(sentence)
+    stops = False
     if clips:
         with progress("decode", total=len(index.table)) as bar:
             checked, unreadable = check_clips(index, SPLITS, spec.atlas.media, bar.reach)
         show_sheet(clip_sheet(checked, unreadable))
         for place in (place for one in checked for place in one.places):
             say(place)
+        stops = spec.atlas.on_bad_row == "fail" and bool(unreadable or any(one.bad for one in checked))
     health = examine(Storage(spec.compute.storage).descriptors, settings(spec), index, SPLITS)
     if any(one.described or one.bad for one in health):
         show_sheet(descriptor_sheet(health))
     if any(one.missing for one in health):
         say(f"{sum(one.missing for one in health)} descriptors are missing or stale: hba describe {atlas} extracts them")
+    if stops:
+        say("a run would stop at the first bad clip; with atlas.on_bad_row=drop it leaves such rows out and counts them")
+        raise typer.Exit(1)

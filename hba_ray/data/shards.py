@@ -43,6 +43,10 @@ _PART = re.compile(r"(.*?)-(\d+)-of-(\d+)(?:-[0-9a-f]+)?\.\w+")
 """Name of a part of a split: `train-00000-of-00600.parquet`, on the hub also with a hash behind it."""
 
 
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "unzip"}
+"""First bytes of a packed file -> the program that unpacks it."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """One file of an atlas."""
@@ -339,8 +343,11 @@ def _check_encoding(shard: Shard, head: bytes) -> None:
     what, command = "", ""
     marks = {codecs.BOM_UTF32_LE: 32, codecs.BOM_UTF32_BE: 32, codecs.BOM_UTF16_LE: 16, codecs.BOM_UTF16_BE: 16}
     bits = next((bits for mark, bits in marks.items() if head.startswith(mark)), None)
+    packed = next((program for mark, program in _PACKED.items() if head.startswith(mark)), None)
+    if packed is not None:
+        raise DataError(shard.path, "is packed", f"unpack it with {packed}, and give the file its name", reason="not JSON")
     if bits or b"\0" in head[:4]:
-        name = f"UTF-{bits or 16}"
+        name = f"UTF-{bits}" if bits else "UTF-16BE" if head.startswith(b"\0") else "UTF-16LE"
         what, command = f"is written in {name}, not in UTF-8", f"iconv -f {name} -t UTF-8 {shard.name} > rows"
     elif head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
         what, command = "is one JSON array; a file of rows has one object a line", f"jq -c '.[]' {shard.name} > rows"
