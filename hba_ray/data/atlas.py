@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from hba_ray.data.prompts import with_transcript
 from hba_ray.data.repeats import Kept, Leak, find_repeats, text_digest
 from hba_ray.data.rows import Row, contradicts, parse_row, signature_of
+from hba_ray.data.sampling import sampled_lines
 from hba_ray.data.shards import HEAVY, LIGHT, Shard, StoredRow, find_shards, read_records, records
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.data.text import clean, visible
@@ -269,7 +270,10 @@ class _Making:
             raise DataError(str(self.root), what, "take them out of one, or set atlas.leaks=tell", reason="leak between splits")
         left = np.setdiff1d(np.arange(len(self.kept)), list(repeats.duplicates))
         changes = {dataset: dict(counts) for dataset, counts in sorted(self.changes.items()) if counts}
-        return replace(index, table=table.take(pa.array(left, pa.int64())), drops=tuple(self.drops), changes=changes, leaks=repeats.leaks)
+        table = table.take(pa.array(left, pa.int64()))
+        if self.spec.sample is not None:
+            table = table.take(sampled_lines(table, self.spec.sample))
+        return replace(index, table=table, drops=tuple(self.drops), changes=changes, leaks=repeats.leaks)
 
     def _drop(self, bad: DataError, split: str, dataset: str) -> None:
         if self.spec.on_bad_row == "fail":

@@ -6,7 +6,7 @@ Reports name arms, so an arm is printed and parsed here, and nowhere else:
     sft+bam without audio         evaluated without this modality
     sft without media             evaluated without audio and video
     zero-shot Qwen2.5-Omni-7B     a baseline, as it is published
-    probe pose                    a linear classifier on one stream of descriptors
+    probe pose, probe words       a linear classifier on one stream of descriptors, or on the words of the prompt
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Arm:
         stages: that trained it, in order; none for a baseline and a probe.
         withheld: modalities that it is not shown when it is evaluated.
         baseline: a published model that is evaluated untrained: the last part of its name, or all of it where two end alike.
-        probe: the stream of descriptors that a linear classifier reads.
+        probe: the stream of descriptors, or `words`, that a linear classifier reads.
     """
 
     stages: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ ADAPTED = Arm(("sft", "bam"))
 
 def arms_of(spec: ExperimentSpec) -> list[Arm]:
     """The arms that a spec evaluates, in the order of its reports: those of its stages, the same without what
-    `evaluate.robustness` names, and its baselines. Probes come from `descriptors.probe` and are not among them."""
+    `evaluate.robustness` names, and its baselines. Probes, of `descriptors.probe` and `evaluate.bag_of_words`, are not among them."""
     made: list[Arm] = []
     for stage in spec.stages:
         if stage == "bam":

@@ -55,7 +55,7 @@ def probe(
     records: list[dict[str, Any]] = []
     probed = []
     for dataset in index.counts():
-        lines, train = _lines(index, dataset, split), _lines(index, dataset, "train")
+        lines, train = lines_of(index, dataset, split), lines_of(index, dataset, "train")
         labels = index.table.column("label").take(train).to_numpy(zero_copy_only=False)
         matrix_BD, present_B = _vectors(descriptors, stream, train, normalisation)
         if DATASETS[dataset].task.is_open or len(set(labels[present_B])) < 2:
@@ -94,18 +94,16 @@ def _predict(
         guesses[present_B], certainty[present_B] = model.classes_[chances_BK.argmax(axis=1)], chances_BK.max(axis=1)
     rows = index.table.select(["dataset", "label"]).take(lines).to_pylist()
     return [
-        {
-            "sample_id": descriptors.names[int(line)][0],
-            "clip_id": descriptors.names[int(line)][1],
-            "dataset": row["dataset"],
-            "task": DATASETS[row["dataset"]].task.id,
-            "true": row["label"],
-            "predicted": guess,
-            "probability": None if np.isnan(sure) else float(sure),
-        }
+        record(*descriptors.names[int(line)], row["dataset"], row["label"], guess, None if np.isnan(sure) else float(sure))
         for line, row, guess, sure in zip(lines, rows, guesses, certainty, strict=True)
         if int(line) in descriptors.names  # the others could not be read, and were counted when they were described
     ]
+
+
+def record(sample_id: str, clip_id: str, dataset: str, true: str | None, guess: str, sure: float | None) -> dict[str, Any]:
+    """A classifier's prediction for a row, in the columns of `data.predictions.SCHEMA`."""
+    asked = {"sample_id": sample_id, "clip_id": clip_id, "dataset": dataset, "task": DATASETS[dataset].task.id}
+    return {**asked, "true": true, "predicted": guess, "probability": sure}
 
 
 def _vectors(descriptors: Descriptors, stream: Stream, lines: np.ndarray, normalisation: Normalisation) -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +112,7 @@ def _vectors(descriptors: Descriptors, stream: Stream, lines: np.ndarray, normal
     return normalise(matrix_BD, present_B, "l2" if normalisation == "l2" else "none"), present_B
 
 
-def _lines(index: AtlasIndex, dataset: str, split: str) -> np.ndarray:
+def lines_of(index: AtlasIndex, dataset: str, split: str) -> np.ndarray:
+    """Numbers of a dataset's lines in a split."""
     rows = index.rows_of(split)
     return rows[index.table.column("dataset").take(rows).to_numpy(zero_copy_only=False) == dataset]

@@ -9,76 +9,14 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import (
-    Qwen2_5OmniProcessor,
-    Qwen2_5OmniThinkerConfig,
-    Qwen2_5OmniThinkerForConditionalGeneration,
-    Qwen2Tokenizer,
-    Qwen2VLImageProcessor,
-    WhisperFeatureExtractor,
-)
-from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
 
 from hba_ray.models.checkpoints import new_folder
+from hba_ray.models.processor import DEFAULT_SYSTEM, END_OF_TURN, MEDIA_TOKENS, PAD, SPECIAL_TOKENS, omni_processor, token_ids
 from hba_ray.specs.model import TinySpec
-
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|AUDIO|>",
-    "<|audio_bos|>",
-    "<|audio_eos|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_bos|>",
-    "<|vision_eos|>",
-    "<|vision_pad|>",
-    "<|IMAGE|>",
-    "<|VIDEO|>",
-)
-"""The special tokens, in the released order. There they have the ids 151643 to 151656; here they are the last ids."""
-_PAD, _END_OF_TURN = "<|endoftext|>", "<|im_end|>"
-_MEDIA_TOKENS = {
-    "image_token": "<|IMAGE|>",
-    "audio_token": "<|AUDIO|>",
-    "video_token": "<|VIDEO|>",
-    "vision_bos_token": "<|vision_bos|>",
-    "vision_eos_token": "<|vision_eos|>",
-    "audio_bos_token": "<|audio_bos|>",
-    "audio_eos_token": "<|audio_eos|>",
-}
-"""The names by which `Qwen2_5OmniProcessor` finds the media tokens."""
-
-DEFAULT_SYSTEM = "You are a helpful assistant."
-"""The system turn that the released template adds to a conversation without one."""
-
-CHAT_TEMPLATE = """\
-{%- macro part(item) -%}
-{%- set kind = item.type | default('text') -%}
-{%- if kind == 'text' -%}{{ item.text }}
-{%- elif kind == 'audio' -%}<|audio_bos|><|AUDIO|><|audio_eos|>
-{%- elif kind in ('image', 'video') -%}<|vision_bos|><|{{ kind | upper }}|><|vision_eos|>
-{%- else -%}{{ raise_exception('content of unknown type: ' ~ kind) }}
-{%- endif -%}
-{%- endmacro -%}
-{%- if messages[0].role != 'system' -%}
-{{- '<|im_start|>system\\n%s<|im_end|>\\n' -}}
-{%- endif -%}
-{%- for message in messages -%}
-{{- '<|im_start|>' ~ message.role ~ '\\n' -}}
-{%- if message.content is string -%}{{- message.content -}}
-{%- else -%}{%- for item in message.content -%}{{- part(item) -}}{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
-""".replace("%s", DEFAULT_SYSTEM)
 
 _LM_HEAD_STD = 0.3
 """With the usual 0.02 logits of a frozen lm_head stay below about 1.3, so that the answer loss could not fall under LoRA."""
@@ -95,7 +33,7 @@ def build_tiny(spec: TinySpec, folder: Path, texts: Iterable[str], *, audio_seco
         texts: training text of the tokenizer; other text is tokenised too, in the worst case byte by byte.
         audio_seconds: longest audio the feature extractor takes, rounded up to whole seconds.
     """
-    processor = _processor(_tokenizer(spec.vocabulary, texts), math.ceil(audio_seconds))
+    processor = omni_processor(_tokenizer(spec.vocabulary, texts), seconds=math.ceil(audio_seconds), mel_bins=128)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         thinker = Qwen2_5OmniThinkerForConditionalGeneration(_config(spec, processor.tokenizer))
@@ -125,13 +63,13 @@ def _tokenizer(vocabulary: int, texts: Iterable[str]) -> Qwen2Tokenizer:
     tokenizer = Qwen2Tokenizer(
         vocab=ids,
         merges=[tuple(merge) for merge in model["merges"]],  # type: ignore[arg-type]
-        eos_token=_END_OF_TURN,
-        pad_token=_PAD,
+        eos_token=END_OF_TURN,
+        pad_token=PAD,
         unk_token=None,  # type: ignore[arg-type]
-        extra_special_tokens=_MEDIA_TOKENS,
+        extra_special_tokens=MEDIA_TOKENS,
         model_max_length=32768,
     )
-    others = [token for token in SPECIAL_TOKENS if token not in (_PAD, _END_OF_TURN, *_MEDIA_TOKENS.values())]
+    others = [token for token in SPECIAL_TOKENS if token not in (PAD, END_OF_TURN, *MEDIA_TOKENS.values())]
     tokenizer.add_special_tokens({"extra_special_tokens": others}, replace_extra_special_tokens=False)
     return tokenizer
 
@@ -142,20 +80,6 @@ def _with_frame(texts: Iterable[str]) -> Iterator[str]:
         yield f"system\n{DEFAULT_SYSTEM}\nuser\n"
         yield text
         yield "assistant\n"
-
-
-def _processor(tokenizer: Qwen2Tokenizer, seconds: int) -> Qwen2_5OmniProcessor:
-    # Numbers of the released processor, but for the length of the audio window.
-    patches: dict[str, Any] = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "min_pixels": 3136, "max_pixels": 12_845_056}
-    return Qwen2_5OmniProcessor(
-        image_processor=Qwen2VLImageProcessor(**patches),
-        video_processor=Qwen2VLVideoProcessor(**patches),
-        feature_extractor=WhisperFeatureExtractor(
-            feature_size=128, sampling_rate=16_000, hop_length=160, n_fft=400, chunk_length=seconds, return_attention_mask=True
-        ),
-        tokenizer=tokenizer,
-        chat_template=CHAT_TEMPLATE,
-    )
 
 
 def _config(spec: TinySpec, tokenizer: Qwen2Tokenizer) -> Qwen2_5OmniThinkerConfig:
@@ -196,17 +120,6 @@ def _config(spec: TinySpec, tokenizer: Qwen2Tokenizer) -> Qwen2_5OmniThinkerConf
         "fullatt_block_indexes": [1],
         "out_hidden_size": spec.hidden,
     }
-    names = {
-        "audio_token_index": "<|AUDIO|>",
-        "image_token_index": "<|IMAGE|>",
-        "video_token_index": "<|VIDEO|>",
-        "audio_start_token_id": "<|audio_bos|>",
-        "audio_end_token_id": "<|audio_eos|>",
-        "vision_start_token_id": "<|vision_bos|>",
-        "vision_end_token_id": "<|vision_eos|>",
-    }
-    token_ids: dict[str, Any] = {key: tokenizer.convert_tokens_to_ids(token) for key, token in names.items()}
-    user = tokenizer("user")["input_ids"][0]
     return Qwen2_5OmniThinkerConfig(
-        text_config=text, audio_config=audio, vision_config=vision, user_token_id=user, tie_word_embeddings=False, **token_ids
+        text_config=text, audio_config=audio, vision_config=vision, tie_word_embeddings=False, **token_ids(tokenizer)
     )

@@ -65,6 +65,19 @@ class ToySpec(Spec):
     """Seed of the generator; another seed gives other rows."""
 
 
+class SampleSpec(Spec):
+    """A stratified sample of an atlas: of each dataset so many rows of a split, with the same shares of labels as in the whole."""
+
+    train: int | None = Field(default=None, ge=1)
+    """Rows of each dataset's training split; null keeps all."""
+    validation: int | None = Field(default=None, ge=1)
+    """Rows of each dataset's validation split; null keeps all."""
+    test: int | None = Field(default=None, ge=1)
+    """Rows of each dataset's test split; null keeps all."""
+    seed: Seed = 0
+    """Seed of the draw."""
+
+
 class AtlasSpec(Spec):
     """Where the rows come from and which of them are used."""
 
@@ -90,6 +103,8 @@ class AtlasSpec(Spec):
     run's notes, `refuse` stops."""
     limit: int | None = Field(default=None, ge=1)
     """Keep only so many rows of each dataset in each split, the first ones; for trying things out. Null keeps all."""
+    sample: Annotated[SampleSpec | None, Added(before=None)] = None
+    """Take a stratified sample, for machines without a GPU; reports name it. Null takes all rows."""
     split_surprise: bool = False
     """Use two labels, positive and negative surprise, where a dataset tells them apart (paper section 3.3). Off by default, since
     the released labels have one surprise."""

@@ -75,7 +75,7 @@ class JudgeSpec(Spec):
         return identity_values(self, exclude=REACHED_BY)
 
 
-NOT_OF_HEADS = frozenset({"baselines", "generation", "judge", "matching", "retention", "robustness"})
+NOT_OF_HEADS = frozenset({"bag_of_words", "baselines", "generation", "judge", "matching", "retention", "robustness"})
 """Fields of `EvaluateSpec` on which the predictions of a model with classifier heads do not depend: they are about other models, or
 about what is done with predictions later."""
 
@@ -111,6 +111,8 @@ class EvaluateSpec(Spec):
     """Most tokens of an open answer of a model with classifier heads, which decodes greedily."""
     baselines: tuple[str, ...] = ()
     """Models that are evaluated without training, by hub id or folder; `tiny` is the spec's own tiny model, untrained."""
+    bag_of_words: Annotated[bool, Added(before=False)] = False
+    """Also train and score a linear classifier on the words of the prompt, as the arm `probe words`: the floor of a language model."""
     generation: GenerationSpec = GenerationSpec()
     """Prompts and decoding of models without classifier heads."""
     matching: Annotated[Literal["lenient", "exact"], Added(before="lenient")] = "lenient"

@@ -154,8 +154,8 @@ class ExperimentSpec(Spec):
 
     @model_validator(mode="after")
     def _baselines_can_be_served(self) -> ExperimentSpec:
-        if "tiny" in self.evaluate.baselines and self.model.backbone != "tiny":
-            raise ValueError(f"evaluate.baselines names 'tiny', but model.backbone is '{self.model.backbone}': name that one")
+        for name in {"tiny", "small"} & {*self.evaluate.baselines} - {self.model.backbone}:
+            raise ValueError(f"evaluate.baselines names '{name}', but model.backbone is '{self.model.backbone}': name that one")
         return self
 
     @property

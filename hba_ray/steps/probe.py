@@ -1,9 +1,10 @@
-"""The probe step, one for each stream: a linear classifier on descriptors alone, scored like every other arm."""
+"""The probe steps: linear classifiers on one stream of descriptors, or on the words of the prompt, scored like every other arm."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from hba_ray.errors import SpecError
 from hba_ray.evaluation.arms import Arm
@@ -14,6 +15,11 @@ from hba_ray.steps import describe
 from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.evaluate import PREDICTIONS, SCORES
 from hba_ray.store.folders import write_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from hba_ray.data.atlas import AtlasIndex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +34,12 @@ class ProbeResult(Result):
     without_a_vector: int
 
 
+WORDS = "words"
+"""The part of the step whose classifier reads the words of the prompt."""
+
+
 class ProbeSteps(StepKind[ProbeResult]):
-    """Fits a linear classifier on the descriptors of one stream alone, and scores it like any arm."""
+    """Fits a linear classifier on one stream of descriptors or on the prompt's words, and scores it like any arm."""
 
     name = "probe"
     result_type = ProbeResult
@@ -40,6 +50,9 @@ class ProbeSteps(StepKind[ProbeResult]):
             SpecError: there is nothing to probe.
         """
         spec = draft.spec
+        if spec.evaluate.bag_of_words:
+            identity = {"atlas": draft["atlas"].fingerprint, "words": True, "split": spec.evaluate.split, **describe.prompt_identity(spec)}
+            draft.add(self, identity, "a linear classifier on the words of the prompt", arm=Arm(probe=WORDS), part=WORDS)
         if not spec.descriptors.probe:
             return
         streams: list[VectorStream] = [stream for stream in USUAL_STREAMS if stream in describe.settings(spec).streams]
@@ -54,27 +67,37 @@ class ProbeSteps(StepKind[ProbeResult]):
     def make(self, context: Context) -> ProbeResult:
         import pyarrow.parquet as pq
 
-        from hba_ray.evaluation.probe import probe
         from hba_ray.evaluation.scores import score_predictions
 
-        spec, index = context.spec, context.index
-        stream = cast(VectorStream, context.part)
+        index = context.index
         with progress(context.step.name, total=len(index.counts())) as bar:
-            table, probed = probe(
-                describe.open_descriptors(spec, index),
-                stream,
-                index,
-                spec.evaluate.split,
-                normalisation=cast(PoseSpec | AcousticSpec, spec.descriptors.of(stream)).normalisation,
-                progress=lambda dataset: bar.advance(),
-            )
+            table, probed = _probe(context, index, lambda dataset: bar.advance())
         pq.write_table(table, context.folder / PREDICTIONS)
         scores = score_predictions(table, index.label_counts("train"), datasets=probed, merging=spec.evaluate.sentiment_merging)
         write_text(context.folder / SCORES, scores.to_json())
         return ProbeResult(rows=len(table), without_a_vector=table.column("probability").null_count)
 
     def notes(self, spec: ExperimentSpec, result: ProbeResult) -> list[str]:
-        return [
-            "Probes: logistic regression on one stream's descriptors and nothing else, fitted on the training split; "
-            "a row without that stream gets the most frequent training label."
-        ]
+        notes = []
+        if spec.descriptors.probe:
+            notes.append(
+                "Probes: logistic regression on one stream's descriptors and nothing else, fitted on the training split; "
+                "a row without that stream gets the most frequent training label."
+            )
+        if spec.evaluate.bag_of_words:
+            notes.append("Probe words: logistic regression on the TF-IDF weights of the prompt's words and pairs of words.")
+        return notes
+
+
+def _probe(context: Context, index: AtlasIndex, advance: Callable[[str], None]) -> tuple[pa.Table, list[str]]:
+    """The predictions of a probe, and the datasets that were probed."""
+    from hba_ray.evaluation.probe import probe
+    from hba_ray.evaluation.words import probe_words
+
+    spec = context.spec
+    if context.part == WORDS:
+        return probe_words(index, spec.evaluate.split, progress=advance)
+    stream = cast(VectorStream, context.part)
+    normalisation = cast(PoseSpec | AcousticSpec, spec.descriptors.of(stream)).normalisation
+    descriptors = describe.open_descriptors(spec, index)
+    return probe(descriptors, stream, index, spec.evaluate.split, normalisation=normalisation, progress=advance)

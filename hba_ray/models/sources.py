@@ -1,0 +1,236 @@
+"""Reads pretrained models that a small Qwen2.5-Omni is composed of, under the names that its thinker has for the same weights.
+
+    language model   Llama or Qwen2, as a hub id, a folder of transformers or a GGUF file
+    speech encoder   Whisper, as a hub id, a folder of transformers or a model.bin of CTranslate2
+
+A Qwen2.5-Omni thinker's language model is Qwen2 with rotary positions for time, height and width; on text the three are
+equal, so a Llama of the same sizes with zero biases gives the same logits. Its audio tower is Whisper's encoder, which
+pools its states before the last layer norm and projects them to the language model's width.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, WhisperModel
+
+from hba_ray.errors import CheckpointError
+
+_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+_LANGUAGE_TYPES = ("llama", "qwen2")
+_CT2_TYPES = {0: np.float32, 4: np.float16}
+"""Code of a type in a file of CTranslate2 -> the type, where its numbers need no scale."""
+_OLDEST_CT2 = 4
+"""The first version of CTranslate2's file in which a variable names its type and its size in bytes."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A pretrained language model.
+
+    Attributes:
+        config: of transformers, of type `llama` or `qwen2`.
+        weights: name in a thinker (`model...`, `lm_head.weight`) -> tensor, in float32.
+    """
+
+    config: Any
+    weights: dict[str, torch.Tensor]
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class SpeechEncoder:
+    """A pretrained Whisper encoder.
+
+    Attributes:
+        mel_bins, width, layers, heads, inner: sizes; `inner` is the width between the two layers of a feed-forward block.
+        positions: vectors of positions, one for 20 ms: 1500 stand for Whisper's window of 30 seconds.
+        weights: name in an audio tower of Qwen2.5-Omni -> tensor, in float32.
+    """
+
+    mel_bins: int
+    width: int
+    layers: int
+    heads: int
+    inner: int
+    positions: int
+    weights: dict[str, torch.Tensor]
+
+
+def read_language(source: str | Path) -> LanguageModel:
+    """The language model of a hub id, a folder or a GGUF file.
+
+    Raises:
+        CheckpointError: not there, damaged, or of a kind whose weights a thinker has no place for.
+    """
+    place = Path(source)
+    gguf = {"gguf_file": place.name} if place.suffix == ".gguf" else {}
+    name = str(place.parent if gguf else source)
+    try:
+        config = AutoConfig.from_pretrained(name, **gguf)
+        _check_language(config, str(source))
+        tokenizer = AutoTokenizer.from_pretrained(name, **gguf)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **gguf)
+    except _LOADING_ERRORS as cause:
+        raise _unusable(source, "a language model", cause) from cause
+    weights = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
+    return LanguageModel(config, weights, tokenizer)
+
+
+def _check_language(config: Any, where: str) -> None:
+    """Refuses models that compute what a thinker's language model does not."""
+    way_out = "give a Llama or Qwen2 model, for example HuggingFaceTB/SmolLM2-135M-Instruct"
+    if config.model_type not in _LANGUAGE_TYPES:
+        raise CheckpointError(where, f"is of type '{config.model_type}', not one of {', '.join(_LANGUAGE_TYPES)}", way_out)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rope = config.rope_parameters or {}
+    defect = None
+    if config.hidden_act != "silu":
+        defect = f"has the activation {config.hidden_act}, not silu"
+    elif width * config.num_attention_heads != config.hidden_size:
+        defect = f"has heads of {width}, which do not add up to its hidden size {config.hidden_size}"
+    elif rope.get("rope_type", "default") != "default":
+        defect = f"scales its rotary positions ({rope['rope_type']})"
+    elif config.model_type == "llama" and (config.attention_bias or config.mlp_bias):
+        defect = "is a Llama with biases"
+    if defect:
+        raise CheckpointError(where, defect, way_out)
+
+
+def read_speech(source: str | Path) -> SpeechEncoder:
+    """The speech encoder of a hub id, a folder of transformers or a model.bin of CTranslate2.
+
+    Raises:
+        CheckpointError: not there, damaged, or no Whisper.
+    """
+    if Path(source).suffix == ".bin":
+        return _from_ctranslate2(Path(source))
+    try:
+        kind = AutoConfig.from_pretrained(source).model_type
+        if kind != "whisper":
+            raise CheckpointError(
+                str(source), f"is of type '{kind}', not whisper", "give a Whisper model, for example openai/whisper-tiny.en"
+            )
+        model = WhisperModel.from_pretrained(source, dtype=torch.float32)
+    except _LOADING_ERRORS as cause:
+        raise _unusable(source, "Whisper", cause) from cause
+    weights = {key: tensor.detach() for key, tensor in model.get_encoder().state_dict().items()}
+    return _encoder(weights, model.config.encoder_attention_heads, str(source))
+
+
+def _encoder(whisper: dict[str, torch.Tensor], heads: int, where: str) -> SpeechEncoder:
+    """A speech encoder from weights under the names that transformers' Whisper has for them."""
+    positions = whisper.pop("embed_positions.weight")
+    count, width = positions.shape
+    if not torch.allclose(positions, sinusoids(count, width), atol=2e-3):  # half precision keeps three digits
+        raise CheckpointError(where, "has learned vectors of positions", "give a Whisper encoder, whose positions are sines and cosines")
+    weights = {re.sub(r"^layer_norm\.", "ln_post.", key): tensor for key, tensor in whisper.items()}
+    layers = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("layers."))
+    inner, mel_bins = weights["layers.0.fc1.weight"].shape[0], weights["conv1.weight"].shape[1]
+    return SpeechEncoder(mel_bins, width, layers, heads, inner, count, weights)
+
+
+def sinusoids(count: int, width: int) -> torch.Tensor:
+    """Whisper's vectors of positions [count, width]: sines, then cosines, of wavelengths from 2 pi to 20,000 pi."""
+    rates = torch.exp(-math.log(10_000) / (width // 2 - 1) * torch.arange(width // 2))
+    angles = torch.arange(count)[:, None] * rates[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def read_ctranslate2(file: Path) -> dict[str, np.ndarray]:
+    """The variables of a model.bin of CTranslate2, by name; those of other types than float16 and float32 are left out.
+
+    Raises:
+        CheckpointError: not there, of an old version, or cut short.
+    """
+    try:
+        with file.open("rb") as stream:
+            return dict(_variables(stream, str(file)))
+    except (OSError, struct.error, ValueError, UnicodeDecodeError) as cause:
+        raise CheckpointError(
+            str(file), f"cannot be read as a model of CTranslate2: {cause}", "give a model.bin of version 4 or newer"
+        ) from cause
+
+
+def _variables(stream: BinaryIO, where: str) -> Iterator[tuple[str, np.ndarray]]:
+    version = _number(stream, "I")
+    if not _OLDEST_CT2 <= version < 100:
+        raise CheckpointError(where, f"has version {version} of the file, or is none", "convert the model with a newer CTranslate2")
+    _text(stream)  # name of the specification
+    _number(stream, "I")  # its revision
+    for _ in range(_number(stream, "I")):
+        name = _text(stream)
+        sizes = [_number(stream, "I") for _ in range(_number(stream, "B"))]
+        kind, length = _number(stream, "B"), _number(stream, "I")
+        content = stream.read(length)
+        if len(content) < length:
+            raise ValueError(f"'{name}' has {len(content)} of {length} bytes")
+        if kind in _CT2_TYPES:
+            yield name, np.frombuffer(content, _CT2_TYPES[kind]).reshape(sizes)
+
+
+def _number(stream: BinaryIO, kind: str) -> int:
+    return struct.unpack(f"<{kind}", stream.read(struct.calcsize(kind)))[0]
+
+
+def _text(stream: BinaryIO) -> str:
+    return stream.read(_number(stream, "H")).rstrip(b"\0").decode()
+
+
+_CT2_LAYER = {
+    "self_attention/layer_norm": "self_attn_layer_norm",
+    "self_attention/linear_1": "self_attn.out_proj",
+    "ffn/layer_norm": "final_layer_norm",
+    "ffn/linear_0": "fc1",
+    "ffn/linear_1": "fc2",
+}
+"""A part of a layer in CTranslate2 -> in transformers. `self_attention/linear_0` is q, k and v, one above the other."""
+_HEAD = 64
+"""Width of the heads of every Whisper."""
+_CT2_KINDS = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
+
+
+def _from_ctranslate2(file: Path) -> SpeechEncoder:
+    """The encoder of a Whisper in CTranslate2's layout.
+
+    Raises:
+        CheckpointError: it cannot be read, is quantised to integers, or is no Whisper.
+    """
+    whisper: dict[str, torch.Tensor] = {}
+    for name, array in read_ctranslate2(file).items():
+        parts = re.fullmatch(r"encoder/(?:layer_(\d+)/)?(.+)/(\w+)", name)
+        if parts is None:
+            continue
+        layer, part, kind = parts.groups()
+        tensor, last = torch.from_numpy(array.astype(np.float32)), _CT2_KINDS.get(kind, kind)
+        if layer is None:
+            whisper["embed_positions.weight" if part == "position_encodings" else f"{part}.{last}"] = tensor
+        elif part == "self_attention/linear_0":
+            for projection, share in zip("qkv", tensor.chunk(3), strict=True):
+                if (projection, kind) != ("k", "bias"):  # Whisper's keys have none; the file holds zeros
+                    whisper[f"layers.{layer}.self_attn.{projection}_proj.{kind}"] = share.clone()
+        elif part in _CT2_LAYER:
+            whisper[f"layers.{layer}.{_CT2_LAYER[part]}.{last}"] = tensor
+    if not {"conv1.weight", "embed_positions.weight", "layers.0.fc1.weight"} <= whisper.keys():
+        raise CheckpointError(
+            str(file), "holds no Whisper encoder in half or single precision", "give one that is not quantised to integers"
+        )
+    return _encoder(whisper, whisper["conv1.weight"].shape[0] // _HEAD, str(file))
+
+
+def _unusable(source: str | Path, kind: str, cause: BaseException) -> CheckpointError:
+    reason = (str(cause) or type(cause).__name__).strip().splitlines()[0]
+    if Path(source).exists():
+        return CheckpointError(str(source), f"cannot be loaded as {kind}: {reason}", "copy or download it again")
+    way_out = "check the id and the network (HF_HUB_OFFLINE must not be set), or give a local folder or file"
+    return CheckpointError(str(source), f"cannot be fetched from the hub: {reason}", way_out)
