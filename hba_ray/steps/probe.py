@@ -50,8 +50,9 @@ class ProbeSteps(StepKind[ProbeResult]):
             SpecError: there is nothing to probe.
         """
         spec = draft.spec
+        scored = {"split": spec.evaluate.split, **identity_values(spec.evaluate, include={"sentiment_merging"})}
         if spec.evaluate.bag_of_words:
-            identity = {"atlas": draft["atlas"].fingerprint, "words": True, "split": spec.evaluate.split, **describe.prompt_identity(spec)}
+            identity = {"atlas": draft["atlas"].fingerprint, "words": True, **scored, **describe.prompt_identity(spec)}
             draft.add(self, identity, "a linear classifier on the words of the prompt", arm=Arm(probe=WORDS), part=WORDS)
         if not spec.descriptors.probe:
             return
@@ -60,7 +61,6 @@ class ProbeSteps(StepKind[ProbeResult]):
             raise SpecError("descriptors.probe", "there are no vectors to probe", "name pose or acoustic in descriptors.streams")
         for stream in streams:
             vectors = describe.vector_identity(spec, stream)
-            scored = {"split": spec.evaluate.split, **identity_values(spec.evaluate, include={"sentiment_merging"})}
             identity = {"atlas": draft["atlas"].fingerprint, "vectors": vectors, **scored}
             draft.add(self, identity, f"a linear classifier on {stream} vectors alone", arm=Arm(probe=stream), part=stream)
 
@@ -69,7 +69,7 @@ class ProbeSteps(StepKind[ProbeResult]):
 
         from hba_ray.evaluation.scores import score_predictions
 
-        index = context.index
+        spec, index = context.spec, context.index
         with progress(context.step.name, total=len(index.counts())) as bar:
             table, probed = _probe(context, index, lambda dataset: bar.advance())
         pq.write_table(table, context.folder / PREDICTIONS)
