@@ -58,4 +58,4 @@ def probe_words(index: AtlasIndex, split: str, *, progress: Callable[[str], None
 
 
 def _rows(index: AtlasIndex, lines: np.ndarray) -> list[Row]:
-    return [row for row in read_rows(index, lines) if not isinstance(row, DataError)]
+    return [row for row in read_rows(index, lines.tolist()) if not isinstance(row, DataError)]
