@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from hba_ray.specs.atlas import Split
 from hba_ray.specs.base import Added, Seed, Spec, identity_values, once_each
-from hba_ray.specs.reading.secrets import masked
+from hba_ray.specs.reading.secrets import holds_secret, masked
 
 REACHED_BY = frozenset({"base_url", "key_env", "concurrency", "retries", "timeout_seconds", "batch", "poll_seconds", "price"})
 """Fields of `JudgeSpec` that say how the judge is reached. They change no verdict and enter no fingerprint."""
@@ -63,11 +63,14 @@ class JudgeSpec(Spec):
     @field_validator("base_url")
     @classmethod
     def _plain_url(cls, url: str) -> str:
+        in_url = "base_url holds a user, a password or a query; a spec is written to disk, so give secrets through key_env"
+        if holds_secret(url):
+            raise ValueError(in_url)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"base_url is {masked(url)!r}; give http://HOST:PORT/v1 or https://HOST/v1")
         if parts.username or parts.password or parts.query:
-            raise ValueError("base_url holds a user, a password or a query; a spec is written to disk, so give secrets through key_env")
+            raise ValueError(in_url)
         return url.rstrip("/")
 
     def identity(self) -> dict[str, Any]:

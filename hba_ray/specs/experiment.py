@@ -196,7 +196,7 @@ def problem(error: Any) -> tuple[tuple[str, ...], str, str]:
         error: one of pydantic's `ValidationError.errors()`.
     """
     path = tuple(str(part) for part in error["loc"])
-    key = ".".join(path)
+    key = masked(".".join(path))
     if error["type"] == "extra_forbidden":
         section = section_at(ExperimentSpec, path[:-1])
         fields = list(section.model_fields) if section else []

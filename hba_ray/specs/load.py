@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
@@ -22,7 +22,7 @@ from hba_ray.specs.experiment import ExperimentSpec, problem
 from hba_ray.specs.reading.files import UnreadableFile, whole_text
 from hba_ray.specs.reading.interpolation import Unresolved, leaves, resolve
 from hba_ray.specs.reading.overrides import COMMAND_LINE, MISSING, read_overrides
-from hba_ray.specs.reading.secrets import REFERENCE, WHERE_SECRETS_GO, holds_secret, looks_secret, references, shown
+from hba_ray.specs.reading.secrets import REFERENCE, WHERE_SECRETS_GO, holds_secret, masked, secret_references, shown
 from hba_ray.specs.reading.yaml_text import InvalidYaml, dump_yaml, parse_yaml
 from hba_ray.specs.trials import trials
 
@@ -45,6 +45,12 @@ class _Layer:
     name: str
     values: dict[str, Any]
     lines: dict[tuple[str, ...], int]
+
+    def __post_init__(self) -> None:
+        for path in _keys(self.values):
+            if holds_secret(path[-1]):
+                what = f"the key {masked('.'.join(path))} holds a password or a token, which would be written to disk"
+                raise SpecError(_at(self, path), what, WHERE_SECRETS_GO)
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = (), *, over: Sequence[str | Path] = ()) -> ExperimentSpec:
@@ -74,6 +80,15 @@ def spec_of_atlas(folder: Path, overrides: Sequence[str] = ()) -> ExperimentSpec
     root = _written(str(folder.absolute()))
     stated = {"name": "atlas", "atlas": {"source": "released", "root": root}}
     return _validated([_Layer(str(folder), stated, {}), _Layer(COMMAND_LINE, read_overrides(overrides), {})])
+
+
+def _keys(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of all keys of mappings, at every depth."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            here = (*path, str(key))
+            yield here
+            yield from _keys(inner, here)
 
 
 def _validated(layers: Sequence[_Layer]) -> ExperimentSpec:
@@ -115,11 +130,13 @@ def _parents(layer: _Layer) -> list[tuple[str, str]]:
     try:
         stated = resolve({"extends": layer.values.pop("extends"), **layer.values}, only="extends")
     except Unresolved as cause:
-        raise SpecError(place, f"extends cannot be resolved: {cause.what}", cause.way_out or WHAT_EXTENDS_NAMES) from None
+        raise SpecError(place, f"extends cannot be resolved: {masked(cause.what)}", cause.way_out or WHAT_EXTENDS_NAMES) from None
     names = [] if stated is None else stated if isinstance(stated, list) else [stated]
     for name in names:
         if not isinstance(name, str) or not name or not name.isprintable():
-            raise SpecError(place, f"extends holds {str(name)[:80]!r}, which is not a file name", WHAT_EXTENDS_NAMES)
+            raise SpecError(place, f"extends holds {masked(str(name))[:80]!r}, which is not a file name", WHAT_EXTENDS_NAMES)
+        if holds_secret(name):  # before it is a path, which would leave one slash of two
+            raise SpecError(place, f"extends holds a password or a token: {masked(name)}", WHAT_EXTENDS_NAMES)
     return [(name, place) for name in names]
 
 
@@ -132,8 +149,8 @@ def _read_file(path: Path, stated: str) -> _Layer:
     try:
         values, lines = parse_yaml(whole_text(path))
     except UnreadableFile as cause:
-        what = cause.what if stated == str(path) else f"extends {path}: {cause.what}"
-        raise SpecError(stated, what, _nearby(path) if cause.is_missing else cause.way_out) from None
+        what = cause.what if stated == str(path) else f"extends {masked(str(path))}: {cause.what}"
+        raise SpecError(masked(stated), what, _nearby(path) if cause.is_missing else cause.way_out) from None
     except InvalidYaml as cause:
         raise SpecError(f"{path}{cause.place}", cause.what, "correct the file") from None
     if values is not None and not isinstance(values, dict):
@@ -174,7 +191,7 @@ def _resolve(layers: Sequence[_Layer]) -> dict[str, Any]:
     try:
         raw = resolve(_merged(layers), takes_secrets)
     except Unresolved as cause:
-        raise SpecError(_locate(cause.path, layers), cause.what, cause.way_out) from None
+        raise SpecError(_locate(cause.path, layers), masked(cause.what), cause.way_out) from None
     for path, value in leaves(raw):
         if not isinstance(value, str):
             continue
@@ -183,7 +200,7 @@ def _resolve(layers: Sequence[_Layer]) -> dict[str, Any]:
             what = f"{key} holds a password or a token, which would be written to disk: {shown(value)}"
             way_out = "give it as ${oc.env:NAME}, the name of an environment variable" if taken else WHERE_SECRETS_GO
             raise SpecError(_locate(path, layers), what, way_out)
-        if not taken and (names := [name for name in references(value) if looks_secret(name)]):
+        if not taken and (names := secret_references(value)):
             raise SpecError(_locate(path, layers), f"{key} refers to the secret {names[0]}", WHERE_SECRETS_GO)
     return raw
 
@@ -271,7 +288,7 @@ def load_prompt_file(kind: type[Prompts], name: str, *, key: str, built_in: Mapp
     Raises:
         SpecError: there is no such file, it is not YAML, or a field in it is missing, unknown or not valid.
     """
-    where = f"{key}={name}"
+    where = f"{key}={masked(name)}"
     way_out = f"give {', '.join(built_in)} or a YAML file in the form of hba_ray/{next(iter(built_in.values()))}"
     try:
         raw, _ = parse_yaml(

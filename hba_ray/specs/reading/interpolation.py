@@ -19,7 +19,7 @@ from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConf
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser as Grammar
 from omegaconf.grammar_parser import parse
 
-from hba_ray.specs.reading.secrets import WHERE_SECRETS_GO, holds_secret, looks_secret
+from hba_ray.specs.reading.secrets import WHERE_SECRETS_GO, holds_secret, looks_secret, secret_references
 
 MOST_LETTERS = 1 << 20
 """Of all values with references, resolved."""
@@ -138,20 +138,30 @@ def _refuse_many(texts: dict[Path, str]) -> None:
 
 def _keep_secrets(path: Path, text: str, taken: bool) -> str:
     """The text with references to secrets escaped, so that OmegaConf leaves them as they are."""
-    for one in reversed([one for one in _references(path, text) if isinstance(one, _Variable)]):
+    variables = [one for one in _references(path, text) if isinstance(one, _Variable)]
+    secret = _secrets(text, variables)
+    for one in reversed(variables):
         value = os.environ.get(one.name)
-        if not taken and looks_secret(one.name):
+        if not taken and one.name in secret:
             raise Unresolved(
                 path,
                 f"{_name(path)} refers to the secret {one.name}; its value would be written to disk",
                 WHERE_SECRETS_GO,
             )
-        is_kept = taken and (not one.has_default if value is None else looks_secret(one.name) or holds_secret(value))
+        is_kept = taken and (not one.has_default if value is None else one.name in secret or holds_secret(value))
         if is_kept and one.is_inner:
             raise Unresolved(path, f"{_name(path)} refers to the secret {one.name} within another reference", "let it stand by itself")
         if is_kept:
             text = f"{text[: one.start]}\\${{oc.env:{one.name}}}{text[one.stop :]}"
     return text
+
+
+def _secrets(text: str, variables: list[_Variable]) -> set[str]:
+    """Those of a text's variables that are secrets, by their names or by their place in an address."""
+    plain = text
+    for one in reversed([one for one in variables if not one.is_inner]):
+        plain = f"{plain[: one.start]}${{oc.env:{one.name}}}{plain[one.stop :]}"
+    return {*secret_references(plain), *(one.name for one in variables if looks_secret(one.name))}
 
 
 def _measure(values: dict[str, Any], texts: Iterable[Path]) -> None:

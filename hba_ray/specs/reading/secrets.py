@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from urllib.parse import unquote
 
 from hba_ray.errors import EnvironmentMissing
 
@@ -16,24 +17,59 @@ MASK = "***"
 WHERE_SECRETS_GO = "tracking.mlflow alone takes secrets, as ${oc.env:NAME}; evaluate.judge.key_env names the variable of a judge's key"
 REFERENCE = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)\}")
 """A reference as it is kept in a spec."""
-_SECRET_WORDS = frozenset({"KEY", "KEYS", "TOKEN", "SECRET", "PASS", "PASSPHRASE", "CREDENTIAL", "AUTH", "SIG", "SIGNATURE"})
-_SECRET_ENDS = ("APIKEY", "ACCESSKEY", "TOKEN", "SECRET", "SECRETS", "PASSWORD", "PASSWORDS", "PASSWD", "CREDENTIALS")
+_SECRET_WORDS = frozenset({"PW", "PIN", "OTP", "CRED", "SIG", "SIGNATURE", "AUTHORIZATION"})
+"""Words that are a secret only by themselves: SPIN and SACRED are none."""
+_SECRET_ENDS = (
+    *("KEY", "TOKEN", "SECRET", "PASS", "PASSWORD", "PASSWD", "PWD", "PASSCODE", "PASSPHRASE", "CREDS", "CREDENTIAL", "AUTH"),
+    *("PAT", "BEARER", "JWT", "COOKIE", "DSN", "CONNECTIONSTRING"),
+)
+"""Ends of words; an S or digits may follow."""
+_ORDINARY = re.compile(
+    r"(MON|DON|TUR|JOC|HOC|WHIS|MIC)KEY|(COM|ENCOM|BY|SUR|TRES|OVER|UNDER|LOW|HIGH|BAND)PASS|(COM|EX|S)PAT"
+    r"|(MAX|MIN|NUM|N|NEW|TOTAL|PROMPT|COMPLETION|INPUT|OUTPUT)TOKENS"
+)
+"""Words that end so and are no secret."""
+_COUNTS = frozenset(["MAX", "MIN", "NUM", "N", "NEW", "TOTAL", "COUNT", "PROMPT", "COMPLETION", "INPUT", "OUTPUT"])
+"""Words beside which TOKENS are counted."""
+_FOLDERS = frozenset(["PWD", "OLDPWD"])
+"""Variables in which a shell keeps folders."""
 _ABOUT_A_SECRET = frozenset(["ENV", "FILE", "PATH", "NAME", "DIR"])
 """Last words of names that say where a secret is to be found."""
-_USER = re.compile(r"([A-Za-z][\w+.-]*://[^\s/?#:@]*:)([^\s/?#]+)@")
-_PARAMETER = re.compile(r"([?&;#]([\w.-]+)=)([^\s&;#'\"]+)")
+_USER = re.compile(
+    r"((?<![\w/])//(?!/)|(?i:(?<=http:)|(?<=https:))/+)"
+    # all before an @; or, where no number of a port follows the colon, a password with a slash or a space in it
+    r"([^\s/]+|[^\s/?#@:\[]*:(?!\d*(?:[/?#,;'\")\]\s]|$))[^\n]{0,200})@"
+)
+"""User and password of an address; a `Path` leaves one slash of two."""
+_PARAMETER = re.compile(r"([?&;#]([\w.%\[\]-]+)=)([^\s&;#]+)")
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a variable, or a parameter of an address, holds a secret by its name.
+    """Whether a variable holds a secret by its name.
 
     >>> [looks_secret(name) for name in ("OPENAI_API_KEY", "access_token", "JUDGE_KEY_ENV", "TOKENIZER_PATH", "MAX_TOKENS", "PWD")]
     [True, True, False, False, False, False]
     """
-    words = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).upper().replace("-", "_").replace(".", "_").split("_")
-    if words[-1] in _ABOUT_A_SECRET:
+    parts = re.split(r"[\W_]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).upper())
+    words = [word for part in parts if (word := part.strip("0123456789"))]
+    if not words or words[-1] in _ABOUT_A_SECRET or "_".join(words) in _FOLDERS:
         return False
-    return any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDS) for word in words)
+    return "CONNECTION_STRING" in "_".join(words) or any(
+        not (word == "TOKENS" and _COUNTS.intersection(words)) and _is_secret(word) for word in words
+    )
+
+
+def _is_secret(word: str) -> bool:
+    one = word.removesuffix("S") if word.endswith(tuple(f"{end}S" for end in _SECRET_ENDS)) and not word.endswith("PASS") else word
+    if _ORDINARY.fullmatch(word) or _ORDINARY.fullmatch(one):
+        return False
+    return one in _SECRET_WORDS or one.endswith(_SECRET_ENDS)
+
+
+def _parameter_is_secret(name: str) -> bool:
+    """Whether a parameter of an address holds a secret by its name; an address has no PWD that is a folder."""
+    name = unquote(name)
+    return looks_secret(name) or name.upper() in _FOLDERS
 
 
 def masked(text: str) -> str:
@@ -41,17 +77,34 @@ def masked(text: str) -> str:
 
     >>> masked("at http://me:pa55@host:5000/x?token=abc&page=2")
     'at http://me:***@host:5000/x?token=***&page=2'
+    >>> masked("http://token@host")
+    'http://***@host'
     """
-    if "://" not in text:
+    if "//" not in text and ":/" not in text:
         return text
-    text = _USER.sub(rf"\1{MASK}@", text)
-    return _PARAMETER.sub(lambda found: f"{found[1]}{MASK if looks_secret(found[2]) else found[3]}", text)
+    text = _USER.sub(lambda found: f"{found[1]}{_hidden_user(found[2])}@", text)
+    return _PARAMETER.sub(lambda found: f"{found[1]}{MASK if _parameter_is_secret(found[2]) else found[3]}", text)
+
+
+def _hidden_user(text: str) -> str:
+    """What stands before the @ of an address, hidden; the name of a user with a password is shown."""
+    user, colon, password = text.partition(":")
+    is_name = password and not re.search(r"%3a|[?#]", user, re.IGNORECASE)
+    return f"{user if is_name else MASK}{colon}{password and MASK}"
 
 
 def holds_secret(text: str) -> bool:
     """Whether a text holds a password or a token itself, and not only a reference to one."""
     bare = REFERENCE.sub(MASK, text)
     return masked(bare) != bare
+
+
+def secret_references(text: str) -> list[str]:
+    """The environment variables that a text refers to as secrets: by their names, or by their place in an address."""
+    placed = [found[0] for found in _USER.finditer(text)]
+    placed += [found[3] for found in _PARAMETER.finditer(text) if _parameter_is_secret(found[2])]
+    names = {name for part in placed for name in references(part)}
+    return [name for name in references(text) if name in names or looks_secret(name)]
 
 
 def references(text: str) -> list[str]:
@@ -76,12 +129,13 @@ def revealed(text: str, where: str) -> str:
 
 def shown(text: str) -> str:
     """A text with what its references stand for, and its secrets hidden."""
-    return masked(REFERENCE.sub(lambda found: MASK if looks_secret(found[1]) else os.environ.get(found[1], found[0]), text))
+    secret = secret_references(text)
+    return masked(REFERENCE.sub(lambda found: MASK if found[1] in secret else os.environ.get(found[1], found[0]), text))
 
 
 def without_secrets(message: str, text: str) -> str:
     """A message, perhaps of a library, in which the secrets that a text refers to are hidden."""
-    for name in references(text):
-        if looks_secret(name) and (value := os.environ.get(name)):
+    for name in secret_references(text):
+        if value := os.environ.get(name):
             message = message.replace(value, MASK)
     return masked(message)

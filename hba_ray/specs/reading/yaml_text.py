@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from hba_ray.specs.reading.secrets import masked
+
 MOST_NODES = 100_000
 """Keys and values of a document with all aliases written out, since a few lines of YAML can stand for billions."""
 MOST_LEVELS = 50
@@ -173,4 +175,5 @@ def _note_lines(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, .
 
 
 def _short(text: str) -> str:
+    text = masked(text)
     return text if len(text) <= 80 else f"{text[:80]}…"
