@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from hba_ray.data.media.files import open_container, opened, stream_of
-from hba_ray.data.media.lengths import check_bytes, check_index, check_seconds, stated_seconds
+from hba_ray.data.media.lengths import End, check_bytes, check_index, check_seconds, stated_seconds
 from hba_ray.errors import BadMedia
 
 SAMPLE_RATE = 16_000
@@ -138,15 +138,14 @@ def _soundfile_blocks(sound: soundfile.SoundFile, seconds: float, where: str) ->
 
 def _container_blocks(file: BinaryIO, size: int, where: str) -> Iterator[Block]:
     """Blocks of the audio stream; at its end, lengths are compared."""
-    end = 0.0
+    end = End()
     with open_container(file) as container:
         stream = stream_of(container, "audio", where)
         check_index(container, stream, size, "audio", where)
         # AAC in WAV has no lengths of its frames, so that only the decoder can tell them apart.
         unframed, waiting = container.format.name == "wav" and stream.codec_context.name == "aac", []
         for packet in container.demux():
-            if packet.size and packet.pts is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            end.add(packet)
             if packet.stream_index != stream.index:
                 continue
             if packet.is_corrupt:
@@ -154,13 +153,18 @@ def _container_blocks(file: BinaryIO, size: int, where: str) -> Iterator[Block]:
             if unframed:
                 waiting.append(bytes(packet))
                 packet = av.Packet(b"".join(waiting)) if not packet.size else None
-            for frame in stream.codec_context.decode(packet) if packet else ():
+            frames = stream.codec_context.decode(packet) if packet else []
+            if packet and not packet.duration:
+                end.decoded(packet, frames)
+            for frame in frames:
                 yield _mono(frame), frame.sample_rate
-        check_seconds(container, stream, end, "audio", where)
+        check_seconds(container, stream, end.seconds(stream), "audio", where)
 
 
 def _mono(frame: av.AudioFrame) -> np.ndarray:
     """The average of a frame's channels, float32 [T]. FFmpeg's own mixing would add them with weights that depend on their places."""
+    if frame.format.name in ("s64", "s64p"):  # NumPy arrays are not made of these
+        (frame,) = av.AudioResampler(format="dbl", layout=frame.layout, rate=frame.sample_rate).resample(frame)
     if frame.format.is_planar and frame.layout.nb_channels > _MOST_PLANES:
         repacked = av.AudioResampler(format=frame.format.packed, layout=frame.layout, rate=frame.sample_rate)
         (frame,) = repacked.resample(frame)

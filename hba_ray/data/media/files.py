@@ -18,7 +18,12 @@ from hba_ray.errors import BadMedia
 Kind = Literal["audio", "video", "image"]
 
 # Playlists and text "formats" would let a clip name other files, or turn any text into frames.
-_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mp3,aac,ac3,ogg,flac,wav,aiff,asf,flv,mpeg,mpegts,mpegvideo,amr,caf,gif"
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mp3,aac,ac3,ogg,flac,wav,aiff,asf,flv,mpeg,mpegts,mpegvideo,amr,caf,gif,w64,nut,mxf"
+)
+_CONTAINERS_READ = (
+    "MP4, MOV, Matroska, WebM, AVI, WAV, W64, AIFF, CAF, FLAC, Ogg, MP3, AAC, AC-3, AMR, ASF (WMA, WMV), FLV, MPEG, MPEG-TS, MXF, NUT, GIF"
+)
 _UNDECODABLE = (FFmpegError, soundfile.SoundFileError, OSError, ValueError, OverflowError)
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -42,7 +47,10 @@ def opened(clip: bytes | Path, kind: Kind, where: str) -> Iterator[tuple[BinaryI
 def open_container(file: BinaryIO) -> Any:
     """A PyAV container that reads the file from its start; to be used in a `with` block."""
     file.seek(0)
-    return av.open(file, options={"format_whitelist": _CONTAINERS})
+    try:
+        return av.open(file, options={"format_whitelist": _CONTAINERS})
+    except av.error.ArgumentError as cause:  # what FFmpeg says of a format that is not in the list
+        raise ValueError(f"its container is none of those that are read, or its header is damaged; read are {_CONTAINERS_READ}") from cause
 
 
 def stream_of(container: Any, kind: Kind, where: str) -> Any:

@@ -1,14 +1,15 @@
 """Finds files that were cut short, by what they state of their own length; a file that states none is taken as it is.
 
-Sizes in bytes are exact and are looked at in every file: of the chunks of WAV, AIFF and AVI, the segment of Matroska, the pages
-of Ogg, the packets of a transport stream, the stream behind a Xing or VBRI header of MP3, the index of MP4. Lengths in seconds
-are rounded by many programs, so data may end a tenth earlier.
+Sizes in bytes are exact and are looked at in every file: of the chunks of WAV, W64, AIFF and AVI, the segment of Matroska, the
+pages of Ogg, the index at the end of NUT, the last partition of MXF, the packets of a transport stream, the stream behind a Xing
+or VBRI header of MP3, the index of MP4. Lengths in seconds are rounded by many programs, so data may end a tenth earlier.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from math import inf
 from typing import Any, BinaryIO
 
 import av
@@ -18,8 +19,11 @@ from hba_ray.errors import BadMedia
 
 _STREAMED = 0x7FFF0000
 """Sizes of 32 bits from here on, and 0, stand where a program did not know the size when it began to write."""
+_STREAMED_WIDE = 0x7FFFFFFFFFFF0000
+"""The same of 64 bits."""
+_NUT, _NUT_INDEX = b"nut/multimed", b"NX\xdd\x67\x2f\x23\xe6\x4e"
 _LONGEST_PAGE = 27 + 255 + 255 * 255
-_STATE_SECONDS = ("avi", "matroska,webm", "flv", "asf", "caf")
+_STATE_SECONDS = ("avi", "matroska,webm", "flv", "asf", "caf", "mxf")
 """Containers whose length is written in the file. That of others PyAV estimates from their bit rate."""
 
 
@@ -37,6 +41,8 @@ def check_bytes(file: BinaryIO, size: int, kind: Kind, where: str) -> None:
                 raise BadMedia(where, f"the {kind} has {size} of {end} bytes", reason=f"truncated {kind}")
     if start.startswith(b"OggS") and not _ends_with_a_last_page(file, size):
         raise BadMedia(where, f"the {kind} ends before the page that is marked as its last", reason=f"truncated {kind}")
+    if start.startswith(_NUT) and not _ends_with_an_index(file, size):
+        raise BadMedia(where, f"the {kind} ends before the index at its end", reason=f"truncated {kind}")
     packet = _transport_packet(file)
     if packet and size % packet:
         raise BadMedia(where, f"the {kind} ends within a packet of {packet} bytes", reason=f"truncated {kind}")
@@ -51,11 +57,50 @@ def check_index(container: Any, stream: Any, size: int, kind: Kind, where: str) 
             raise BadMedia(where, f"the {kind} has {size} of {end} bytes", reason=f"truncated {kind}")
 
 
+class End:
+    """Where the packets of a container end, in seconds.
+
+    Some packets state no duration. Decoding tells it; without that, a packet is taken to last as long as the longest one before
+    it in its stream, and where there is none, the end is not known.
+    """
+
+    def __init__(self) -> None:
+        self._ends: dict[int, float] = {}
+        self._starts: dict[int, float] = {}
+        self._gaps: dict[int, float] = {}
+        self._decoded = 0.0
+
+    def add(self, packet: Any) -> None:
+        time = packet.dts if packet.pts is None else packet.pts
+        if not packet.size or time is None:
+            return
+        index, start = packet.stream_index, float(time * packet.time_base)
+        if index in self._starts:
+            self._gaps[index] = max(self._gaps.get(index, 0.0), start - self._starts[index])
+        self._starts[index] = start
+        lasts = float(packet.duration * packet.time_base) if packet.duration else self._gaps.get(index, inf)
+        known = self._ends.get(index, 0.0)
+        self._ends[index] = start + lasts if known == inf else max(known, start + lasts)
+
+    def decoded(self, packet: Any, frames: list[Any]) -> None:
+        """Takes the frames that came out of a packet of sound without a duration, or out of the decoder at the end."""
+        for frame in frames:
+            start = self._starts.get(packet.stream_index, 0.0) if frame.time is None else frame.time
+            self._decoded = max(self._decoded, start + frame.samples / frame.sample_rate)
+        if self._decoded:
+            known = 0.0 if packet.size else self._ends.get(packet.stream_index, 0.0)
+            self._ends[packet.stream_index] = max(self._decoded, 0.0 if known == inf else known)
+
+    def seconds(self, stream: Any) -> float:
+        """The latest end of any stream; infinite where that of the given one is not known."""
+        return max((end for index, end in self._ends.items() if end < inf or index == stream.index), default=0.0)
+
+
 def check_seconds(container: Any, stream: Any, end: float, kind: Kind, where: str) -> None:
     """Compares the end of the last packet with the length that the container states.
 
     Args:
-        end: seconds from the start of the container to the end of the last packet of any stream.
+        end: seconds from the start of the container to the end of the last packet of any stream, see `End`.
     """
     if container.format.name in _STATE_SECONDS:
         stated = stated_seconds(container, stream)
@@ -88,6 +133,29 @@ def _end_of_chunks(file: BinaryIO, size: int) -> int:
             return 0 if not stated or stated >= _STREAMED else at + 8 + stated
         at += 8 + stated + stated % 2
     return whole if whole < _STREAMED else 0
+
+
+def _end_of_wide_chunks(file: BinaryIO, size: int) -> int:
+    """Where the data of a W64 file end: as WAV, with names of 16 bytes, and sizes of 64 bits that count their own header."""
+    at = 40
+    while at + 24 <= size:
+        file.seek(at)
+        header = file.read(24)
+        stated = int.from_bytes(header[16:], "little")
+        if header.startswith(b"data"):
+            return at + stated if stated < _STREAMED_WIDE else 0
+        at += max(24, stated + -stated % 8)
+    file.seek(16)
+    return int.from_bytes(file.read(8), "little")
+
+
+def _end_of_partitions(file: BinaryIO, size: int) -> int:
+    """Where the last partition of an MXF file has begun, by the first one; 0 where that was not known yet (SMPTE 377)."""
+    file.seek(16)
+    pack = file.read(1 + 8 + 32)
+    start = 1 + (pack[0] & 0x7F if pack[:1] > b"\x80" else 0)
+    footer = int.from_bytes(pack[start + 24 : start + 32])
+    return footer + 16 if footer else 0
 
 
 def _end_of_segment(file: BinaryIO, size: int) -> int:
@@ -128,6 +196,8 @@ def _end_of_mp3(file: BinaryIO, size: int) -> int:
 
 _STATED_ENDS: dict[bytes, Callable[[BinaryIO, int], int]] = {
     **dict.fromkeys((b"RIFF", b"RIFX", b"RF64", b"FORM"), _end_of_chunks),
+    b"riff\x2e\x91\xcf\x11": _end_of_wide_chunks,
+    b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02": _end_of_partitions,
     **dict.fromkeys((b"ID3", b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2"), _end_of_mp3),
     b"\x1aE\xdf\xa3": _end_of_segment,
 }
@@ -143,6 +213,16 @@ def _ends_with_a_last_page(file: BinaryIO, size: int) -> bool:
     if len(page) < 27 or len(page) < 27 + page[26]:
         return False
     return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _ends_with_an_index(file: BinaryIO, size: int) -> bool:
+    """Whether a NUT file ends with its index, whose length stands before its last 4 bytes. All writers of FFmpeg put one there."""
+    file.seek(max(0, size - 12))
+    length = int.from_bytes(file.read(8))
+    if not 12 <= length <= size:
+        return False
+    file.seek(size - length)
+    return file.read(8) == _NUT_INDEX
 
 
 def _transport_packet(file: BinaryIO) -> int:

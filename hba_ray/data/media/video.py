@@ -23,7 +23,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from hba_ray.data.media.files import open_container, opened, stream_of
-from hba_ray.data.media.lengths import check_bytes, check_index, check_seconds, stated_seconds
+from hba_ray.data.media.lengths import End, check_bytes, check_index, check_seconds, stated_seconds
 from hba_ray.data.media.sizes import frame_size
 from hba_ray.errors import BadMedia
 
@@ -159,14 +159,14 @@ def _packets(container: Any, stream: Any, size: int, where: str) -> _Packets:
     check_index(container, stream, size, "video", where)
     times: list[int] = []
     keys: list[tuple[int, int]] = []
-    codec, end = stream.codec_context.name, 0.0
+    codec, end = stream.codec_context.name, End()
     reliable = container.format.name in _TIMED or (container.format.name in _ONE_TIME and _is_timed(container, stream))
     for packet in container.demux():
         time = packet.dts if packet.pts is None else packet.pts
         if not packet.size or time is None:
             reliable = reliable and not packet.size
             continue
-        end = max(end, float((time + (packet.duration or 0)) * packet.time_base))
+        end.add(packet)
         if packet.stream_index != stream.index:
             continue
         if packet.is_corrupt:
@@ -179,7 +179,7 @@ def _packets(container: Any, stream: Any, size: int, where: str) -> _Packets:
         times.append(time)
     if not times:
         raise BadMedia(where, "the video holds no frames", reason="empty video")
-    check_seconds(container, stream, end, "video", where)
+    check_seconds(container, stream, end.seconds(stream), "video", where)
     return _Packets(sorted(times), sorted(keys), reliable and len(set(times)) == len(times))
 
 

@@ -19,7 +19,8 @@ LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 6: "5.1", 8: "7.1"}
 LOUDNESS = np.array([0.5, 0.1, 0.3, 0.2, 0.15, 0.4, 0.05, 0.25])
 EXACT = [(".mkv", f"pcm_{depth}le") for depth in ("s16", "s24", "s32", "f32", "f64")] + [
     (".wav", "pcm_u8"), (".wav", "pcm_s24le"), (".wav", "pcm_f32le"), (".mov", "pcm_s16be"), (".avi", "pcm_u8"), (".aiff", "pcm_s16be"),
-    (".caf", "pcm_s16be"), (".m4a", "alac"), (".flac", "flac"),
+    (".caf", "pcm_s16be"), (".m4a", "alac"), (".flac", "flac"), (".wav", "pcm_s64le"), (".avi", "pcm_s64le"), (".mkv", "alac"),
+    (".w64", "pcm_s16le"), (".w64", "pcm_f32le"), (".nut", "pcm_s16le"),
 ]  # fmt: skip
 LOSSY = [
     *((suffix, "aac") for suffix in (".mp4", ".mov", ".mkv", ".ts", ".flv")),
@@ -123,7 +124,8 @@ def test_the_data_of_a_wav_are_judged_and_not_the_size_of_its_file(kept, header)
     ("suffix", "codec"),
     [
         (".mp3", "libmp3lame"), (".ogg", "libopus"), (".ts", "mp2"), (".mkv", "aac"), (".flv", "aac"), (".caf", "pcm_s16be"),
-        (".aiff", "pcm_s16be"), (".wav", "ac3"),
+        (".aiff", "pcm_s16be"), (".wav", "ac3"), (".w64", "pcm_s16le"), (".w64", "ac3"), (".nut", "aac"), (".nut", "pcm_s16le"),
+        (".mkv", "wavpack"), (".mkv", "alac"),
     ],
 )  # fmt: skip
 def test_sound_that_was_cut_is_refused_wherever_a_length_is_stated(tmp_path, suffix, codec):
@@ -135,6 +137,27 @@ def test_sound_that_was_cut_is_refused_wherever_a_length_is_stated(tmp_path, suf
         with pytest.raises(BadMedia) as refused:
             decode_audio(clip[: int(len(clip) * share) | 1], 10.0, where="row 1")
         assert refused.value.reason == "truncated audio"
+
+
+@pytest.mark.parametrize("codec", ["wavpack", "alac"])
+@pytest.mark.parametrize(("channels", "rate"), [(1, 8_000), (1, 16_000), (2, 44_100), (6, 48_000)])
+def test_packets_without_a_duration_are_measured_by_decoding(tmp_path, codec, channels, rate):
+    clip = recorded(tmp_path / "made.mkv", codec, np.tile(tones(channels, rate), 2), rate)
+    assert len(decode_audio(clip, 10.0, where="row 1")) == pytest.approx(32_000, abs=2)
+    segment = clip.index(b"\x18\x53\x80\x67") + 4
+    # As written live, with a size that is not known: only the stated seconds tell that it was cut.
+    live = clip[:segment] + b"\x01" + b"\xff" * 7 + clip[segment + 8 :]
+    assert len(decode_audio(live, 10.0, where="row 1")) == pytest.approx(32_000, abs=2)
+    for part in (clip[: len(clip) // 2], live[: len(clip) // 2]):
+        with pytest.raises(BadMedia) as refused:
+            decode_audio(part, 10.0, where="row 1")
+        assert refused.value.reason in ("truncated audio", "empty audio")
+
+
+def test_a_container_that_is_not_read_is_said_to_be_so(tmp_path):
+    clip = recorded(tmp_path / "made.swf", "libmp3lame", tones(1, 44_100), 44_100)
+    with pytest.raises(BadMedia, match=r"container is none of those that are read.*; read are MP4, .*MXF"):
+        decode_audio(clip, 10.0, where="row 1")
 
 
 def test_short_sound_beside_a_longer_video_is_whole(tmp_path):

@@ -245,6 +245,17 @@ def test_half_a_webm_or_avi_is_refused(tmp_path, codec, suffix):
         decode_video(clip[: len(clip) // 2], 4, 3136, where="clip")
 
 
+@pytest.mark.parametrize(("codec", "suffix"), [("mpeg2video", ".mxf"), ("mpeg4", ".nut")])
+def test_mxf_and_nut_are_read_and_refused_where_they_were_cut(tmp_path, codec, suffix):
+    clip = video(tmp_path, 50, codec, suffix, 25)
+    kept, _ = decode_video(clip, 4, 56 * 56, where="clip")
+    np.testing.assert_allclose(brightness(kept), 40 + 8 * (np.linspace(0, 49, 4).round() % 20), atol=3.9)
+    for share in (0.3, 0.6, 0.95):
+        with pytest.raises(BadMedia) as refused:
+            decode_video(clip[: int(len(clip) * share)], 4, 56 * 56, where="clip")
+        assert refused.value.reason == "truncated video"
+
+
 @pytest.mark.parametrize("format", ["WAV", "FLAC"])
 def test_half_a_wav_or_flac_is_refused(format):
     clip = wav(1.0, format=format)
