@@ -103,8 +103,8 @@ def test_what_whisper_hears_reaches_the_rows_of_later_steps(tmp_path: Path):
         tmp_path, atlas__datasets=["toy_tone"], descriptors__streams=["transcripts"], descriptors__transcripts=whisper, atlas__limit=1
     )
     context = _context_of(spec)
-    context.folder.mkdir(parents=True)
-    result = describe.DescribeSteps().make(context)
+    result = do_step(context, lambda line: None)
+    assert isinstance(result, describe.DescribeResult)
     assert result.streams["transcripts"].described == 3 and not context.index.transcripts
     later = replace(context.step, folder=tmp_path)
     index = Context(spec, later, {**context.earlier, "describe": context.step}).index

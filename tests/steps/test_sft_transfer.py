@@ -14,6 +14,7 @@ from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.steps.base import Context, Step
 from hba_ray.steps.evaluate import PREDICTIONS
+from hba_ray.steps.run import do_step
 from hba_ray.steps.sft import transfer_spec
 from hba_ray.store.folders import Storage, done
 from tests.helpers.experiments import small_experiment
@@ -80,8 +81,7 @@ def test_transfer_trains_on_what_was_said_in_the_rows_that_sft_is_not_shown(tmp_
     planned = steps(spoken, tmp_path)
     earlier: dict[str, Step] = {}
     for step in (planned["atlas"], planned["describe"]):
-        step.folder.mkdir(parents=True)
-        step.kind.make(Context(spoken, step, dict(earlier)))
+        do_step(Context(spoken, step, dict(earlier)), lambda line: None)
         earlier[step.name] = step
     later = Context(spoken, planned["sft" if "sft" in planned else "backbone"], earlier)
     held_out = {"toy_answers"} if "transfer" in stages else set()
