@@ -207,13 +207,13 @@ def _curves(experiments: Sequence[Named]) -> Iterable[Curves]:
     known: dict[Path, Step] = {}
     for experiment, _ in experiments:
         for step in experiment.steps:
-            if (step.folder / STEP_LOG).exists():
+            if step.has(STEP_LOG):
                 users.setdefault(step.folder, []).append(experiment.name)
                 known[step.folder] = step
     for folder, step in known.items():
         names = "" if len(users[folder]) == len(experiments) else f" of {', '.join(users[folder])}"
         unit = "epoch" if step.kind.name in EPOCHS else "optimiser step"
-        yield curves(f"{step.name}{names}", read_lines(folder / STEP_LOG), unit=unit)
+        yield curves(f"{step.name}{names}", read_lines(step.file(STEP_LOG)), unit=unit)
 
 
 def _clips(experiments: Sequence[Experiment], split: str) -> tuple[dict[Key, tuple[Clip, ...]], list[str]]:

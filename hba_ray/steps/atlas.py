@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.errors import DataError
 from hba_ray.progress import progress
 from hba_ray.specs import ExperimentSpec, fingerprint, identity_values
+from hba_ray.specs.atlas import Split
 from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.drops import count_drops
 from hba_ray.store.files import file_digest, file_digests, stamps
@@ -34,7 +35,7 @@ class AtlasResult(Result):
         leaks: rows that are in two splits: the fields of `data.repeats.Leak`.
     """
 
-    counts: dict[str, dict[str, int]]
+    counts: dict[str, dict[Split, int]]
     card: dict[str, Any] | None = None
     changes: dict[str, dict[str, int]] = field(default_factory=dict)
     leaks: list[dict[str, Any]] = field(default_factory=list)
@@ -76,7 +77,7 @@ class AtlasSteps(StepKind[AtlasResult]):
                 card, drops = conversion.to_json(), list(conversion.drops)
             index = build_index(spec, root, layout)
         index.save(context.folder, root_is_stated=stated_root(spec) is not None)
-        counts = {dataset: {str(split): rows for split, rows in splits.items()} for dataset, splits in index.counts().items()}
+        counts: Any = {dataset: {str(split): rows for split, rows in splits.items()} for dataset, splits in index.counts().items()}
         changes, leaks = found_in(index)
         return AtlasResult(counts=counts, card=card, drops=count_drops([*drops, *index.drops]), changes=changes, leaks=leaks)
 

@@ -15,6 +15,7 @@ same to the steps after it. What they read is what it made: see `Step.whole` and
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -30,7 +31,7 @@ from hba_ray.evaluation.arms import Arm
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.model import model_folder
 from hba_ray.store.files import folder_digests, read_parquet
-from hba_ray.store.finished import check_files, outdated_by, state_of
+from hba_ray.store.finished import check_files, known_files, outdated_by, state_of
 from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done, read_lines
 from hba_ray.store.follow import Metrics
 
@@ -220,6 +221,11 @@ class Step:
         self._check(name, content=True)
         return self.folder / name
 
+    def has(self, name: str) -> bool:
+        """Whether the finished step has made a file of this name, even if it is gone by now; of a former version's steps, what is there."""
+        known = known_files(self.folder, done(self.folder) or {})
+        return os.path.lexists(self.folder / name) if known is None else name in known
+
     def state(self) -> str:
         """A name for the content of the finished step's files; the log of its metrics, which holds times, does not enter."""
         return state_of(done(self.folder) or {}, without=[STEP_LOG])
@@ -377,7 +383,7 @@ def shown_metrics(name: str, line: Mapping[str, Any]) -> tuple[Metrics, int]:
 
 def logged_metrics(step: Step) -> Iterator[tuple[Metrics, int]]:
     """(metrics, optimiser step) of each line of a step's log, whichever run did the step."""
-    for line in read_lines(step.folder / STEP_LOG):
+    for line in read_lines(step.file(STEP_LOG)) if step.has(STEP_LOG) else ():
         if "step" in line:
             yield shown_metrics(step.name, line)
 
