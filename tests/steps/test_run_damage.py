@@ -27,7 +27,7 @@ from hba_ray.store.finished import FILES, MADE_FROM
 from hba_ray.store.folders import Storage, done, finish, ledger, reopen
 from tests.helpers.experiments import small_experiment
 from tests.helpers.hostile import hostile
-from tests.helpers.hostile_steps import Damaged, damaged_steps
+from tests.helpers.hostile_steps import DOING, Damaged, damaged_steps
 from tests.helpers.journals import ReadableJournal
 
 
@@ -155,6 +155,18 @@ def test_scores_that_a_former_version_left_and_someone_deleted_are_missed_too(st
     (step.folder / "scores.json").unlink()
     with pytest.raises(DataError, match=r"scores\.json: is gone"):
         run(spec_of(storage))
+
+
+@pytest.mark.parametrize("former", [True, False])
+@pytest.mark.parametrize("became", ["a folder", "a loop of links"])
+def test_a_log_that_is_no_file_any_more_is_no_missing_curve(storage: Path, finished: Finished, former: bool, became: str):
+    step = steps_of(storage)["sft"]
+    if former:
+        facts = {key: value for key, value in (done(step.folder) or {}).items() if key not in (FILES, MADE_FROM)}
+        (step.folder / "done.json").write_text(json.dumps(facts))
+    DOING[became](Damaged(became, 0, 0, b""), step.folder / "metrics.jsonl", b"")
+    with pytest.raises(DataError, match=r"metrics\.jsonl: "):
+        rebuild_page(storage / finished.folder.name)
 
 
 def test_a_mark_that_says_nothing_is_no_finished_training(storage: Path):
