@@ -19,10 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 from hba_ray.errors import DataError
 from hba_ray.specs import fingerprint
 from hba_ray.store.files import file_digests
-from hba_ray.store.folders import DO_AGAIN, DONE, done
+from hba_ray.store.folders import DO_AGAIN, DONE, FILES, MADE_FROM, done
 
-FILES, MADE_FROM = "files", "made_from"
-"""Keys of `done.json`; former versions of hba_ray wrote neither."""
 LOGS = "logs"
 """Folder of a step, or of a run, in which Ray keeps the logs of its processes."""
 UNKNOWN = "unknown"

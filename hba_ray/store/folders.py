@@ -33,6 +33,8 @@ DO_AGAIN = "do the step again with `hba run SPEC --redo STEP`, or delete its fol
 """The way out of a damaged file in the folder of a step."""
 _STEP = "step"
 """Key of `done.json`: the name of the folder, so that the folder of one step is not taken for that of another."""
+FILES, MADE_FROM = "files", "made_from"
+"""Keys of `done.json`, see `store/finished.py`; former versions of hba_ray wrote neither."""
 _SEAL = "seal"
 """Key of `done.json` with a digest of all its other values; former versions of hba_ray wrote none."""
 LOCK = ".lock"
@@ -128,7 +130,8 @@ def done(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError) as cause:
         raise DataError(str(mark), f"is damaged: {cause}", DO_AGAIN, reason="corrupt file") from None
     seal = facts.pop(_SEAL, None)
-    if seal is not None and seal != _seal_of(facts):
+    is_former = seal is None and facts and FILES not in facts
+    if not is_former and seal != _seal_of(facts):
         raise DataError(str(mark), "is damaged: its values are not those that were written", DO_AGAIN, reason="corrupt file")
     if (step := facts.pop(_STEP, folder.name)) != folder.name:
         raise DataError(str(mark), f"is that of another step: {step}", DO_AGAIN, reason="corrupt file")

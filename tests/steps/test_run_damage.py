@@ -169,10 +169,17 @@ def test_a_log_that_is_no_file_any_more_is_no_missing_curve(storage: Path, finis
         rebuild_page(storage / finished.folder.name)
 
 
-def test_a_mark_that_says_nothing_is_no_finished_training(storage: Path):
-    step = steps_of(storage)["sft"]
-    (step.folder / "done.json").write_text("{}")
-    with pytest.raises(DataError, match="says nothing of"):
+@pytest.mark.parametrize("said", ["{}", '{"seconds": 1}'])
+def test_a_mark_that_says_nothing_is_no_finished_training(storage: Path, said: str):
+    (steps_of(storage)["sft"].folder / "done.json").write_text(said)
+    with pytest.raises(DataError, match=r"done\.json: is damaged: .*(says nothing of|not those that were written)"):
+        run(spec_of(storage))
+
+
+@pytest.mark.parametrize("said", ["{}", '{"seconds": 1, "files": {}}'])
+def test_a_mark_without_its_seal_is_damaged_where_nothing_else_would_show_it(storage: Path, said: str):
+    (steps_of(storage)["backbone"].folder / "done.json").write_text(said)
+    with pytest.raises(DataError, match="not those that were written"):
         run(spec_of(storage))
 
 
