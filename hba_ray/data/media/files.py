@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Literal
 
 import av
 import soundfile
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError
 from av.stream import Disposition
 
 from hba_ray.errors import BadMedia
@@ -49,7 +49,7 @@ def open_container(file: BinaryIO) -> Any:
     file.seek(0)
     try:
         return av.open(file, options={"format_whitelist": _CONTAINERS})
-    except av.error.ArgumentError as cause:  # what FFmpeg says of a format that is not in the list
+    except ArgumentError as cause:  # what FFmpeg says of a format that is not in the list
         raise ValueError(f"its container is none of those that are read, or its header is damaged; read are {_CONTAINERS_READ}") from cause
 
 
