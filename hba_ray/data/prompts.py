@@ -23,7 +23,8 @@ from hba_ray.data.text import break_tokens, comparable, control_token
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import Spec
 from hba_ray.specs.load import load_prompt_file
-from hba_ray.specs.wording import AS_BEFORE, MOST_PROMPT_BYTES, Layout, Wording
+from hba_ray.specs.reading.files import UnreadableFile, whole_text
+from hba_ray.specs.wording import AS_BEFORE, Layout, Wording
 
 AnswerFrom = Literal["boxed", "chain"]
 Matching = Literal["lenient", "exact"]
@@ -151,15 +152,12 @@ def _from_jinja(name: str) -> ReasoningPrompt:
     Raises:
         SpecError: there is no such file, or it holds more.
     """
-    where, path = f"grpo.prompts={name}", Path(name).expanduser()
+    where = f"grpo.prompts={name}"
     try:
-        if not path.is_file() or path.stat().st_size > MOST_PROMPT_BYTES:
-            raise SpecError(
-                where, "is no file of a prompt", "give training/rl/format_prompt/default.jinja of a checkout of the released code"
-            )
-        text = path.read_bytes().decode("utf-8").removesuffix("\n")  # as Jinja does
-    except UnicodeDecodeError as cause:
-        raise SpecError(where, f"is not text: {cause}", "give a file in UTF-8") from None
+        text = whole_text(Path(name).expanduser()).removesuffix("\n")  # as Jinja does
+    except UnreadableFile as cause:
+        way_out = "give training/rl/format_prompt/default.jinja of a checkout of the released code"
+        raise SpecError(where, f"is no file of a prompt: {cause.what}", way_out) from None
     template = _JINJA_CONTENT.sub(lambda _: _PROBLEM, text)
     if any(sign in template for sign in ("{{", "{%", "{#")):
         raise SpecError(where, "holds more of Jinja than {{ content }}", "write it as a YAML file with {problem}")

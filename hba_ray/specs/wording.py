@@ -14,10 +14,9 @@ from typing import Literal
 
 from hba_ray.errors import SpecError
 from hba_ray.specs.model import ModelSpec
+from hba_ray.specs.reading.files import UnreadableFile, whole_text
 
 Layout = Literal["trimmed", "released"]
-MOST_PROMPT_BYTES = 1 << 20
-"""No file of a prompt is as large."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,13 @@ def load_system_prompt(name: str) -> str:
         SpecError: no such file, not text, empty, or a Python file without a system turn.
     """
     where, path = f"model.system_prompt={name}", Path(name).expanduser()
-    if not path.is_file():
-        raise SpecError(
-            where, "no such file", "give a text file, or training/sft/dataset/base_dataset.py of a checkout of the released code"
-        )
-    if path.stat().st_size > MOST_PROMPT_BYTES:
-        raise SpecError(where, f"is larger than {MOST_PROMPT_BYTES >> 10} KiB, so it is no system turn")
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = whole_text(path)
         found = _system_turns(ast.parse(text)) if path.suffix == ".py" else [text.removesuffix("\n").removesuffix("\r")]
-    except (UnicodeDecodeError, SyntaxError, ValueError, RecursionError, MemoryError) as cause:  # the last two for brackets without end
+    except UnreadableFile as cause:
+        way_out = "give a text file, or training/sft/dataset/base_dataset.py of a checkout of the released code"
+        raise SpecError(where, f"cannot be read: it {cause.what}" if path.is_file() else "no such file", way_out) from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as cause:  # the last two for brackets without end
         raise SpecError(where, f"cannot be read: {str(cause) or type(cause).__name__}", "give a text file in UTF-8") from None
     if len(set(found)) != 1 or not found[0].strip():
         what = "is empty" if path.suffix != ".py" else f"holds {len(set(found))} system turns, and one is needed"
