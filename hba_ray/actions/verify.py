@@ -47,7 +47,7 @@ def verify(folder: Path, on_step: Callable[[int, int], None] = lambda number, to
             if facts is None:
                 continue
             steps += 1
-            KINDS[place.name.rpartition("-")[0]].said(place)
+            KINDS[place.name.rpartition("-")[0]].said(place, facts)
             known = known_files(place, facts)
         except DataError as damaged:
             found.append((Path(damaged.where), damaged.what))

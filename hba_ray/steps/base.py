@@ -119,14 +119,14 @@ class StepKind(ABC, Generic[R]):
         """
         return ""
 
-    def said(self, folder: Path) -> R:
-        """What a finished step of this kind says of itself, whatever has become of its files.
+    def said(self, folder: Path, facts: Mapping[str, Any] | None = None) -> R:
+        """What a finished step of this kind says of itself, whatever became of its files. `facts`: its `done.json`, if read already.
 
         Raises:
             HbaError: it is not finished.
             DataError: what it says is damaged.
         """
-        said = done(folder)
+        said = done(folder) if facts is None else facts
         if said is None:
             raise HbaError(str(folder), f"this '{self.name}' step is not finished", "run the spec first")
         own = {field.name for field in fields(self.result_type)} - {field.name for field in fields(Result)}
@@ -174,12 +174,13 @@ class Step:
     @property
     def is_done(self) -> bool:
         """Whether it is finished, and what it was made from is still the same."""
-        return done(self.folder) is not None and not self.outdated_by()
+        facts = done(self.folder)
+        return facts is not None and not outdated_by(self.folder, facts, without=[STEP_LOG])
 
     def outdated_by(self) -> list[str]:
         """Folders of steps that it was made from and that were done again since, with another result."""
-        said = done(self.folder)
-        return [] if said is None else outdated_by(self.folder, said, without=[STEP_LOG])
+        facts = done(self.folder)
+        return [] if facts is None else outdated_by(self.folder, facts, without=[STEP_LOG])
 
     @property
     def progress(self) -> str:
@@ -193,9 +194,7 @@ class Step:
             HbaError: it is not finished.
             DataError: what it says is damaged, or a file is gone or has another size.
         """
-        said = self.kind.said(self.folder)
-        self._check(None)
-        return said
+        return self._checked(None)
 
     def whole(self) -> Path:
         """The folder of the finished step, once all its files are known to hold what they held.
@@ -206,8 +205,7 @@ class Step:
             HbaError: it is not finished.
             DataError: what it says is damaged, or a file is not what it was.
         """
-        self.kind.said(self.folder)
-        self._check(None, content=True)
+        self._checked(None, content=True)
         return self.folder
 
     def file(self, name: str) -> Path:
@@ -217,8 +215,7 @@ class Step:
             HbaError: the step is not finished.
             DataError: what it says is damaged, or the file is not what it was.
         """
-        self.kind.said(self.folder)
-        self._check(name, content=True)
+        self._checked(name, content=True)
         return self.folder / name
 
     def has(self, name: str) -> bool:
@@ -230,9 +227,12 @@ class Step:
         """A name for the content of the finished step's files; the log of its metrics, which holds times, does not enter."""
         return state_of(done(self.folder) or {}, without=[STEP_LOG])
 
-    def _check(self, only: str | None, *, content: bool = False) -> None:
-        facts = done(self.folder) or {}
-        check_files(self.folder, facts, self.name, only=only, content=content, memory=self.folder.parents[1])
+    def _checked(self, only: str | None, *, content: bool = False) -> Any:
+        """What the finished step says of itself, once its files, or one of them, are known to be what they were."""
+        facts = done(self.folder)
+        said = self.kind.said(self.folder, facts)
+        check_files(self.folder, facts or {}, self.name, only=only, content=content, memory=self.folder.parents[1])
+        return said
 
     def to_json(self, result: Result) -> dict[str, Any]:
         """What the step's `done.json` says of a result."""
