@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders
@@ -20,7 +19,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5OmniThinkerConfig, Qwen
 
 from hba_ray.errors import CheckpointError
 from hba_ray.models.checkpoints import new_folder
-from hba_ray.models.processor import END_OF_TURN, MEDIA_TOKENS, PAD, SPECIAL_TOKENS, omni_processor, token_ids
+from hba_ray.models.layout import END_OF_TURN, MEDIA_TOKENS, PAD, SPECIAL_TOKENS, omni_processor, thinker_config
 from hba_ray.models.sources import LanguageModel, SpeechEncoder, read_language, read_speech
 
 _RANDOM = ("visual.", "audio_tower.proj.", "audio_tower.audio_bos_eos_token.")
@@ -73,7 +72,6 @@ def _tokenizer(words: LanguageModel) -> PreTrainedTokenizerFast:
 
 def _config(words: LanguageModel, sound: SpeechEncoder, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniThinkerConfig:
     source = words.config
-    half = source.hidden_size // source.num_attention_heads // 2
     text = {
         "vocab_size": max(source.vocab_size, len(tokenizer)),
         "hidden_size": source.hidden_size,
@@ -83,15 +81,6 @@ def _config(words: LanguageModel, sound: SpeechEncoder, tokenizer: PreTrainedTok
         "num_key_value_heads": source.num_key_value_heads,
         "rms_norm_eps": source.rms_norm_eps,
         "max_position_embeddings": source.max_position_embeddings,
-        "tie_word_embeddings": False,
-        # Time, height and width share half a head as 2 : 3 : 3, the released model's [16, 24, 24].
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": source.rope_parameters["rope_theta"],
-            "mrope_section": [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8],
-        },
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
     }
     audio = {
         "num_mel_bins": sound.mel_bins,
@@ -101,23 +90,8 @@ def _config(words: LanguageModel, sound: SpeechEncoder, tokenizer: PreTrainedTok
         "d_model": sound.width,
         "max_source_positions": sound.positions,
         "n_window": sound.positions,  # a window is 2 n_window spectra long: Whisper's 30 seconds
-        "output_dim": source.hidden_size,
     }
-    vision: dict[str, Any] = {
-        "depth": 2,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_heads": 2,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 112,
-        "fullatt_block_indexes": [1],
-        "out_hidden_size": source.hidden_size,
-    }
-    return Qwen2_5OmniThinkerConfig(
-        text_config=text, audio_config=audio, vision_config=vision, tie_word_embeddings=False, **token_ids(tokenizer)
-    )
+    return thinker_config(tokenizer, text=text, audio=audio, vision_width=64, rope_theta=source.rope_parameters["rope_theta"])
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
 
 from hba_ray.models.checkpoints import new_folder
-from hba_ray.models.processor import DEFAULT_SYSTEM, END_OF_TURN, MEDIA_TOKENS, PAD, SPECIAL_TOKENS, omni_processor, token_ids
+from hba_ray.models.layout import DEFAULT_SYSTEM, END_OF_TURN, MEDIA_TOKENS, PAD, SPECIAL_TOKENS, omni_processor, thinker_config
 from hba_ray.specs.model import TinySpec
 
 _LM_HEAD_STD = 0.3
@@ -83,7 +83,6 @@ def _with_frame(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _config(spec: TinySpec, tokenizer: Qwen2Tokenizer) -> Qwen2_5OmniThinkerConfig:
-    half = spec.hidden // spec.heads // 2
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": spec.hidden,
@@ -92,11 +91,6 @@ def _config(spec: TinySpec, tokenizer: Qwen2Tokenizer) -> Qwen2_5OmniThinkerConf
         "num_attention_heads": spec.heads,
         "num_key_value_heads": spec.heads // 2 if spec.heads % 2 == 0 else 1,
         "max_position_embeddings": 32768,
-        "tie_word_embeddings": False,
-        # Time, height and width share half a head as 2 : 3 : 3, the released model's [16, 24, 24].
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [half // 4, half * 3 // 8, half * 3 // 8]},
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
     }
     audio = {
         "num_mel_bins": 128,
@@ -106,20 +100,5 @@ def _config(spec: TinySpec, tokenizer: Qwen2Tokenizer) -> Qwen2_5OmniThinkerConf
         "d_model": 32,
         "max_source_positions": 1500,
         "n_window": 100,
-        "output_dim": spec.hidden,
     }
-    vision = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 112,
-        "fullatt_block_indexes": [1],
-        "out_hidden_size": spec.hidden,
-    }
-    return Qwen2_5OmniThinkerConfig(
-        text_config=text, audio_config=audio, vision_config=vision, tie_word_embeddings=False, **token_ids(tokenizer)
-    )
+    return thinker_config(tokenizer, text=text, audio=audio, vision_width=32, rope_theta=1e6)

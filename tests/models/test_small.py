@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from hba_ray.descriptors.environments import find_uv
 from hba_ray.errors import CheckpointError, EnvironmentMissing
 from hba_ray.models.backbone import load_backbone, load_processor
-from hba_ray.models.processor import SPECIAL_TOKENS
+from hba_ray.models.layout import SPECIAL_TOKENS
 from hba_ray.models.small import build_small
 from hba_ray.models.sources import read_language, read_speech
 from hba_ray.specs.model import weights_of

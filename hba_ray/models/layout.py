@@ -1,13 +1,20 @@
-"""The processor of a Qwen2.5-Omni that is built here, tiny or small: special tokens, chat template, numbers of its media.
+"""What a Qwen2.5-Omni that is built here, tiny or small, shares with the released one: special tokens, chat template, processor, and
+the parts of its configuration that do not depend on its size.
 
-Names, order and roles are those of the released model, so a folder with such a processor loads as a released one does.
+Names, order and roles are those of the released model, so a folder with such files loads as a released one does.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, Qwen2_5OmniProcessor, Qwen2VLImageProcessor, WhisperFeatureExtractor
+from transformers import (
+    PreTrainedTokenizerBase,
+    Qwen2_5OmniProcessor,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2VLImageProcessor,
+    WhisperFeatureExtractor,
+)
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 PAD, END_OF_TURN = "<|endoftext|>", "<|im_end|>"
@@ -47,6 +54,7 @@ _CONFIG_TOKENS = {
     "vision_start_token_id": "<|vision_bos|>",
     "vision_end_token_id": "<|vision_eos|>",
 }
+"""Arguments of `Qwen2_5OmniThinkerConfig` -> tokens whose ids they are."""
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
 """The system turn that the released template adds to a conversation without one."""
@@ -94,7 +102,46 @@ def omni_processor(tokenizer: PreTrainedTokenizerBase, *, seconds: int, mel_bins
     )
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The ids of special tokens as arguments of `Qwen2_5OmniThinkerConfig`."""
+def thinker_config(
+    tokenizer: PreTrainedTokenizerBase, *, text: dict[str, Any], audio: dict[str, Any], vision_width: int, rope_theta: float
+) -> Qwen2_5OmniThinkerConfig:
+    """The configuration of a thinker with a small vision tower of two layers.
+
+    Args:
+        text: sizes of the language model, as arguments of `Qwen2_5OmniTextConfig`.
+        audio: the audio tower, as arguments of `Qwen2_5OmniAudioEncoderConfig`.
+        vision_width: hidden size of the vision tower.
+        rope_theta: base of the language model's rotary positions.
+    """
+    hidden = text["hidden_size"]
+    half = hidden // text["num_attention_heads"] // 2
+    # Time, height and width share half a head as 2 : 3 : 3, the released model's [16, 24, 24].
+    sections = [half // 4, half * 3 // 8, half - half // 4 - half * 3 // 8]
+    language = {
+        **text,
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta, "mrope_section": sections},
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    vision: dict[str, Any] = {
+        "depth": 2,
+        "hidden_size": vision_width,
+        "intermediate_size": 2 * vision_width,
+        "num_heads": 2,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": 112,
+        "fullatt_block_indexes": [1],
+        "out_hidden_size": hidden,
+    }
     ids: dict[str, Any] = {key: tokenizer.convert_tokens_to_ids(token) for key, token in _CONFIG_TOKENS.items()}
-    return {**ids, "user_token_id": tokenizer("user")["input_ids"][0]}
+    return Qwen2_5OmniThinkerConfig(
+        text_config=language,
+        audio_config={**audio, "output_dim": hidden},
+        vision_config=vision,
+        user_token_id=tokenizer("user")["input_ids"][0],
+        tie_word_embeddings=False,
+        **ids,
+    )
