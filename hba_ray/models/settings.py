@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from hba_ray.errors import CheckpointError, SpecError
 from hba_ray.models.manifests import read_manifest
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.base import value_at
+from hba_ray.specs.base import put_at, value_at
 from hba_ray.specs.wording import load_system_prompt
 
 SETTINGS, SYSTEM_PROMPT = "settings.json", "system_prompt.txt"
@@ -248,11 +248,7 @@ def _with(spec: ExperimentSpec, values: Mapping[str, Any]) -> ExperimentSpec:
     """
     raw = spec.model_dump(mode="json", exclude_unset=True)
     for key, value in values.items():
-        *sections, last = key.split(".")
-        place = raw
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = value
+        put_at(raw, key, value)
     return ExperimentSpec.model_validate(raw)
 
 

@@ -162,6 +162,26 @@ def value_at(spec: Spec, key: str) -> Any:
     return value
 
 
+def put_at(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets the value at a dotted key of nested mappings; sections that are missing or null are made.
+
+    Raises:
+        KeyError: a section on the way holds a value; names it.
+
+    >>> put_at(values := {"sft": None}, "sft.lr", 0.1); values
+    {'sft': {'lr': 0.1}}
+    """
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = values.get(section)
+        inner = {} if inner is None else inner
+        if not isinstance(inner, dict):
+            raise KeyError(section)
+        values[section] = inner
+        values = inner
+    values[last] = value
+
+
 def flat(values: Any, *, whole: Callable[[Mapping[Any, Any]], bool] = lambda value: False) -> dict[str, Any]:
     """Nested mappings as one, by dotted keys; an empty mapping is a value.
 

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hba_ray.errors import SpecError
-from hba_ray.specs.base import fingerprint
+from hba_ray.specs.base import fingerprint, put_at
 from hba_ray.specs.experiment import ExperimentSpec, problem
 from hba_ray.specs.sweep import DrawSpec, SweepSpec
 
@@ -159,16 +159,11 @@ def _experiment(
         way_out = "leave compat out of the spec itself, and set it in the sweep"
         raise SpecError(locate(("compat",)), "a spec with 'compat: authors' has its settings filled in before the sweep varies it", way_out)
     for key, value in sets.items():
-        *sections, last = key.split(".")
-        place = raw
-        for section in sections:
-            inner = place.get(section)
-            inner = {} if inner is None else inner
-            if not isinstance(inner, dict):
-                raise SpecError(_place(key, sets, sweep, locate), f"unknown key '{key}'", f"'{section}' holds a value, not keys")
-            place[section] = inner
-            place = inner
-        place[last] = value
+        try:
+            put_at(raw, key, value)
+        except KeyError as cause:
+            way_out = f"'{cause.args[0]}' holds a value, not keys"
+            raise SpecError(_place(key, sets, sweep, locate), f"unknown key '{key}'", way_out) from None
     try:
         return ExperimentSpec.model_validate(raw)
     except ValidationError as invalid:
