@@ -65,7 +65,7 @@ def probe(
         records += _predict(model, usual, descriptors, stream, index, lines, normalisation)
         probed.append(dataset)
         progress(dataset)
-    return pa.Table.from_pylist(sorted(records, key=lambda record: (record["dataset"], record["sample_id"])), schema=SCHEMA), probed
+    return table_of(records), probed
 
 
 def _fit(matrix_BD: np.ndarray, labels: np.ndarray) -> Pipeline:
@@ -98,6 +98,11 @@ def _predict(
         for line, row, guess, sure in zip(lines, rows, guesses, certainty, strict=True)
         if int(line) in descriptors.names  # the others could not be read, and were counted when they were described
     ]
+
+
+def table_of(records: list[dict[str, Any]]) -> pa.Table:
+    """A probe's predictions (`data.predictions.SCHEMA`), by dataset and id."""
+    return pa.Table.from_pylist(sorted(records, key=lambda one: (one["dataset"], one["sample_id"])), schema=SCHEMA)
 
 
 def record(sample_id: str, clip_id: str, dataset: str, true: str | None, guess: str, sure: float | None) -> dict[str, Any]:

@@ -13,15 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from hba_ray.data.atlas import AtlasIndex, read_rows
-from hba_ray.data.predictions import SCHEMA
 from hba_ray.data.prompts import question_of
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError
-from hba_ray.evaluation.probe import lines_of, record
-
-STEPS = 2000
-"""Largest number of the solver's iterations."""
+from hba_ray.evaluation.probe import STEPS, lines_of, record, table_of
 
 
 def probe_words(index: AtlasIndex, split: str, *, progress: Callable[[str], None] = lambda dataset: None) -> tuple[pa.Table, list[str]]:
@@ -54,7 +50,7 @@ def probe_words(index: AtlasIndex, split: str, *, progress: Callable[[str], None
             records += [record(row.sample_id, row.clip_id, dataset, row.label, guess, float(sure)) for row, guess, sure in best]
         probed.append(dataset)
         progress(dataset)
-    return pa.Table.from_pylist(sorted(records, key=lambda one: (one["dataset"], one["sample_id"])), schema=SCHEMA), probed
+    return table_of(records), probed
 
 
 def _rows(index: AtlasIndex, lines: np.ndarray) -> list[Row]:

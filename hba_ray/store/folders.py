@@ -27,6 +27,8 @@ from hba_ray.errors import DataError, EnvironmentMissing, SpecError
 
 RESOLVED, REPORT, LEDGER = "resolved.yaml", "report.json", "ledger.jsonl"
 """Files of a run: its spec with all settings; its report for programs, once it is finished; what was done, a line an event."""
+MLFLOW = "mlflow.db"
+"""The MLflow store of a storage."""
 DONE = "done.json"
 """File of a finished step, with what it says of itself."""
 DO_AGAIN = "do the step again with `hba run SPEC --redo STEP`, or delete its folder"
@@ -86,7 +88,7 @@ class Storage:
     @property
     def mlflow_uri(self) -> str:
         """The address of the MLflow store in this storage, which is used where a spec names no other."""
-        return sqlite_uri(self.folder / "mlflow.db")
+        return sqlite_uri(self.folder / MLFLOW)
 
 
 def sqlite_uri(file: Path) -> str:

@@ -21,8 +21,8 @@ from hba_ray.environ import variables
 from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.specs.compute import TrackingSpec
 from hba_ray.specs.reading.secrets import shown, without_secrets
-from hba_ray.store.folders import sqlite_uri
-from hba_ray.store.mlflow_store import ARTIFACTS, FILE, follow_the_storage, make_store
+from hba_ray.store.folders import MLFLOW, sqlite_uri
+from hba_ray.store.mlflow_store import ARTIFACTS, follow_the_storage, make_store
 from hba_ray.store.provenance import Process, ray_job, source, user
 
 if TYPE_CHECKING:
@@ -88,13 +88,13 @@ class MlflowTracker:
         self._run_id: str | None = None
         self._resumed = False
         self._storage = storage.absolute()
-        self.uri = spec.uri or sqlite_uri(self._storage / FILE)
+        self.uri = spec.uri or sqlite_uri(self._storage / MLFLOW)
         self._stated = spec.mlflow or self.uri
         with self._answers(), self._alone(), short_timeouts():
             if (file := self._file) is not None:
                 make_store(file)
             if spec.mlflow is None:
-                follow_the_storage(self._storage / FILE, self._storage / ARTIFACTS)
+                follow_the_storage(self._storage / MLFLOW, self._storage / ARTIFACTS)
             self._client = MlflowClient(self.uri)
             self._experiment = self._open(spec.experiment)
 
@@ -280,7 +280,7 @@ class MlflowTracker:
         from filelock import FileLock
 
         self._storage.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._storage / f"{FILE}.lock", timeout=OPENING_SECONDS):
+        with FileLock(self._storage / f"{MLFLOW}.lock", timeout=OPENING_SECONDS):
             yield
 
 

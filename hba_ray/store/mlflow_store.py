@@ -18,8 +18,8 @@ from hba_ray.store.folders import sqlite_uri
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-FILE, ARTIFACTS = "mlflow.db", "mlartifacts"
-"""The store in a storage's folder, and the folder of its files."""
+ARTIFACTS = "mlartifacts"
+"""The folder of the store's files, in a storage's folder."""
 
 
 def make_store(file: Path, migrate: Callable[[Path], None] = lambda file: _migrate(file)) -> None:

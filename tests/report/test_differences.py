@@ -28,6 +28,12 @@ def test_a_default_spec_is_the_paper_s_but_for_what_is_named():
     assert keys("the paper", stages=["sft"], bam={"epochs": 9}) == set(), "a stage that is not run makes no difference"
 
 
+def test_the_sizes_and_sources_of_a_model_that_is_built_here_are_no_difference():
+    tiny = {"backbone": "tiny", "tiny": {"hidden": 64}}
+    small = {"backbone": "small", "small": {"language": "owner/words", "seed": 3}}
+    assert keys("the paper", stages=["sft"], model=tiny) == keys("the paper", stages=["sft"], model=small) == {"model.backbone"}
+
+
 def test_every_setting_of_the_released_code_is_named_and_none_under_compat_authors():
     stages, harpo = ["sft", "bam", "grpo"], {"algorithm": "harpo"}
     found = {one.key for one in differences(spec(stages=stages, grpo=harpo)) if one.differs_from == "the released code"}

@@ -15,9 +15,9 @@ import pytest
 
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs.compute import TrackingSpec
-from hba_ray.store.folders import sqlite_uri
+from hba_ray.store.folders import MLFLOW, sqlite_uri
 from hba_ray.store.mlflow import FINGERPRINT, MlflowTracker
-from hba_ray.store.mlflow_store import FILE, make_store
+from hba_ray.store.mlflow_store import make_store
 
 KILLS, PATIENCE_SECONDS = 8, 300
 TAGS = {FINGERPRINT: "0123456789ab"}
@@ -26,7 +26,7 @@ TAGS = {FINGERPRINT: "0123456789ab"}
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store without a run."""
-    file = tmp_path_factory.mktemp("whole") / FILE
+    file = tmp_path_factory.mktemp("whole") / MLFLOW
     make_store(file)
     return file
 
@@ -63,24 +63,25 @@ HALF_MADE = {
 
 @pytest.mark.parametrize("commands", HALF_MADE.values(), ids=HALF_MADE)
 def test_a_store_that_was_left_half_made_is_made_again(whole: Path, tmp_path: Path, commands: list[str]):
-    shutil.copy(whole, tmp_path / FILE)
-    execute(tmp_path / FILE, *commands)
+    shutil.copy(whole, tmp_path / MLFLOW)
+    execute(tmp_path / MLFLOW, *commands)
     begin_a_run(tmp_path).end()
-    assert execute(tmp_path / FILE, "SELECT name FROM runs") == [("begun",)]
+    assert execute(tmp_path / MLFLOW, "SELECT name FROM runs") == [("begun",)]
 
 
 def test_an_empty_file_is_no_store_yet(tmp_path: Path):
-    (tmp_path / FILE).touch()
+    (tmp_path / MLFLOW).touch()
     begin_a_run(tmp_path).end()
+    assert execute(tmp_path / MLFLOW, "SELECT name FROM runs") == [("begun",)]
 
 
 def test_a_store_with_runs_is_never_replaced(whole: Path, tmp_path: Path):
-    shutil.copy(whole, tmp_path / FILE)
+    shutil.copy(whole, tmp_path / MLFLOW)
     begin_a_run(tmp_path).end()
-    execute(tmp_path / FILE, EARLY, "DROP TABLE logged_models")
+    execute(tmp_path / MLFLOW, EARLY, "DROP TABLE logged_models")
     with pytest.raises(EnvironmentMissing, match=r"MLflow at .* does not do its work: .*\n.*moved away, it is begun anew"):
-        MlflowTracker(TrackingSpec(mlflow=f"sqlite:////{tmp_path}/{FILE}"), tmp_path)  # an address that MLflow has not opened yet
-    assert execute(tmp_path / FILE, "SELECT name FROM runs") == [("begun",)]
+        MlflowTracker(TrackingSpec(mlflow=f"sqlite:////{tmp_path}/{MLFLOW}"), tmp_path)  # an address that MLflow has not opened yet
+    assert execute(tmp_path / MLFLOW, "SELECT name FROM runs") == [("begun",)]
 
 
 def test_what_dies_while_it_makes_a_store_leaves_none_and_hinders_nobody(whole: Path, tmp_path: Path):
@@ -91,31 +92,31 @@ def test_what_dies_while_it_makes_a_store_leaves_none_and_hinders_nobody(whole: 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_store(tmp_path / FILE, migrate=die)
-    assert not (tmp_path / FILE).exists()
-    make_store(tmp_path / FILE)
-    assert [file.name for file in tmp_path.iterdir()] == [FILE]
+        make_store(tmp_path / MLFLOW, migrate=die)
+    assert not (tmp_path / MLFLOW).exists()
+    make_store(tmp_path / MLFLOW)
+    assert [file.name for file in tmp_path.iterdir()] == [MLFLOW]
 
 
 @pytest.mark.parametrize("name", ["plain", "a b", "what?", "50%", "a%20b", "a#b", "é & co", "a?mode=memory&cache=shared"])
 def test_a_storage_may_have_any_name(tmp_path: Path, whole: Path, name: str):
     storage = tmp_path / name
     storage.mkdir()
-    shutil.copy(whole, storage / FILE)
+    shutil.copy(whole, storage / MLFLOW)
     tracker = begin_a_run(storage)
     tracker.log_text("so they said", "said.txt")
     tracker.end()
-    assert execute(storage / FILE, "SELECT name FROM runs") == [("begun",)]
+    assert execute(storage / MLFLOW, "SELECT name FROM runs") == [("begun",)]
     assert (storage / "mlartifacts" / tracker.run_id / "artifacts" / "said.txt").read_text() == "so they said"
     assert [path.name for path in tmp_path.iterdir()] == [name], "no folder of a quoted name was made"
-    assert tracker.uri == sqlite_uri(storage / FILE)
+    assert tracker.uri == sqlite_uri(storage / MLFLOW)
 
 
 @pytest.mark.parametrize("copied", [False, True])
 def test_records_and_their_files_move_with_the_storage(makers, tmp_path: Path, whole: Path, copied: bool):
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
-    shutil.copy(whole, old / FILE)
+    shutil.copy(whole, old / MLFLOW)
     first = makers(old, record_in)  # a process of its own, since MLflow remembers where a run's files are
     first.join(PATIENCE_SECONDS)
     assert first.exitcode == 0
@@ -124,13 +125,13 @@ def test_records_and_their_files_move_with_the_storage(makers, tmp_path: Path, w
     else:
         shutil.move(old, new)
     second = begin_a_run(new)
-    assert execute(new / FILE, "SELECT run_uuid FROM runs") == [(second.run_id,)]
+    assert execute(new / MLFLOW, "SELECT run_uuid FROM runs") == [(second.run_id,)]
     second.log_text("after", "after.txt")
     second.end()
     files = new / "mlartifacts" / second.run_id / "artifacts"
     assert {file.name for file in files.iterdir()} == {"params.json", "before.txt", "after.txt"}
     assert old.exists() == copied and not list(old.rglob("after.txt"))
-    assert not execute(new / FILE, f"SELECT * FROM runs WHERE artifact_uri LIKE '%{old}%'")
+    assert not execute(new / MLFLOW, f"SELECT * FROM runs WHERE artifact_uri LIKE '%{old}%'")
 
 
 def record_in(folder: str) -> None:
@@ -141,7 +142,7 @@ def record_in(folder: str) -> None:
 
 def make_in(folder: str) -> None:
     """What a process that is killed does: the store and nothing else."""
-    make_store(Path(folder) / FILE)
+    make_store(Path(folder) / MLFLOW)
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +176,10 @@ def test_a_maker_killed_in_its_first_seconds_leaves_no_store_or_a_whole_one(make
         if maker.exitcode is None:
             os.kill(maker.pid, signal.SIGKILL)
             maker.join()
-        if (folder / FILE).exists():
-            assert tables_of(folder / FILE) == tables
+        if (folder / MLFLOW).exists():
+            assert tables_of(folder / MLFLOW) == tables
         again = makers(folder)
         again.join(PATIENCE_SECONDS)
         assert again.exitcode == 0
-        assert [file.name for file in folder.iterdir()] == [FILE]
-        assert tables_of(folder / FILE) == tables
+        assert [file.name for file in folder.iterdir()] == [MLFLOW]
+        assert tables_of(folder / MLFLOW) == tables
