@@ -29,11 +29,11 @@ from hba_ray.descriptors.store import Table
 from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import BadMedia, DataError
 from hba_ray.report.sheets import MISSING, Sheet
-from hba_ray.specs.atlas import MediaSpec
-from hba_ray.specs.descriptors import Stream
+from hba_ray.specs.sections.atlas import MediaSpec
+from hba_ray.specs.sections.descriptors import Stream
 
 if TYPE_CHECKING:
-    from hba_ray.specs.descriptors import DescriptorsSpec
+    from hba_ray.specs.sections.descriptors import DescriptorsSpec
 
 
 SILENCE = 1e-3

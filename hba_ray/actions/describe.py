@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from hba_ray.cluster.session import ray_session
 from hba_ray.errors import SpecError
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.descriptors import USUAL_STREAMS
-from hba_ray.steps import describe
-from hba_ray.steps.atlas import AtlasSteps, found_in, say_found
+from hba_ray.specs.sections.descriptors import USUAL_STREAMS
 from hba_ray.steps.base import Context, Draft
+from hba_ray.steps.inputs import describe
+from hba_ray.steps.inputs.atlas import AtlasSteps, found_in, say_found
 from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
 

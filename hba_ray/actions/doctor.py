@@ -19,9 +19,9 @@ from hba_ray.errors import EnvironmentMissing
 from hba_ray.models.settings import settled
 from hba_ray.report.differences import differences, sentences
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.descriptors import STREAMS, Stream
 from hba_ray.specs.reading.secrets import masked
-from hba_ray.steps import describe
+from hba_ray.specs.sections.descriptors import STREAMS, Stream
+from hba_ray.steps.inputs import describe
 from hba_ray.store.provenance import gpu_names
 
 PYTHONS = ((3, 11), (3, 12))

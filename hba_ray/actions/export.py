@@ -11,7 +11,7 @@ from hba_ray.models.checkpoints import load_model, model_identity, new_folder
 from hba_ray.models.export import ADAPTERS
 from hba_ray.models.settings import SETTINGS, SYSTEM_PROMPT
 from hba_ray.runs.plan import Experiment
-from hba_ray.steps.bam import ADAPTERS as TRAINED_ADAPTERS
+from hba_ray.steps.stages.bam import ADAPTERS as TRAINED_ADAPTERS
 from hba_ray.store.folders import copy_folder, write_text
 
 ABOUT_ADAPTERS = """# Adapters of this model

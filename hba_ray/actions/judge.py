@@ -22,10 +22,10 @@ from hba_ray.report.formats import markdown
 from hba_ray.report.sheets import MISSING, Sheet, between, number
 from hba_ray.runs.opened import ledger_steps
 from hba_ray.specs import ExperimentSpec, load_spec
-from hba_ray.steps import compare
 from hba_ray.steps.base import Context, Draft, Result, Step
-from hba_ray.steps.evaluate import PREDICTIONS, EvaluateSteps
-from hba_ray.steps.judge import JudgeResult, JudgeSteps, open_items
+from hba_ray.steps.results import compare
+from hba_ray.steps.results.evaluate import PREDICTIONS, EvaluateSteps
+from hba_ray.steps.results.judge import JudgeResult, JudgeSteps, open_items
 from hba_ray.steps.run import do_step
 from hba_ray.store.files import read_parquet
 from hba_ray.store.folders import RESOLVED, Storage, file_of_run, note, write_text

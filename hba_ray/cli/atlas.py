@@ -36,7 +36,7 @@ def check_atlas(
     from hba_ray.actions.describe import index_of, with_streams
     from hba_ray.data.tasks import SPLITS
     from hba_ray.progress import progress
-    from hba_ray.steps.describe import settings
+    from hba_ray.steps.inputs.describe import settings
     from hba_ray.store.folders import Storage
 
     spec = with_streams(read(atlas, overrides))

@@ -21,7 +21,7 @@ from hba_ray.cluster import forkserver, ray_private
 from hba_ray.cluster.environment import NO_PROGRESS, local_ray_environ, ray_environ
 from hba_ray.cluster.private_folder import OF_RAY, keep_logs, private_folder, write_token
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.specs.compute import ComputeSpec, TrackingSpec
+from hba_ray.specs.sections.compute import ComputeSpec, TrackingSpec
 
 LOOPBACK = "127.0.0.1"
 ANYWHERE: dict[str, Any] = {"scheduling_strategy": "DEFAULT"}

@@ -18,7 +18,7 @@ from hba_ray.data.tasks import DATASETS, SPLITS, Dataset, find_dataset
 from hba_ray.data.writers import write_jsonl
 from hba_ray.errors import SpecError
 from hba_ray.specs import AtlasSpec
-from hba_ray.specs.atlas import SOURCES_READ_AS_THEY_ARE
+from hba_ray.specs.sections.atlas import SOURCES_READ_AS_THEY_ARE
 
 
 class Converter(Protocol):
@@ -107,7 +107,7 @@ def _converter(source: str) -> Converter:
     """
     if source in SOURCES_READ_AS_THEY_ARE:
         raise SpecError("atlas.source", f"'{source}' is read as it is, not converted", "name a corpus with a converter")
-    return cast(Converter, import_module(f"hba_ray.convert.{source}"))
+    return cast(Converter, import_module(f"hba_ray.convert.corpora.{source}"))
 
 
 def _count(converted: Converted, dataset: Dataset, split: str) -> SplitCount:

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from hba_ray.specs.atlas import SampleSpec
+from hba_ray.specs.sections.atlas import SampleSpec
 
 
 def stratified(strata: Sequence[Hashable], count: int, seed: int) -> np.ndarray:

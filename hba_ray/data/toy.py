@@ -30,7 +30,7 @@ from hba_ray.data.media import SAMPLE_RATE
 from hba_ray.data.rows import MEDIA_COLUMNS, Row
 from hba_ray.data.tasks import DATASETS, SPLITS, Dataset
 from hba_ray.data.writers import write_jsonl, write_parquet
-from hba_ray.specs.atlas import ToySpec
+from hba_ray.specs.sections.atlas import ToySpec
 
 SPLIT_SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 DATASET_SHARES = {"toy_tone": 17 / 48, "toy_nod": 17 / 48, "toy_words": 8 / 48, "toy_answers": 6 / 48}

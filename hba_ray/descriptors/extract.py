@@ -24,7 +24,7 @@ from hba_ray.descriptors.summary import StreamSummary, Summary
 from hba_ray.descriptors.tables import maker, note_identity, released_maker, table_of
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
-from hba_ray.specs.descriptors import DescriptorsSpec, Stream
+from hba_ray.specs.sections.descriptors import DescriptorsSpec, Stream
 from hba_ray.store.folders import claimed
 
 Progress = Callable[[str, int, int], None]

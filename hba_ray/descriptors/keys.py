@@ -25,7 +25,7 @@ from hba_ray.specs import fingerprint
 from hba_ray.store.files import GONE, stamp
 
 if TYPE_CHECKING:
-    from hba_ray.specs.descriptors import DescriptorsSpec, Stream
+    from hba_ray.specs.sections.descriptors import DescriptorsSpec, Stream
 
 CHUNK = 1024
 """Rows whose keys are stored in one file."""

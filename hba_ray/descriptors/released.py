@@ -22,7 +22,7 @@ import numpy as np
 from hba_ray.descriptors.pooling import pad_points, pooled
 from hba_ray.descriptors.pose import PARTS
 from hba_ray.errors import BadMedia
-from hba_ray.specs.descriptors import FUNCTIONALS
+from hba_ray.specs.sections.descriptors import FUNCTIONALS
 
 MOST_VALUES = 1 << 28
 """Values of an array that is read: a gigabyte of float32, the landmarks of more than an hour."""

@@ -12,7 +12,7 @@ from hba_ray.descriptors.environments import ENVIRONMENTS
 from hba_ray.descriptors.pools import Extractor
 from hba_ray.descriptors.store import Table
 from hba_ray.specs import fingerprint
-from hba_ray.specs.descriptors import DescriptorsSpec, Stream
+from hba_ray.specs.sections.descriptors import DescriptorsSpec, Stream
 from hba_ray.store.files import file_digest
 from hba_ray.store.folders import write_text
 

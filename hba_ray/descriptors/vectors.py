@@ -17,11 +17,11 @@ from hba_ray.descriptors.pooling import ZScoreStatistics
 from hba_ray.descriptors.store import Table
 from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import DataError
-from hba_ray.specs.descriptors import AcousticSpec, PoseSpec, Stream
+from hba_ray.specs.sections.descriptors import AcousticSpec, PoseSpec, Stream
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex
-    from hba_ray.specs.descriptors import DescriptorsSpec
+    from hba_ray.specs.sections.descriptors import DescriptorsSpec
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hba_ray.data.batches import BatchMaker, MicroBatch
-from hba_ray.data.order import Share, Window
-from hba_ray.data.stream import make_here
+from hba_ray.data.feed.batches import BatchMaker, MicroBatch
+from hba_ray.data.feed.order import Share, Window
+from hba_ray.data.feed.stream import make_here
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError, EnvironmentMissing
 from hba_ray.evaluation.costs import Cost, Latency

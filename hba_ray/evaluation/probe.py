@@ -20,7 +20,7 @@ from hba_ray.data.predictions import SCHEMA
 from hba_ray.data.tasks import DATASETS
 from hba_ray.descriptors.pooling import normalise
 from hba_ray.descriptors.vectors import Descriptors
-from hba_ray.specs.descriptors import Normalisation, Stream
+from hba_ray.specs.sections.descriptors import Normalisation, Stream
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline

@@ -29,7 +29,7 @@ from hba_ray.judge.prompts import ReplyFormat, stated_object
 from hba_ray.judge.replies import Reply
 from hba_ray.progress import Bar
 from hba_ray.specs.base import fingerprint
-from hba_ray.specs.evaluate import JudgeSpec
+from hba_ray.specs.sections.evaluate import JudgeSpec
 
 if TYPE_CHECKING:
     from torch import nn

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.judge.prompts import REPLY_IN_WORDS, REPLY_SCHEMA, ReplyFormat
 from hba_ray.judge.replies import Form, MalformedReply, Models, Reply, read_body, read_form, without_half_characters
-from hba_ray.specs.evaluate import JudgeSpec
+from hba_ray.specs.sections.evaluate import JudgeSpec
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -30,7 +30,7 @@ from hba_ray.judge.prompts import Prompts, ReplyFormat, load_prompts, read_verdi
 from hba_ray.judge.replies import Reply
 from hba_ray.progress import Bar
 from hba_ray.specs.base import fingerprint
-from hba_ray.specs.evaluate import JudgeSpec
+from hba_ray.specs.sections.evaluate import JudgeSpec
 
 WAIT_SECONDS = 26 * 3600
 """How long a run waits for another of the same judge; a batch may take a day."""

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from hba_ray.errors import CheckpointError, EnvironmentMissing
-from hba_ray.specs.model import LoraSpec, ModelSpec, model_folder
+from hba_ray.specs.sections.model import LoraSpec, ModelSpec, model_folder
 
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear layers that LoRA adapts, by the last part of their name (paper appendix C.2)."""

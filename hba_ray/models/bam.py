@@ -25,7 +25,7 @@ from transformers.masking_utils import create_causal_mask
 from hba_ray.descriptors.pooling import varies
 from hba_ray.errors import DataError
 from hba_ray.models.omni import OmniSapiens
-from hba_ray.specs.bam import BamSpec, Injection
+from hba_ray.specs.sections.bam import BamSpec, Injection
 
 
 class DescriptorBatch(NamedTuple):

@@ -33,8 +33,8 @@ from hba_ray.models.omni import OmniSapiens
 from hba_ray.models.settings import write_settings
 from hba_ray.models.tensors import UNREADABLE, read_tensors
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.bam import BamSpec
 from hba_ray.specs.base import fingerprint
+from hba_ray.specs.sections.bam import BamSpec
 from hba_ray.store.files import file_digest, folder_digests
 
 FORMAT = 1

@@ -16,7 +16,7 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 
 from hba_ray.models.checkpoints import new_folder
 from hba_ray.models.layout import DEFAULT_SYSTEM, END_OF_TURN, MEDIA_TOKENS, PAD, SPECIAL_TOKENS, omni_processor, thinker_config
-from hba_ray.specs.model import TinySpec
+from hba_ray.specs.sections.model import TinySpec
 
 _LM_HEAD_STD = 0.3
 """With the usual 0.02 logits of a frozen lm_head stay below about 1.3, so that the answer loss could not fall under LoRA."""

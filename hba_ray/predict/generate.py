@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hba_ray.data.batches import MicroBatch
+from hba_ray.data.feed.batches import MicroBatch
 from hba_ray.data.predictions import Columns
 from hba_ray.models.backbone import load_backbone, load_processor
 from hba_ray.models.omni import Decoding, decode

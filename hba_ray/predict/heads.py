@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 
-from hba_ray.data.batches import MicroBatch
+from hba_ray.data.feed.batches import MicroBatch
 from hba_ray.data.predictions import make_record
 from hba_ray.data.tasks import ALL_CLASSES, DATASETS
 from hba_ray.models.backbone import load_processor

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from hba_ray.data.atlas import AtlasIndex, Drop
-from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
-from hba_ray.data.order import Order, Share, Window, plan_epoch
+from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch
+from hba_ray.data.feed.order import Order, Share, Window, plan_epoch
+from hba_ray.data.feed.stream import make_here, map_with_model_actors, micro_batch_dataset
 from hba_ray.data.predictions import Columns, make_record
 from hba_ray.data.prompts import AnswerFrom, Matching, ReasoningPrompt, ask_plainly, read_answer, read_class
 from hba_ray.data.rows import Row
-from hba_ray.data.stream import make_here, map_with_model_actors, micro_batch_dataset
 from hba_ray.data.tasks import DATASETS
 from hba_ray.models.backbone import context_length, load_processor
 from hba_ray.specs import ExperimentSpec

@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.cluster.environment import require_vllm, vllm_environ
 from hba_ray.data.atlas import Drop, read_rows
 from hba_ray.data.clips import decode_clips
-from hba_ray.data.order import Order, Window, plan_epoch
+from hba_ray.data.feed.order import Order, Window, plan_epoch
+from hba_ray.data.feed.stream import map_with_model_actors
 from hba_ray.data.predictions import asked_columns
 from hba_ray.data.prompts import chat_message, system_turn, withhold
 from hba_ray.data.rows import Row
-from hba_ray.data.stream import map_with_model_actors
 from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing
 from hba_ray.predict.jobs import GenerateJob, Predictions
 from hba_ray.predict.vllm_clips import CONNECTOR, Clip, as_clips, content_of, handed_over, register_connector
 from hba_ray.specs import ComputeSpec
-from hba_ray.specs.model import model_folder
+from hba_ray.specs.sections.model import model_folder
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from hba_ray.evaluation.pairs import PairScore
 from hba_ray.evaluation.scores import Scores
-from hba_ray.specs.atlas import Split
+from hba_ray.specs.sections.atlas import Split
 
 TINY_TITLE = " (a tiny random model: it checks the machinery and gives no verdict against the paper)"
 """Ends the title of a report on the randomly initialised model."""

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hba_ray.errors import CheckpointError, TrainingError
-from hba_ray.specs.grpo import HarpoSpec
+from hba_ray.specs.sections.grpo import HarpoSpec
 
 STATE_FILE = "harpo.json"
 """Beside a checkpoint's weights."""

@@ -24,7 +24,7 @@ from hba_ray.data.rows import Row
 from hba_ray.errors import DataError
 from hba_ray.rl import AGENT
 from hba_ray.rl.omni import mean_rate, verl_media
-from hba_ray.specs.atlas import MediaSpec
+from hba_ray.specs.sections.atlas import MediaSpec
 from hba_ray.specs.wording import Layout, Wording
 
 SECTION = "hba"

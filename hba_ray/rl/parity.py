@@ -19,7 +19,7 @@ from hba_ray.data.media import SAMPLE_RATE
 from hba_ray.environ import variables
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.rl.dataset import Prompt, RowSettings, make_prompt
-from hba_ray.specs.atlas import MediaSpec
+from hba_ray.specs.sections.atlas import MediaSpec
 
 TOLERANCE = 1e-3
 """Largest allowed difference of a token's log-probability in fp32 on a CPU, where the two libraries add up in different orders."""

@@ -25,7 +25,7 @@ import numpy as np
 from hba_ray.data.prompts import boxed, close_up_signs, plain_text, read_answer
 from hba_ray.data.tasks import find_dataset
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.specs.grpo import EncoderSpec, RewardSpec
+from hba_ray.specs.sections.grpo import EncoderSpec, RewardSpec
 
 HARPO_WEIGHTS = (0.8, 0.2)
 """Weights of the answer and of the format (human_behaviour_harpo.py)."""

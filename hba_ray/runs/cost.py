@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from hba_ray.errors import SpecError
 from hba_ray.runs.plan import Experiment
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps import bam
 from hba_ray.steps.base import Context
+from hba_ray.steps.stages import bam
 from hba_ray.store.folders import write_text
 
 if TYPE_CHECKING:

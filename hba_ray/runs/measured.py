@@ -19,11 +19,11 @@ from hba_ray.evaluation.scores import clips_of
 from hba_ray.evaluation.statistics import Interval, interval, ratio_draws
 from hba_ray.runs.plan import Experiment
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec
-from hba_ray.steps import bam
-from hba_ray.steps.drops import rows_used
-from hba_ray.steps.evaluate import PREDICTIONS
-from hba_ray.steps.judge import verdicts_in
-from hba_ray.steps.retention import WRITTEN
+from hba_ray.steps.inputs.drops import rows_used
+from hba_ray.steps.results.evaluate import PREDICTIONS
+from hba_ray.steps.results.judge import verdicts_in
+from hba_ray.steps.results.retention import WRITTEN
+from hba_ray.steps.stages import bam
 from hba_ray.store.files import read_parquet
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from hba_ray.runs.plan import Experiment, plan
 from hba_ray.runs.results import write_verdict
 from hba_ray.runs.sweep_plan import SweepPlan, plan_sweep
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, load_spec
-from hba_ray.steps import describe
+from hba_ray.steps.inputs import describe
 from hba_ray.store.folders import write_text
 from hba_ray.store.journal import FILE, JournalTracker, forwarding
 from hba_ray.store.mlflow import MlflowTracker

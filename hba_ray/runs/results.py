@@ -21,10 +21,10 @@ from hba_ray.report.samples import Clip, Key, clips_note, sampled_clips, samples
 from hba_ray.report.tables import render_json, render_markdown
 from hba_ray.runs.plan import Experiment
 from hba_ray.steps.base import STEP_LOG, Step
-from hba_ray.steps.compare import COMPARISON
-from hba_ray.steps.drops import rows_dropped, rows_used
-from hba_ray.steps.evaluate import PREDICTIONS, SCORES
-from hba_ray.steps.judge import VERDICTS, verdicts_in
+from hba_ray.steps.inputs.drops import rows_dropped, rows_used
+from hba_ray.steps.results.compare import COMPARISON
+from hba_ray.steps.results.evaluate import PREDICTIONS, SCORES
+from hba_ray.steps.results.judge import VERDICTS, verdicts_in
 from hba_ray.store.files import from_json, read_parquet
 from hba_ray.store.folders import REPORT, read_lines, write_text
 from hba_ray.store.provenance import environment

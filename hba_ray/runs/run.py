@@ -19,9 +19,9 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
 from hba_ray.specs.load import as_yaml
 from hba_ray.steps.base import STEP_LOG, Context, Step, logged_metrics
-from hba_ray.steps.compare import COMPARISON, DIFFERENCES
-from hba_ray.steps.evaluate import PREDICTIONS, SCORES
-from hba_ray.steps.judge import VERDICTS
+from hba_ray.steps.results.compare import COMPARISON, DIFFERENCES
+from hba_ray.steps.results.evaluate import PREDICTIONS, SCORES
+from hba_ray.steps.results.judge import VERDICTS
 from hba_ray.steps.run import do_step, done_again
 from hba_ray.store import journal as journals
 from hba_ray.store.folders import LOCK_SECONDS, RESOLVED, Storage, claimed, note, write_text

@@ -141,7 +141,7 @@ def section_at(kind: Any, path: Sequence[str]) -> type[BaseModel] | None:
 def has_key(section: type[BaseModel], key: str) -> bool:
     """Whether a dotted key names a field of a section, or of a section in it.
 
-    >>> from hba_ray.specs.model import ModelSpec
+    >>> from hba_ray.specs.sections.model import ModelSpec
     >>> has_key(ModelSpec, "lora.rank"), has_key(ModelSpec, "lora.rnk")
     (True, False)
     """

@@ -11,18 +11,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from hba_ray.specs.atlas import AtlasSpec
-from hba_ray.specs.bam import AUTHORS_BAM, BamSpec
 from hba_ray.specs.base import Seed, Spec, has_key, once_each, section_at
-from hba_ray.specs.compute import ComputeSpec, TrackingSpec
-from hba_ray.specs.descriptors import DescriptorsSpec
-from hba_ray.specs.evaluate import EvaluateSpec
-from hba_ray.specs.grpo import AUTHORS_GRPO, GrpoSpec
-from hba_ray.specs.model import ModelSpec
 from hba_ray.specs.paper import PaperSpec
 from hba_ray.specs.reading.secrets import masked
-from hba_ray.specs.sft import SftSpec, TransferSpec
-from hba_ray.specs.sweep import SweepSpec
+from hba_ray.specs.sections.atlas import AtlasSpec
+from hba_ray.specs.sections.bam import AUTHORS_BAM, BamSpec
+from hba_ray.specs.sections.compute import ComputeSpec, TrackingSpec
+from hba_ray.specs.sections.descriptors import DescriptorsSpec
+from hba_ray.specs.sections.evaluate import EvaluateSpec
+from hba_ray.specs.sections.grpo import AUTHORS_GRPO, GrpoSpec
+from hba_ray.specs.sections.model import ModelSpec
+from hba_ray.specs.sections.sft import SftSpec, TransferSpec
+from hba_ray.specs.sections.sweep import SweepSpec
 
 AUTHORS: dict[str, dict[str, Any]] = {
     "atlas": {"media": {"video_min_pixels": 147_456, "image_pixels": 524_288, "image_min_pixels": 65_536}},

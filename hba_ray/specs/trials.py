@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import fingerprint, put_at
 from hba_ray.specs.experiment import ExperimentSpec, problem
-from hba_ray.specs.sweep import DrawSpec, SweepSpec
+from hba_ray.specs.sections.sweep import DrawSpec, SweepSpec
 
 MOST_TRIALS = 1000
 """A sweep of more trials is taken for a mistake."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from hba_ray.errors import SpecError
-from hba_ray.specs.model import ModelSpec
 from hba_ray.specs.reading.files import UnreadableFile, whole_text
+from hba_ray.specs.sections.model import ModelSpec
 
 Layout = Literal["trimmed", "released"]
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from hba_ray.steps.atlas import AtlasSteps
-from hba_ray.steps.backbone import BackboneSteps
-from hba_ray.steps.bam import BamSteps, StatesSteps
 from hba_ray.steps.base import StepKind
-from hba_ray.steps.compare import CompareSteps
-from hba_ray.steps.describe import DescribeSteps
-from hba_ray.steps.evaluate import EvaluateSteps
-from hba_ray.steps.grpo import GrpoSteps
-from hba_ray.steps.judge import JudgeSteps
-from hba_ray.steps.probe import ProbeSteps
-from hba_ray.steps.retention import RetentionSteps
-from hba_ray.steps.sft import SftSteps, TransferSteps
+from hba_ray.steps.inputs.atlas import AtlasSteps
+from hba_ray.steps.inputs.backbone import BackboneSteps
+from hba_ray.steps.inputs.describe import DescribeSteps
+from hba_ray.steps.results.compare import CompareSteps
+from hba_ray.steps.results.evaluate import EvaluateSteps
+from hba_ray.steps.results.judge import JudgeSteps
+from hba_ray.steps.results.probe import ProbeSteps
+from hba_ray.steps.results.retention import RetentionSteps
+from hba_ray.steps.stages.bam import BamSteps, StatesSteps
+from hba_ray.steps.stages.grpo import GrpoSteps
+from hba_ray.steps.stages.sft import SftSteps, TransferSteps
 
 BEFORE: tuple[StepKind[Any], ...] = (AtlasSteps(), DescribeSteps(), BackboneSteps())
 """Kinds that every experiment begins with."""

@@ -29,7 +29,7 @@ from hba_ray.data.tasks import find_dataset
 from hba_ray.errors import CheckpointError, DataError, HbaError
 from hba_ray.evaluation.arms import Arm
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.specs.model import model_folder
+from hba_ray.specs.sections.model import model_folder
 from hba_ray.store.files import folder_digests, read_parquet
 from hba_ray.store.finished import check_files, known_files, outdated_by, state_of
 from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done, read_lines

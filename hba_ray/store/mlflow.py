@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import hba_ray
 from hba_ray.environ import variables
 from hba_ray.errors import EnvironmentMissing, HbaError
-from hba_ray.specs.compute import TrackingSpec
 from hba_ray.specs.reading.secrets import shown, without_secrets
+from hba_ray.specs.sections.compute import TrackingSpec
 from hba_ray.store.folders import MLFLOW, sqlite_uri
 from hba_ray.store.mlflow_store import ARTIFACTS, follow_the_storage, make_store
 from hba_ray.store.provenance import Process, ray_job, source, user

@@ -32,7 +32,7 @@ from hba_ray.models.bam import Bam, DecoderTail, DescriptorBatch, Head, lm_head_
 from hba_ray.models.checkpoints import load_adapters, load_class_heads, model_identity, save_adapters
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.specs.bam import BamSpec
+from hba_ray.specs.sections.bam import BamSpec
 from hba_ray.training.sources import ClassSource, LiveAnswers, LiveBackbone, Source, live_classes, stored_answers, stored_classes
 from hba_ray.training.states import Kind, StatesJob, StateStore, device_of, load_sft
 

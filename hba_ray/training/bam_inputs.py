@@ -17,9 +17,9 @@ from hba_ray.descriptors.pooling import ZScoreStatistics, normalise
 from hba_ray.descriptors.vectors import Descriptors
 from hba_ray.errors import SpecError
 from hba_ray.models.bam import DescriptorBatch
-from hba_ray.specs.bam import BamSpec, Stream
 from hba_ray.specs.base import fingerprint
-from hba_ray.specs.descriptors import AcousticSpec, DescriptorsSpec, PoseSpec
+from hba_ray.specs.sections.bam import BamSpec, Stream
+from hba_ray.specs.sections.descriptors import AcousticSpec, DescriptorsSpec, PoseSpec
 
 MODALITY: dict[Stream, str] = {"pose": "V", "acoustic": "A"}
 """Stream -> the letter of Table 2 that a dataset must have."""

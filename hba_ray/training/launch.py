@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hba_ray.data.batches import BatchMaker, MicroBatch
-from hba_ray.data.order import Window
-from hba_ray.data.stream import make_here
+from hba_ray.data.feed.batches import BatchMaker, MicroBatch
+from hba_ray.data.feed.order import Window
+from hba_ray.data.feed.stream import make_here
 from hba_ray.models.checkpoints import new_folder
 from hba_ray.store.folders import copy_folder
 from hba_ray.training.hooks import RAY_RUN, FolderCheckpointStore, best_of, newest, state_of

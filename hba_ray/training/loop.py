@@ -21,8 +21,8 @@ import torch
 import torch.distributed
 
 from hba_ray.data.atlas import AtlasIndex, Drop
-from hba_ray.data.batches import MicroBatch
-from hba_ray.data.order import Order, Window, micro_batches_per_epoch, plan_epoch
+from hba_ray.data.feed.batches import MicroBatch
+from hba_ray.data.feed.order import Order, Window, micro_batches_per_epoch, plan_epoch
 from hba_ray.errors import TrainingError
 
 MakeBatches = Callable[[str, Sequence[Window]], Iterator[MicroBatch]]

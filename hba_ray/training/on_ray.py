@@ -20,9 +20,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import RayTrainError  # pyright: ignore[reportPrivateImportUsage]
 
 from hba_ray.cluster.failures import as_final
-from hba_ray.data.batches import MicroBatch
-from hba_ray.data.order import Window
-from hba_ray.data.stream import make_on_ray
+from hba_ray.data.feed.batches import MicroBatch
+from hba_ray.data.feed.order import Window
+from hba_ray.data.feed.stream import make_on_ray
 from hba_ray.errors import CheckpointError, EnvironmentMissing, HbaError, TrainingError
 from hba_ray.training.hooks import RAY_RUN
 from hba_ray.training.sft import SftJob, train_sft

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hba_ray.data.atlas import AtlasIndex
-from hba_ray.data.batches import BatchSettings
-from hba_ray.data.order import Order
+from hba_ray.data.feed.batches import BatchSettings
+from hba_ray.data.feed.order import Order
 from hba_ray.errors import CheckpointError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.training.deepspeed import join_process_group, start_engine

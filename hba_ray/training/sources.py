@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hba_ray.data.atlas import read_rows
-from hba_ray.data.batches import BatchMaker, MicroBatch
-from hba_ray.data.order import Share, Window
+from hba_ray.data.feed.batches import BatchMaker, MicroBatch
+from hba_ray.data.feed.order import Share, Window
 from hba_ray.data.predictions import ROW_COLUMNS, Columns, row_columns
 from hba_ray.data.tasks import CLASS_INDEX
 from hba_ray.errors import DataError
 from hba_ray.models.bam import DecoderTail, Head, attached
 from hba_ray.models.omni import OmniSapiens
-from hba_ray.specs.bam import Injection
+from hba_ray.specs.sections.bam import Injection
 from hba_ray.training.states import StatesJob, StateStore
 
 

@@ -30,19 +30,19 @@ import torch
 from torch import Tensor
 
 from hba_ray.data.atlas import AtlasIndex, Drop
-from hba_ray.data.batches import BatchMaker, BatchSettings, MicroBatch
-from hba_ray.data.order import Order, Window, plan_epoch
+from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch
+from hba_ray.data.feed.order import Order, Window, plan_epoch
+from hba_ray.data.feed.stream import make_here, map_with_model_actors, micro_batch_dataset
 from hba_ray.data.predictions import ROW_COLUMNS
 from hba_ray.data.prompts import chat_message
 from hba_ray.data.rows import Row
-from hba_ray.data.stream import make_here, map_with_model_actors, micro_batch_dataset
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError
 from hba_ray.models.backbone import context_length, load_processor
 from hba_ray.models.checkpoints import load_model, model_identity
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.specs.bam import BamSpec
+from hba_ray.specs.sections.bam import BamSpec
 from hba_ray.specs.wording import AS_BEFORE, Wording
 from hba_ray.store.files import file_digest
 from hba_ray.store.folders import write_text

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from hba_ray.actions.export import export_run, exportable
 from hba_ray.cli import main as cli
 from hba_ray.data.atlas import AtlasIndex, read_rows
-from hba_ray.data.batches import BatchMaker, BatchSettings
+from hba_ray.data.feed.batches import BatchMaker, BatchSettings
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import CheckpointError, HbaError, SpecError
@@ -29,7 +29,7 @@ from hba_ray.runs.plan import plan
 from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.base import Context
-from hba_ray.steps.grpo import GrpoResult
+from hba_ray.steps.stages.grpo import GrpoResult
 from hba_ray.store.folders import Storage
 from hba_ray.training.sft import build_model
 from tests.helpers.described import MadeUp, use_made_up

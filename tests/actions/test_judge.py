@@ -23,8 +23,8 @@ from hba_ray.report.tables import read_json
 from hba_ray.runs.plan import plan
 from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.evaluate import JudgeSpec
-from hba_ray.steps.judge import has_open_answers
+from hba_ray.specs.sections.evaluate import JudgeSpec
+from hba_ray.steps.results.judge import has_open_answers
 from hba_ray.store.folders import Storage, done
 from tests.helpers.experiments import small_experiment
 from tests.helpers.journals import ReadableJournal

@@ -38,7 +38,7 @@ def measure() -> Iterator[dict[str, float | str]]:
 def measure_forward(repeats: int = 200) -> dict[str, float | str]:
     """Both adapters, 3318 and 6373 in, 3584 out; at batch 1 the limit is reading the weights once."""
     from hba_ray.models.bam import Bam, DescriptorBatch
-    from hba_ray.specs.bam import BamSpec
+    from hba_ray.specs.sections.bam import BamSpec
 
     bam = Bam(BamSpec(), WIDTHS, HIDDEN, None).eval()
     parameters = sum(weight.numel() for weight in bam.parameters())

@@ -32,7 +32,7 @@ from hba_ray.descriptors.keys import Wanted
 from hba_ray.descriptors.pools import Work, describe_here, describe_on_ray
 from hba_ray.descriptors.tables import maker, table_of
 from hba_ray.specs import AtlasSpec, ComputeSpec
-from hba_ray.specs.descriptors import FUNCTIONALS, DescriptorsSpec, Stream
+from hba_ray.specs.sections.descriptors import FUNCTIONALS, DescriptorsSpec, Stream
 from tests.bench._side_by_side import seconds
 from tests.descriptors.conftest import movie, row, wav, write_rows
 

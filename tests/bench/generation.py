@@ -13,7 +13,7 @@ from torch import Tensor
 from hba_ray.models.backbone import load_backbone, load_processor
 from hba_ray.models.omni import Decoding, decode
 from hba_ray.models.tiny import build_tiny
-from hba_ray.specs.model import TinySpec
+from hba_ray.specs.sections.model import TinySpec
 
 TOKENS, ROWS = 512, 2
 MODEL = TinySpec(hidden=256, layers=4, heads=4, vocabulary=512)

@@ -167,7 +167,7 @@ def measure_adapters(index: AtlasIndex, backbone: Path, folder: Path, rows: int 
     """Table 13, and a sweep of BAM trials on stored states against the backbone in every step, timed on one trial."""
     from hba_ray.evaluation.latency import measure_latency
     from hba_ray.predict.jobs import BamPredictJob
-    from hba_ray.specs.bam import BamSpec
+    from hba_ray.specs.sections.bam import BamSpec
     from hba_ray.training.bam import BamJob, train_bam
     from hba_ray.training.states import compute_states
 

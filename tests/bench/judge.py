@@ -22,7 +22,7 @@ from hba_ray.judge.client import DIALECTS, request_body
 from hba_ray.judge.grade import JudgeItem, judge_items
 from hba_ray.judge.prompts import load_prompts
 from hba_ray.progress import progress
-from hba_ray.specs.evaluate import JudgeSpec
+from hba_ray.specs.sections.evaluate import JudgeSpec
 from tests.helpers.stub_judge import KEY, KEY_ENV, StubJudge
 
 ITEMS, CONCURRENCY, ROUNDS = 1000, 50, 3

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import AtlasIndex, build_index
-from hba_ray.data.batches import BatchMaker, BatchSettings
-from hba_ray.data.order import Order, plan_epoch
+from hba_ray.data.feed.batches import BatchMaker, BatchSettings
+from hba_ray.data.feed.order import Order, plan_epoch
+from hba_ray.data.feed.stream import make_here, make_on_ray
 from hba_ray.data.rows import Row, parse_row
-from hba_ray.data.stream import make_here, make_on_ray
 from hba_ray.data.tasks import DATASETS
 from hba_ray.data.writers import write_parquet
 from hba_ray.models.backbone import load_processor

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from hba_ray.convert.conversion import convert
 from hba_ray.data.atlas import build_index
-from hba_ray.data.batches import BatchMaker, BatchSettings, padding_ratio
-from hba_ray.data.order import Order, plan_epoch
-from hba_ray.data.stream import make_here
+from hba_ray.data.feed.batches import BatchMaker, BatchSettings, padding_ratio
+from hba_ray.data.feed.order import Order, plan_epoch
+from hba_ray.data.feed.stream import make_here
 from hba_ray.models.backbone import load_processor
 from hba_ray.models.tiny import build_tiny
 from hba_ray.specs import AtlasSpec, TinySpec

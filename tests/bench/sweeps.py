@@ -35,7 +35,7 @@ def measure() -> Iterator[dict[str, float | str]]:
     from hba_ray.cluster.session import ray_session
     from hba_ray.runs.sweep_plan import Assignment, plan_sweep
     from hba_ray.runs.tune import run_assignments
-    from hba_ray.specs.compute import ComputeSpec, TrackingSpec
+    from hba_ray.specs.sections.compute import ComputeSpec, TrackingSpec
     from hba_ray.store.journal import FILE, Record, forwarding
     from hba_ray.store.mlflow import MlflowTracker, standard_tags
     from tests.helpers.experiments import small_sweep

@@ -18,7 +18,7 @@ from hba_ray.cluster import session as module
 from hba_ray.cluster.environment import NO_PROGRESS
 from hba_ray.cluster.session import check_capacity, local_cpus, ray_session
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.specs.compute import ComputeSpec
+from hba_ray.specs.sections.compute import ComputeSpec
 from tests.helpers.other_user import as_other, needs_root
 from tests.helpers.waiting import wait_until
 

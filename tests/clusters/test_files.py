@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from hba_ray.specs import load_spec
-from hba_ray.specs.compute import ComputeSpec
+from hba_ray.specs.sections.compute import ComputeSpec
 
 FOLDER = Path(__file__).parents[2] / "clusters"
 ROOT = FOLDER.parent

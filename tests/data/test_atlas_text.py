@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hba_ray.convert.meld import read_meld
+from hba_ray.convert.corpora.meld import read_meld
 from hba_ray.data.atlas import AtlasIndex, build_index, read_rows
-from hba_ray.data.batches import BatchMaker, BatchSettings
+from hba_ray.data.feed.batches import BatchMaker, BatchSettings
 from hba_ray.data.prompts import withhold
 from hba_ray.data.rows import Row
 from hba_ray.data.shards import records

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hba_ray.data.sampling import sampled_lines, stratified
-from hba_ray.specs.atlas import SampleSpec
+from hba_ray.specs.sections.atlas import SampleSpec
 
 
 @given(strata=st.lists(st.sampled_from("abcd"), min_size=1, max_size=200), count=st.integers(1, 250), seed=st.integers(0, 9))

@@ -14,7 +14,7 @@ from hba_ray.descriptors.tables import table_of
 from hba_ray.descriptors.vectors import Descriptors
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
-from hba_ray.specs.descriptors import AcousticSpec, DescriptorsSpec, TranscriptSpec
+from hba_ray.specs.sections.descriptors import AcousticSpec, DescriptorsSpec, TranscriptSpec
 from tests.helpers.indices import index_of
 
 pytest.importorskip("opensmile")

@@ -16,8 +16,8 @@ from hba_ray.descriptors.pools import Extractor, Work, describe_on_ray
 from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import BadMedia, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
-from hba_ray.specs.compute import PythonsSpec
-from hba_ray.specs.descriptors import DescriptorsSpec
+from hba_ray.specs.sections.compute import PythonsSpec
+from hba_ray.specs.sections.descriptors import DescriptorsSpec
 from tests.descriptors.conftest import row, write_rows
 from tests.helpers.indices import index_of
 

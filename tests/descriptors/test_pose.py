@@ -21,7 +21,7 @@ from hba_ray.descriptors.tables import table_of
 from hba_ray.descriptors.vectors import Descriptors
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs import AtlasSpec, ComputeSpec
-from hba_ray.specs.descriptors import DescriptorsSpec, PoseSpec
+from hba_ray.specs.sections.descriptors import DescriptorsSpec, PoseSpec
 
 from .conftest import movie, row, write_rows
 

@@ -13,7 +13,7 @@ from hba_ray.descriptors.extract import Summary, extract
 from hba_ray.descriptors.vectors import Descriptors
 from hba_ray.errors import BadMedia
 from hba_ray.specs import ComputeSpec
-from hba_ray.specs.descriptors import DescriptorsSpec
+from hba_ray.specs.sections.descriptors import DescriptorsSpec
 from tests.descriptors.conftest import row, write_rows
 from tests.helpers.indices import index_of
 

@@ -13,7 +13,7 @@ from hba_ray.descriptors.tables import table_of
 from hba_ray.descriptors.transcripts import TranscriptExtractor
 from hba_ray.errors import BadMedia
 from hba_ray.specs import ComputeSpec
-from hba_ray.specs.descriptors import DescriptorsSpec, TranscriptSpec
+from hba_ray.specs.sections.descriptors import DescriptorsSpec, TranscriptSpec
 from tests.helpers.indices import index_of
 from tests.helpers.whisper import checkpoint
 

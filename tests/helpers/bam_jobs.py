@@ -16,7 +16,7 @@ from hba_ray.data.tasks import SPLITS
 from hba_ray.models.bam import DescriptorBatch
 from hba_ray.models.checkpoints import save_model
 from hba_ray.specs import AtlasSpec
-from hba_ray.specs.bam import BamSpec
+from hba_ray.specs.sections.bam import BamSpec
 from hba_ray.training.bam import BamJob
 from hba_ray.training.sft import build_model
 from hba_ray.training.states import compute_states

@@ -12,7 +12,7 @@ import pytest
 
 from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.rows import Row
-from hba_ray.steps import describe
+from hba_ray.steps.inputs import describe
 from tests.helpers.kinds import replace_make
 
 WIDTHS = {"pose": 12, "acoustic": 20}

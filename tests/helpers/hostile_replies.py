@@ -19,7 +19,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from hba_ray.specs.evaluate import JudgeSpec
+from hba_ray.specs.sections.evaluate import JudgeSpec
 
 MODEL = "hostile-1"
 PROBE = b"1 + 1"

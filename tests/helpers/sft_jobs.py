@@ -10,9 +10,9 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 
 from hba_ray.data.atlas import AtlasIndex
-from hba_ray.data.batches import BatchMaker, MicroBatch
-from hba_ray.data.order import Window
-from hba_ray.data.stream import make_here
+from hba_ray.data.feed.batches import BatchMaker, MicroBatch
+from hba_ray.data.feed.order import Window
+from hba_ray.data.feed.stream import make_here
 from hba_ray.models.backbone import load_processor
 from hba_ray.specs import ExperimentSpec
 from hba_ray.training.deepspeed import join_process_group, start_engine

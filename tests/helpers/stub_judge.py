@@ -23,7 +23,7 @@ from typing import Any
 
 from aiohttp import web
 
-from hba_ray.specs.evaluate import JudgeSpec
+from hba_ray.specs.sections.evaluate import JudgeSpec
 
 MODEL, KEY, KEY_ENV = "stub-judge-1", "sk-stub-0123456789", "STUB_JUDGE_KEY"
 ROOT = Path(__file__).parents[2]

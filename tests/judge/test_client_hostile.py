@@ -22,7 +22,7 @@ from hba_ray.judge.grade import JudgeItem, Verdict, check_judge, judge_items, ve
 from hba_ray.judge.prompts import read_verdict
 from hba_ray.judge.replies import MalformedReply, read_body
 from hba_ray.progress import progress
-from hba_ray.specs.evaluate import JudgeSpec
+from hba_ray.specs.sections.evaluate import JudgeSpec
 from tests.helpers import hostile as rule
 from tests.helpers import hostile_replies as hostile
 from tests.helpers.hostile_replies import CANDIDATE, PROBE, HostileReply, HostileServer, completion, sound, spelled

@@ -24,7 +24,7 @@ from hba_ray.judge.grade import JudgeItem, check_judge, judge_items
 from hba_ray.models.backbone import load_backbone, load_processor
 from hba_ray.models.export import export_thinker
 from hba_ray.progress import progress
-from hba_ray.specs.evaluate import JudgeSpec
+from hba_ray.specs.sections.evaluate import JudgeSpec
 
 NAME = "tiny-judge"
 PATIENCE_SECONDS = 600

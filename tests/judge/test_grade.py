@@ -23,7 +23,7 @@ from rich.console import Console
 from hba_ray.errors import DataError, EnvironmentMissing, HbaError, SpecError
 from hba_ray.judge.grade import VERDICT_SCHEMA, JudgeItem, Verdict, check_judge, judge_fingerprint, judge_items, verdict_table
 from hba_ray.progress import progress
-from hba_ray.specs.evaluate import JudgeSpec, PriceSpec
+from hba_ray.specs.sections.evaluate import JudgeSpec, PriceSpec
 from tests.helpers.stub_judge import KEY, KEY_ENV, MODEL, ROOT, StubJudge
 
 
@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path):
     asked = items(150)
     script = (
         "import sys; from pathlib import Path; from tests.judge.test_grade import grade, items\n"
-        "from hba_ray.specs.evaluate import JudgeSpec\n"
+        "from hba_ray.specs.sections.evaluate import JudgeSpec\n"
         "grade(items(150), JudgeSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
     )
     with StubJudge(latency=0.05) as stub:
@@ -233,7 +233,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path):
 def test_two_runs_at_once_ask_everything_once(tmp_path: Path):
     script = (
         "import sys; from pathlib import Path; from tests.judge.test_grade import assert_all_graded, grade, items\n"
-        "from hba_ray.specs.evaluate import JudgeSpec\n"
+        "from hba_ray.specs.sections.evaluate import JudgeSpec\n"
         "assert_all_graded(items(60), grade(items(60), JudgeSpec.model_validate_json(sys.argv[1]), Path(sys.argv[2])))"
     )
     with StubJudge(latency=0.02) as stub:

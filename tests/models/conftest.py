@@ -17,7 +17,7 @@ from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS
 from hba_ray.models.backbone import apply_training, load_backbone, load_processor
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.models.tiny import build_tiny
-from hba_ray.specs.model import ModelSpec, TinySpec
+from hba_ray.specs.sections.model import ModelSpec, TinySpec
 
 torch.set_num_threads(1)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from hba_ray.errors import CheckpointError
 from hba_ray.models.backbone import apply_training, load_backbone, load_processor
-from hba_ray.specs.model import ModelSpec
+from hba_ray.specs.sections.model import ModelSpec
 
 
 def full_layout(thinker_folder: Path, folder: Path) -> Path:

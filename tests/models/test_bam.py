@@ -13,7 +13,7 @@ from hba_ray.errors import CheckpointError, DataError
 from hba_ray.models.bam import Adapter, Bam, DecoderTail, DescriptorBatch, Head, attached, lm_head_copy, task_head
 from hba_ray.models.checkpoints import load_adapters, load_class_heads, model_identity, save_adapters, save_model
 from hba_ray.models.omni import OmniSapiens
-from hba_ray.specs.bam import AUTHORS_BAM, BamSpec
+from hba_ray.specs.sections.bam import AUTHORS_BAM, BamSpec
 from tests.helpers.looks import MakeModel
 
 WIDTHS = {"pose": 10, "acoustic": 14}

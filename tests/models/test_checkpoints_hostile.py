@@ -21,7 +21,7 @@ from hba_ray.models.checkpoints import load_adapters, load_class_heads, model_id
 from hba_ray.models.released import load_released_adapters, load_released_head, read_released
 from hba_ray.models.settings import read_settings, write_settings
 from hba_ray.specs import fingerprint
-from hba_ray.specs.bam import AUTHORS_BAM, BamSpec
+from hba_ray.specs.sections.bam import AUTHORS_BAM, BamSpec
 from tests.helpers.experiments import small_experiment
 from tests.helpers.hostile import Outcome, hostile, outcome
 from tests.helpers.hostile_checkpoints import damage

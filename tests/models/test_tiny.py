@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoProcessor, Qwen2_5OmniThinkerForConditi
 
 from hba_ray.models.backbone import load_processor
 from hba_ray.models.tiny import SPECIAL_TOKENS, build_tiny
-from hba_ray.specs.model import TinySpec
+from hba_ray.specs.sections.model import TinySpec
 
 
 def test_the_same_seed_and_texts_give_the_same_bytes(tiny, tmp_path: Path):

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from hba_ray.data.atlas import AtlasIndex, Drop, build_index
-from hba_ray.data.batches import BatchMaker
+from hba_ray.data.feed.batches import BatchMaker
+from hba_ray.data.feed.stream import make_here, unpacked
 from hba_ray.data.predictions import SCHEMA
 from hba_ray.data.prompts import load_reasoning
-from hba_ray.data.stream import make_here, unpacked
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import CheckpointError, DataError
 from hba_ray.evaluation.scores import score_predictions

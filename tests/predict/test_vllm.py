@@ -16,7 +16,7 @@ import torch
 from hba_ray.cluster import environment
 from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import AtlasIndex, build_index, read_rows
-from hba_ray.data.order import Share, Window
+from hba_ray.data.feed.order import Share, Window
 from hba_ray.data.rows import Row
 from hba_ray.data.writers import write_jsonl
 from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing

@@ -10,7 +10,7 @@ from hba_ray.report.differences import differences, sentences
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
 from hba_ray.specs.experiment import AUTHORS
-from hba_ray.specs.grpo import NOT_OF_RESULTS
+from hba_ray.specs.sections.grpo import NOT_OF_RESULTS
 
 
 def spec(**fields: Any) -> ExperimentSpec:

@@ -10,7 +10,7 @@ import pytest
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.rl import rewards as module
 from hba_ray.rl.rewards import Encoder, encoder_folder, shared_encoder
-from hba_ray.specs.grpo import EncoderSpec
+from hba_ray.specs.sections.grpo import EncoderSpec
 
 needs_encoder = pytest.mark.skipif(
     find_spec("sentence_transformers") is None or find_spec(EncoderSpec().package) is None, reason="the sentence encoder is not installed"

@@ -28,9 +28,9 @@ from hba_ray.runs.plan import STAGES, Experiment, plan, run_fingerprint
 from hba_ray.runs.reproduce import plan_table, read_table, reproduce, write_table
 from hba_ray.specs import ExperimentSpec, PaperSpec
 from hba_ray.specs.paper import TOY, experiments_folder, find_table
-from hba_ray.steps.evaluate import PREDICTIONS, SCORES
-from hba_ray.steps.judge import VERDICTS
-from hba_ray.steps.retention import WRITTEN
+from hba_ray.steps.results.evaluate import PREDICTIONS, SCORES
+from hba_ray.steps.results.judge import VERDICTS
+from hba_ray.steps.results.retention import WRITTEN
 from hba_ray.store.folders import Storage, finish
 from tests.helpers.hand_made import rows_of
 

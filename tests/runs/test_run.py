@@ -16,8 +16,8 @@ from hba_ray.runs.plan import plan
 from hba_ray.runs.run import Finished, run_experiment
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps import KINDS
-from hba_ray.steps.atlas import AtlasResult
 from hba_ray.steps.base import Context
+from hba_ray.steps.inputs.atlas import AtlasResult
 from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
 from tests.helpers.experiments import small_experiment

@@ -21,11 +21,11 @@ from hba_ray.runs.opened import rebuild_page
 from hba_ray.runs.results import labels
 from hba_ray.runs.sweep import FinishedSweep, run_sweep
 from hba_ray.runs.sweep_plan import estimate, plan_sweep
-from hba_ray.specs.compute import TrackingSpec
+from hba_ray.specs.sections.compute import TrackingSpec
 from hba_ray.steps import KINDS
-from hba_ray.steps.atlas import AtlasSteps
 from hba_ray.steps.base import Step
-from hba_ray.steps.evaluate import EvaluateSteps
+from hba_ray.steps.inputs.atlas import AtlasSteps
+from hba_ray.steps.results.evaluate import EvaluateSteps
 from hba_ray.store.folders import finish
 from hba_ray.store.journal import Forwarder
 from tests.helpers.experiments import NAMES, small_sweep

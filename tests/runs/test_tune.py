@@ -15,7 +15,7 @@ from hba_ray.runs.assignments import Outcome
 from hba_ray.runs.sweep_plan import Assignment, plan_sweep
 from hba_ray.runs.tune import run_assignments, trials_at_once
 from hba_ray.specs import AshaSpec
-from hba_ray.specs.compute import ComputeSpec
+from hba_ray.specs.sections.compute import ComputeSpec
 from tests.helpers.experiments import small_experiment, small_sweep
 
 Report = Callable[[float, int], None]

@@ -10,7 +10,7 @@ from hba_ray.data.prompts import chat_message, load_reasoning, withhold
 from hba_ray.data.rows import Row, parse_row
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError, SpecError
-from hba_ray.specs.model import ModelSpec
+from hba_ray.specs.sections.model import ModelSpec
 from hba_ray.specs.wording import Wording, load_system_prompt
 
 RELEASED = Wording("released")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hba_ray.errors import EnvironmentMissing, TrainingError
-from hba_ray.specs.compute import TrackingSpec
+from hba_ray.specs.sections.compute import TrackingSpec
 from hba_ray.store.folders import read_lines
 from hba_ray.store.journal import Forwarder, JournalTracker, Record, csv_text, forwarding
 from hba_ray.store.mlflow import FINGERPRINT, OWNER, PARENT, MlflowTracker

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hba_ray.errors import EnvironmentMissing, HbaError
-from hba_ray.specs.compute import TrackingSpec
+from hba_ray.specs.sections.compute import TrackingSpec
 from hba_ray.store import mlflow as module
 from hba_ray.store.mlflow import CHANGED, FINGERPRINT, OWNER, MlflowTracker, Point, standard_tags
 from hba_ray.store.provenance import Process

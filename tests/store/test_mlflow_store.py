@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.specs.compute import TrackingSpec
+from hba_ray.specs.sections.compute import TrackingSpec
 from hba_ray.store.folders import MLFLOW, sqlite_uri
 from hba_ray.store.mlflow import FINGERPRINT, MlflowTracker
 from hba_ray.store.mlflow_store import make_store

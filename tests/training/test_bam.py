@@ -16,8 +16,8 @@ from hba_ray.data.predictions import Columns
 from hba_ray.errors import CheckpointError, DataError, TrainingError
 from hba_ray.models.bam import Bam, DescriptorBatch, Head
 from hba_ray.models.checkpoints import load_adapters
-from hba_ray.specs.bam import AUTHORS_BAM
-from hba_ray.steps.bam import AdaptersOfDataset, BamResult, BamSteps
+from hba_ray.specs.sections.bam import AUTHORS_BAM
+from hba_ray.steps.stages.bam import AdaptersOfDataset, BamResult, BamSteps
 from hba_ray.training import bam as training
 from hba_ray.training.bam import BamJob, DescribedSplit, Supply, class_probabilities, describe_source, train_bam, train_bam_on_ray
 from tests.helpers.bam_jobs import BamShop, describe_by_label, describe_by_noise, make_shop, words_atlas

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hba_ray.errors import CheckpointError, DataError, TrainingError
-from hba_ray.steps.resume import without_gradients
+from hba_ray.steps.stages.resume import without_gradients
 from hba_ray.training.hooks import StepLog
 from hba_ray.training.launch import launch_sft
 from tests.helpers.sft_jobs import Cut, Workshop, first_gradient, lines, losses, small_spec

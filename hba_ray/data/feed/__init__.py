@@ -1,0 +1,1 @@
+"""From the rows of an atlas to the batches of a trainer."""

@@ -1,0 +1,1 @@
+"""Steps that every experiment begins with: rows, descriptors, weights."""

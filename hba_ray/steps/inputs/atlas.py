@@ -1,0 +1,183 @@
+"""The atlas step: generates, converts or finds the rows, checks them, and indexes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hba_ray.errors import DataError
+from hba_ray.progress import progress
+from hba_ray.specs import ExperimentSpec, fingerprint, identity_values
+from hba_ray.specs.sections.atlas import Split
+from hba_ray.steps.base import Context, Draft, Result, StepKind
+from hba_ray.steps.inputs.drops import count_drops
+from hba_ray.store.files import file_digest, file_digests, stamps
+
+if TYPE_CHECKING:
+    from hba_ray.data.atlas import AtlasIndex
+    from hba_ray.data.shards import Shard
+
+TABLES = (".csv", ".json")
+"""Files in the folder of a corpus that are digested whole; all others count by size and time of change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasResult(Result):
+    """What the atlas step says of the rows.
+
+    Attributes:
+        counts: dataset -> split -> rows.
+        card: of a conversion: rows beside Table 7, and the reasons for differences.
+        changes: dataset -> what was changed in rows, or stated wrongly in them -> rows.
+        leaks: rows that are in two splits: the fields of `data.repeats.Leak`.
+    """
+
+    counts: dict[str, dict[Split, int]]
+    card: dict[str, Any] | None = None
+    changes: dict[str, dict[str, int]] = field(default_factory=dict)
+    leaks: list[dict[str, Any]] = field(default_factory=list)
+
+
+class AtlasSteps(StepKind[AtlasResult]):
+    """The rows of an experiment, in an index."""
+
+    name = "atlas"
+    version = 3
+    unversioned = 2
+    raised = "text is put right at the door, modalities follow from the clips, rows that are there twice are told"
+    result_type = AtlasResult
+
+    def plan(self, draft: Draft) -> None:
+        """
+        Raises:
+            DataError: the atlas or a converter's files are not there.
+        """
+        atlas = draft.spec.atlas
+        draft.add(self, _identity(draft), f"{atlas.source} atlas" + (f" at {atlas.root}" if atlas.root else ""))
+
+    def make(self, context: Context) -> AtlasResult:
+        from hba_ray.convert.conversion import convert
+        from hba_ray.data.atlas import Drop, build_index, stated_root
+        from hba_ray.data.toy import build_toy
+
+        spec, root = context.spec.atlas, context.folder / "rows"
+        layout = card = None
+        drops: list[Drop] = []
+        with progress("atlas", total=None):
+            if spec.source == "toy":
+                layout = "jsonl" if spec.format == "jsonl" else "parquet"
+                build_toy(spec.toy, root, layout)
+            elif spec.source == "released":
+                root = stated_root(spec) or root
+            else:
+                conversion = convert(spec, root, context.spec.seed)
+                card, drops = conversion.to_json(), list(conversion.drops)
+            index = build_index(spec, root, layout)
+        index.save(context.folder, root_is_stated=stated_root(spec) is not None)
+        counts: Any = {dataset: {str(split): rows for split, rows in splits.items()} for dataset, splits in index.counts().items()}
+        changes, leaks = found_in(index)
+        return AtlasResult(counts=counts, card=card, drops=count_drops([*drops, *index.drops]), changes=changes, leaks=leaks)
+
+    def notes(self, spec: ExperimentSpec, result: AtlasResult) -> list[str]:
+        said = []
+        withheld = [name for name in ("audio", "video", "image") if name not in spec.atlas.modalities]
+        if withheld:
+            said.append(f"Withheld from the model: {', '.join(withheld)}.")
+        if spec.atlas.sample is not None:
+            wanted = ((split, getattr(spec.atlas.sample, split)) for split in ("train", "validation", "test"))
+            counts = ", ".join(f"{split} {count}" for split, count in wanted if count is not None)
+            said.append(f"A stratified sample of each dataset was used (at most {counts} rows; seed {spec.atlas.sample.seed}).")
+        if spec.atlas.limit is not None:
+            said.append(f"Only the first {spec.atlas.limit} rows of each dataset in each split were used.")
+        generated = spec.atlas.source == "toy"  # of few sentences, so that some come again
+        said += say_found(result.changes, [] if generated else result.leaks)
+        for count in (result.card or {}).get("counts", ()):
+            reasons = "; ".join(f"{difference['rows']:+d} {difference['reason']}" for difference in count["differences"])
+            published = f", Table 7: {count['published']}" if count["published"] is not None else ""
+            why = f" ({reasons})" if reasons else ""
+            said.append(f"{count['dataset']} {count['split']}: {count['rows']} rows converted{published}{why}.")
+        return said
+
+
+def found_in(index: AtlasIndex) -> tuple[dict[str, dict[str, int]], list[dict[str, Any]]]:
+    """`changes` and `leaks` of an index that was just made, as `AtlasResult` holds them."""
+    return {dataset: dict(counted) for dataset, counted in index.changes.items()}, [asdict(leak) for leak in index.leaks]
+
+
+def say_found(changes: Mapping[str, Mapping[str, int]], leaks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences about what was changed in rows, or stated wrongly in them, and about rows in two splits."""
+    from hba_ray.data.repeats import Leak
+
+    changed = [
+        f"{dataset}: " + ", ".join(f"{what} (rows: {rows})" for what, rows in sorted(counted.items()))
+        for dataset, counted in sorted(changes.items())
+    ]
+    said = [f"Put right when the rows were read: {'; '.join(changed)}."] if changed else []
+    return [*said, *(f"Leak between splits, {Leak(**leak)}." for leak in leaks)]
+
+
+def _identity(draft: Draft) -> dict[str, Any]:
+    """JSON values that name the rows: the settings of the generator, or digests of the files."""
+    atlas = draft.spec.atlas
+    chosen = identity_values(
+        atlas, exclude={"root", "media", "modalities", "toy", "held_out"}
+    )  # named below, or by the steps that use them
+    if atlas.held_out:
+        chosen["held_out"] = list(atlas.held_out)
+    if atlas.source == "toy":
+        return {**chosen, "toy": atlas.toy.identity()}
+    root = Path(atlas.root or "")
+    if atlas.source == "released":
+        return {**chosen, **_of_shards(root, atlas.format, draft.storage.folder)}
+    return {**chosen, **_of_sources(root, draft.storage.folder), "seed": draft.spec.seed}
+
+
+def _of_shards(root: Path, layout: str, memory: Path) -> dict[str, Any]:
+    """Digests of the files of an atlas, and stamps of the clips that its jsonl files name."""
+    from hba_ray.data.shards import find_shards
+
+    shards = find_shards(root, layout)
+    digests = file_digests([Path(shard.path) for shard in shards], memory=memory)
+    files = [[Path(shard.path).name, shard.split, digest] for shard, digest in zip(shards, digests, strict=True)]
+    names = sorted({name for shard in shards if not shard.is_parquet for name in _named_in(shard)})
+    return {"files": files, "clips": _stamped(root, names)}
+
+
+def _named_in(shard: Shard) -> Iterator[str]:
+    """Names of the clips in a jsonl file. Broken lines and paths outside the root are passed over; the step refuses them later."""
+    from hba_ray.data.rows import clip_names
+    from hba_ray.data.shards import records
+
+    for record in records(shard):
+        if isinstance(record.columns, dict):
+            yield from (name for name in clip_names(record.columns) if _is_inside(name))
+
+
+def _is_inside(name: str) -> bool:
+    try:
+        return b"\0" not in name.encode() and not Path(name).is_absolute() and ".." not in Path(name).parts
+    except UnicodeEncodeError:
+        return False
+
+
+def _of_sources(root: Path, memory: Path) -> dict[str, Any]:
+    """Digests of the tables that a converter reads, and stamps of all clips below their folder."""
+    from hba_ray.data.shards import check_is_file
+
+    if not root.is_dir():
+        raise DataError(str(root), "no such folder", "give the folder of the public files as atlas.root", reason="missing file")
+    tables = [path for path in sorted(root.iterdir()) if path.suffix in TABLES]
+    for path in tables:
+        check_is_file(path)
+    files = [[path.name, file_digest(path, memory=memory)] for path in tables]
+    every = (Path(folder, name) for folder, _, names in os.walk(root) for name in names if not name.startswith("."))
+    found = (path for path in every if path.suffix not in TABLES or path.parent != root)
+    return {"files": files, "clips": _stamped(root, sorted(path.relative_to(root).as_posix() for path in found))}
+
+
+def _stamped(root: Path, names: Sequence[str]) -> str | None:
+    """One fingerprint of the names, sizes and times of change of clips; None where there are none."""
+    return fingerprint([*zip(names, stamps([root / name for name in names]), strict=True)]) if names else None

@@ -1,0 +1,197 @@
+"""The describe step: extracts behavioural descriptors of all clips into a store that all atlases of the storage share.
+
+Descriptors go into the shared store; the step's own folder holds `done.json` and, where they are asked for, the transcripts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hba_ray.descriptors.summary import StreamSummary
+from hba_ray.progress import phases
+from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.sections.descriptors import STREAMS, DescriptorsSpec, Stream
+from hba_ray.steps.base import READ_EXACTLY, TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind, held_out
+from hba_ray.store.folders import LOCK_SECONDS, Storage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hba_ray.data.atlas import AtlasIndex
+    from hba_ray.descriptors.vectors import Descriptors
+
+
+def settings(spec: ExperimentSpec) -> DescriptorsSpec:
+    """The `descriptors` section with all streams that have to be extracted: those that it names, and those that the adapters need."""
+    wanted = {*spec.descriptors.streams, *(spec.bam.streams if "bam" in spec.stages else ())}
+    return spec.descriptors.model_copy(update={"streams": tuple(stream for stream in STREAMS if stream in wanted)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeResult(Result):
+    """What the describe step says of each stream.
+
+    Attributes:
+        unreadable: reason -> rows that could not be read at all.
+        changes: what was changed in transcripts, as `text.clean` says it -> rows.
+    """
+
+    streams: dict[str, StreamSummary]
+    unreadable: dict[str, int] = field(default_factory=dict)
+    changes: dict[str, int] = field(default_factory=dict)
+
+
+class DescribeSteps(StepKind[DescribeResult]):
+    """Extracts the descriptors of all clips into the store of descriptors."""
+
+    name = "describe"
+    version = 2
+    raised = READ_EXACTLY
+    result_type = DescribeResult
+
+    def plan(self, draft: Draft) -> None:
+        chosen, compute = settings(draft.spec), draft.spec.compute
+        if not chosen.streams:
+            return
+        identity = {"atlas": draft["atlas"].fingerprint, **_identity(chosen, draft.storage.descriptors)}
+        if "transcripts" in chosen.streams and draft.spec.atlas.held_out:
+            identity["transcribed"] = "all rows" if "transfer" in draft.spec.stages else "rows that are not held out"
+        resources = f"CPUs for extractors: {compute.extractors or 'all but one'}" if compute.workers else "1 CPU"
+        draft.add(self, identity, f"extract {', '.join(chosen.streams)} of every clip", resources=resources, uses_ray=True)
+
+    def make(self, context: Context) -> DescribeResult:
+        chosen = settings(context.spec)
+        made = _extract(context, context.index, [stream for stream in chosen.streams if stream != "transcripts"])
+        if "transcripts" not in chosen.streams:
+            return made
+        spoken = _extract(context, context.whole_index.take(_spoken(context)), ["transcripts"])
+        return DescribeResult(streams=made.streams | spoken.streams, unreadable=spoken.unreadable, changes=_write_transcripts(context))
+
+    def notes(self, spec: ExperimentSpec, result: DescribeResult) -> list[str]:
+        said = [_note(stream, found) for stream, found in result.streams.items()]
+        if result.unreadable:
+            said.append(f"Rows that could not be read for descriptors: {_counted(result.unreadable)}.")
+        if result.changes:
+            said.append(f"Put right in transcripts: {_counted(result.changes)}.")
+        return said
+
+
+def _extract(context: Context, index: AtlasIndex, streams: Sequence[Stream]) -> DescribeResult:
+    """Extracts those descriptors of some streams that the store does not hold yet."""
+    from hba_ray.data.tasks import SPLITS
+    from hba_ray.descriptors.extract import extract
+
+    spec = context.spec
+    with phases("describe") as tell:
+        summary = extract(
+            settings(spec).model_copy(update={"streams": tuple(streams)}),
+            index,
+            SPLITS,
+            context.storage.descriptors,
+            compute=spec.compute,
+            on_bad_row=spec.atlas.on_bad_row,
+            progress=tell,
+            wait_seconds=LOCK_SECONDS,
+            start_ray=context.start_ray,
+        )
+    return DescribeResult(streams=summary.streams, unreadable=summary.unreadable)
+
+
+def _identity(chosen: DescriptorsSpec, store: Path) -> dict[str, Any]:
+    """JSON values that name what is extracted. Pooling and normalisation come later and are no part of it."""
+    from hba_ray.descriptors.tables import identity_of
+
+    return {"use_released": chosen.use_released, "streams": {stream: identity_of(chosen, stream, store) for stream in chosen.streams}}
+
+
+def vector_identity(spec: ExperimentSpec, stream: Literal["pose", "acoustic"]) -> dict[str, Any]:
+    """JSON values that name, besides the atlas, all that the vectors of a stream depend on: extraction, pooling, normalisation."""
+    from hba_ray.descriptors.tables import identity_of
+
+    chosen = spec.descriptors
+    settings = chosen.pose if stream == "pose" else chosen.acoustic
+    return {
+        "use_released": chosen.use_released,
+        "extracted": identity_of(chosen, stream, _store(spec)),
+        "column": settings.column,
+        "normalisation": settings.normalisation,
+    }
+
+
+def prompt_identity(spec: ExperimentSpec) -> dict[str, Any]:
+    """JSON values that name, besides the atlas, all that prompts depend on: the transcripts in them, and a wording that is not ours.
+
+    Raises:
+        SpecError: the file of the system turn is not there or not in order.
+    """
+    from hba_ray.descriptors.tables import identity_of
+    from hba_ray.specs.wording import Wording
+
+    wording = Wording.of(spec.model).identity()
+    if "transcripts" not in spec.descriptors.streams:
+        return wording
+    return {"transcripts": [identity_of(spec.descriptors, "transcripts", _store(spec)), spec.descriptors.transcripts.rows], **wording}
+
+
+def _spoken(context: Context) -> np.ndarray:
+    """Lines of the whole index whose rows need transcripts. Rows of held-out datasets do only where the stage `transfer` trains on them."""
+    return context.whole_index.lines_without([] if "transfer" in context.spec.stages else held_out(context.spec), TRAINED_ON)
+
+
+def _write_transcripts(context: Context) -> dict[str, int]:
+    """Writes what is said in the clips as rows show it, and returns what was changed for that."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    whole = _spoken(context)
+    descriptors = open_descriptors(context.spec, context.whole_index.take(whole))
+    lines = sorted(descriptors.names)
+    said, changes = clean_all({int(whole[line]): text for line, text in zip(lines, descriptors.transcripts(lines), strict=True) if text})
+    table = pa.table({"line": pa.array(said, pa.int64()), "text": pa.array(said.values(), pa.string())})
+    draft = context.folder / f".{TRANSCRIPTS}.draft"
+    pq.write_table(table, draft)
+    draft.replace(context.folder / TRANSCRIPTS)
+    return changes
+
+
+def clean_all(said: Mapping[int, str]) -> tuple[dict[int, str], dict[str, int]]:
+    """Transcripts of rows as text that any tokenizer reads as text, and what was changed -> rows.
+
+    >>> clean_all({3: "so <|endoftext|>", 5: "well"})
+    ({3: 'so < |endoftext|>', 5: 'well'}, {'control tokens': 1})
+    """
+    from hba_ray.data.text import clean
+
+    cleaned = {line: clean(text) for line, text in said.items()}
+    counts = Counter(change for _, changes in cleaned.values() for change in changes)
+    return {line: text for line, (text, _) in cleaned.items()}, dict(counts)
+
+
+def open_descriptors(spec: ExperimentSpec, index: AtlasIndex) -> Descriptors:
+    """The extracted descriptors of all splits. Keys are read into memory, vectors when they are asked for.
+
+    Raises:
+        DataError: the clips have changed since, or the store was taken away.
+    """
+    from hba_ray.data.tasks import SPLITS
+    from hba_ray.descriptors.vectors import Descriptors
+
+    return Descriptors.open(_store(spec), settings(spec), index, SPLITS)
+
+
+def _note(stream: str, found: StreamSummary) -> str:
+    held = "a transcript" if stream == "transcripts" else "a vector"
+    bad = f", {sum(found.bad.values())} are masked ({_counted(found.bad)})" if found.bad else ""
+    return f"Descriptors, {stream}: {found.described} of {found.rows} rows have {held}, {found.absent} have no clip for it{bad}."
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {rows}" for reason, rows in reasons.items())
+
+
+def _store(spec: ExperimentSpec) -> Path:
+    return Storage(spec.compute.storage).descriptors

@@ -1,0 +1,1 @@
+"""Steps that look at what the stages have made."""

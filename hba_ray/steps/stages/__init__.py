@@ -1,0 +1,1 @@
+"""Steps that train: the stages of a spec."""
