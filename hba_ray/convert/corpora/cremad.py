@@ -9,21 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hba_ray.convert.base import (
-    ConversionRequest,
-    Converted,
-    Difference,
-    OnBadRow,
-    Sieve,
-    clip_file,
-    column,
-    first_folder,
-    labelled_row,
-    question,
-    read_table,
-    share_out,
-    split_rows,
-)
+from hba_ray.convert.base import ConversionRequest, Converted, Difference, OnBadRow, Sieve, labelled_row
+from hba_ray.convert.media import clip_file, first_folder
+from hba_ray.convert.splits import share_out, split_rows
+from hba_ray.convert.tables import column, read_table
+from hba_ray.convert.wording import question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError

@@ -15,20 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.base import (
-    ConversionRequest,
-    Converted,
-    OnBadRow,
-    Sieve,
-    column,
-    first_folder,
-    labelled_row,
-    question,
-    read_text,
-    share_out,
-    split_rows,
-    video_and_audio,
-)
+from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row
+from hba_ray.convert.media import first_folder, video_and_audio
+from hba_ray.convert.splits import share_out, split_rows
+from hba_ray.convert.tables import column, read_text
+from hba_ray.convert.wording import question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from hba_ray.convert.base import Sieve, column, first_folder, read_table, read_text
+from hba_ray.convert.base import Sieve
+from hba_ray.convert.media import first_folder
+from hba_ray.convert.tables import column, read_table, read_text
 from hba_ray.data.atlas import Drop
 from hba_ray.errors import DataError
 

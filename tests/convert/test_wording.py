@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hba_ray.convert.base import QUESTIONS, question
+from hba_ray.convert.wording import QUESTIONS, question
 from hba_ray.data.rows import parse_row
 from hba_ray.data.tasks import CLASS_TASKS, DATASETS, Dataset
 from hba_ray.errors import DataError
