@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hba_ray.data.media.files import open_container, opened
 from hba_ray.errors import DataError
 
 NOT_ONLINE = "clip not available"
@@ -66,3 +67,13 @@ def clip_file(path: Path, where: str) -> Path:
         what, reason = ("is no regular file", "not a file") if path.exists() else ("is not there", "missing file")
         raise DataError(where, f"{path} {what}", "restore the clip", reason=reason)
     return path.absolute()
+
+
+def sounding(clip: Path, where: str) -> dict[str, tuple[Path, ...]]:
+    """The media of a row whose video may be silent: its sound too, where the file has any.
+
+    Raises:
+        BadMedia: the file cannot be read.
+    """
+    with opened(clip, "video", where) as (file, _), open_container(file) as container:
+        return {"video": (clip,), "audio": (clip,)} if container.streams.audio else {"video": (clip,)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import SPLITS, Dataset
@@ -41,6 +41,51 @@ def split_by_group(groups: Sequence[str], counts: tuple[int, int, int], seed: in
         free = [group for group in free if group not in chosen]
         excess = sum(sizes[group] for group in chosen) - target
     return [split_of[group] for group in groups]
+
+
+SPLIT_NAMES = {
+    "train": "train",
+    "valid": "validation",
+    "validation": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""A corpus's name of a split -> ours."""
+
+
+def split_named(name: str, where: str) -> str:
+    """Our name of a corpus's split.
+
+    >>> split_named("Valid ", "row 1")
+    'validation'
+
+    Raises:
+        DataError: it is none of SPLIT_NAMES.
+    """
+    found = SPLIT_NAMES.get(name.strip().lower())
+    if found is None:
+        raise DataError(where, f"the split is none of {', '.join(SPLIT_NAMES)}", "use the file as published", reason="unknown split")
+    return found
+
+
+def tell_crossings(group_of: Mapping[str, Iterable[str]], what: str) -> list[str]:
+    """A sentence about groups that an official split spreads over several splits; none where there is no such group.
+
+    Args:
+        group_of: split -> the group of each of its rows.
+        what: groups are, in the plural: "videos".
+    """
+    splits: dict[str, set[str]] = {}
+    for split, groups in group_of.items():
+        for group in groups:
+            splits.setdefault(group, set()).add(split)
+    crossing = sorted(group for group, its in splits.items() if len(its) > 1)
+    return (
+        [f"{len(crossing)} of {len(splits)} {what} lie in more than one of the official splits, the first: {crossing[0]}."]
+        if crossing
+        else []
+    )
 
 
 def split_rows(rows: Sequence[Row], groups: Sequence[str], counts: tuple[int, int, int], seed: int, *, where: str) -> dict[str, list[Row]]:

@@ -88,7 +88,8 @@ def read_table(
             or holds no rows.
     """
     csv.field_size_limit(_LARGEST_CELL)
-    reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""), strict=True, delimiter=delimiter)
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # in a table by tabs a quote is a sign as any other
+    reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""), strict=True, delimiter=delimiter, quoting=quoting)
     try:
         reader.fieldnames = _named(path, [name.strip() for name in reader.fieldnames or ()], columns)
         record = None
