@@ -85,10 +85,16 @@ def _encoded(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin-1")
 
 
+def _no_bytes() -> bytes:
+    """What Python 3 writes for Python 2 where there are none."""
+    return b""
+
+
 _KNOWN: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _Array,
     ("_codecs", "encode"): _encoded,
+    ("__builtin__", "bytes"): _no_bytes,
     **{(f"{core}.multiarray", "_reconstruct"): _Array for core in ("numpy.core", "numpy._core")},
     **{(f"{core}.multiarray", "scalar"): _Number for core in ("numpy.core", "numpy._core")},
     **{(f"{core}.numeric", "_frombuffer"): _from_buffer for core in ("numpy.core", "numpy._core")},

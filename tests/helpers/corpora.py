@@ -223,24 +223,10 @@ def write_siq2(folder: Path) -> Path:
     return folder
 
 
-INTENTQA_HEADER = [
-    "video_id",
-    "frame_count",
-    "width",
-    "height",
-    "question",
-    "answer",
-    "qid",
-    "type",
-    "a0",
-    "a1",
-    "a2",
-    "a3",
-    "a4",
-    "action",
-    "lemma",
-    "lemma_id",
-]
+INTENTQA_HEADER = (
+    *("video_id", "frame_count", "width", "height", "question", "answer", "qid", "type"),
+    *("a0", "a1", "a2", "a3", "a4", "action", "lemma", "lemma_id"),
+)
 
 
 def intentqa_row(video: str, qid: int, answer: int) -> list[Any]:

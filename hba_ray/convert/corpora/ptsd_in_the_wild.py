@@ -108,6 +108,6 @@ def _twins(rows: dict[str, list[Row]]) -> list[str]:
     for same in by_size.values():
         for split, path in same if len({split for split, _ in same}) > 1 else ():  # only equal sizes can be equal files
             by_content[file_digest(path)].add(split)
-    found = {"names": by_name, "contents": by_content}
+    found = {"Names": by_name, "Contents": by_content}
     counts = {what: sum(len(splits) > 1 for splits in its.values()) for what, its in found.items()}
-    return [f"{count} {what} of videos are in more than one split." for what, count in counts.items() if count]
+    return [f"{what} of videos that are in more than one split: {count}." for what, count in counts.items() if count]
