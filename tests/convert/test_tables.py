@@ -104,7 +104,7 @@ def test_numbers_stand_in_files_as_such_or_as_text(value: object, found: float):
 
 @pytest.mark.parametrize("value", ["ten", "", None, "nan", "inf", True, [1], 25, "-1", "9" * 5000])
 def test_what_is_no_number_in_range_is_refused_and_not_repeated(value: object):
-    with pytest.raises(DataError, match="^row 1: 'score' (is|lies)") as caught:
+    with pytest.raises(DataError, match=r"^row 1: 'score' (is|lies)") as caught:
         number(value, "score", "row 1", lowest=0, highest=24)
     assert "ten" not in str(caught.value)
     assert "999" not in str(caught.value)
