@@ -39,12 +39,14 @@ class ConversionRequest:
         datasets: ids of those of its datasets that are wanted.
         seed: of the split, where the corpus publishes none.
         spec: the other settings of `atlas`.
+        scratch: folder for clips that are cut out of recordings; it is gone when the rows are written.
     """
 
     folder: Path
     datasets: list[str]
     seed: int
     spec: AtlasSpec
+    scratch: Path
 
 
 @dataclass(frozen=True)

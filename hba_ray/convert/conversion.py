@@ -6,6 +6,7 @@ that add up to the difference.
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -86,9 +87,11 @@ def convert(spec: AtlasSpec, folder: Path, seed: int = 0) -> Conversion:
     """
     converter = _converter(spec.source)
     datasets = _datasets(spec)
-    request = ConversionRequest(Path(spec.root or ""), [dataset.id for dataset in datasets], seed, spec)
-    converted = converter.convert(request)
-    files = {split: write_jsonl(converted.rows[split], folder, split).name for split in SPLITS}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".cut-", dir=folder) as scratch:
+        request = ConversionRequest(Path(spec.root or ""), [dataset.id for dataset in datasets], seed, spec, Path(scratch))
+        converted = converter.convert(request)
+        files = {split: write_jsonl(converted.rows[split], folder, split).name for split in SPLITS}
     counts = [_count(converted, dataset, split) for dataset in datasets for split in SPLITS]
     sensitive = [dataset.id for dataset in datasets if dataset.sensitive]
     return Conversion(spec.source, seed, files, counts, converted.drops, list(converted.rules), converted.findings, sensitive)

@@ -22,7 +22,7 @@ def converted(source: str, folder: Path, *, seed: int = 0, **atlas: Any) -> Conv
     rules = {"corpora": {source: atlas.pop("corpora")}} if "corpora" in atlas else {}
     spec = AtlasSpec.model_validate({"source": source, "root": str(folder), **atlas, **rules})
     datasets = list(spec.datasets or [dataset.id for dataset in DATASETS.values() if dataset.source == source])
-    return import_module(f"hba_ray.convert.corpora.{source}").convert(ConversionRequest(folder, datasets, seed, spec))
+    return import_module(f"hba_ray.convert.corpora.{source}").convert(ConversionRequest(folder, datasets, seed, spec, folder / "cut"))
 
 
 def sizes(made: Converted, dataset: str | None = None) -> list[int]:

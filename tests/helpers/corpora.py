@@ -38,6 +38,13 @@ def tiny_sound() -> bytes:
     return wave.getvalue()
 
 
+@cache
+def long_film() -> bytes:
+    """An AVI of six seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        return film(Path(folder) / "a.avi", "mpeg4", 60)
+
+
 def put(path: Path, content: bytes | str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -367,7 +374,7 @@ def write_ptsd(folder: Path) -> Path:
     return folder
 
 
-def write_iemocap(folder: Path) -> Path:
+def write_iemocap(folder: Path, *, films: bool = False) -> Path:
     """Five sessions: lines of raters, of no utterance and of no label, side files, a file in Latin-1, folders beside the evaluations."""
     codes = ("neu", "ang", "exc", "hap", "sad", "fru", "xxx", "sur")
     for session in range(1, 6):
@@ -381,6 +388,8 @@ def write_iemocap(folder: Path) -> Path:
             rated += [f"[{number}.2901 - {number + 1}.2357]\t{name}\t{code}\t[2.5000, 2.5000, 2.5000]", "C-E2:\tNeutral;\t()", ""]
             spoken.append(f"{name} [{number:03d}.2901-{number + 1:03d}.2357]: Caf\u00e9 number {number}.")
             put(place / "sentences" / "wav" / dialog / f"{name}.wav", tiny_sound())
+        if films:
+            put(place / "dialog" / "avi" / "DivX" / f"{dialog}.avi", long_film())
         put(place / "dialog" / "EmoEvaluation" / f"{dialog}.txt", "\n".join(rated))
         put(place / "dialog" / "EmoEvaluation" / f"._{dialog}.txt", APPLE_DOUBLE)
         put(place / "dialog" / "EmoEvaluation" / "Categorical" / f"{dialog}_e1.txt", "not read")

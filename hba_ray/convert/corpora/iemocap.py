@@ -2,17 +2,19 @@
 
 Expected in the folder, as its publishers give it: `Session1` to `Session5`, directly or in `IEMOCAP_full_release`, with
 `dialog/EmoEvaluation/*.txt`, `dialog/transcriptions/*.txt` (Latin-1) and, for rows with sound,
-`sentences/wav/<dialog>/<utterance>.wav`. The split is by session, each of which has two speakers of its own. The videos show whole
-dialogs and both actors; they are not attached.
+`sentences/wav/<dialog>/<utterance>.wav`. The split is by session, each of which has two speakers of its own. The videos
+`dialog/avi/DivX/<dialog>.avi` show whole dialogs and both actors; utterances are cut out of them where that is asked for.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row
+from hba_ray.convert.base import ConversionRequest, Converted, Sieve, labelled_row
+from hba_ray.convert.cutting import cut_film
 from hba_ray.convert.discretise import IEMOCAP_ALL, IEMOCAP_FOUR
 from hba_ray.convert.media import clip_file, first_folder, of_macos
 from hba_ray.convert.tables import read_text
@@ -27,44 +29,54 @@ CODES = ("ang", "hap", "exc", "sad", "neu", "fru", "fea", "sur", "dis", "oth", "
 """Codes in the evaluations; fru, oth and xxx (no majority) have no label."""
 NO_CLASS = "of a class that is not used"
 
-_EVALUATION = re.compile(r"\[\d+\.\d+ - \d+\.\d+\]\t(\S+)\t(\w+)\t\[.*\]\s*")
+_EVALUATION = re.compile(r"\[(\d+\.\d+) - (\d+\.\d+)\]\t(\S+)\t(\w+)\t\[.*\]\s*")
 _SPOKEN = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]:\s*(.*)")
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """An utterance and the code that most raters gave it.
+
+    Attributes:
+        begin, end: seconds in its dialog.
+    """
+
+    where: str
+    name: str
+    code: str
+    begin: float
+    end: float
+
+
 def convert(request: ConversionRequest) -> Converted:
-    """The rows of IEMOCAP; see `read_iemocap`."""
-    return read_iemocap(request.folder, request.spec.corpora.iemocap, on_bad_row=request.spec.on_bad_row)
-
-
-def read_iemocap(folder: Path, rules: IemocapSpec | None = None, *, on_bad_row: OnBadRow = "fail") -> Converted:
     """The rows of IEMOCAP.
 
     Raises:
         DataError: names file, line and reason.
     """
-    rules = rules or IemocapSpec()
+    folder, rules = request.folder, request.spec.corpora.iemocap
     base = folder / "IEMOCAP_full_release" if (folder / "IEMOCAP_full_release").is_dir() else folder
     label_of = dict(IEMOCAP_FOUR if rules.classes == "four" else IEMOCAP_ALL)
     if rules.excited == "leave_out":
         del label_of["exc"]
     labels = tuple(label for label in DATASETS["iemocap"].labels if label in label_of.values())
     has_sound = any((base / f"Session{session}" / "sentences" / "wav").is_dir() for session in SESSIONS)
-    sieve = Sieve("iemocap", on_bad_row)
+    sieve = Sieve("iemocap", request.spec.on_bad_row)
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for session in SESSIONS:
         split = {rules.validation_session: "validation", rules.test_session: "test"}.get(session, "train")
         place = base / f"Session{session}"
         for dialog in _evaluations(place):
             said = _transcript(place / "dialog" / "transcriptions" / dialog.name)
-            for where, name, code in _evaluated(dialog):
+            for one in _evaluated(dialog):
                 with sieve.row(split):
-                    if code not in CODES:
-                        raise DataError(where, f"'{code}' is none of {', '.join(CODES)}", reason="unknown label")
-                    if code not in label_of:
-                        sieve.leave_out(where, NO_CLASS, split)
+                    if one.code not in CODES:
+                        raise DataError(one.where, f"'{one.code}' is none of {', '.join(CODES)}", reason="unknown label")
+                    if one.code not in label_of:
+                        sieve.leave_out(one.where, NO_CLASS, split)
                         continue
-                    clip = place / "sentences" / "wav" / dialog.stem / f"{name}.wav" if has_sound else None
-                    rows[split].append(_row(name, label_of[code], labels, said, clip, where))
+                    media = _media(place, dialog.stem, one, has_sound, request.scratch if rules.video else None)
+                    rows[split].append(_row(one, label_of[one.code], labels, said, media))
     return Converted(rows, sieve.drops, rules=_stated(rules))
 
 
@@ -92,14 +104,14 @@ def _evaluations(session: Path) -> list[Path]:
     return found
 
 
-def _evaluated(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(place, utterance, code) of each utterance; lines of single raters do not start with a time."""
+def _evaluated(path: Path) -> Iterator[Evaluated]:
+    """The utterances of a dialog; lines of single raters do not start with a time."""
     for number, line in enumerate(read_text(path, "latin-1").splitlines(), 1):
         if line.startswith("["):
             found = _EVALUATION.fullmatch(line)
             if found is None:
                 raise DataError(f"{path}, line {number}", "is no evaluation", "use the file as published", reason="wrong type")
-            yield f"{path}, line {number}", found[1], found[2]
+            yield Evaluated(f"{path}, line {number}", found[3], found[4], float(found[1]), float(found[2]))
 
 
 def _transcript(path: Path) -> dict[str, str]:
@@ -108,11 +120,21 @@ def _transcript(path: Path) -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
-def _row(name: str, label: str, labels: tuple[str, ...], said: dict[str, str], clip: Path | None, where: str) -> Row:
+def _media(session: Path, dialog: str, one: Evaluated, has_sound: bool, scratch: Path | None) -> dict[str, tuple[Path, ...]]:
+    """The clips of an utterance; its video is cut into `scratch`, where there is one."""
+    media = {}
+    if scratch is not None:
+        film = clip_file(session / "dialog" / "avi" / "DivX" / f"{dialog}.avi", one.where)
+        media["video"] = (cut_film(film, one.begin, one.end, scratch / f"{one.name}.mp4", where=one.where),)
+    if has_sound:
+        media["audio"] = (clip_file(session / "sentences" / "wav" / dialog / f"{one.name}.wav", one.where),)
+    return media
+
+
+def _row(one: Evaluated, label: str, labels: tuple[str, ...], said: dict[str, str], media: dict[str, tuple[Path, ...]]) -> Row:
     dataset = DATASETS["iemocap"]
-    if name not in said:
-        raise DataError(where, f"{name} has no transcript", "use the files as published", reason="missing value")
-    media = {"audio": (clip_file(clip, where),)} if clip else {}
-    problem = question(dataset, tuple(media), said[name], labels=labels, where=where)
-    own = f"iemocap-{name}"
+    if one.name not in said:
+        raise DataError(one.where, f"{one.name} has no transcript", "use the files as published", reason="missing value")
+    problem = question(dataset, tuple(media), said[one.name], labels=labels, where=one.where)
+    own = f"iemocap-{one.name}"
     return labelled_row(dataset, sample_id=own, clip_id=own, problem=problem, label=label, media=media)

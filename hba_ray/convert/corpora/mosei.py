@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hba_ray.convert.base import ConversionRequest, Converted, Difference, Sieve, labelled_row, left_out
+from hba_ray.convert.cutting import cut_film, cut_sound
 from hba_ray.convert.discretise import SEVEN, mosei_emotion, mosei_sentiment
-from hba_ray.convert.media import first_file, first_folder, needed_file, video_and_audio
+from hba_ray.convert.media import clip_file, first_file, first_folder, needed_file, video_and_audio
 from hba_ray.convert.mmsa import read_utterances
-from hba_ray.convert.segments import CSD, CSV, TRANSCRIPTS, Segment, by_text_order, by_time, read_classes, read_csd, read_lines
+from hba_ray.convert.segments import CSD, CSV, TRANSCRIPTS, Line, Segment, by_text_order, by_time, read_classes, read_csd, read_lines
 from hba_ray.convert.splits import split_named
 from hba_ray.convert.tables import number, read_json, read_text
 from hba_ray.convert.wording import question
@@ -33,6 +34,8 @@ from hba_ray.specs.sections.corpora import MoseiSpec
 TABLE = "label.csv"
 FEATURES = ("unaligned_50.pkl", "aligned_50.pkl")
 FOLDS = ("cmu_mosei_std_folds.py", "standard_folds.json")
+SOUNDS = ("Audio/WAV_16000", "Audio/Full/WAV_16000", "Raw/Audio/WAV_16000", "Raw/Audio/Full/WAV_16000")
+FILMS = ("Videos/Full/Combined", "Raw/Videos/Full/Combined")
 SEGMENTED = ("Videos/Segmented/Combined", "Raw/Videos/Segmented/Combined")
 WEAK, UNJOINED, NO_FOLD = "no emotion of this strength", "no labels could be joined to the clip", "video in no fold"
 SAME_SCORE = 0.01
@@ -69,7 +72,7 @@ def convert(request: ConversionRequest) -> Converted:
     sieve = Sieve("mosei", request.spec.on_bad_row)
     is_mmsa = first_file(folder, (TABLE, *FEATURES)) is not None
     labels = _labels(folder, rules, is_mmsa=is_mmsa, emotion="mosei_emotion" in request.datasets)
-    clips = _of_mmsa(folder, labels, sieve) if is_mmsa else _of_cmu(folder, labels or {}, sieve)
+    clips = _of_mmsa(folder, labels, sieve) if is_mmsa else _of_cmu(request, labels or {}, sieve)
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     left: defaultdict[tuple[str, str], int] = defaultdict(int)
     for clip in clips:
@@ -128,14 +131,14 @@ def _joined(folder: Path, video: str, segments: Sequence[Segment], clips: Sequen
     return by_time(segments, read_lines(transcript)) if transcript else by_text_order(segments, clips)
 
 
-def _of_cmu(folder: Path, labels: Mapping[str, list[Segment]], sieve: Sieve) -> Iterator[Clip]:
+def _of_cmu(request: ConversionRequest, labels: Mapping[str, list[Segment]], sieve: Sieve) -> Iterator[Clip]:
     """The clips of CMU's transcripts that are in a fold, with the labels that have their times."""
+    folder = request.folder
     texts = first_folder(folder, TRANSCRIPTS)
     if texts is None:
         what = f"holds neither {TABLE} nor {TRANSCRIPTS[0]}"
         raise DataError(str(folder), what, "atlas.root is the folder of the dataset's public files", reason="missing file")
     split_of = _folds(needed_file(folder, FOLDS))
-    clips = first_folder(folder, SEGMENTED)
     for video, segments in labels.items():
         path = texts / f"{video}.txt"
         lines = read_lines(path) if video in split_of and path.is_file() else []
@@ -147,11 +150,28 @@ def _of_cmu(folder: Path, labels: Mapping[str, list[Segment]], sieve: Sieve) -> 
                 continue
             clip, where = None, f"{path}, clip {line.clip}"
             with sieve.row(split_of[video]):
-                media = video_and_audio(clips / f"{video}_{line.clip}.mp4", where) if clips else {}
+                media = _cut(request, video, line, where)
                 score, emotions = f"{segment.sentiment:.7g}", segment.emotions or None
                 clip = Clip(where, video, line.clip, line.text, split_of[video], score, segment.is_class, emotions, media)
             if clip is not None:
                 yield clip
+
+
+def _cut(request: ConversionRequest, video: str, line: Line, where: str) -> dict[str, tuple[Path, ...]]:
+    """The clips of a segment: as its publishers cut them, else cut here out of the whole recordings that are there."""
+    segmented, films, sounds = (first_folder(request.folder, names) for names in (SEGMENTED, FILMS, SOUNDS))
+    name = f"{video}_{line.clip}"
+    if segmented:
+        return video_and_audio(segmented / f"{name}.mp4", where)
+    media = {}
+    if films:
+        film = clip_file(films / f"{video}.mp4", where)
+        media["video"] = (cut_film(film, line.begin, line.end, request.scratch / f"{name}.mp4", where=where),)
+    heard = sounds / f"{video}.wav" if sounds else films / f"{video}.mp4" if films else None
+    if heard:
+        sound = clip_file(heard, where)
+        media["audio"] = (cut_sound(sound, line.begin, line.end, request.scratch / f"{name}.wav", where=where),)
+    return media
 
 
 def _folds(path: Path) -> dict[str, str]:

@@ -65,6 +65,8 @@ class IemocapSpec(Spec):
     """`four`: anger, happy, neutral, sad; `all`: with disgust, fear and surprise. Utterances of other classes give no row."""
     excited: Literal["happy", "leave_out"] = "happy"
     """What becomes of excited utterances."""
+    video: bool = False
+    """Cut each utterance's video out of its dialog's. It shows both actors."""
     validation_session: int = Field(default=4, ge=1, le=5)
     """The session that validates; each has two speakers of its own."""
     test_session: int = Field(default=5, ge=1, le=5)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hba_ray.convert.corpora.iemocap import NO_CLASS
+from hba_ray.data.media import probe_video
 from hba_ray.errors import DataError
 from hba_ray.specs import AtlasSpec
 from tests.helpers.converted import by_sample, converted, drops, labels, sizes
@@ -69,3 +70,14 @@ def test_a_session_that_is_not_there_is_named(iemocap: Path):
     (iemocap / "IEMOCAP_full_release" / "Session4").rename(iemocap / "Session4")
     with pytest.raises(DataError, match=r"Session4: holds no dialog/EmoEvaluation"):
         converted("iemocap", iemocap)
+
+
+def test_videos_are_cut_out_of_dialogs_where_that_is_asked_for(tmp_path: Path):
+    folder = write_iemocap(tmp_path, films=True)
+    row = by_sample(converted("iemocap", folder, corpora={"video": True}))["iemocap-Ses01F_impro05a_M001"]
+    assert set(row.media) == {"video", "audio"}
+    assert probe_video(row.media["video"][0], where="test").seconds == pytest.approx(0.9, abs=0.11)  # from 1.2901 to 2.2357 s
+    assert set(by_sample(converted("iemocap", folder))["iemocap-Ses01F_impro05a_M001"].media) == {"audio"}
+    (folder / "IEMOCAP_full_release" / "Session1" / "dialog" / "avi" / "DivX" / "Ses01F_impro05a.avi").unlink()
+    with pytest.raises(DataError, match=r"Ses01F_impro05a\.avi is not there"):
+        converted("iemocap", folder, corpora={"video": True})

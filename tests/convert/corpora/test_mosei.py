@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from hba_ray.convert.corpora.mosei import UNJOINED, WEAK
 from hba_ray.convert.segments import CSD, Segment, by_text_order, by_time, read_lines
+from hba_ray.data.media import probe_audio, probe_video
 from hba_ray.errors import DataError
 from tests.helpers.converted import by_sample, converted, drops, labels, sizes
-from tests.helpers.corpora import mosei_clips, put, put_table, write_mosei, write_mosei_of_cmu
+from tests.helpers.corpora import mosei_clips, put, put_table, tiny_film, write_mosei, write_mosei_of_cmu
+from tests.helpers.films import film
 
 SENTIMENT = {
     "highly negative": 1,
@@ -166,3 +169,24 @@ def test_times_join_within_two_hundredths_and_never_twice(tmp_path: Path):
     assert [(line.clip, line.begin, line.text) for line in lines] == [("5", 0.0, "One ___ two"), ("6", 3.25, "x")]
     assert by_time(rows, lines) == {"5": rows[0]}
     assert by_text_order(rows, ["1", "2"]) == {}
+
+
+def test_clips_of_cmu_are_those_it_cut_or_cut_out_of_whole_recordings(tmp_path: Path):
+    pytest.importorskip("h5py")
+    write_mosei_of_cmu(tmp_path)
+    for video, seconds in (("-a_b", 40), ("12345", 5), ("val_1", 5), ("Zz9", 5)):
+        put(tmp_path / "Audio" / "WAV_16000" / f"{video}.wav", b"")
+        soundfile.write(tmp_path / "Audio" / "WAV_16000" / f"{video}.wav", np.zeros(16_000 * seconds), 16_000)
+    sound = by_sample(converted("mosei", tmp_path))["mosei_senti--a_b-10"].media
+    assert set(sound) == {"audio"}
+    assert probe_audio(sound["audio"][0], where="test") == pytest.approx(4.1, abs=0.01)
+    (tmp_path / "Videos" / "Full" / "Combined").mkdir(parents=True)
+    for video, seconds in (("-a_b", 40), ("12345", 5), ("val_1", 5), ("Zz9", 5)):
+        film(tmp_path / "Videos" / "Full" / "Combined" / f"{video}.mp4", "mpeg4", 2 * seconds, rate=2)
+    both = by_sample(converted("mosei", tmp_path))["mosei_senti--a_b-10"].media
+    assert set(both) == {"video", "audio"}
+    assert probe_video(both["video"][0], where="test").seconds == pytest.approx(4, abs=0.6)
+    for _, video, clip, *_ in mosei_clips():
+        put(tmp_path / "Videos" / "Segmented" / "Combined" / f"{video}_{clip}.mp4", tiny_film())
+    ready = by_sample(converted("mosei", tmp_path))["mosei_senti--a_b-10"].media
+    assert ready["video"] == ready["audio"] == ((tmp_path / "Videos" / "Segmented" / "Combined" / "-a_b_10.mp4").absolute(),)
