@@ -3,7 +3,8 @@
 Labels: `CMU_MOSEI_Labels.csd`, an HDF5 file of the SDK with a row a segment (sentiment and six emotions); or, for sentiment alone,
 `CMU_MOSEI_Labels.csv` of s3prl, with CMU's seven classes. Their rows are no numbers of clips: they stand in the order in which
 the numbers sort as text (10, 13, 2, 3). So rows are joined to clips by time where the transcripts are there, else by that order,
-and never by number.
+and never by number. Where there is no csd, emotions may come from the answers of single raters, `Labels/*.csv`, which name the
+clip itself.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from hba_ray.convert.discretise import MOSEI_EMOTIONS
+from hba_ray.convert.media import files_below
 from hba_ray.convert.tables import column, identifier, number, read_table, read_text
 from hba_ray.errors import DataError, EnvironmentMissing
 
 CSD, CSV = "CMU_MOSEI_Labels.csd", "CMU_MOSEI_Labels.csv"
 TRANSCRIPTS = ("Transcript/Combined", "Transcript/Segmented/Combined", "Raw/Transcript/Combined", "Raw/Transcript/Segmented/Combined")
+RATERS = ("Labels", "Raw/Labels")
+RATED = {"happiness": "happy", "sadness": "sad", "anger": "anger", "surprise": "surprise", "disgust": "disgust", "fear": "fear"}
+"""Name of an emotion in the columns of raters -> ours."""
 SAME_TIME = 0.02
 """Seconds by which two files may differ in the times of one segment."""
 
@@ -97,6 +103,23 @@ def read_classes(path: Path) -> dict[str, list[Segment]]:
             raise DataError(where, "'label7' is none of -3 to 3", "use the file as published", reason="unknown label")
         found[identifier(record, "file", where)].append((int(index), Segment(max(0.0, begin), end, label, is_class=True)))
     return {video: [segment for _, segment in sorted(its, key=lambda pair: pair[0])] for video, its in found.items()}
+
+
+def read_raters(folder: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """(video, clip) -> emotion -> mean intensity over the raters of all tables in a folder.
+
+    Raises:
+        DataError: there is no table, it cannot be read, or names the line that is bad.
+    """
+    columns = [f"Answer.{name}" for name in RATED]
+    answers: defaultdict[tuple[str, str], list[list[float]]] = defaultdict(list)
+    for path in files_below(folder, (".csv",)):
+        for where, record in read_table(path, ("Input.VIDEO_ID", "Input.CLIP", *columns)):
+            clip = identifier(record, "Input.VIDEO_ID", where), identifier(record, "Input.CLIP", where)
+            answers[clip].append([number(record.get(name), name, where, lowest=0, highest=3) for name in columns])
+    if not answers:
+        raise DataError(str(folder), "holds no table of raters", "unpack CMU's Labels folder again", reason="no rows")
+    return {clip: dict(zip(RATED.values(), map(fmean, zip(*its, strict=True)), strict=True)) for clip, its in answers.items()}
 
 
 def read_lines(path: Path) -> list[Line]:

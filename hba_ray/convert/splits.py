@@ -45,6 +45,7 @@ def split_by_group(groups: Sequence[str], counts: tuple[int, int, int], seed: in
 
 SPLIT_NAMES = {
     "train": "train",
+    "training": "train",
     "valid": "validation",
     "validation": "validation",
     "val": "validation",

@@ -1,12 +1,16 @@
 """Converter of CMU-MOSEI: opinions of people in videos, by clip, each a row of sentiment and, where an emotion is strong, of emotion.
 
-Two layouts, as published. That of MMSA: `label.csv` (or the feature file `unaligned_50.pkl`) and the clips
-`Raw/<video>/<clip>.mp4`; it has no emotions, which come from CMU's `CMU_MOSEI_Labels.csd` in the same folder. That of CMU:
-`CMU_MOSEI_Labels.csd` (or s3prl's `CMU_MOSEI_Labels.csv` for sentiment alone), `Transcript/Combined/<video>.txt` and
+Two layouts, as published.
+
+MMSA's: `label.csv` (or the feature file `unaligned_50.pkl`) and the clips `Raw/<video>/<clip>.mp4`. It has no emotions, which come from
+CMU's `CMU_MOSEI_Labels.csd` in the same folder, or from its raters' `Labels/*.csv`.
+
+CMU's: `CMU_MOSEI_Labels.csd` (or s3prl's `CMU_MOSEI_Labels.csv` for sentiment alone), `Transcript/Combined/<video>.txt` and
 `cmu_mosei_std_folds.py` of the SDK (or its lists as `standard_folds.json`); and, for rows with media, clips
-`Videos/Segmented/Combined/<video>_<clip>.mp4`, or the whole `Audio/WAV_16000/<video>.wav` and
-`Videos/Full/Combined/<video>.mp4`, from which clips are cut. Without any clips rows are text-only. How labels are joined to clips
-is said in hba_ray/convert/segments.py.
+`Videos/Segmented/Combined/<video>_<clip>.mp4`, or the whole `Audio/WAV_16000/<video>.wav` and `Videos/Full/Combined/<video>.mp4`, from
+which clips are cut.
+
+Without any clips rows are text-only. How labels are joined to clips is said in hba_ray/convert/segments.py.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hba_ray.convert.base import ConversionRequest, Converted, Difference, Sieve, labelled_row, left_out
@@ -22,7 +26,20 @@ from hba_ray.convert.cutting import cut_film, cut_sound
 from hba_ray.convert.discretise import SEVEN, mosei_emotion, mosei_sentiment
 from hba_ray.convert.media import clip_file, first_file, first_folder, needed_file, video_and_audio
 from hba_ray.convert.mmsa import read_utterances
-from hba_ray.convert.segments import CSD, CSV, TRANSCRIPTS, Line, Segment, by_text_order, by_time, read_classes, read_csd, read_lines
+from hba_ray.convert.segments import (
+    CSD,
+    CSV,
+    RATERS,
+    TRANSCRIPTS,
+    Line,
+    Segment,
+    by_text_order,
+    by_time,
+    read_classes,
+    read_csd,
+    read_lines,
+    read_raters,
+)
 from hba_ray.convert.splits import split_named
 from hba_ray.convert.tables import number, read_json, read_text
 from hba_ray.convert.wording import question
@@ -73,15 +90,17 @@ def convert(request: ConversionRequest) -> Converted:
     is_mmsa = first_file(folder, (TABLE, *FEATURES)) is not None
     labels = _labels(folder, rules, is_mmsa=is_mmsa, emotion="mosei_emotion" in request.datasets)
     clips = _of_mmsa(folder, labels, sieve) if is_mmsa else _of_cmu(request, labels or {}, sieve)
+    raters = _raters(folder) if "mosei_emotion" in request.datasets else None
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     left: defaultdict[tuple[str, str], int] = defaultdict(int)
     for clip in clips:
         with sieve.row(clip.split):
-            made, reason = _rows(clip, request.datasets, rules)
+            rated = clip if raters is None else replace(clip, emotions=raters.get((clip.video, clip.name)))
+            made, reason = _rows(rated, request.datasets, rules)
             rows[clip.split] += made
             if reason and "mosei_emotion" in request.datasets:
                 left[clip.split, reason] += 1
-    return Converted(rows, sieve.drops, _differences(sieve, left), _stated(rules, is_mmsa), _told(left))
+    return Converted(rows, sieve.drops, _differences(sieve, left), _stated(rules, is_mmsa, raters is not None), _told(left))
 
 
 def _labels(folder: Path, rules: MoseiSpec, *, is_mmsa: bool, emotion: bool) -> dict[str, list[Segment]] | None:
@@ -92,8 +111,8 @@ def _labels(folder: Path, rules: MoseiSpec, *, is_mmsa: bool, emotion: bool) -> 
     """
     if (folder / CSD).is_file():
         return read_csd(folder / CSD)
-    if emotion:
-        what = f"holds no {CSD}, the only file with emotions"
+    if emotion and not first_folder(folder, RATERS):
+        what = f"holds neither {CSD} nor {RATERS[0]}, which have the emotions"
         raise DataError(str(folder), what, "put it there, or set atlas.datasets=[mosei_senti]", reason="missing file")
     if is_mmsa:
         return None
@@ -101,6 +120,12 @@ def _labels(folder: Path, rules: MoseiSpec, *, is_mmsa: bool, emotion: bool) -> 
         what = f"has the classes of CMU's rule and no scores, so atlas.corpora.mosei.seven_classes={rules.seven_classes} cannot be had"
         raise DataError(str(folder / CSV), what, f"put {CSD} beside it", reason="missing file")
     return read_classes(needed_file(folder, (CSV,)))
+
+
+def _raters(folder: Path) -> dict[tuple[str, str], dict[str, float]] | None:
+    """Emotions by the answers of single raters, where CMU's file of means is not there."""
+    tables = None if (folder / CSD).is_file() else first_folder(folder, RATERS)
+    return read_raters(tables) if tables else None
 
 
 def _of_mmsa(folder: Path, labels: Mapping[str, list[Segment]] | None, sieve: Sieve) -> Iterator[Clip]:
@@ -238,10 +263,10 @@ def _differences(sieve: Sieve, left: Mapping[tuple[str, str], int]) -> dict[str,
     return found
 
 
-def _stated(rules: MoseiSpec, is_mmsa: bool) -> list[str]:
+def _stated(rules: MoseiSpec, is_mmsa: bool, by_raters: bool) -> list[str]:
     seven = "CMU's rule, away from zero" if rules.seven_classes == "cmu" else "rounding to the nearest, half to even"
     return [
-        f"Layout of {'MMSA' if is_mmsa else 'CMU'}.",
+        f"Layout of {'MMSA' if is_mmsa else 'CMU'}." + (" Emotions are means over raters." if by_raters else ""),
         f"Seven classes by {seven}; which rule the paper used is not known.",
         f"Emotion: the strongest of six where its intensity is {rules.emotion_from:g} or more, ties in the order happy, sad, anger, "
         "surprise, disgust, fear; that the paper used this rule is not known.",

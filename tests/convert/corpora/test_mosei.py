@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from hba_ray.convert.corpora.mosei import UNJOINED, WEAK
-from hba_ray.convert.segments import CSD, Segment, by_text_order, by_time, read_lines
+from hba_ray.convert.segments import CSD, RATED, Segment, by_text_order, by_time, read_lines
 from hba_ray.data.media import probe_audio, probe_video
 from hba_ray.errors import DataError
 from tests.helpers.converted import by_sample, converted, drops, labels, sizes
@@ -71,8 +71,23 @@ def test_rounding_makes_thirds_neutral_and_says_so(tmp_path: Path):
 
 
 def test_emotions_need_cmus_file(tmp_path: Path):
-    with pytest.raises(DataError, match=r"holds no CMU_MOSEI_Labels\.csd.*\n.*atlas\.datasets=\[mosei_senti\]"):
+    with pytest.raises(DataError, match=r"holds neither CMU_MOSEI_Labels\.csd nor Labels.*\n.*atlas\.datasets=\[mosei_senti\]"):
         converted("mosei", write_mosei(tmp_path, csd=False))
+
+
+def test_answers_of_single_raters_serve_for_emotions(tmp_path: Path):
+    write_mosei(tmp_path, csd=False)
+    header = ("HITId", "Input.VIDEO_ID", "Input.CLIP", *(f"Answer.{name}" for name in RATED))
+    answers = [("h", "-a_b", "10", happy, 1, 0, 0, 0, 0) for happy in (0, 1, 1)] + [("h", "12345", "0", 0, 0, 1, 1, 0, 0)]
+    put_table(tmp_path / "Labels" / "batch_1.csv", header, answers[:2])
+    put_table(tmp_path / "Labels" / "batch_2.csv", header, answers[2:])
+    made = converted("mosei", tmp_path)
+    assert labels(made, "train", "mosei_emotion") == {"sad": 1, "anger": 1}  # of clip 10 happiness is 2/3 in the mean
+    assert (sizes(made, "mosei_senti"), sizes(made, "mosei_emotion")) == ([12, 1, 1], [2, 0, 0])
+    assert made.rules[0] == "Layout of MMSA. Emotions are means over raters."
+    put_table(tmp_path / "Labels" / "batch_1.csv", header, [("h", "-a_b", "10", 4, 1, 0, 0, 0, 0)])
+    with pytest.raises(DataError, match=r"batch_1\.csv, line 2: 'Answer\.happiness' lies outside 0 to 3"):
+        converted("mosei", tmp_path)
 
 
 def test_clips_without_a_strong_emotion_have_no_row_of_it(mosei: Path):
