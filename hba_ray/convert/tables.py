@@ -23,6 +23,8 @@ APPLE_DOUBLE = b"\x00\x05\x16\x07"
 """First bytes of the side files of macOS, which archives may hold in place of the file itself."""
 _CHINESE = "gb18030"
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_LONGEST_NAME = 200
+"""Bytes of a name; file systems take 255, of which endings need some."""
 _LARGEST_CELL = 2**24
 """Characters of a cell; the `csv` module takes 131,072 by default, less than the transcript of an interview."""
 
@@ -176,12 +178,21 @@ def identifier(record: Mapping[Any, Any], name: str, where: str) -> str:
     """A value that names a file, as it stands but for spaces around it.
 
     Raises:
-        DataError: as `column`; or it holds a slash, or is the name of a folder.
+        DataError: as `column`; or it holds a slash, is the name of a folder, or is longer than a file's may be.
     """
     value = column(record, name, where).strip()
-    if value in (".", "..") or any(sign in value for sign in "/\\\0"):
+    if not is_name(value):
         raise DataError(where, f"'{name}' is no name of a clip", "use the file as published", reason="bad path")
     return value
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a file of a folder, and none elsewhere.
+
+    >>> [is_name(text) for text in ("-a_b", "..", "a/b", "a" * 300)]
+    [True, False, False, False]
+    """
+    return text not in ("", ".", "..") and not any(sign in text for sign in "/\\\0") and len(text.encode()) <= _LONGEST_NAME
 
 
 def number(value: Any, name: str, where: str, *, lowest: float = -math.inf, highest: float = math.inf) -> float:

@@ -85,7 +85,7 @@ def test_the_encoding_of_a_file_can_be_named(tmp_path: Path):
     assert "GB18030" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["..", ".", "a/b", "a\\b", "a\0b"])
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "a\\b", "a\0b", "a" * 201, "\u7b2c" * 67])
 def test_a_name_that_leads_elsewhere_is_no_identifier(name: str):
     with pytest.raises(DataError, match="'video' is no name of a clip") as caught:
         identifier({"video": name}, "video", "row 1")

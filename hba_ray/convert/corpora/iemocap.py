@@ -17,7 +17,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, Sieve, labelled_r
 from hba_ray.convert.cutting import cut_film
 from hba_ray.convert.discretise import IEMOCAP_ALL, IEMOCAP_FOUR
 from hba_ray.convert.media import clip_file, first_folder, of_macos
-from hba_ray.convert.tables import read_text
+from hba_ray.convert.tables import is_name, read_text
 from hba_ray.convert.wording import question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
@@ -109,7 +109,7 @@ def _evaluated(path: Path) -> Iterator[Evaluated]:
     for number, line in enumerate(read_text(path, "latin-1").splitlines(), 1):
         if line.startswith("["):
             found = _EVALUATION.fullmatch(line)
-            if found is None:
+            if found is None or not is_name(found[3]):
                 raise DataError(f"{path}, line {number}", "is no evaluation", "use the file as published", reason="wrong type")
             yield Evaluated(f"{path}, line {number}", found[3], found[4], float(found[1]), float(found[2]))
 

@@ -13,7 +13,7 @@ from typing import Any
 from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, left_out, open_row
 from hba_ray.convert.media import clip_file, first_folder, sounding
 from hba_ray.convert.splits import tell_crossings
-from hba_ray.convert.tables import column, identifier, read_json, read_table
+from hba_ray.convert.tables import column, identifier, is_name, read_json, read_table
 from hba_ray.convert.wording import open_question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
@@ -58,14 +58,14 @@ def read_intentqa(folder: Path, *, on_bad_row: OnBadRow = "fail") -> Converted:
 def _nested(path: Path) -> dict[str, str]:
     """Video -> its place below the folder of videos, where NExT-QA's map is there."""
     found = read_json(path) if path.is_file() else {}
-    if not isinstance(found, dict) or not all(isinstance(place, str) and ".." not in Path(place).parts for place in found.values()):
+    if not isinstance(found, dict) or not all(isinstance(place, str) and all(map(is_name, place.split("/"))) for place in found.values()):
         raise DataError(str(path), "is no map from videos to places", "use the file as published", reason="wrong type")
     return found
 
 
 def _clip(clips: Path, video: str, nested: dict[str, str]) -> Path:
     flat = clips / f"{video}.mp4"
-    return flat if flat.is_file() or video not in nested else clips / f"{nested[video].lstrip('/')}.mp4"
+    return flat if flat.is_file() or video not in nested else clips / f"{nested[video]}.mp4"
 
 
 def _row(record: dict[str, Any], split: str, video: str, media: dict[str, tuple[Path, ...]], where: str, seen: set[str]) -> Row:

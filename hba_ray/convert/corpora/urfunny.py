@@ -14,7 +14,7 @@ from typing import Any
 from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row, left_out
 from hba_ray.convert.media import first_folder, needed_file, video_and_audio
 from hba_ray.convert.splits import split_named
-from hba_ray.convert.tables import column, read_text
+from hba_ray.convert.tables import column, identifier, read_text
 from hba_ray.convert.unpickling import read_pickle
 from hba_ray.convert.wording import question
 from hba_ray.data.rows import Row
@@ -57,7 +57,8 @@ def read_urfunny(folder: Path, rules: UrfunnySpec | None = None, *, on_bad_row: 
             with sieve.row(split):
                 if str(sample) in seen:
                     raise DataError(where, "stands in the folds twice", reason="duplicate row")
-                row = _row(str(sample), _of(texts, sample, LANGUAGE, where), _of(labels, sample, LABELS, where), clips, where, rules)
+                name = identifier({"id": str(sample)}, "id", where)
+                row = _row(name, _of(texts, sample, LANGUAGE, where), _of(labels, sample, LABELS, where), clips, where, rules)
                 rows[split].append(row)
                 seen.add(str(sample))
     if kept is not None and (unknown := sorted(kept - seen - {drop.row.rpartition(" ")[2] for drop in sieve.drops})):

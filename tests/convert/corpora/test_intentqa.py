@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from hba_ray.errors import DataError
 from tests.helpers.converted import by_sample, converted, drops, sizes
-from tests.helpers.corpora import INTENTQA_HEADER, intentqa_row, put_table, write_intentqa
+from tests.helpers.corpora import INTENTQA_HEADER, intentqa_row, put, put_table, write_intentqa
 
 
 @pytest.fixture
@@ -67,3 +68,10 @@ def test_rows_of_nextqa_have_another_name_for_the_video(intentqa: Path):
         path = intentqa / f"{name}.csv"
         path.write_bytes(path.read_bytes().replace(b"video_id", b" video "))
     assert sizes(converted("intentqa", intentqa)) == [3, 1, 1]
+
+
+@pytest.mark.parametrize("place", ["../2909445186", "a" * 300, 3])
+def test_a_map_that_leads_elsewhere_is_refused(intentqa: Path, place: object):
+    put(intentqa / "map_vid_vidorID.json", json.dumps({"2909445186": place}))
+    with pytest.raises(DataError, match=r"map_vid_vidorID\.json: is no map from videos to places"):
+        converted("intentqa", intentqa)

@@ -64,6 +64,7 @@ def test_ids_that_are_text_in_one_file_and_numbers_in_another_are_the_same(urfun
         ("language_sdk.pkl", lambda held: held.update({12: "text"}), "wrong type"),
         ("language_sdk.pkl", lambda held: held[12].update(punchline_sentence=" "), "empty text"),
         ("data_folds.pkl", lambda held: held["train"].append(12), "duplicate row"),
+        ("data_folds.pkl", lambda held: held["train"].append("12/../../12"), "bad path"),
     ],
 )
 def test_a_bad_row_is_named_or_left_out(urfunny: Path, file: str, edit: Any, reason: str):
