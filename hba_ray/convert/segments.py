@@ -9,7 +9,7 @@ clip itself.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +50,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Line:
+class TranscriptLine:
     """What is said in a clip, and when."""
 
     clip: str
@@ -122,7 +122,7 @@ def read_raters(folder: Path) -> dict[tuple[str, str], dict[str, float]]:
     return {clip: dict(zip(RATED.values(), map(fmean, zip(*its, strict=True)), strict=True)) for clip, its in answers.items()}
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_lines(path: Path) -> list[TranscriptLine]:
     """The clips of a video's transcript, `video___clip___begin___end___text` a line.
 
     Raises:
@@ -138,18 +138,19 @@ def read_lines(path: Path) -> list[Line]:
             raise DataError(where, "is not VIDEO___CLIP___BEGIN___END___TEXT", "use the file as published", reason="wrong type")
         begin, end = number(parts[1], "begin", where), number(parts[2], "end", where)
         record = {"clip": parts[0], "text": parts[3]}
-        found.append(Line(identifier(record, "clip", where), max(0.0, begin), end, column(record, "text", where).strip()))
+        found.append(TranscriptLine(identifier(record, "clip", where), max(0.0, begin), end, column(record, "text", where).strip()))
     return found
 
 
-def by_time(segments: Sequence[Segment], lines: Sequence[Line]) -> dict[str, Segment]:
-    """Clip -> the segment with its times. Clips without one are left out, and so are segments that several clips could be."""
-    found: dict[str, Segment] = {}
-    for line in lines:
-        same = [one for one in segments if abs(one.begin - line.begin) <= SAME_TIME and abs(one.end - line.end) <= SAME_TIME]
-        if len(same) == 1:
-            found[line.clip] = same[0]
-    return found
+def by_time(segments: Sequence[Segment], lines: Sequence[TranscriptLine]) -> dict[str, Segment]:
+    """Clip -> the one segment with its times. Where several clips or segments have the same times, none of them is joined."""
+    pairs = [(line.clip, place) for line in lines for place, one in enumerate(segments) if _is_same_time(line, one)]
+    clips, places = Counter(clip for clip, _ in pairs), Counter(place for _, place in pairs)
+    return {clip: segments[place] for clip, place in pairs if clips[clip] == places[place] == 1}
+
+
+def _is_same_time(line: TranscriptLine, segment: Segment) -> bool:
+    return abs(segment.begin - line.begin) <= SAME_TIME and abs(segment.end - line.end) <= SAME_TIME
 
 
 def by_text_order(segments: Sequence[Segment], clips: Sequence[str]) -> dict[str, Segment]:

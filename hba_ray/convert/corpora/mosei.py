@@ -31,8 +31,8 @@ from hba_ray.convert.segments import (
     CSV,
     RATERS,
     TRANSCRIPTS,
-    Line,
     Segment,
+    TranscriptLine,
     by_text_order,
     by_time,
     read_classes,
@@ -60,7 +60,7 @@ SAME_SCORE = 0.01
 
 
 @dataclass(frozen=True)
-class Clip:
+class SpokenClip:
     """A clip of either layout.
 
     Attributes:
@@ -128,7 +128,7 @@ def _raters(folder: Path) -> dict[tuple[str, str], dict[str, float]] | None:
     return read_raters(tables) if tables else None
 
 
-def _of_mmsa(folder: Path, labels: Mapping[str, list[Segment]] | None, sieve: Sieve) -> Iterator[Clip]:
+def _of_mmsa(folder: Path, labels: Mapping[str, list[Segment]] | None, sieve: Sieve) -> Iterator[SpokenClip]:
     """The clips of MMSA's table, with the emotions of CMU's file where it was read."""
     clips = first_folder(folder, ("Raw",))
     said = list(read_utterances(folder, (TABLE,), FEATURES, sieve))
@@ -145,7 +145,7 @@ def _of_mmsa(folder: Path, labels: Mapping[str, list[Segment]] | None, sieve: Si
                 raise DataError(one.where, what, "use both files as published", reason="answer contradicts label")
             media = video_and_audio(clips / one.video / f"{one.clip}.mp4", one.where) if clips else {}
             emotions = segment.emotions if segment else None
-            clip = Clip(one.where, one.video, one.clip, one.text, one.split, one.score, emotions=emotions, media=media)
+            clip = SpokenClip(one.where, one.video, one.clip, one.text, one.split, one.score, emotions=emotions, media=media)
         if clip is not None:
             yield clip
 
@@ -156,7 +156,7 @@ def _joined(folder: Path, video: str, segments: Sequence[Segment], clips: Sequen
     return by_time(segments, read_lines(transcript)) if transcript else by_text_order(segments, clips)
 
 
-def _of_cmu(request: ConversionRequest, labels: Mapping[str, list[Segment]], sieve: Sieve) -> Iterator[Clip]:
+def _of_cmu(request: ConversionRequest, labels: Mapping[str, list[Segment]], sieve: Sieve) -> Iterator[SpokenClip]:
     """The clips of CMU's transcripts that are in a fold, with the labels that have their times."""
     folder = request.folder
     texts = first_folder(folder, TRANSCRIPTS)
@@ -177,12 +177,12 @@ def _of_cmu(request: ConversionRequest, labels: Mapping[str, list[Segment]], sie
             with sieve.row(split_of[video]):
                 media = _cut(request, video, line, where)
                 score, emotions = f"{segment.sentiment:.7g}", segment.emotions or None
-                clip = Clip(where, video, line.clip, line.text, split_of[video], score, segment.is_class, emotions, media)
+                clip = SpokenClip(where, video, line.clip, line.text, split_of[video], score, segment.is_class, emotions, media)
             if clip is not None:
                 yield clip
 
 
-def _cut(request: ConversionRequest, video: str, line: Line, where: str) -> dict[str, tuple[Path, ...]]:
+def _cut(request: ConversionRequest, video: str, line: TranscriptLine, where: str) -> dict[str, tuple[Path, ...]]:
     """The clips of a segment: as its publishers cut them, else cut here out of the whole recordings that are there."""
     segmented, films, sounds = (first_folder(request.folder, names) for names in (SEGMENTED, FILMS, SOUNDS))
     name = f"{video}_{line.clip}"
@@ -231,7 +231,7 @@ def _fold_name(node: ast.Assign) -> str:
     return target.id if isinstance(target, ast.Name) else ""
 
 
-def _rows(clip: Clip, datasets: Sequence[str], rules: MoseiSpec) -> tuple[list[Row], str | None]:
+def _rows(clip: SpokenClip, datasets: Sequence[str], rules: MoseiSpec) -> tuple[list[Row], str | None]:
     """The rows of a clip, and why it has none of emotion."""
     labels = {
         "mosei_senti": SEVEN[int(clip.score) + 3] if clip.is_class else mosei_sentiment(clip.score, rules.seven_classes, where=clip.where)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,7 @@ def test_times_join_within_two_hundredths_and_never_twice(tmp_path: Path):
     lines = read_lines(put(tmp_path / "a_b.txt", "a_b___5___-0.3___4.01___One ___ two\na_b___6___3.25___7.25___x\n"))
     assert [(line.clip, line.begin, line.text) for line in lines] == [("5", 0.0, "One ___ two"), ("6", 3.25, "x")]
     assert by_time(rows, lines) == {"5": rows[0]}
+    assert by_time(rows, [*lines, replace(lines[0], clip="7")]) == {}
     assert by_text_order(rows, ["1", "2"]) == {}
 
 

@@ -26,7 +26,8 @@ SOURCES = set(get_args(AtlasSpec.model_fields["source"].annotation)) - set(SOURC
 
 def test_every_source_has_a_converter_and_every_converter_a_source():
     modules = {module.name for module in pkgutil.iter_modules(hba_ray.convert.corpora.__path__)}
-    assert modules == SOURCES == {dataset.source for dataset in DATASETS.values() if not dataset.is_toy}
+    assert modules == SOURCES
+    assert {dataset.source for dataset in DATASETS.values() if not dataset.is_toy} <= SOURCES
 
 
 @pytest.mark.parametrize("source", sorted(WRITERS))
