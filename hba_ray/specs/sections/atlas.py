@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import Added, Seed, Spec
-from hba_ray.specs.sections.corpora import CorporaSpec
+from hba_ray.specs.sections.corpora import CorporaSpec, Corpus
 
 Modality = Literal["text", "audio", "video", "image"]
 Split = Literal["train", "validation", "test"]
@@ -82,24 +82,7 @@ class SampleSpec(Spec):
 class AtlasSpec(Spec):
     """Where the rows come from and which of them are used."""
 
-    source: Literal[
-        "released",
-        "toy",
-        "meld",
-        "mustard",
-        "cremad",
-        "mosei",
-        "tess",
-        "chsimsv2",
-        "siq2",
-        "intentqa",
-        "mimeqa",
-        "urfunny",
-        "daicwoz",
-        "mmpsy",
-        "ptsd_in_the_wild",
-        "iemocap",
-    ] = "released"
+    source: Literal["released", "toy", Corpus] = "released"
     """`released`: `root` holds the released parquet or jsonl files; `toy`: generated; all others: converted from the files that the
     corpus's publishers give, in `root`."""
     root: str | None = None

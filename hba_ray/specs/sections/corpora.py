@@ -8,6 +8,24 @@ from pydantic import Field, model_validator
 
 from hba_ray.specs.base import Added, Spec
 
+Corpus = Literal[
+    "meld",
+    "mustard",
+    "cremad",
+    "mosei",
+    "tess",
+    "chsimsv2",
+    "siq2",
+    "intentqa",
+    "mimeqa",
+    "urfunny",
+    "daicwoz",
+    "mmpsy",
+    "ptsd_in_the_wild",
+    "iemocap",
+]
+"""Values of `atlas.source` that have a converter: a module of hba_ray.convert.corpora bears each of these names."""
+
 
 class MoseiSpec(Spec):
     """Rules for CMU-MOSEI."""
