@@ -27,7 +27,7 @@ SOURCES = set(get_args(AtlasSpec.model_fields["source"].annotation)) - set(SOURC
 def test_every_source_has_a_converter_and_every_converter_a_source():
     modules = {module.name for module in pkgutil.iter_modules(hba_ray.convert.corpora.__path__)}
     assert modules == SOURCES
-    assert {dataset.source for dataset in DATASETS.values() if not dataset.is_toy} <= SOURCES
+    assert {dataset.source for dataset in DATASETS.values() if dataset.is_benchmark} <= SOURCES
 
 
 @pytest.mark.parametrize("source", sorted(WRITERS))
