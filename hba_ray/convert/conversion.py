@@ -6,6 +6,7 @@ that add up to the difference.
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -52,6 +53,9 @@ class Conversion:
     Attributes:
         files: split -> jsonl file.
         drops: rows of the public files that were left out.
+        rules: sentences that say by which rules the rows were made, where another rule would have given others.
+        findings: sentences about what the public files hold that a reader of results should know.
+        sensitive: datasets whose texts belong in no log, error or page.
     """
 
     source: str
@@ -59,6 +63,9 @@ class Conversion:
     files: dict[str, str]
     counts: list[SplitCount]
     drops: list[Drop]
+    rules: list[str]
+    findings: list[str]
+    sensitive: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """The card as plain JSON values."""
@@ -80,11 +87,14 @@ def convert(spec: AtlasSpec, folder: Path, seed: int = 0) -> Conversion:
     """
     converter = _converter(spec.source)
     datasets = _datasets(spec)
-    request = ConversionRequest(Path(spec.root or ""), [dataset.id for dataset in datasets], seed, spec)
-    converted = converter.convert(request)
-    files = {split: write_jsonl(converted.rows[split], folder, split).name for split in SPLITS}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".cut-", dir=folder) as scratch:
+        request = ConversionRequest(Path(spec.root or ""), [dataset.id for dataset in datasets], seed, spec, Path(scratch))
+        converted = converter.convert(request)
+        files = {split: write_jsonl(converted.rows[split], folder, split).name for split in SPLITS}
     counts = [_count(converted, dataset, split) for dataset in datasets for split in SPLITS]
-    return Conversion(spec.source, seed, files, counts, converted.drops)
+    sensitive = [dataset.id for dataset in datasets if dataset.sensitive]
+    return Conversion(spec.source, seed, files, counts, converted.drops, list(converted.rules), converted.findings, sensitive)
 
 
 def _datasets(spec: AtlasSpec) -> list[Dataset]:
@@ -125,9 +135,9 @@ def _differences(converted: Converted, dataset: Dataset, split: str, rows: int) 
     """The reasons that the converter knows; what they leave unexplained is put down to the size of the public files."""
     if dataset.counts is None:
         return []
-    known = converted.differences.get(split, [])
+    known = [*converted.differences.get(split, []), *converted.differences.get(f"{dataset.id}/{split}", [])]
     rest = rows - dataset.counts[SPLITS.index(split)] - sum(difference.rows for difference in known)
     if not rest:
-        return list(known)
+        return known
     usable = sum(row.dataset == dataset for its_rows in converted.rows.values() for row in its_rows)
     return [*known, Difference(rest, f"the public files give {usable} rows over all splits, the publication counts {sum(dataset.counts)}")]

@@ -79,6 +79,7 @@ class Dataset:
         counts: rows in train, validation and test (Table 7); None where there is no published count.
         aliases: other spellings that are understood.
         source: the corpus it belongs to; datasets of one corpus share their clips.
+        sensitive: its texts are those of patients or minors, which belong in no log, error or page.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Dataset:
     counts: tuple[int, int, int] | None = None
     aliases: tuple[str, ...] = ()
     source: str = ""
+    sensitive: bool = False
 
     @property
     def is_toy(self) -> bool:
@@ -112,9 +114,10 @@ def _dataset(
     counts: tuple[int, int, int] | None = None,
     aliases: tuple[str, ...] = (),
     source: str = "",
+    sensitive: bool = False,
 ) -> Dataset:
     own = TASKS[task].labels if labels is None else labels
-    return Dataset(id, title, TASKS[task], tuple(dimensions.split()), modalities, own, counts, aliases, source or id)  # type: ignore[arg-type]
+    return Dataset(id, title, TASKS[task], tuple(dimensions.split()), modalities, own, counts, aliases, source or id, sensitive)  # type: ignore[arg-type]
 
 
 _SIX = ("anger", "disgust", "fear", "happy", "neutral", "sad")
@@ -187,12 +190,28 @@ _DATASETS = (
     _dataset("mimeqa", "MimeQA", "NVC", "Soc", "TAV", counts=(633, 0, 173), aliases=("mime_qa",)),
     _dataset("urfunny", "UR-FUNNYv2", "HUM", "Soc", "TAV", counts=(1709, 192, 224), aliases=("ur_funny", "ur_funnyv2", "urfunnyv2")),
     _dataset("mmsd", "MUStARD", "SAR", "Soc", "TAV", counts=(483, 104, 103), aliases=("mustard",), source="mustard"),
-    _dataset("daicwoz", "DAIC-WOZ", "DEP", "Path", "TA", counts=(107, 35, 47), aliases=("daic_woz", "daic")),
+    _dataset("daicwoz", "DAIC-WOZ", "DEP", "Path", "TA", counts=(107, 35, 47), aliases=("daic_woz", "daic"), sensitive=True),
     _dataset(
-        "mmpsy_depression", "MMPsy (DEP)", "DEP", "Path", "T", counts=(893, 191, 191), aliases=("mmpsy_dep", "MMPsy (D)"), source="mmpsy"
+        "mmpsy_depression",
+        "MMPsy (DEP)",
+        "DEP",
+        "Path",
+        "T",
+        counts=(893, 191, 191),
+        aliases=("mmpsy_dep", "MMPsy (D)"),
+        source="mmpsy",
+        sensitive=True,
     ),
     _dataset(
-        "mmpsy_anxiety", "MMPsy (ANX)", "ANX", "Path", "T", counts=(893, 191, 191), aliases=("mmpsy_anx", "MMPsy (A)"), source="mmpsy"
+        "mmpsy_anxiety",
+        "MMPsy (ANX)",
+        "ANX",
+        "Path",
+        "T",
+        counts=(893, 191, 191),
+        aliases=("mmpsy_anx", "MMPsy (A)"),
+        source="mmpsy",
+        sensitive=True,
     ),
     _dataset("ptsd_in_the_wild", "PTSD-in-the-Wild", "PTSD", "Path", "TAV", counts=(506, 64, 64), aliases=("ptsd_wild", "ptsd")),
     _dataset("iemocap", "IEMOCAP", "EMO", "Aff", "TAV", (*_SIX, "surprise")),

@@ -1,9 +1,10 @@
-"""Small public files in our own sentences, and the real ones where they lie beside the repository."""
+"""Small public files in our own sentences, and the real ones where a variable names their folder."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -109,10 +110,10 @@ def write_cremad(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def public_data() -> Path:
-    folder = Path(__file__).parents[2].parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("the public files are not beside the repository")
-    return folder
+    """Folder of public metadata, one folder a corpus: meld, mustard, cremad, cmu_mosei, social_iq2, intentqa_shaped."""
+    if "HBA_PUBLIC_DATA" not in os.environ:
+        pytest.skip("HBA_PUBLIC_DATA names no folder of public metadata")
+    return Path(os.environ["HBA_PUBLIC_DATA"])
 
 
 @pytest.fixture

@@ -9,21 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hba_ray.convert.base import (
-    ConversionRequest,
-    Converted,
-    Difference,
-    OnBadRow,
-    Sieve,
-    clip_file,
-    column,
-    first_folder,
-    labelled_row,
-    question,
-    read_table,
-    share_out,
-    split_rows,
-)
+from hba_ray.convert.base import ConversionRequest, Converted, Difference, OnBadRow, Sieve, labelled_row
+from hba_ray.convert.media import clip_file, first_folder
+from hba_ray.convert.splits import share_out, split_rows
+from hba_ray.convert.tables import column, read_table
+from hba_ray.convert.wording import question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -80,7 +70,8 @@ def read_cremad(folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_ro
     by_split = split_rows(list(rows.values()), groups, counts, seed, where=str(path))
     shifts = {split: len(by_split[split]) - count for split, count in zip(SPLITS, counts, strict=True)}
     differences = {split: [Difference(shift, "an actor's clips stay in one split")] for split, shift in shifts.items() if shift}
-    return Converted(by_split, sieve.drops, differences)
+    rule = "clip, so an actor is heard in several splits" if by_clip else "actor"
+    return Converted(by_split, sieve.drops, differences, [f"No official split; ours is by {rule}."])
 
 
 def actor(name: str) -> str:

@@ -11,19 +11,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from hba_ray.convert.base import (
-    ConversionRequest,
-    Converted,
-    Difference,
-    OnBadRow,
-    Sieve,
-    column,
-    first_folder,
-    labelled_row,
-    question,
-    read_table,
-    video_and_audio,
-)
+from hba_ray.convert.base import ConversionRequest, Converted, Difference, OnBadRow, Sieve, labelled_row
+from hba_ray.convert.media import first_folder, video_and_audio
+from hba_ray.convert.tables import column, read_table
+from hba_ray.convert.wording import question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, Dataset, consolidate
 from hba_ray.errors import DataError

@@ -15,20 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.base import (
-    ConversionRequest,
-    Converted,
-    OnBadRow,
-    Sieve,
-    column,
-    first_folder,
-    labelled_row,
-    question,
-    read_text,
-    share_out,
-    split_rows,
-    video_and_audio,
-)
+from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row
+from hba_ray.convert.media import first_folder, video_and_audio
+from hba_ray.convert.splits import share_out, split_rows
+from hba_ray.convert.tables import column, read_text
+from hba_ray.convert.wording import question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError
@@ -72,7 +63,8 @@ def read_mustard(folder: Path, *, seed: int = 0, on_bad_row: OnBadRow = "fail") 
     scene_of = scenes(lines_of)
     placed = [replace(row, clip_id=f"mustard-{scene_of[name]}") for name, row in rows.items()]
     counts = share_out(DATASETS["mmsd"], len(placed))
-    return Converted(split_rows(placed, [row.clip_id for row in placed], counts, seed, where=str(path)), sieve.drops)
+    divided = split_rows(placed, [row.clip_id for row in placed], counts, seed, where=str(path))
+    return Converted(divided, sieve.drops, rules=["No official split; ours is by scene, whose entries share a line."])
 
 
 def scenes(lines_of: Mapping[str, list[str]]) -> dict[str, str]:

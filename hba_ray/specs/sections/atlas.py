@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import Added, Seed, Spec
+from hba_ray.specs.sections.corpora import CorporaSpec, Corpus
 
 Modality = Literal["text", "audio", "video", "image"]
 Split = Literal["train", "validation", "test"]
@@ -81,9 +82,9 @@ class SampleSpec(Spec):
 class AtlasSpec(Spec):
     """Where the rows come from and which of them are used."""
 
-    source: Literal["released", "toy", "meld", "mustard", "cremad"] = "released"
-    """`released`: `root` holds the released parquet or jsonl files; `toy`: generated;
-    `meld`, `mustard`, `cremad`: converted from the dataset's own public files in `root`."""
+    source: Literal["released", "toy", Corpus] = "released"
+    """`released`: `root` holds the released parquet or jsonl files; `toy`: generated; all others: converted from the files that the
+    corpus's publishers give, in `root`."""
     root: str | None = None
     """Folder of the atlas, or of the public files that a converter reads. Not used by `toy`."""
     format: Literal["auto", "parquet", "jsonl"] = "auto"
@@ -111,6 +112,7 @@ class AtlasSpec(Spec):
     split_by: Literal["group", "clip"] = "group"
     """How a converter divides a dataset that comes without splits: `group` keeps all clips of an actor or a scene in one split,
     with counts as near to the paper's Table 7 as that allows; `clip` gives the exact counts."""
+    corpora: Annotated[CorporaSpec, Added(before=CorporaSpec())] = CorporaSpec()
     media: MediaSpec = MediaSpec()
     toy: ToySpec = ToySpec()
 

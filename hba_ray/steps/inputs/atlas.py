@@ -99,6 +99,8 @@ class AtlasSteps(StepKind[AtlasResult]):
             published = f", Table 7: {count['published']}" if count["published"] is not None else ""
             why = f" ({reasons})" if reasons else ""
             said.append(f"{count['dataset']} {count['split']}: {count['rows']} rows converted{published}{why}.")
+        card = result.card or {}
+        said += [f"{card['source']}: {line}" for part in ("rules", "findings") for line in card.get(part, ())]
         return said
 
 

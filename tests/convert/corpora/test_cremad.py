@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hba_ray.convert.base import Converted, check_disjoint
+from hba_ray.convert.base import Converted
 from hba_ray.convert.corpora.cremad import EMOTIONS, SENTENCES, actor, read_cremad
+from hba_ray.convert.splits import check_disjoint
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError

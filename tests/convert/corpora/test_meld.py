@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hba_ray.convert.base import Converted, Difference, check_disjoint
+from hba_ray.convert.base import Converted, Difference
 from hba_ray.convert.corpora.meld import FILES, read_meld
+from hba_ray.convert.splits import check_disjoint
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError
 

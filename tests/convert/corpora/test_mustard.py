@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hba_ray.convert.base import Converted, check_disjoint
+from hba_ray.convert.base import Converted
 from hba_ray.convert.corpora.mustard import read_mustard, scenes
+from hba_ray.convert.splits import check_disjoint
 from hba_ray.data.rows import Row
 from hba_ray.errors import DataError
 

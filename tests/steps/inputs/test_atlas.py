@@ -13,6 +13,7 @@ from hba_ray.steps.base import Context, Draft
 from hba_ray.steps.inputs.atlas import AtlasResult, AtlasSteps
 from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
+from tests.helpers.corpora import write_daicwoz
 
 ROW = {"problem": "What happens?", "answer": "She waves.", "dataset": "siq2"}
 
@@ -53,6 +54,14 @@ def test_nothing_is_said_of_rows_that_are_in_order(tmp_path):
     write(tmp_path, train=[ROW], test=[{**ROW, "problem": "What else?"}])
     spec = experiment(tmp_path)
     assert AtlasSteps().notes(spec, made(spec)) == []
+
+
+def test_the_rules_of_a_conversion_and_what_it_found_are_told(tmp_path):
+    spec = experiment(tmp_path, root=str(write_daicwoz(tmp_path / "public")), source="daicwoz")
+    notes = AtlasSteps().notes(spec, made(spec))
+    assert "daicwoz: Depression by a PHQ-8 score of 10." in notes
+    assert "daicwoz: Session 409: score 10, but PHQ8_Binary 0; the score was taken." in notes
+    assert not any("my secret" in note for note in notes)
 
 
 def test_a_leak_is_refused_where_the_spec_says_so(tmp_path):

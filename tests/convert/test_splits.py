@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hba_ray.convert.base import check_disjoint, share_out, split_by_group
+from hba_ray.convert.splits import check_disjoint, share_out, split_by_group
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
 

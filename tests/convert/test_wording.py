@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hba_ray.convert.base import QUESTIONS, question
+from hba_ray.convert.wording import QUESTIONS, open_question, question
 from hba_ray.data.rows import parse_row
 from hba_ray.data.tasks import CLASS_TASKS, DATASETS, Dataset
 from hba_ray.errors import DataError
@@ -63,3 +63,16 @@ def test_a_transcript_cannot_smuggle_in_a_mark(before: str, mark: str, after: st
     with pytest.raises(DataError) as caught:
         question(DATASETS["mmsd"], ("video",), before + mark + after)
     assert caught.value.reason == "mark in text"
+
+
+def test_an_open_question_stands_behind_what_is_shown():
+    siq2 = DATASETS["siq2"]
+    asked = "Why does he wait?"
+    assert open_question(siq2, (), asked) == asked
+    assert open_question(siq2, ("audio", "video"), asked, "I wait.") == (
+        "<video>\n<audio>\nI wait.\nGiven above: a video, a sound recording and a transcript. Why does he wait?"
+    )
+    with pytest.raises(DataError, match="the question holds <audio>"):
+        open_question(siq2, (), "What of <audio>?")
+    with pytest.raises(DataError, match="has a question of its own"):
+        open_question(DATASETS["tess"], ("audio",), asked)
