@@ -100,6 +100,11 @@ class Dataset:
         """Whether it is one of the sixteen of Table 2; IEMOCAP, which the paper transfers to (Table 9), is not."""
         return self.source not in ("toy", "iemocap")
 
+    @property
+    def is_outside(self) -> bool:
+        """Whether it is neither of the benchmark nor a toy: it is trained on and counted in means only where that is asked for."""
+        return not self.is_benchmark and not self.is_toy
+
 
 def _dataset(
     id: str,

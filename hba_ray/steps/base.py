@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from hba_ray.data.tasks import find_dataset
+from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import CheckpointError, DataError, HbaError
 from hba_ray.evaluation.arms import Arm
 from hba_ray.specs import ExperimentSpec, fingerprint
@@ -328,15 +328,16 @@ class Context:
 
     @property
     def index(self) -> AtlasIndex:
-        """The rows as stages see them: held-out datasets have rows in the test split alone."""
-        return self.whole_index.without(held_out(self.spec), TRAINED_ON)
+        """The rows as stages see them: datasets that are not trained on have rows in the test split alone."""
+        index = self.whole_index
+        return index.without(untrained(self.spec, index.counts()), TRAINED_ON)
 
     @property
     def whole_index(self) -> AtlasIndex:
         """All rows of the atlas; once the describe step is done, with the transcripts of rows that have no text of their own."""
-        from hba_ray.data.atlas import AtlasIndex, stated_root
+        from hba_ray.data.atlas import AtlasIndex, stated_roots
 
-        index = AtlasIndex.load(self.folder_of("atlas"), root=stated_root(self.spec.atlas))
+        index = AtlasIndex.load(self.folder_of("atlas"), stated=stated_roots(self.spec.atlas))
         if "describe" not in self.earlier or "transcripts" not in self.spec.descriptors.streams:
             return index
         said = read_parquet(self.folder_of("describe") / TRANSCRIPTS).to_pydict()
@@ -354,6 +355,15 @@ class Context:
 def held_out(spec: ExperimentSpec) -> list[str]:
     """The ids of the held-out datasets."""
     return [find_dataset(name, where="atlas.held_out").id for name in spec.atlas.held_out]
+
+
+def untrained(spec: ExperimentSpec, datasets: Iterable[str]) -> list[str]:
+    """Those of an atlas's datasets on which no stage but `transfer` trains.
+
+    They are the held-out ones, and those outside the benchmark that `atlas.train_also` does not name.
+    """
+    out, also = held_out(spec), {find_dataset(name, where="atlas.train_also").id for name in spec.atlas.train_also}
+    return [name for name in datasets if name in out or (DATASETS[name].is_outside and name not in also)]
 
 
 def precision_of(spec: ExperimentSpec) -> str:

@@ -11,7 +11,8 @@ from hba_ray.specs.base import Added, Seed, Spec
 
 Modality = Literal["text", "audio", "video", "image"]
 Split = Literal["train", "validation", "test"]
-
+Source = Literal["released", "toy", "meld", "mustard", "cremad"]
+Layout = Literal["auto", "parquet", "jsonl"]
 
 SOURCES_READ_AS_THEY_ARE = ("released", "toy")
 """Values of `atlas.source` that need no converter."""
@@ -78,21 +79,50 @@ class SampleSpec(Spec):
     """Seed of the draw."""
 
 
+class SourceSpec(Spec):
+    """One of several corpora that are joined."""
+
+    source: Source = "released"
+    """As `atlas.source`."""
+    root: str | None = None
+    """As `atlas.root`."""
+    format: Layout = "auto"
+    """As `atlas.format`."""
+    datasets: tuple[str, ...] | None = None
+    """Datasets to use of this corpus, by id or alias; null is all. `atlas.datasets` narrows them further."""
+
+    @model_validator(mode="after")
+    def _has_root(self) -> SourceSpec:
+        _check_root(self.source, self.root)
+        return self
+
+
+def _check_root(source: Source, root: str | None) -> None:
+    if source != "toy" and not root:
+        raise ValueError(f"root is missing; source '{source}' reads files: give atlas.root=FOLDER, or atlas.source=toy")
+
+
 class AtlasSpec(Spec):
     """Where the rows come from and which of them are used."""
 
-    source: Literal["released", "toy", "meld", "mustard", "cremad"] = "released"
+    source: Source = "released"
     """`released`: `root` holds the released parquet or jsonl files; `toy`: generated;
     `meld`, `mustard`, `cremad`: converted from the dataset's own public files in `root`."""
     root: str | None = None
     """Folder of the atlas, or of the public files that a converter reads. Not used by `toy`."""
-    format: Literal["auto", "parquet", "jsonl"] = "auto"
+    sources: Annotated[tuple[SourceSpec, ...], Added(before=())] = ()
+    """Several corpora whose rows are joined, each with its `source`, `root` and, if not all are wanted, `datasets`; in place of
+    `source` and `root`."""
+    format: Layout = "auto"
     """Layout to read; `auto` reads each split as it is, and refuses one that is there in both layouts. A toy atlas is written in
     this layout, as parquet by default."""
     datasets: tuple[str, ...] | None = None
     """Datasets to use, by id or alias; null is all. `hba atlas list` shows the ids."""
     held_out: tuple[str, ...] = ()
     """Datasets, by id or alias, on which no stage but `transfer` trains or validates. They are evaluated all the same."""
+    train_also: Annotated[tuple[str, ...], Added(before=())] = ()
+    """Datasets outside the paper's sixteen, by id or alias, that take part in training: IEMOCAP, or data of your own. Others of
+    them are evaluated, and trained on by `transfer` where they are held out."""
     modalities: tuple[Modality, ...] = ("text", "audio", "video", "image")
     """Modalities shown to the model. One that is left out is withheld from every row; text must stay, since it holds the question."""
     on_bad_row: Literal["fail", "drop"] = "fail"
@@ -116,10 +146,24 @@ class AtlasSpec(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> AtlasSpec:
-        if self.source != "toy" and not self.root:
-            raise ValueError(f"root is missing; source '{self.source}' reads files: give atlas.root=FOLDER, or atlas.source=toy")
+        if self.sources and (self.root is not None or self.source != "released"):
+            raise ValueError("sources joins corpora in place of source and root: make those of the spec one of the sources")
+        if not self.sources:
+            _check_root(self.source, self.root)
+        if both := set(self.held_out) & set(self.train_also):
+            raise ValueError(f"'{min(both)}' is in held_out and in train_also: it is trained on, or not")
         if "text" not in self.modalities:
             raise ValueError("modalities must contain text: the question itself is text")
         if self.datasets is not None and not self.datasets:
             raise ValueError("datasets is empty; leave it out to use all of them")
         return self
+
+    @property
+    def parts(self) -> tuple[SourceSpec, ...]:
+        """The corpora that are joined; of most specs there is one."""
+        return self.sources or (SourceSpec(source=self.source, root=self.root, format=self.format),)
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether rows are generated, so that nothing is said about the paper."""
+        return any(part.source == "toy" for part in self.parts)
