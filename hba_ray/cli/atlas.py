@@ -1,12 +1,13 @@
-"""`hba atlas list` and `check`: the datasets that the benchmark knows, and the rows that are there."""
+"""`hba atlas list`, `check` and `build`: the datasets that the benchmark knows, the rows that are there, and an atlas made of them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-from hba_ray.cli.base import AtlasOrSpec, Overrides, console, read, say, show_sheet
+from hba_ray.cli.base import AtlasOrSpec, Overrides, console, read, say, show, show_sheet
 
 app = typer.Typer(no_args_is_help=True, help="Look at an atlas, and check it.")
 
@@ -63,3 +64,28 @@ def check_atlas(
     if stops:
         say("a run would stop at the first bad clip; with atlas.on_bad_row=drop it leaves such rows out and counts them")
         raise typer.Exit(1)
+
+
+@app.command("build")
+def build_atlas(
+    atlas: AtlasOrSpec,
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="A new folder for the atlas.")],
+    overrides: Overrides = None,
+    layout: Annotated[Literal["parquet", "jsonl"], typer.Option(help="Clips inside the files, or beside them.")] = "parquet",
+    media: Annotated[Literal["copy", "link"], typer.Option(help="With jsonl: copy clips, or give their files a second name.")] = "copy",
+    part_mb: Annotated[int, typer.Option(min=1, help="Megabytes of clips at which a file ends.")] = 500,
+    workers: Annotated[int, typer.Option(min=1, help="Files that are written at a time.")] = 4,
+) -> None:
+    """Write the rows of a spec, of all its corpora, as one atlas in a released layout; started again, it goes on where it was."""
+    from hba_ray.actions.build_atlas import CARD, build_atlas, counts_of
+    from hba_ray.data.build import Target
+    from hba_ray.report.sheets import MISSING, Sheet
+
+    spec = read(atlas, overrides)
+    target = Target(to, layout, part_mb << 20, media == "link", spec.atlas.on_bad_row)
+    counts = counts_of(build_atlas(spec, target, workers=workers, say=say))
+    published = [MISSING if one["published"] is None else str(one["published"]) for one in counts]
+    rows = [(one["dataset"], one["split"], str(one["rows"]), said) for one, said in zip(counts, published, strict=True)]
+    show_sheet(Sheet("Rows", ("dataset", "split", "rows", "Table 7"), tuple(rows), 2))
+    show("atlas", to)
+    show("card", to / CARD)
