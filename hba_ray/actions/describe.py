@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hba_ray.cluster.session import ray_session
@@ -37,6 +38,7 @@ def index_of(spec: ExperimentSpec) -> tuple[AtlasIndex, list[str]]:
         SpecError: the atlas is generated or converted, and was not made yet.
     """
     from hba_ray.data.atlas import AtlasIndex, build_index, stated_roots
+    from hba_ray.data.repeats import Leak
 
     roots = [root for root in stated_roots(spec.atlas) if root is not None]
     if len(roots) == len(spec.atlas.parts):
@@ -50,7 +52,9 @@ def index_of(spec: ExperimentSpec) -> tuple[AtlasIndex, list[str]]:
         what = f"'{sources}' is not made yet; only files that are there can be checked"
         raise SpecError("atlas.source", what, "make it with `hba describe` or `hba run`, or give the folder of a finished atlas")
     result = step.result()
-    return AtlasIndex.load(step.whole(), stated=stated_roots(spec.atlas)), say_found(result.changes, result.leaks)
+    index = AtlasIndex.load(step.whole(), stated=stated_roots(spec.atlas))
+    leaks = tuple(Leak(**leak) for leak in result.leaks)
+    return replace(index, changes=result.changes, leaks=leaks), say_found(result.changes, result.leaks)
 
 
 def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> describe.DescribeResult:

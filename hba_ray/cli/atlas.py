@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,39 +31,65 @@ def list_datasets() -> None:
 def check_atlas(
     atlas: AtlasOrSpec,
     overrides: Overrides = None,
-    clips: Annotated[bool, typer.Option("--clips", help="Decode every clip, too: damage, silence, black, lengths. Takes time.")] = False,
+    clips: Annotated[
+        bool, typer.Option("--clips", help="Decode every clip, too: damage, silence, black, lengths, clips that are the same. Takes time.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End with 3 where there is an error or a warning.")] = False,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="CSV for all findings; atlas_check.csv in the storage by default.")
+    ] = None,
 ) -> None:
-    """Rows beside Table 7, modalities, and what descriptors say: damage, silence, frames without a face, what is missing."""
-    from hba_ray.actions.check_atlas import check_clips, clip_sheet, descriptor_sheet, examine, modality_sheet, row_sheet
+    """Rows beside Table 7, modalities, leaks, repeats, labels, and what descriptors say: damage, silence, frames without a face."""
+    from hba_ray.actions.check_atlas import (
+        check_clips,
+        clip_findings,
+        clip_sheet,
+        descriptor_sheet,
+        examine,
+        finding_sheet,
+        modality_sheet,
+        row_sheet,
+        write_findings,
+    )
     from hba_ray.actions.describe import index_of, with_streams
+    from hba_ray.data.health import content_findings, row_findings
     from hba_ray.data.tasks import SPLITS
     from hba_ray.progress import progress
     from hba_ray.steps.inputs.describe import settings
     from hba_ray.store.folders import Storage
 
     spec = with_streams(read(atlas, overrides))
-    index, found = index_of(spec)
+    lenient = spec.model_copy(update={"atlas": spec.atlas.model_copy(update={"on_bad_row": "drop", "leaks": "tell"})})
+    index, found = index_of(lenient if all(part.source == "released" for part in spec.atlas.parts) else spec)
     show_sheet(row_sheet(index))
     show_sheet(modality_sheet(index))
-    for drop in index.drops:
-        say(f"dropped {drop.row} ({drop.dataset}): {drop.reason}")
     for sentence in found:
         say(sentence)
-    stops = False
+    stops = spec.atlas.on_bad_row == "fail" and bool(index.drops)
+    findings = row_findings(index)
     if clips:
         with progress("decode", total=len(index.table)) as bar:
-            checked, unreadable = check_clips(index, SPLITS, spec.atlas.media, bar.reach)
+            checked, unreadable = check_clips(index, SPLITS, spec.atlas.media, bar.reach, places=sys.maxsize)
         show_sheet(clip_sheet(checked, unreadable))
-        for place in (place for one in checked for place in one.places):
-            say(place)
-        stops = spec.atlas.on_bad_row == "fail" and bool(unreadable or any(one.bad for one in checked))
+        with progress("compare", total=len(index.table)) as bar:
+            findings += [*clip_findings(checked), *content_findings(index, progress=bar.reach)]
+        stops |= spec.atlas.on_bad_row == "fail" and bool(unreadable or any(one.bad for one in checked))
     health = examine(Storage(spec.compute.storage).descriptors, settings(spec), index, SPLITS)
     if any(one.described or one.bad for one in health):
         show_sheet(descriptor_sheet(health))
     if any(one.missing for one in health):
         say(f"{sum(one.missing for one in health)} descriptors are missing or stale: hba describe {atlas} extracts them")
+    if findings:
+        file = to or Path(spec.compute.storage) / "atlas_check.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_findings(findings, file)
+        show_sheet(finding_sheet(findings))
+        show("findings", file)
     if stops:
-        say("a run would stop at the first bad clip; with atlas.on_bad_row=drop it leaves such rows out and counts them")
+        say("a run would stop at the first bad row or clip; with atlas.on_bad_row=drop it leaves such rows out and counts them")
+    if strict and any(finding.severity != "note" for finding in findings):
+        raise typer.Exit(3)
+    if stops:
         raise typer.Exit(1)
 
 

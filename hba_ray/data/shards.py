@@ -179,13 +179,16 @@ def check_is_file(path: Path) -> None:
         raise DataError(visible(str(path)), what, "rows are read from regular files only", reason="not a file")
 
 
-def records(shard: Shard) -> Iterator[StoredRow]:
+def records(shard: Shard, also: Sequence[str] = ()) -> Iterator[StoredRow]:
     """Every row of a file, without its clips.
+
+    Args:
+        also: columns of parquet to read besides those of LIGHT.
 
     Raises:
         DataError: the file cannot be read.
     """
-    yield from _parquet_records(shard) if shard.is_parquet else _jsonl_records(shard)
+    yield from _parquet_records(shard, also) if shard.is_parquet else _jsonl_records(shard)
 
 
 def read_records(shard: Shard, address: int, positions: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
@@ -211,9 +214,9 @@ def _open_parquet(shard: Shard) -> pq.ParquetFile:
     return file
 
 
-def _parquet_records(shard: Shard) -> Iterator[StoredRow]:
+def _parquet_records(shard: Shard, also: Sequence[str]) -> Iterator[StoredRow]:
     with _open_parquet(shard) as file:
-        columns = [column for column in LIGHT if column in file.schema_arrow.names]
+        columns = [column for column in (*LIGHT, *also) if column in file.schema_arrow.names]
         for group in range(file.num_row_groups):
             try:
                 table = file.read_row_group(group, columns=columns, use_threads=False)
