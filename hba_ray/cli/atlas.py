@@ -116,3 +116,17 @@ def build_atlas(
     show_sheet(Sheet("Rows", ("dataset", "split", "rows", "Table 7"), tuple(rows), 2))
     show("atlas", to)
     show("card", to / CARD)
+
+
+@app.command("new")
+def new(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with a csv or jsonl of clips and labels.")]) -> None:
+    """Write a commented dataset.yaml for data of your own: columns are guessed from the files, labels counted."""
+    from hba_ray.actions.new_dataset import new_dataset
+    from hba_ray.specs.sections.own import read_declaration
+
+    file, labels = new_dataset(folder)
+    own = read_declaration(str(folder))
+    for label, rows in labels.items():
+        console.print(f"{rows:7d}  {label}")
+    show("declaration", file)
+    say(f"look it over; a spec then takes atlas.source=own atlas.root={folder} atlas.train_also=[{own.dataset}]")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import Added, Seed, Spec
+from hba_ray.specs.sections.own import OwnDataset, read_declaration
 
 Modality = Literal["text", "audio", "video", "image"]
 Split = Literal["train", "validation", "test"]
-Source = Literal["released", "toy", "meld", "mustard", "cremad"]
+Source = Literal["released", "toy", "own", "meld", "mustard", "cremad"]
 Layout = Literal["auto", "parquet", "jsonl"]
 
 SOURCES_READ_AS_THEY_ARE = ("released", "toy")
@@ -106,13 +107,16 @@ class AtlasSpec(Spec):
     """Where the rows come from and which of them are used."""
 
     source: Source = "released"
-    """`released`: `root` holds the released parquet or jsonl files; `toy`: generated;
+    """`released`: `root` holds the released parquet or jsonl files; `toy`: generated; `own`: data of your own, which a
+    `dataset.yaml` in `root` describes (`hba atlas new` writes one);
     `meld`, `mustard`, `cremad`: converted from the dataset's own public files in `root`."""
     root: str | None = None
     """Folder of the atlas, or of the public files that a converter reads. Not used by `toy`."""
     sources: Annotated[tuple[SourceSpec, ...], Added(before=())] = ()
     """Several corpora whose rows are joined, each with its `source`, `root` and, if not all are wanted, `datasets`; in place of
     `source` and `root`."""
+    own: Annotated[tuple[OwnDataset, ...], Added(before=())] = ()
+    """What the `dataset.yaml` of each source `own` says, in order; read from there where it is empty."""
     format: Layout = "auto"
     """Layout to read; `auto` reads each split as it is, and refuses one that is there in both layouts. A toy atlas is written in
     this layout, as parquet by default."""
@@ -144,8 +148,20 @@ class AtlasSpec(Spec):
     media: MediaSpec = MediaSpec()
     toy: ToySpec = ToySpec()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _declarations(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or raw.get("own"):
+            return raw
+        parts = raw.get("sources") or [raw]
+        stated = [one if isinstance(one, dict) else {} for one in parts] if isinstance(parts, list | tuple) else []
+        roots = [one.get("root") for one in stated if one.get("source") == "own"]
+        return {**raw, "own": [read_declaration(root) for root in roots if isinstance(root, str)]} if roots else raw
+
     @model_validator(mode="after")
     def _consistent(self) -> AtlasSpec:
+        if len(self.own) != sum(part.source == "own" for part in self.parts):
+            raise ValueError(f"own holds {len(self.own)} declarations; leave it out, and they are read from the sources")
         if self.sources and (self.root is not None or self.source != "released"):
             raise ValueError("sources joins corpora in place of source and root: make those of the spec one of the sources")
         if not self.sources:
@@ -162,6 +178,12 @@ class AtlasSpec(Spec):
     def parts(self) -> tuple[SourceSpec, ...]:
         """The corpora that are joined; of most specs there is one."""
         return self.sources or (SourceSpec(source=self.source, root=self.root, format=self.format),)
+
+    def alone(self, number: int) -> AtlasSpec:
+        """The section for one of its parts, as a converter takes it."""
+        part = self.parts[number]
+        own = self.own[sum(one.source == "own" for one in self.parts[:number]) :][:1] if part.source == "own" else ()
+        return self.model_copy(update={"source": part.source, "root": part.root, "format": part.format, "sources": (), "own": own})
 
     @property
     def is_toy(self) -> bool:

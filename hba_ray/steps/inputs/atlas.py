@@ -77,7 +77,7 @@ class AtlasSteps(StepKind[AtlasResult]):
                 if part.source == "toy":
                     build_toy(spec.toy, made, "jsonl" if part.format == "jsonl" else "parquet")
                 elif part.source != "released":
-                    conversions.append(convert(_alone(spec, part), made, context.spec.seed))
+                    conversions.append(convert(_alone(spec, number), made, context.spec.seed))
             index = build_index(spec, roots)
         index.save(context.folder, stated=stated)
         counts: Any = {dataset: {str(split): rows for split, rows in splits.items()} for dataset, splits in index.counts().items()}
@@ -115,16 +115,16 @@ class AtlasSteps(StepKind[AtlasResult]):
         return said
 
 
-def _alone(spec: AtlasSpec, part: SourceSpec) -> AtlasSpec:
-    """The section for one of the corpora that are joined, as its converter takes it."""
+def _alone(spec: AtlasSpec, number: int) -> AtlasSpec:
+    """The section for one of the corpora that are joined, which asks for no dataset that the corpus does not hold."""
+    from hba_ray.convert.conversion import held_by
     from hba_ray.data.atlas import datasets_of
 
     if not spec.sources:
         return spec
-    wanted = datasets_of(spec, part)
-    held = [dataset.id for dataset in DATASETS.values() if dataset.source == part.source]
-    own = {"source": part.source, "root": part.root, "format": part.format, "sources": ()}
-    return spec.model_copy(update={**own, "datasets": None if wanted is None else tuple(name for name in held if name in wanted)})
+    alone, wanted = spec.alone(number), datasets_of(spec, spec.sources[number])
+    held = (dataset.id for dataset in held_by(alone))
+    return alone.model_copy(update={"datasets": None if wanted is None else tuple(name for name in held if name in wanted)})
 
 
 def found_in(index: AtlasIndex) -> tuple[dict[str, dict[str, int]], list[dict[str, Any]]]:
