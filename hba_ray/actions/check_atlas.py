@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hba_ray.data.atlas import AtlasIndex, read_rows
-from hba_ray.data.health import SEVERITIES, Finding
 from hba_ray.data.media import (
     LONGEST_SECONDS,
     SAMPLE_RATE,
@@ -206,37 +204,6 @@ def _examine(dataset: str, stream: Stream, rows: int, unkept: int, wanted: list[
         silent=sum(row["peak"] < SILENCE for row in good if row.get("peak") is not None),
         seconds=float(sum(row["seconds"] or 0.0 for row in good)),
     )
-
-
-def clip_findings(clips: Sequence[Clips]) -> list[Finding]:
-    """What `check_clips` has said of each row, as findings: notes where only the end of a sound is not read, warnings else."""
-    found = []
-    for one in clips:
-        for place in one.places:
-            row, _, what = place.removeprefix(f"{one.dataset} ").partition(": ")
-            severity = "note" if what.endswith("are read") else "warning"
-            found.append(Finding(severity, f"{one.modality} clip", one.dataset, "", row, what))
-    return found
-
-
-def finding_sheet(findings: Sequence[Finding]) -> Sheet:
-    """How many findings there are of each kind, the worst first."""
-    counts = Counter((SEVERITIES.index(one.severity), one.kind, one.dataset, one.split) for one in findings)
-    first = {(SEVERITIES.index(one.severity), one.kind, one.dataset, one.split): one for one in reversed(findings)}
-    rows = [
-        (SEVERITIES[key[0]], *key[1:], str(count), f"{first[key].row}: {first[key].what}" if first[key].row else first[key].what)
-        for key, count in sorted(counts.items())
-    ]
-    return Sheet("Findings", ("severity", "finding", "dataset", "split", "rows", "the first one"), tuple(rows), 6)
-
-
-def write_findings(findings: Sequence[Finding], file: Path) -> None:
-    """Writes all findings as CSV, one a line."""
-    names = [one.name for one in fields(Finding)]
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(names)
-        writer.writerows([getattr(one, name) for name in names] for one in findings)
 
 
 LETTERS = {"T": "text", "A": "audio", "V": "video"}

@@ -1,14 +1,19 @@
-"""`hba atlas list`, `check` and `build`: the datasets that the benchmark knows, the rows that are there, and an atlas made of them."""
+"""`hba atlas list`, `check`, `build`, `new`: known datasets, what is wrong with rows, an atlas made of them, data of one's own."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from hba_ray.cli.base import AtlasOrSpec, Overrides, console, read, say, show, show_sheet
+
+if TYPE_CHECKING:
+    from hba_ray.actions.atlas_health import Finding
+    from hba_ray.data.atlas import AtlasIndex
+    from hba_ray.specs import ExperimentSpec
 
 app = typer.Typer(no_args_is_help=True, help="Look at an atlas, and check it.")
 
@@ -40,21 +45,10 @@ def check_atlas(
     ] = None,
 ) -> None:
     """Rows beside Table 7, modalities, leaks, repeats, labels, and what descriptors say: damage, silence, frames without a face."""
-    from hba_ray.actions.check_atlas import (
-        check_clips,
-        clip_findings,
-        clip_sheet,
-        descriptor_sheet,
-        examine,
-        finding_sheet,
-        modality_sheet,
-        row_sheet,
-        write_findings,
-    )
+    from hba_ray.actions.atlas_health import row_findings
+    from hba_ray.actions.check_atlas import descriptor_sheet, examine, modality_sheet, row_sheet
     from hba_ray.actions.describe import index_of, with_streams
-    from hba_ray.data.health import content_findings, row_findings
     from hba_ray.data.tasks import SPLITS
-    from hba_ray.progress import progress
     from hba_ray.steps.inputs.describe import settings
     from hba_ray.store.folders import Storage
 
@@ -65,32 +59,46 @@ def check_atlas(
     show_sheet(modality_sheet(index))
     for sentence in found:
         say(sentence)
-    stops = spec.atlas.on_bad_row == "fail" and bool(index.drops)
-    findings = row_findings(index)
-    if clips:
-        with progress("decode", total=len(index.table)) as bar:
-            checked, unreadable = check_clips(index, SPLITS, spec.atlas.media, bar.reach, places=sys.maxsize)
-        show_sheet(clip_sheet(checked, unreadable))
-        with progress("compare", total=len(index.table)) as bar:
-            findings += [*clip_findings(checked), *content_findings(index, progress=bar.reach)]
-        stops |= spec.atlas.on_bad_row == "fail" and bool(unreadable or any(one.bad for one in checked))
+    decoded, bad_clips = _decode(index, spec) if clips else ([], False)
+    findings = [*row_findings(index), *decoded]
     health = examine(Storage(spec.compute.storage).descriptors, settings(spec), index, SPLITS)
     if any(one.described or one.bad for one in health):
         show_sheet(descriptor_sheet(health))
     if any(one.missing for one in health):
         say(f"{sum(one.missing for one in health)} descriptors are missing or stale: hba describe {atlas} extracts them")
     if findings:
-        file = to or Path(spec.compute.storage) / "atlas_check.csv"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_findings(findings, file)
-        show_sheet(finding_sheet(findings))
-        show("findings", file)
+        _show_findings(findings, to or Path(spec.compute.storage) / "atlas_check.csv")
+    stops = spec.atlas.on_bad_row == "fail" and bool(index.drops or bad_clips)
     if stops:
         say("a run would stop at the first bad row or clip; with atlas.on_bad_row=drop it leaves such rows out and counts them")
     if strict and any(finding.severity != "note" for finding in findings):
         raise typer.Exit(3)
     if stops:
         raise typer.Exit(1)
+
+
+def _decode(index: AtlasIndex, spec: ExperimentSpec) -> tuple[list[Finding], bool]:
+    """What is wrong with the clips once they are decoded, and whether one of them, or its row, cannot be read."""
+    from hba_ray.actions.atlas_health import clip_findings, content_findings
+    from hba_ray.actions.check_atlas import check_clips, clip_sheet
+    from hba_ray.data.tasks import SPLITS
+    from hba_ray.progress import progress
+
+    with progress("decode", total=len(index.table)) as bar:
+        checked, unreadable = check_clips(index, SPLITS, spec.atlas.media, bar.reach, places=sys.maxsize)
+    show_sheet(clip_sheet(checked, unreadable))
+    with progress("compare", total=len(index.table)) as bar:
+        same = content_findings(index, progress=bar.reach)
+    return [*clip_findings(checked), *same], bool(unreadable or any(one.bad for one in checked))
+
+
+def _show_findings(findings: list[Finding], file: Path) -> None:
+    from hba_ray.actions.atlas_health import finding_sheet, write_findings
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_findings(findings, file)
+    show_sheet(finding_sheet(findings))
+    show("findings", file)
 
 
 @app.command("build")

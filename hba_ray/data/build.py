@@ -101,14 +101,13 @@ def build(
     _claim(target, {"rows": identity, "layout": target.layout, "link": target.link, "parts": [part.name(target.layout) for part in parts]})
     found = {part: _noted(target, part) for part in parts}
     progress(sum(len(part.lines) for part, written in found.items() if written))
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         doing = {pool.submit(_write, index, target, part, progress): part for part, written in found.items() if written is None}
-        try:
-            for done in as_completed(doing):
-                found[doing[done]] = done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for done in as_completed(doing):
+            found[doing[done]] = done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
     return [written for written in found.values() if written is not None]
 
 

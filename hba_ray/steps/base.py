@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import CheckpointError, DataError, HbaError
 from hba_ray.evaluation.arms import Arm
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.sections.model import model_folder
+from hba_ray.steps.held_out import untrained
 from hba_ray.store.files import folder_digests, read_parquet
 from hba_ray.store.finished import check_files, known_files, outdated_by, state_of
 from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done, read_lines
@@ -350,20 +350,6 @@ class Context:
             return str(self.folder_of("backbone") / "model")
         name = self.spec.model.backbone
         return str(model_folder(name, "model.backbone") or name)
-
-
-def held_out(spec: ExperimentSpec) -> list[str]:
-    """The ids of the held-out datasets."""
-    return [find_dataset(name, where="atlas.held_out").id for name in spec.atlas.held_out]
-
-
-def untrained(spec: ExperimentSpec, datasets: Iterable[str]) -> list[str]:
-    """Those of an atlas's datasets on which no stage but `transfer` trains.
-
-    They are the held-out ones, and those outside the benchmark that `atlas.train_also` does not name.
-    """
-    out, also = held_out(spec), {find_dataset(name, where="atlas.train_also").id for name in spec.atlas.train_also}
-    return [name for name in datasets if name in out or (DATASETS[name].is_outside and name not in also)]
 
 
 def precision_of(spec: ExperimentSpec) -> str:

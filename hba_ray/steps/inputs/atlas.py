@@ -13,7 +13,8 @@ from hba_ray.errors import DataError
 from hba_ray.progress import progress
 from hba_ray.specs import AtlasSpec, ExperimentSpec, fingerprint, identity_values
 from hba_ray.specs.sections.atlas import SourceSpec, Split
-from hba_ray.steps.base import Context, Draft, Result, StepKind, held_out, untrained
+from hba_ray.steps.base import Context, Draft, Result, StepKind
+from hba_ray.steps.held_out import held_out, untrained
 from hba_ray.steps.inputs.drops import count_drops
 from hba_ray.store.files import file_digest, file_digests, stamps
 

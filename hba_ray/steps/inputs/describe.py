@@ -15,7 +15,8 @@ from hba_ray.descriptors.summary import StreamSummary
 from hba_ray.progress import phases
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.descriptors import STREAMS, DescriptorsSpec, Stream
-from hba_ray.steps.base import READ_EXACTLY, TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind, held_out, untrained
+from hba_ray.steps.base import READ_EXACTLY, TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind
+from hba_ray.steps.held_out import held_out, untrained
 from hba_ray.store.folders import LOCK_SECONDS, Storage
 
 if TYPE_CHECKING:

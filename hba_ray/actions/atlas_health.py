@@ -6,18 +6,20 @@ in two formats. No finding holds a row's text.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 
+from hba_ray.actions.check_atlas import Clips
 from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.media import LONGEST_SECONDS, SHORTEST_SIDE, decode_audio, decode_image, decode_video
 from hba_ray.data.repeats import PAIRS, text_digest
@@ -25,6 +27,7 @@ from hba_ray.data.rows import Row, contradicts, parse_row
 from hba_ray.data.shards import records
 from hba_ray.data.text import visible
 from hba_ray.errors import BadMedia, DataError
+from hba_ray.report.sheets import Sheet
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -155,6 +158,37 @@ def label_findings(index: AtlasIndex) -> list[Finding]:
                 what = f"'{label}' is {share:.1%} of the rows, and {expected:.1%} of the public files"
                 found.append(Finding("warning", "labels", dataset, "all", "", what))
     return found
+
+
+def clip_findings(clips: Sequence[Clips]) -> list[Finding]:
+    """What `check_clips` has said of each row, as findings: notes where only the end of a sound is not read, warnings else."""
+    found = []
+    for one in clips:
+        for place in one.places:
+            row, _, what = place.removeprefix(f"{one.dataset} ").partition(": ")
+            severity = "note" if what.endswith("are read") else "warning"
+            found.append(Finding(severity, f"{one.modality} clip", one.dataset, "", row, what))
+    return found
+
+
+def finding_sheet(findings: Sequence[Finding]) -> Sheet:
+    """How many findings there are of each kind, the worst first."""
+    counts = Counter((SEVERITIES.index(one.severity), one.kind, one.dataset, one.split) for one in findings)
+    first = {(SEVERITIES.index(one.severity), one.kind, one.dataset, one.split): one for one in reversed(findings)}
+    rows = [
+        (SEVERITIES[key[0]], *key[1:], str(count), f"{first[key].row}: {first[key].what}" if first[key].row else first[key].what)
+        for key, count in sorted(counts.items())
+    ]
+    return Sheet("Findings", ("severity", "finding", "dataset", "split", "rows", "the first one"), tuple(rows), 6)
+
+
+def write_findings(findings: Sequence[Finding], file: Path) -> None:
+    """Writes all findings as CSV, one a line."""
+    names = [one.name for one in fields(Finding)]
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(names)
+        writer.writerows([getattr(one, name) for name in names] for one in findings)
 
 
 def _place(finding: Finding) -> tuple[object, ...]:
