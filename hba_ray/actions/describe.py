@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hba_ray.cluster.session import ray_session
@@ -37,19 +37,24 @@ def index_of(spec: ExperimentSpec) -> tuple[AtlasIndex, list[str]]:
     Raises:
         SpecError: the atlas is generated or converted, and was not made yet.
     """
-    from hba_ray.data.atlas import AtlasIndex, build_index, stated_root
+    from hba_ray.data.atlas import AtlasIndex, build_index, stated_roots
+    from hba_ray.data.repeats import Leak
 
-    if spec.atlas.source == "released":
-        index = build_index(spec.atlas, Path(spec.atlas.root or ""))
+    roots = [root for root in stated_roots(spec.atlas) if root is not None]
+    if len(roots) == len(spec.atlas.parts):
+        index = build_index(spec.atlas, roots)
         return index, say_found(*found_in(index))
     draft = Draft(spec, Storage(spec.compute.storage))
     AtlasSteps().plan(draft)
     step = draft["atlas"]
     if not step.is_done:
-        what = f"'{spec.atlas.source}' is not made yet; only files that are there can be checked"
+        sources = ", ".join(part.source for part in spec.atlas.parts)
+        what = f"'{sources}' is not made yet; only files that are there can be checked"
         raise SpecError("atlas.source", what, "make it with `hba describe` or `hba run`, or give the folder of a finished atlas")
     result = step.result()
-    return AtlasIndex.load(step.whole(), root=stated_root(spec.atlas)), say_found(result.changes, result.leaks)
+    index = AtlasIndex.load(step.whole(), stated=stated_roots(spec.atlas))
+    leaks = tuple(Leak(**leak) for leak in result.leaks)
+    return replace(index, changes=result.changes, leaks=leaks), say_found(result.changes, result.leaks)
 
 
 def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> describe.DescribeResult:

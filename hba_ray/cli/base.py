@@ -67,6 +67,8 @@ def read(spec: Path, overrides: list[str] | None) -> ExperimentSpec:
     lists = {
         "atlas.datasets": loaded.atlas.datasets or (),
         "atlas.held_out": loaded.atlas.held_out,
+        "atlas.train_also": loaded.atlas.train_also,
+        **{f"atlas.sources.{number}.datasets": part.datasets or () for number, part in enumerate(loaded.atlas.sources)},
         "bam.checkpoints": loaded.bam.checkpoints,
     }
     for key, names in lists.items():

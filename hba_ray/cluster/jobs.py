@@ -77,7 +77,8 @@ def for_cluster(spec: ExperimentSpec) -> ExperimentSpec:
     Raises:
         SpecError: the folder of results or of data is relative, and would be another one on the cluster.
     """
-    for key, folder in (("compute.storage", spec.compute.storage), ("atlas.root", spec.atlas.root)):
+    sources = [(f"atlas.sources.{number}.root", part.root) for number, part in enumerate(spec.atlas.sources)]
+    for key, folder in (("compute.storage", spec.compute.storage), ("atlas.root", spec.atlas.root), *sources):
         if folder is not None and not Path(folder).is_absolute() and "://" not in folder:
             raise SpecError(
                 key, f"'{folder}' is relative, and a job has a working folder of its own", f"give {key}=/FOLDER that all nodes see"

@@ -99,7 +99,7 @@ def convert(spec: AtlasSpec, folder: Path, seed: int = 0) -> Conversion:
 
 def _datasets(spec: AtlasSpec) -> list[Dataset]:
     """The datasets of the source that the spec asks for."""
-    held = [dataset for dataset in DATASETS.values() if dataset.source == spec.source]
+    held = held_by(spec)
     if spec.datasets is None:
         return held
     wanted = {find_dataset(name).id for name in spec.datasets}
@@ -107,6 +107,13 @@ def _datasets(spec: AtlasSpec) -> list[Dataset]:
         known = ", ".join(dataset.id for dataset in held)
         raise SpecError("atlas.datasets", f"source '{spec.source}' does not hold {', '.join(others)}", f"it holds: {known}")
     return [dataset for dataset in held if dataset.id in wanted]
+
+
+def held_by(spec: AtlasSpec) -> list[Dataset]:
+    """The datasets of the one source that a spec names."""
+    if spec.source == "own":
+        return [DATASETS[own.dataset] for own in spec.own]
+    return [dataset for dataset in DATASETS.values() if dataset.source == spec.source]
 
 
 def _converter(source: str) -> Converter:

@@ -29,6 +29,7 @@ from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.data.text import clean, visible
 from hba_ray.errors import DataError
 from hba_ray.specs import AtlasSpec
+from hba_ray.specs.sections.atlas import SourceSpec
 from hba_ray.store.files import DO_AGAIN, read_parquet
 
 CONTRADICTED = "modality_signature that contradicts the clips"
@@ -66,7 +67,7 @@ class AtlasIndex:
     """Where the rows of an atlas are.
 
     Attributes:
-        root: folder of the shards; the paths of clips in jsonl start there.
+        root: folder of the shards, or several of corpora that are joined, for errors.
         table: INDEX_SCHEMA, in file order.
         drops: rows left out when the index was made.
         transcripts: line of the table -> what is said in the row's clip, which `read_rows` puts into its prompt.
@@ -88,6 +89,11 @@ class AtlasIndex:
     def _split_rows(self) -> dict[str, np.ndarray]:
         splits = self.table.column("split").to_numpy(zero_copy_only=False)
         return {split: np.flatnonzero(splits == split) for split in ("train", "validation", "test")}
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders from which the paths of clips start."""
+        return tuple(Path(root) for root in dict.fromkeys(shard.root for shard in self.shards))
 
     def rows_of(self, split: str) -> np.ndarray:
         """Line numbers of the table that belong to a split, in file order."""
@@ -135,17 +141,19 @@ class AtlasIndex:
             texts = (str(columns.get(column) or "") for column in ("problem", "answer"))
             yield from (clean(text.encode(errors="ignore").decode())[0] for text in texts)
 
-    def save(self, folder: Path, *, root_is_stated: bool = False) -> None:
+    def save(self, folder: Path, *, stated: Sequence[Path | None] = ()) -> None:
         """Writes the index. Rows within the folder are named as seen from it, so that both can be moved together.
 
         Args:
-            root_is_stated: the root of the rows is stated elsewhere, and given to `load` again; the index does not hold it then.
+            stated: of each corpus, the root that is stated elsewhere and given to `load` again; the index does not hold it then.
         """
-        root = Path(self.root)
         pq.write_table(self.table, folder / "index.parquet")
+        roots = {shard.part: Path(shard.root) for shard in self.shards}
+        shown = {part: root.relative_to(folder) if root.is_relative_to(folder) else root for part, root in roots.items()}
+        shown |= {part: None for part, root in enumerate(stated) if root is not None}
         rest = {
-            "root": None if root_is_stated else str(root.relative_to(folder) if root.is_relative_to(folder) else root),
-            "shards": [[os.path.relpath(shard.path, root), shard.split] for shard in self.shards],
+            "roots": [None if shown[part] is None else str(shown[part]) for part in sorted(shown)],
+            "shards": [[os.path.relpath(shard.path, shard.root), shard.split, shard.part] for shard in self.shards],
             "drops": [[drop.split, drop.dataset, drop.row, drop.reason] for drop in self.drops],
             "split_surprise": self.split_surprise,
             "transcripts": list(self.transcripts.items()),
@@ -153,11 +161,11 @@ class AtlasIndex:
         (folder / "index.json").write_text(json.dumps(rest, indent=1))
 
     @classmethod
-    def load(cls, folder: Path, *, root: Path | None = None) -> AtlasIndex:
+    def load(cls, folder: Path, *, stated: Sequence[Path | None] = ()) -> AtlasIndex:
         """The index that `save` wrote.
 
         Args:
-            root: of the rows, where it is stated elsewhere; see `stated_root`.
+            stated: of each corpus, the root of its rows where it is stated elsewhere; see `stated_roots`.
 
         Raises:
             DataError: it is damaged, or gone.
@@ -165,23 +173,29 @@ class AtlasIndex:
         file = folder / "index.json"
         try:
             rest = json.loads(file.read_bytes())
-            former = Path(rest["root"] or "")
-            found = root or folder / _within(former, folder)
+            former = [Path(noted or "") for noted in (rest["roots"] if "roots" in rest else [rest["root"]])]
+            elsewhere = [*stated, *[None] * len(former)]
+            roots = [elsewhere[part] or folder / _within(root, folder) for part, root in enumerate(former)]
             return cls(
-                root=str(found),
-                shards=tuple(Shard(str(found / os.path.relpath(former / path, former)), split) for path, split in rest["shards"]),
+                root=", ".join(map(str, roots)),
+                shards=tuple(_noted_shard(former, roots, *noted) for noted in rest["shards"]),
                 table=read_parquet(folder / "index.parquet", schema=INDEX_SCHEMA),
                 drops=tuple(Drop(*drop) for drop in rest["drops"]),
                 split_surprise=rest["split_surprise"],
                 transcripts={int(line): str(text) for line, text in rest["transcripts"]},
             )
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as cause:
             raise DataError(str(file), f"cannot be read: {cause}", DO_AGAIN, reason="corrupt file") from cause
 
 
-def stated_root(spec: AtlasSpec) -> Path | None:
-    """The folder of a released atlas, which its spec states wherever it lies now; None where the atlas step makes the rows."""
-    return Path(spec.root or "").absolute() if spec.source == "released" else None
+def stated_roots(spec: AtlasSpec) -> tuple[Path | None, ...]:
+    """Of each corpus, the folder that the spec states of a released one, wherever it lies now; None where the atlas step makes the rows."""
+    return tuple(Path(part.root or "").absolute() if part.source == "released" else None for part in spec.parts)
+
+
+def _noted_shard(former: Sequence[Path], roots: Sequence[Path], path: str, split: str, part: int = 0) -> Shard:
+    """A shard as an index notes it, whose corpus was at one root and is at another one."""
+    return Shard(str(roots[part] / os.path.relpath(former[part] / path, former[part])), split, str(roots[part]), part)
 
 
 def _within(root: Path, folder: Path) -> Path:
@@ -197,8 +211,22 @@ def _count(table: pa.Table, column: str) -> dict[str, dict[str, int]]:
     return counts
 
 
-def build_index(spec: AtlasSpec, root: Path, layout: str | None = None) -> AtlasIndex:
+def datasets_of(spec: AtlasSpec, part: SourceSpec) -> frozenset[str] | None:
+    """The ids of the datasets that are wanted of one corpus; None is all that it holds.
+
+    Raises:
+        DataError: a name is none of a dataset.
+    """
+    lists = [names for names in (spec.datasets, part.datasets) if names is not None]
+    return frozenset.intersection(*(frozenset(find_dataset(name).id for name in names) for names in lists)) if lists else None
+
+
+def build_index(spec: AtlasSpec, roots: Path | Sequence[Path], layout: str | None = None) -> AtlasIndex:
     """Checks every row of an atlas, clips aside, and notes where it is.
+
+    Args:
+        roots: the folder of the rows of each corpus.
+        layout: to read; by default that which the spec states of a released atlas, and whatever is there of others.
 
     Only rows of the spec's datasets enter the index, up to its limit. A bad row raises DataError, or is
     left out and noted in `drops`, as `spec.on_bad_row` says.
@@ -206,7 +234,11 @@ def build_index(spec: AtlasSpec, root: Path, layout: str | None = None) -> Atlas
     Raises:
         DataError: a file or a row is bad, or no row is left; rows are in two splits, and `spec.leaks` says to refuse that.
     """
-    made = _Making(spec, root, find_shards(root, layout or spec.format))
+    each = [roots] if isinstance(roots, Path) else list(roots)
+    found: list[Shard] = []
+    for number, (part, root) in enumerate(zip(spec.parts, each, strict=True)):
+        found += find_shards(root, layout or (part.format if part.source == "released" else "auto"), part=number)
+    made = _Making(spec, ", ".join(map(str, each)), tuple(found))
     for number, shard in enumerate(made.shards):
         for record in records(shard):
             made.take(number, record)
@@ -216,9 +248,9 @@ def build_index(spec: AtlasSpec, root: Path, layout: str | None = None) -> Atlas
 class _Making:
     """An index while it is made."""
 
-    def __init__(self, spec: AtlasSpec, root: Path, shards: tuple[Shard, ...]):
+    def __init__(self, spec: AtlasSpec, root: str, shards: tuple[Shard, ...]):
         self.spec, self.root, self.shards = spec, root, shards
-        self.wanted = None if spec.datasets is None else {find_dataset(name).id for name in spec.datasets}
+        self.wanted = [datasets_of(spec, part) for part in spec.parts]
         self.columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
         self.kept: list[Kept] = []
         self.places: list[str] = []
@@ -234,11 +266,11 @@ class _Making:
             row, sample_id = self._check(record, shard, where)
         except DataError as bad:
             dataset = _named(record.columns)
-            if self.wanted is None or dataset not in DATASETS or dataset in self.wanted:
+            if dataset not in DATASETS or self._is_wanted(dataset, shard):
                 self._drop(bad, shard.split, dataset)
             return
         key = (row.dataset.id, shard.split)
-        if self.wanted is not None and row.dataset.id not in self.wanted:
+        if not self._is_wanted(row.dataset.id, shard):
             return
         if self.spec.limit is not None and self.counts[key] >= self.spec.limit:
             return
@@ -254,20 +286,25 @@ class _Making:
         self.kept.append(Kept(shard.split, row.dataset.id, text_digest(row), sample_id, bool(present)))
         self.places.append(f"{where} ({row.dataset.id})")
 
+    def _is_wanted(self, dataset: str, shard: Shard) -> bool:
+        wanted = self.wanted[shard.part]
+        return wanted is None or dataset in wanted
+
     def finish(self) -> AtlasIndex:
         """The index, without the rows that turn out to be there twice."""
         if not self.kept:
-            held = f"datasets {sorted(self.wanted)}" if self.wanted else "rows"
+            wanted = sorted(set().union(*(one or () for one in self.wanted)))
+            held = f"datasets {wanted}" if wanted else "rows"
             dropped = f"; {len(self.drops)} rows were dropped" if self.drops else ""
-            raise DataError(str(self.root), f"holds none of the {held} asked for{dropped}", _first_reasons(self.drops))
+            raise DataError(self.root, f"holds none of the {held} asked for{dropped}", _first_reasons(self.drops))
         table = pa.table(self.columns, schema=INDEX_SCHEMA)
-        index = AtlasIndex(str(self.root), self.shards, table, split_surprise=self.spec.split_surprise)
+        index = AtlasIndex(self.root, self.shards, table, split_surprise=self.spec.split_surprise)
         repeats = find_repeats(self.kept, lambda lines: read_rows(index, lines))
         for line, before in repeats.duplicates.items():
             self._drop(_is_there_twice(self.places[line], self.places[before]), self.kept[line].split, self.kept[line].dataset)
         if repeats.leaks and self.spec.leaks == "refuse":
             what = f"rows are in two splits: {repeats.leaks[0]}"
-            raise DataError(str(self.root), what, "take them out of one, or set atlas.leaks=tell", reason="leak between splits")
+            raise DataError(self.root, what, "take them out of one, or set atlas.leaks=tell", reason="leak between splits")
         left = np.setdiff1d(np.arange(len(self.kept)), list(repeats.duplicates))
         changes = {dataset: dict(counts) for dataset, counts in sorted(self.changes.items()) if counts}
         table = table.take(pa.array(left, pa.int64()))
@@ -287,7 +324,7 @@ class _Making:
         """
         if isinstance(record.columns, DataError):
             raise record.columns
-        root = None if shard.is_parquet else self.root
+        root = None if shard.is_parquet else Path(shard.root)
         row = parse_row(record.columns, where=where, root=root, split_surprise=self.spec.split_surprise, light=shard.is_parquet)
         if record.present and not record.columns.get("sample_id"):
             return row, None
@@ -344,7 +381,7 @@ def read_rows(index: AtlasIndex, lines: Sequence[int], *, light: bool = False) -
             said[shard, group, position] = index.transcripts[line]
     for (number, group), positions in by_group.items():
         shard = index.shards[number]
-        root = None if shard.is_parquet else Path(index.root)
+        root = None if shard.is_parquet else Path(shard.root)
         for position, record in read_records(shard, group, positions, LIGHT if light else (*LIGHT, *HEAVY)):
             try:
                 if isinstance(record, DataError):

@@ -49,10 +49,17 @@ _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of an atlas."""
+    """One file of an atlas.
+
+    Attributes:
+        root: folder from which the paths of clips start (jsonl).
+        part: number of its corpus, where several are joined.
+    """
 
     path: str
     split: str
+    root: str = ""
+    part: int = 0
 
     @property
     def is_parquet(self) -> bool:
@@ -80,11 +87,12 @@ class StoredRow(NamedTuple):
     present: frozenset[str] | None
 
 
-def find_shards(root: Path, layout: str = "auto") -> tuple[Shard, ...]:
+def find_shards(root: Path, layout: str = "auto", *, part: int = 0) -> tuple[Shard, ...]:
     """The files of an atlas, by name: `<anything with train|val|validation|dev|test>.parquet` or `.jsonl`. Hidden ones do not count.
 
     Args:
         layout: `parquet` or `jsonl` looks at such files alone; `auto` takes each split as it is.
+        part: number of the corpus, where several are joined.
 
     Raises:
         DataError: no folder, no files; a file of a split that is not read; two versions of a split; a pipe, device or folder
@@ -99,7 +107,7 @@ def find_shards(root: Path, layout: str = "auto") -> tuple[Shard, ...]:
             continue
         if kind and layout in ("auto", kind):
             check_is_file(path)
-            found.append(Shard(str(path), split))
+            found.append(Shard(str(path), split, str(root), part))
         elif _NOT_READ.search(path.name.lower()) and layout in ("auto", "parquet" if ".parquet" in path.name.lower() else "jsonl"):
             raise DataError(str(path), f"is named after the {split} split, and not read", _way_out(path.name), reason="unread file")
     if not found:
@@ -171,13 +179,16 @@ def check_is_file(path: Path) -> None:
         raise DataError(visible(str(path)), what, "rows are read from regular files only", reason="not a file")
 
 
-def records(shard: Shard) -> Iterator[StoredRow]:
+def records(shard: Shard, also: Sequence[str] = ()) -> Iterator[StoredRow]:
     """Every row of a file, without its clips.
+
+    Args:
+        also: columns of parquet to read besides those of LIGHT.
 
     Raises:
         DataError: the file cannot be read.
     """
-    yield from _parquet_records(shard) if shard.is_parquet else _jsonl_records(shard)
+    yield from _parquet_records(shard, also) if shard.is_parquet else _jsonl_records(shard)
 
 
 def read_records(shard: Shard, address: int, positions: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
@@ -203,9 +214,9 @@ def _open_parquet(shard: Shard) -> pq.ParquetFile:
     return file
 
 
-def _parquet_records(shard: Shard) -> Iterator[StoredRow]:
+def _parquet_records(shard: Shard, also: Sequence[str]) -> Iterator[StoredRow]:
     with _open_parquet(shard) as file:
-        columns = [column for column in LIGHT if column in file.schema_arrow.names]
+        columns = [column for column in (*LIGHT, *also) if column in file.schema_arrow.names]
         for group in range(file.num_row_groups):
             try:
                 table = file.read_row_group(group, columns=columns, use_threads=False)

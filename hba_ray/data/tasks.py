@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Literal
 
 from hba_ray.data.text import comparable, visible
-from hba_ray.errors import DataError
+from hba_ray.errors import DataError, SpecError
+from hba_ray.specs import AtlasSpec
+from hba_ray.specs.sections.own import OwnDataset, listen
 
 Dimension = Literal["Aff", "Cog", "Path", "Soc"]
 Metric = Literal["binary_weighted_f1", "mean_weighted_accuracy", "weighted_f1", "judge_accuracy"]
@@ -20,18 +23,20 @@ Metric = Literal["binary_weighted_f1", "mean_weighted_accuracy", "weighted_f1", 
 
 @dataclass(frozen=True)
 class Task:
-    """One of the ten behavioural tasks.
+    """One of the ten behavioural tasks, or one of a user's own.
 
     Attributes:
         id: the paper's abbreviation.
         metric: the one metric of the task, the same on all its datasets (paper section 3.3).
         labels: the classes of its head, in the order of the released label map; empty for open answers.
+        rubric: of a user's own task with open answers, what the judge is told.
     """
 
     id: str
     name: str
     metric: Metric
     labels: tuple[str, ...] = ()
+    rubric: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -62,9 +67,6 @@ CLASSES: tuple[tuple[str, str], ...] = tuple((task.id, label) for task in CLASS_
 """The 25 classes as (task, label), by global index."""
 SPLIT_SURPRISE = ("positive surprise", "negative surprise")
 """Labels that replace `surprise` where a dataset tells them apart and `atlas.split_surprise` is on (paper section 3.3)."""
-ALL_CLASSES: tuple[tuple[str, str], ...] = (*CLASSES, *(("EMO", label) for label in SPLIT_SURPRISE))
-"""The 25 classes and, behind them so that the released layout stays, the two sides of surprise."""
-CLASS_INDEX: dict[tuple[str, str], int] = {pair: index for index, pair in enumerate(ALL_CLASSES)}
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Dataset:
         aliases: other spellings that are understood.
         source: the corpus it belongs to; datasets of one corpus share their clips.
         sensitive: its texts are those of patients or minors, which belong in no log, error or page.
+        is_own: declared by a spec, see `specs.sections.own`.
     """
 
     id: str
@@ -92,6 +95,7 @@ class Dataset:
     aliases: tuple[str, ...] = ()
     source: str = ""
     sensitive: bool = False
+    is_own: bool = False
 
     @property
     def is_toy(self) -> bool:
@@ -100,7 +104,12 @@ class Dataset:
     @property
     def is_benchmark(self) -> bool:
         """Whether it is one of the sixteen of Table 2; IEMOCAP, which the paper transfers to (Table 9), is not."""
-        return self.source not in ("toy", "iemocap")
+        return not self.is_own and self.source not in ("toy", "iemocap")
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether it is neither of the benchmark nor a toy: it is trained on and counted in means only where that is asked for."""
+        return not self.is_benchmark and not self.is_toy
 
 
 def _dataset(
@@ -259,6 +268,82 @@ def _plain(name: str) -> str:
 
 
 _BY_NAME = {_plain(name): dataset for dataset in _DATASETS for name in (dataset.id, dataset.title, *dataset.aliases)}
+
+
+def _register(own: OwnDataset) -> None:
+    """Enters a dataset that a spec declares, and its task.
+
+    Raises:
+        SpecError: an id is that of the benchmark, or a label is none of the task's.
+    """
+    known = DATASETS.get(own.dataset) or _BY_NAME.get(_plain(own.dataset))
+    if known is not None and not known.is_own:
+        raise SpecError("dataset", f"'{own.dataset}' is a name of {known.title}", "give it another id")
+    if isinstance(own.task, str):
+        if own.task not in TASKS:
+            raise SpecError("task", f"'{own.task}' is none of {', '.join(TASKS)}", "name one of these, or declare one of your own")
+        task = TASKS[own.task]
+    else:
+        task = Task(own.task.id, own.task.name, own.task.metric, own.task.labels, own.task.rubric)
+        if TASKS.get(task.id, task) != task:
+            raise SpecError("task", f"'{task.id}' is a task already, with another name, metric or labels", "give it another id")
+    labels = task.labels if own.labels is None else own.labels
+    if unknown := [label for label in labels if label not in task.labels]:
+        raise SpecError("labels", f"'{unknown[0]}' is no label of {task.id} ({', '.join(task.labels)})", "correct it, or declare a task")
+    TASKS[task.id] = task
+    made = Dataset(own.dataset, own.title or own.dataset, task, (), own.modalities, labels, source=own.dataset, is_own=True)
+    DATASETS[made.id] = _BY_NAME[_plain(made.id)] = made
+
+
+listen(_register)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The classifier heads of a model: those of the released layout, of a spec's own tasks, and of the two sides of surprise.
+
+    Attributes:
+        own: tasks with labels that the spec declares.
+        split_surprise: whether surprise has two sides (paper section 3.3).
+    """
+
+    own: tuple[Task, ...] = ()
+    split_surprise: bool = False
+
+    @staticmethod
+    def of(atlas: AtlasSpec) -> Heads:
+        """Those that a spec asks for."""
+        tasks = dict.fromkeys(DATASETS[own.dataset].task for own in atlas.own)
+        return Heads(tuple(task for task in tasks if task.labels and task not in CLASS_TASKS), atlas.split_surprise)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """In the order of the heads; the sides of surprise, whose scores join those of emotion, come behind them."""
+        return (*CLASS_TASKS, *self.own)
+
+    @cached_property
+    def classes(self) -> tuple[tuple[str, str], ...]:
+        """(task, label) by global index."""
+        own = tuple((task.id, label) for task in self.own for label in task.labels)
+        return (*CLASSES, *own, *(("EMO", label) for label in SPLIT_SURPRISE if self.split_surprise))
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, str], int]:
+        return {pair: index for index, pair in enumerate(self.classes)}
+
+    def index(self, task: str, label: str) -> int:
+        """The global index of a class."""
+        return self._index[task, label]
+
+    def slot(self, task: str) -> int:
+        """The place of a task's head; -1 of a task with open answers."""
+        return next((slot for slot, one in enumerate(self.tasks) if one.id == task), -1)
+
+
+BENCHMARK_HEADS = Heads()
+"""The seven heads of the released layout."""
+WITH_SPLIT_SURPRISE = Heads(split_surprise=True)
+"""The same with a place for the two sides of surprise behind them."""
 
 
 def find_dataset(name: str, *, where: str = "atlas.datasets") -> Dataset:

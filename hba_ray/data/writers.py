@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -53,7 +54,7 @@ def write_jsonl(rows: Iterable[Row], folder: Path, split: str) -> Path:
         draft = Path(scratch) / target.name
         with draft.open("w", encoding="utf-8") as file:
             for row in _unique(rows, str(target)):
-                record = _record(row, partial(_place, folder, split, row))
+                record = record_of(row, partial(place_clip, folder, split, row))
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
         draft.replace(target)
     return target
@@ -95,7 +96,7 @@ def _write_file(path: Path, rows: Iterator[Row], rows_per_group: int, rows_per_f
     remaining = rows_per_file
     with pq.ParquetWriter(path, SCHEMA) as writer:
         while group := list(islice(rows, min(rows_per_group, remaining))):
-            writer.write_table(pa.Table.from_pylist([_record(row, partial(_read, row)) for row in group], schema=SCHEMA))
+            writer.write_table(pa.Table.from_pylist([record_of(row, partial(read_clip, row)) for row in group], schema=SCHEMA))
             remaining -= len(group)
     return remaining < rows_per_file
 
@@ -109,7 +110,7 @@ def _unique(rows: Iterable[Row], where: str) -> Iterator[Row]:
         yield row
 
 
-def _record(row: Row, put: Callable[[bytes | Path, str, int], Any]) -> dict[str, Any]:
+def record_of(row: Row, put: Callable[[bytes | Path, str, int], Any]) -> dict[str, Any]:
     """The released columns of a row; `put` turns a clip of a column into what the layout holds."""
     clips = {column: row.media.get(name, ()) for name, column in MEDIA_COLUMNS.items()}
     clips |= {column: row.descriptors.get(column, ()) for column in FEATURE_COLUMNS}
@@ -128,7 +129,12 @@ def _record(row: Row, put: Callable[[bytes | Path, str, int], Any]) -> dict[str,
     return {column: record[column] for column in SCHEMA.names}
 
 
-def _read(row: Row, clip: bytes | Path, *_: Any) -> bytes:
+def read_clip(row: Row, clip: bytes | Path, *_: Any) -> bytes:
+    """The bytes of a clip.
+
+    Raises:
+        BadMedia: its file is missing.
+    """
     if isinstance(clip, bytes):
         return clip
     try:
@@ -137,15 +143,33 @@ def _read(row: Row, clip: bytes | Path, *_: Any) -> bytes:
         raise BadMedia(row.sample_id, f"{clip} cannot be read: {cause.strerror}", reason="missing file") from cause
 
 
-def _place(folder: Path, split: str, row: Row, clip: bytes | Path, column: str, index: int) -> str:
-    """Writes a clip below the root and returns its path relative to the root."""
-    content = _read(row, clip)
+def place_clip(
+    folder: Path, split: str, row: Row, clip: bytes | Path, column: str, index: int, *, ending: str = "", link: bool = False
+) -> str:
+    """Puts a clip below the root and returns its path relative to the root.
+
+    Args:
+        index: of the clip in its column.
+        ending: of the name, which tells rows of one sample_id apart.
+        link: give the file a second name (a hard link) instead of copying it.
+
+    Raises:
+        BadMedia: the clip's file is missing, or on another file system than the root, where no link can be made.
+    """
     name = row.sample_id if _SAFE_NAME.fullmatch(row.sample_id) else hashlib.sha256(row.sample_id.encode()).hexdigest()[:32]
-    name += f"-{index}" if index else ""
-    suffix = clip.suffix if isinstance(clip, Path) else _suffix(content, column)
+    name += (f"-{index}" if index else "") + ending
+    suffix = clip.suffix if isinstance(clip, Path) else _suffix(clip, column)
     path = Path("media", column, row.dataset.id, split, name + suffix)
-    (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    (folder / path).write_bytes(content)
+    target = folder / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # of an attempt that was interrupted; writing into a link would change its source
+    if link and isinstance(clip, Path):
+        try:
+            os.link(clip, target)
+        except OSError as cause:
+            raise BadMedia(row.sample_id, f"{clip} cannot be linked: {cause.strerror}", "copy the clips", reason="no link") from cause
+    else:
+        target.write_bytes(read_clip(row, clip))
     return path.as_posix()
 
 

@@ -258,14 +258,15 @@ class Column:
 
     def _across(self, subject: str, measure: str) -> Estimate:
         """A number for which all datasets of the column are compared: a rank by score or size, a size, a correlation of the two."""
-        known = sorted({name for _, name in self._of})
-        sizes = next((result.sizes for result in self.results if result.sizes), {})
+        known = sorted({name for _, name in self._of if not DATASETS[name].is_outside})
+        stated = next((result.sizes for result in self.results if result.sizes), {})
+        sizes = {name: rows for name, rows in stated.items() if not DATASETS[name].is_outside}
         if measure == "rows":
-            return Estimate(_exact(sizes.get(subject)), (subject,), seeds=len(self.seeds))
+            return Estimate(_exact(stated.get(subject)), (subject,), seeds=len(self.seeds))
         if measure == "rows_rank":
             rank = None if subject not in sizes else 1 + sum(rows > sizes[subject] for rows in sizes.values())
             return Estimate(_exact(rank), (subject,), seeds=len(self.seeds))
-        judged = all(self.is_judged(seed, name) for seed, name in self._of)
+        judged = all(self.is_judged(seed, name) for seed, name in self._of if name in known)
         seeds = [seed for seed in self.seeds if all((seed, name) in self._of for name in known)]
         means = {name: mean_or_none([self._score(seed, name, "") for seed in seeds]) for name in known}
         scores = {name: score for name, score in means.items() if score is not None and (measure == "rank" or name in sizes)}

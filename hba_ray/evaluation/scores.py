@@ -290,7 +290,7 @@ def _calibration_error(records: Sequence[Record]) -> float | None:
 def _score_tasks(scores: Sequence[DatasetScore], draws: Mapping[str, np.ndarray]) -> Iterator[TaskScore]:
     for task in TASKS:
         listed = [score for score in scores if score.task == task]
-        scored = [score for score in listed if score.value is not None]
+        scored = [score for score in _counted(listed) if score.value is not None]
         if listed:
             value = mean_or_none(score.value for score in scored)
             yield TaskScore(
@@ -302,6 +302,12 @@ def _score_tasks(scores: Sequence[DatasetScore], draws: Mapping[str, np.ndarray]
                 published=mean_or_none(score.published for score in scored),
                 interval=interval(value, np.mean([draws[score.dataset] for score in scored], axis=0), 0).bounds if scored else None,
             )
+
+
+def _counted(scores: Sequence[DatasetScore]) -> Sequence[DatasetScore]:
+    """Those of a task that its mean is over: not those outside the benchmark, unless there are no others."""
+    inside = [score for score in scores if not DATASETS[score.dataset].is_outside]
+    return inside or scores
 
 
 def _records(predictions: pa.Table | pd.DataFrame, where: str) -> list[Record]:

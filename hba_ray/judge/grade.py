@@ -228,12 +228,9 @@ def _identity(spec: JudgeSpec, prompts: Prompts) -> dict[str, Any]:
 
 def _content(item: JudgeItem) -> dict[str, str]:
     """The part of an item that decides its grade, and so its key in the cache."""
-    return {
-        "task": find_dataset(item.dataset).task.id,
-        "question": item.question,
-        "answer": item.answer,
-        "reference": item.reference,
-    }
+    task = find_dataset(item.dataset).task
+    content = {"task": task.id, "question": item.question, "answer": item.answer, "reference": item.reference}
+    return {**content, "rubric": task.rubric} if task.rubric else content
 
 
 def _grade(reply: Reply) -> Grade:

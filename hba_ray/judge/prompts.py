@@ -21,7 +21,8 @@ from hba_ray.specs.load import load_prompt_file
 
 BUILT_IN = {name: f"judge/rubrics/{name}.yaml" for name in ("standard", "paraphrased")}
 FIELDS = frozenset({"question", "reference", "answer"})
-OPEN_TASKS = tuple(task.id for task in TASKS.values() if task.is_open)
+OPEN_TASKS = tuple(task.id for task in TASKS.values() if task.is_open and not task.rubric)
+"""Open tasks of the benchmark. One of a user's own brings its rubric, which a prompts file may replace."""
 
 ReplyFormat = Literal["schema", "text"]
 
@@ -72,7 +73,7 @@ class Prompts(Spec):
     @classmethod
     def _has_every_task(cls, rubrics: dict[str, str]) -> dict[str, str]:
         lacking = [task for task in OPEN_TASKS if not rubrics.get(task, "").strip()]
-        unknown = sorted(set(rubrics) - set(OPEN_TASKS))
+        unknown = sorted(task for task in rubrics if task not in TASKS or not TASKS[task].is_open)
         if lacking or unknown:
             raise ValueError(f"needs a text for each of {', '.join(OPEN_TASKS)}; lacking {lacking}, unknown {unknown}")
         return rubrics
@@ -87,7 +88,7 @@ class Prompts(Spec):
 
     def system(self, task: str, reply: ReplyFormat) -> str:
         """The system's turn for an open task."""
-        return f"{self.rubrics[task].strip()}\n\n{REPLY_IN_WORDS[reply]}"
+        return f"{(self.rubrics.get(task) or TASKS[task].rubric).strip()}\n\n{REPLY_IN_WORDS[reply]}"
 
 
 def load_prompts(name: str) -> Prompts:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hba_ray.data.tasks import ALL_CLASSES
+from hba_ray.data.tasks import BENCHMARK_HEADS, WITH_SPLIT_SURPRISE
 from hba_ray.errors import CheckpointError
 from hba_ray.models.bam import Bam, Head
 from hba_ray.models.manifests import read_manifest
@@ -38,6 +38,8 @@ from hba_ray.specs.sections.bam import BamSpec
 from hba_ray.store.files import file_digest, folder_digests
 
 FORMAT = 1
+_USUAL_CLASSES = (BENCHMARK_HEADS.classes, WITH_SPLIT_SURPRISE.classes)
+"""Classes of models without tasks of a user's own; others are listed in the manifest."""
 """Version of the layout; a reader refuses any other."""
 TRAIN_ADAPTERS = "train these adapters again"
 _TENSORS, _MANIFEST = "model.safetensors", "model.json"
@@ -171,7 +173,8 @@ def load_class_heads(folder: Path) -> tuple[Tensor, Tensor, tuple[tuple[str, str
         weight_KH, bias_K = torch.cat(weights), torch.cat(biases)
     except UNREADABLE as cause:
         raise CheckpointError(str(where), f"is damaged: {cause}", "use another checkpoint") from cause
-    classes = ALL_CLASSES[: len(bias_K)]
+    stated = manifest.get("own_classes")
+    classes = WITH_SPLIT_SURPRISE.classes[: len(bias_K)] if stated is None else tuple((task, label) for task, label in stated)
     if weight_KH.dim() != 2 or weight_KH.shape[:1] != bias_K.shape or manifest.get("classes") != fingerprint(classes):
         raise CheckpointError(str(folder), f"holds heads of {len(bias_K)} classes that this version does not know", "train it again")
     return weight_KH, bias_K, classes
@@ -291,6 +294,7 @@ def _description(model: OmniSapiens) -> dict[str, Any]:
         "train": f"{train} and lm_head" if train != "all" and lm_head.requires_grad else train,
         "lora": lora,
         "classes": fingerprint(model.classes),
+        **({} if model.classes in _USUAL_CLASSES else {"own_classes": [list(pair) for pair in model.classes]}),
     }
 
 

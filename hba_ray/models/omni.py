@@ -19,7 +19,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
-from hba_ray.data.tasks import ALL_CLASSES, CLASS_TASKS, CLASSES, SPLIT_SURPRISE
+from hba_ray.data.tasks import BENCHMARK_HEADS, SPLIT_SURPRISE, Heads
 from hba_ray.errors import DataError, TrainingError
 
 IGNORE = -100
@@ -113,23 +113,22 @@ class OmniSapiens(nn.Module):
         hidden: H of the language model.
         media_to_backbone: False withholds audio, video and images, as the released SFT code does: their
             placeholders keep ordinary token embeddings.
-        split_surprise: adds an eighth head for positive and negative surprise, whose scores join those of the
-            emotion head, which makes 27 classes.
+        heads: those of the released layout, and those that the spec adds: one for each task of the user's own, and one for
+            positive and negative surprise, whose scores join those of the emotion head. Without additions there are 25 classes.
     """
 
     slot_of_class_25: Tensor
 
-    def __init__(self, backbone: nn.Module, hidden: int, *, media_to_backbone: bool = True, split_surprise: bool = False):
+    def __init__(self, backbone: nn.Module, hidden: int, *, media_to_backbone: bool = True, heads: Heads = BENCHMARK_HEADS):
         super().__init__()
         self.backbone = backbone
-        self.heads = nn.ModuleList(nn.Linear(hidden, len(task.labels)) for task in CLASS_TASKS)
+        self.heads = nn.ModuleList(nn.Linear(hidden, len(task.labels)) for task in heads.tasks)
         self.hidden = hidden
         self.media_to_backbone = media_to_backbone
-        if split_surprise:
+        if heads.split_surprise:
             self.heads.append(nn.Linear(hidden, len(SPLIT_SURPRISE)))
-        self.classes = ALL_CLASSES if split_surprise else CLASSES
-        slot_of = {task.id: slot for slot, task in enumerate(CLASS_TASKS)}
-        slots = [slot_of[task] for task, _ in self.classes]
+        self.classes = heads.classes
+        slots = [heads.slot(task) for task, _ in self.classes]
         self.register_buffer("slot_of_class_25", torch.tensor(slots), persistent=False)
 
     @property
@@ -149,7 +148,7 @@ class OmniSapiens(nn.Module):
         Args:
             inputs: what the processor returns, as tensors.
             class_index_B: global class index, or -100.
-            task_slot_B: index into `CLASS_TASKS`, or -1 for an open answer.
+            task_slot_B: place of the task's head, or -1 for an open answer.
             answer_labels_BS: token ids at the positions of the answer, else -100; position t-1 predicts t.
             weight_B: 1 for a row, 0 for a filler, which contributes nothing.
         """

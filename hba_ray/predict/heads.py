@@ -15,7 +15,7 @@ import torch
 
 from hba_ray.data.feed.batches import MicroBatch
 from hba_ray.data.predictions import make_record
-from hba_ray.data.tasks import ALL_CLASSES, DATASETS
+from hba_ray.data.tasks import DATASETS
 from hba_ray.models.backbone import load_processor
 from hba_ray.models.bam import Bam, DescriptorBatch, attached
 from hba_ray.models.checkpoints import load_adapters, load_model
@@ -58,7 +58,7 @@ class Predictor:
             return self.answers(batch, inputs)
         outputs = self.model(inputs=inputs, **batch.targets(self.device))
         probabilities_B25 = outputs.class_logits_B25.float().softmax(-1)
-        return class_records(batch, probabilities_B25, [label for _, label in ALL_CLASSES])
+        return class_records(batch, probabilities_B25, [label for _, label in self.model.classes])
 
     def moved(self, batch: MicroBatch) -> dict[str, torch.Tensor]:
         """The inputs of a micro-batch on the model's device."""

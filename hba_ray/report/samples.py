@@ -237,7 +237,7 @@ def _of_dataset(index: AtlasIndex, lines: list[int], share: int) -> Iterator[tup
     for row in read_rows(index, lines):
         if isinstance(row, DataError):
             continue
-        clips = tuple(_clip(clip, modality, index.root) for modality, several in row.media.items() for clip in several)
+        clips = tuple(_clip(clip, modality, index.roots) for modality, several in row.media.items() for clip in several)
         size = sum(clip.size or 0 for clip in clips)
         fits = size <= share and all((clip.size or 0) <= LARGEST for clip in clips)
         share -= size if fits else 0
@@ -247,10 +247,10 @@ def _of_dataset(index: AtlasIndex, lines: list[int], share: int) -> Iterator[tup
             return
 
 
-def _clip(clip: bytes | Path, modality: str, root: str) -> Clip:
+def _clip(clip: bytes | Path, modality: str, roots: Sequence[Path]) -> Clip:
     if isinstance(clip, bytes):
         return _embedded(clip, modality, f"{modality} inside the parquet file")
-    name = clip.relative_to(Path(root).resolve()).as_posix()
+    name = next(clip.relative_to(root).as_posix() for root in (one.resolve() for one in roots) if clip.is_relative_to(root))
     try:
         size = clip.stat().st_size
         return _embedded(clip.read_bytes(), modality, name) if size <= LARGEST else Clip(modality, name, size)

@@ -10,8 +10,6 @@ from hba_ray.data.tasks import DATASETS
 MISSING = "–"
 """What stands where a number is missing."""
 
-_PLACE = {dataset: place for place, dataset in enumerate(DATASETS)}
-
 
 @dataclass(frozen=True)
 class Sheet:
@@ -36,7 +34,7 @@ def with_columns(sheet: Sheet, kept: Sequence[int]) -> Sheet:
 
 def dataset_place(row: tuple[str, ...]) -> int:
     """The benchmark's order of a row that begins with a dataset; sorting is stable, so arms and reasons keep theirs."""
-    return _PLACE.get(row[0], len(_PLACE))
+    return list(DATASETS).index(row[0]) if row[0] in DATASETS else len(DATASETS)
 
 
 def number(value: float | None) -> str:

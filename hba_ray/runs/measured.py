@@ -67,7 +67,7 @@ def measured_columns(paper: PaperSpec, planned: Sequence[Experiment], latency: L
         asked = {row.partition("/")[0] for row in paper.published[name]} & MEASURED.keys()
         found = _each_once(_results(measured, planned, _Measuring(paper, planned, asked, latency)))
         if found:
-            is_toy = any(trial.spec.atlas.source == "toy" for trial in planned)
+            is_toy = any(trial.spec.atlas.is_toy for trial in planned)
             columns[name] = Column(found, toy=is_toy)
     return columns
 

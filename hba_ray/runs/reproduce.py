@@ -173,4 +173,4 @@ def _paper(spec: ExperimentSpec, where: str) -> PaperSpec:
 
 
 def _is_toy(spec: ExperimentSpec) -> bool:
-    return spec.model.backbone == "tiny" or spec.atlas.source == "toy"
+    return spec.model.backbone == "tiny" or spec.atlas.is_toy

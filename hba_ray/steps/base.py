@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from hba_ray.data.tasks import find_dataset
 from hba_ray.errors import CheckpointError, DataError, HbaError
 from hba_ray.evaluation.arms import Arm
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.sections.model import model_folder
+from hba_ray.steps.held_out import untrained
 from hba_ray.store.files import folder_digests, read_parquet
 from hba_ray.store.finished import check_files, known_files, outdated_by, state_of
 from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done, read_lines
@@ -328,15 +328,16 @@ class Context:
 
     @property
     def index(self) -> AtlasIndex:
-        """The rows as stages see them: held-out datasets have rows in the test split alone."""
-        return self.whole_index.without(held_out(self.spec), TRAINED_ON)
+        """The rows as stages see them: datasets that are not trained on have rows in the test split alone."""
+        index = self.whole_index
+        return index.without(untrained(self.spec, index.counts()), TRAINED_ON)
 
     @property
     def whole_index(self) -> AtlasIndex:
         """All rows of the atlas; once the describe step is done, with the transcripts of rows that have no text of their own."""
-        from hba_ray.data.atlas import AtlasIndex, stated_root
+        from hba_ray.data.atlas import AtlasIndex, stated_roots
 
-        index = AtlasIndex.load(self.folder_of("atlas"), root=stated_root(self.spec.atlas))
+        index = AtlasIndex.load(self.folder_of("atlas"), stated=stated_roots(self.spec.atlas))
         if "describe" not in self.earlier or "transcripts" not in self.spec.descriptors.streams:
             return index
         said = read_parquet(self.folder_of("describe") / TRANSCRIPTS).to_pydict()
@@ -349,11 +350,6 @@ class Context:
             return str(self.folder_of("backbone") / "model")
         name = self.spec.model.backbone
         return str(model_folder(name, "model.backbone") or name)
-
-
-def held_out(spec: ExperimentSpec) -> list[str]:
-    """The ids of the held-out datasets."""
-    return [find_dataset(name, where="atlas.held_out").id for name in spec.atlas.held_out]
 
 
 def precision_of(spec: ExperimentSpec) -> str:

@@ -141,13 +141,14 @@ def build_model(spec: ExperimentSpec, backbone: str, *, bf16: bool) -> Any:
     """The model that a spec trains, with fresh LoRA and heads, which are drawn from torch's random state."""
     import torch
 
+    from hba_ray.data.tasks import Heads
     from hba_ray.models.backbone import apply_training, load_backbone
     from hba_ray.models.omni import OmniSapiens
 
     thinker = load_backbone(backbone, dtype=torch.bfloat16 if bf16 else torch.float32)
     hidden = int(getattr(thinker.config.text_config, "hidden_size"))  # noqa: B009 - its type is that of any config
     trained = apply_training(thinker, spec.model, gradient_checkpointing=spec.compute.gradient_checkpointing)
-    model = OmniSapiens(trained, hidden, media_to_backbone=spec.model.media_to_backbone, split_surprise=spec.atlas.split_surprise)
+    model = OmniSapiens(trained, hidden, media_to_backbone=spec.model.media_to_backbone, heads=Heads.of(spec.atlas))
     if spec.sft.mode == "staged":
         model.thinker.lm_head.weight.requires_grad_(True)
     return model

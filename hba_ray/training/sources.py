@@ -22,7 +22,6 @@ from hba_ray.data.atlas import read_rows
 from hba_ray.data.feed.batches import BatchMaker, MicroBatch
 from hba_ray.data.feed.order import Share, Window
 from hba_ray.data.predictions import ROW_COLUMNS, Columns, row_columns
-from hba_ray.data.tasks import CLASS_INDEX
 from hba_ray.errors import DataError
 from hba_ray.models.bam import DecoderTail, Head, attached
 from hba_ray.models.omni import OmniSapiens
@@ -144,7 +143,7 @@ class LiveBackbone:
         rows.sort(key=lambda pair: pair[0].sample_id)
         self.lines = [line for _, line in rows]
         self.samples = [row_columns(row) for row, _ in rows]
-        self.class_index = [CLASS_INDEX[row.dataset.task.id, row.label] for row, _ in rows if row.label is not None]
+        self.class_index = [self.settings.heads.index(row.dataset.task.id, row.label) for row, _ in rows if row.label is not None]
 
     def batch(self, rows: Tensor) -> tuple[MicroBatch, dict[str, Tensor], Tensor]:
         """Some rows as one micro-batch, its inputs on the model's device, and the place of each row in the micro-batch."""

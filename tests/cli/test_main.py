@@ -181,7 +181,7 @@ def test_check_ends_with_1_where_a_clip_would_stop_a_run(hba, tmp_path):
     row = {"problem": "<audio>\nHow does it sound?", "answer": "sad", "dataset": "cremad", "audios": ["clip.wav"]}
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
     code, _, err = hba("atlas", "check", str(tmp_path), "--clips")
-    assert code == 1 and "a run would stop at the first bad clip" in err
+    assert code == 1 and "a run would stop at the first bad row or clip" in err
     assert hba("atlas", "check", str(tmp_path), "--clips", "atlas.on_bad_row=drop")[0] == 0
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS, CLASSES, DATASETS, TASKS, TOTAL_ROWS, Dataset, find_dataset
+from hba_ray.data.tasks import BENCHMARK_HEADS, CLASS_TASKS, CLASSES, DATASETS, TASKS, TOTAL_ROWS, Dataset, find_dataset
 from hba_ray.errors import DataError
 
 RELEASED = [dataset for dataset in DATASETS.values() if dataset.is_benchmark]
@@ -70,8 +70,12 @@ def test_the_25_classes_have_their_released_places():
     assert len(layout) == 25
     assert list(CLASSES) == layout
     for index, pair in enumerate(layout):
-        assert CLASS_INDEX[pair] == index
-    assert (CLASS_INDEX["EMO", "calm"], CLASS_INDEX["PTSD", "no ptsd"], CLASS_INDEX["HUM", "humour"]) == (12, 15, 24)
+        assert BENCHMARK_HEADS.index(*pair) == index
+    assert (BENCHMARK_HEADS.index("EMO", "calm"), BENCHMARK_HEADS.index("PTSD", "no ptsd"), BENCHMARK_HEADS.index("HUM", "humour")) == (
+        12,
+        15,
+        24,
+    )
 
 
 def test_there_are_ten_tasks_of_which_three_are_open():

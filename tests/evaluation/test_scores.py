@@ -259,3 +259,9 @@ def test_the_other_rule_of_matching_is_scored_too_where_responses_were_read():
     frame["response"], frame["otherwise"] = ["**Sad.**", "fear"], [None, "fear"]
     score = only(score_predictions(frame, {}), "cremad")
     assert score.value == 1.0 and score.other_matching == pytest.approx(0.75)
+
+
+def test_a_dataset_outside_the_benchmark_is_in_no_mean_of_its_task_unless_it_is_alone():
+    emotions = score_predictions(predictions(cremad=EMOTIONS, iemocap=[("sad", "sad"), ("fear", "fear")]), {}).tasks[0]
+    assert emotions.datasets == ("cremad",) and emotions.value == pytest.approx(EMOTION_SCORE)
+    assert score_predictions(predictions(iemocap=EMOTIONS), {}).tasks[0].value == pytest.approx(EMOTION_SCORE)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
-from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS
+from hba_ray.data.tasks import BENCHMARK_HEADS, CLASS_TASKS
 from hba_ray.models.backbone import apply_training, load_backbone, load_processor
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.models.tiny import build_tiny
@@ -95,7 +95,7 @@ class Tiny:
                 labels[row, start:end] = inputs["input_ids"][row, start:end]
         return {
             "inputs": inputs,
-            "class_index_B": torch.tensor([CLASS_INDEX[sample.label] if sample.label else -100 for sample in samples]),
+            "class_index_B": torch.tensor([BENCHMARK_HEADS.index(*sample.label) if sample.label else -100 for sample in samples]),
             "task_slot_B": torch.tensor([SLOTS[sample.label[0]] if sample.label else -1 for sample in samples]),
             "answer_labels_BS": labels,
             "weight_B": torch.ones(len(samples)) if weight is None else torch.tensor(weight),

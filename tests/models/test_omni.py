@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS, CLASSES
+from hba_ray.data.tasks import BENCHMARK_HEADS, CLASS_TASKS, CLASSES
 from hba_ray.errors import DataError, TrainingError
 from hba_ray.models.omni import OmniSapiens
 from tests.helpers.looks import MakeModel
@@ -88,7 +88,7 @@ def test_both_losses_follow_the_equations_of_appendix_b1(make_model: MakeModel, 
             probability_K = logits_K.exp() / logits_K.exp().sum()
             class_loss -= float(probability_K[wanted].log())
             correct += int(logits_K.argmax()) == wanted
-            start = CLASS_INDEX[(sample.label[0], CLASS_TASKS[slot].labels[0])]
+            start = BENCHMARK_HEADS.index(sample.label[0], CLASS_TASKS[slot].labels[0])
             torch.testing.assert_close(outputs.class_logits_B25[row, start : start + len(logits_K)].double(), logits_K, atol=1e-5, rtol=0)
             assert int((outputs.class_logits_B25[row] > -1e30).sum()) == len(logits_K)
         else:

@@ -22,7 +22,7 @@ from hba_ray.data.media import probe_audio, probe_video
 from hba_ray.data.predictions import Columns, asked_columns
 from hba_ray.data.prompts import chat_message, withhold
 from hba_ray.data.rows import Row
-from hba_ray.data.tasks import CLASS_INDEX, CLASS_TASKS
+from hba_ray.data.tasks import WITH_SPLIT_SURPRISE, Heads
 from hba_ray.errors import DataError
 from hba_ray.specs import ExperimentSpec, MediaSpec
 from hba_ray.specs.wording import AS_BEFORE, Wording
@@ -32,7 +32,6 @@ IGNORED = -100
 AUDIO_TOKENS_PER_SECOND = 25
 PIXELS_PER_TOKEN = 28 * 28
 """Pixels that become one token of the vision tower, which joins two frames in it."""
-_TASK_SLOT = {task.id: slot for slot, task in enumerate(CLASS_TASKS)}
 
 
 Purpose = Literal["train", "validation", "states", "predict", "generate"]
@@ -51,6 +50,7 @@ class BatchSettings:
         reword: makes of a row the one whose prompt is shown; picklable.
         wording: layout of a row's chat turn, and the system turn.
         longest_prompt: tokens; a row with more is a bad row.
+        heads: of the model, whose classes targets count.
     """
 
     media: MediaSpec
@@ -64,6 +64,7 @@ class BatchSettings:
     reword: Callable[[Row], Row] | None = None
     wording: Wording = AS_BEFORE
     longest_prompt: int | None = None
+    heads: Heads = WITH_SPLIT_SURPRISE
 
     @classmethod
     def of(
@@ -97,6 +98,7 @@ class BatchSettings:
             reword=reword,
             wording=Wording.of(spec.model) if wording is None else wording,
             longest_prompt=context - 1 if purpose == "generate" else context,
+            heads=Heads.of(atlas),
         )
 
     @property
@@ -112,7 +114,7 @@ class MicroBatch:
         inputs: the thinker's arguments: input_ids [B, S], attention_mask [B, S], and where there are
             clips input_features, feature_attention_mask, pixel_values(_videos), ..._grid_thw, video_second_per_grid.
         class_index: [B] global class, IGNORED for open answers.
-        task_slot: [B] place in CLASS_TASKS, -1 for open answers.
+        task_slot: [B] place of the task's head, -1 for open answers.
         answer_labels: [B, S] token ids at answer positions, IGNORED elsewhere.
         weight: [B] 1 for a row, 0 for a filler.
         rows: of each real row, the columns of a predictions table that do not come from the model (`data.predictions`).
@@ -287,8 +289,8 @@ class BatchMaker:
             answer_labels[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer, dtype=torch.long)
         return MicroBatch(
             inputs={"input_ids": input_ids, "attention_mask": attention_mask, **processed},
-            class_index=torch.tensor([*(_class_index(row) for row in rows), *[IGNORED] * fillers]),
-            task_slot=torch.tensor([*(_TASK_SLOT.get(row.dataset.task.id, -1) for row in rows), *[-1] * fillers]),
+            class_index=torch.tensor([*(_class_index(row, self.settings.heads) for row in rows), *[IGNORED] * fillers]),
+            task_slot=torch.tensor([*(self.settings.heads.slot(row.dataset.task.id) for row in rows), *[-1] * fillers]),
             answer_labels=answer_labels,
             weight=torch.tensor([1.0] * len(rows) + [0.0] * fillers),
             rows=[asked_columns(row, prompt) for row, prompt in zip(rows, prompts, strict=False)],  # fillers come last
@@ -314,8 +316,8 @@ def _filler(modalities: Sequence[str], clips: Clips) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*({"type": name} for name in modalities), {"type": "text", "text": "-"}]}]
 
 
-def _class_index(row: Row) -> int:
-    return IGNORED if row.label is None else CLASS_INDEX[row.dataset.task.id, row.label]
+def _class_index(row: Row, heads: Heads) -> int:
+    return IGNORED if row.label is None else heads.index(row.dataset.task.id, row.label)
 
 
 def _pad(sequences: list[list[int]], pad_id: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:

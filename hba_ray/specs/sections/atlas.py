@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import Added, Seed, Spec
 from hba_ray.specs.sections.corpora import CorporaSpec, Corpus
+from hba_ray.specs.sections.own import OwnDataset, read_declaration
 
 Modality = Literal["text", "audio", "video", "image"]
 Split = Literal["train", "validation", "test"]
-
+Source = Literal["released", "toy", "own", Corpus]
+Layout = Literal["auto", "parquet", "jsonl"]
 
 SOURCES_READ_AS_THEY_ARE = ("released", "toy")
 """Values of `atlas.source` that need no converter."""
@@ -79,21 +81,53 @@ class SampleSpec(Spec):
     """Seed of the draw."""
 
 
+class SourceSpec(Spec):
+    """One of several corpora that are joined."""
+
+    source: Source = "released"
+    """As `atlas.source`."""
+    root: str | None = None
+    """As `atlas.root`."""
+    format: Layout = "auto"
+    """As `atlas.format`."""
+    datasets: tuple[str, ...] | None = None
+    """Datasets to use of this corpus, by id or alias; null is all. `atlas.datasets` narrows them further."""
+
+    @model_validator(mode="after")
+    def _has_root(self) -> SourceSpec:
+        _check_root(self.source, self.root)
+        return self
+
+
+def _check_root(source: Source, root: str | None) -> None:
+    if source != "toy" and not root:
+        raise ValueError(f"root is missing; source '{source}' reads files: give atlas.root=FOLDER, or atlas.source=toy")
+
+
 class AtlasSpec(Spec):
     """Where the rows come from and which of them are used."""
 
-    source: Literal["released", "toy", Corpus] = "released"
-    """`released`: `root` holds the released parquet or jsonl files; `toy`: generated; all others: converted from the files that the
-    corpus's publishers give, in `root`."""
+    source: Source = "released"
+    """`released`: `root` holds the released parquet or jsonl files; `toy`: generated; `own`: data of your own, which a
+    `dataset.yaml` in `root` describes (`hba atlas new` writes one); all others: converted from the files that the corpus's
+    publishers give, in `root`."""
     root: str | None = None
     """Folder of the atlas, or of the public files that a converter reads. Not used by `toy`."""
-    format: Literal["auto", "parquet", "jsonl"] = "auto"
+    sources: Annotated[tuple[SourceSpec, ...], Added(before=())] = ()
+    """Several corpora whose rows are joined, each with its `source`, `root` and, if not all are wanted, `datasets`; in place of
+    `source` and `root`."""
+    own: Annotated[tuple[OwnDataset, ...], Added(before=())] = ()
+    """What the `dataset.yaml` of each source `own` says, in order; read from there where it is empty."""
+    format: Layout = "auto"
     """Layout to read; `auto` reads each split as it is, and refuses one that is there in both layouts. A toy atlas is written in
     this layout, as parquet by default."""
     datasets: tuple[str, ...] | None = None
     """Datasets to use, by id or alias; null is all. `hba atlas list` shows the ids."""
     held_out: tuple[str, ...] = ()
     """Datasets, by id or alias, on which no stage but `transfer` trains or validates. They are evaluated all the same."""
+    train_also: Annotated[tuple[str, ...], Added(before=())] = ()
+    """Datasets outside the paper's sixteen, by id or alias, that take part in training: IEMOCAP, or data of your own. Others of
+    them are evaluated, and trained on by `transfer` where they are held out."""
     modalities: tuple[Modality, ...] = ("text", "audio", "video", "image")
     """Modalities shown to the model. One that is left out is withheld from every row; text must stay, since it holds the question."""
     on_bad_row: Literal["fail", "drop"] = "fail"
@@ -116,12 +150,44 @@ class AtlasSpec(Spec):
     media: MediaSpec = MediaSpec()
     toy: ToySpec = ToySpec()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _declarations(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or raw.get("own"):
+            return raw
+        parts = raw.get("sources") or [raw]
+        stated = [one if isinstance(one, dict) else {} for one in parts] if isinstance(parts, list | tuple) else []
+        roots = [one.get("root") for one in stated if one.get("source") == "own"]
+        return {**raw, "own": [read_declaration(root) for root in roots if isinstance(root, str)]} if roots else raw
+
     @model_validator(mode="after")
     def _consistent(self) -> AtlasSpec:
-        if self.source != "toy" and not self.root:
-            raise ValueError(f"root is missing; source '{self.source}' reads files: give atlas.root=FOLDER, or atlas.source=toy")
+        if len(self.own) != sum(part.source == "own" for part in self.parts):
+            raise ValueError(f"own holds {len(self.own)} declarations; leave it out, and they are read from the sources")
+        if self.sources and (self.root is not None or self.source != "released"):
+            raise ValueError("sources joins corpora in place of source and root: make those of the spec one of the sources")
+        if not self.sources:
+            _check_root(self.source, self.root)
+        if both := set(self.held_out) & set(self.train_also):
+            raise ValueError(f"'{min(both)}' is in held_out and in train_also: it is trained on, or not")
         if "text" not in self.modalities:
             raise ValueError("modalities must contain text: the question itself is text")
         if self.datasets is not None and not self.datasets:
             raise ValueError("datasets is empty; leave it out to use all of them")
         return self
+
+    @property
+    def parts(self) -> tuple[SourceSpec, ...]:
+        """The corpora that are joined; of most specs there is one."""
+        return self.sources or (SourceSpec(source=self.source, root=self.root, format=self.format),)
+
+    def alone(self, number: int) -> AtlasSpec:
+        """The section for one of its parts, as a converter takes it."""
+        part = self.parts[number]
+        own = self.own[sum(one.source == "own" for one in self.parts[:number]) :][:1] if part.source == "own" else ()
+        return self.model_copy(update={"source": part.source, "root": part.root, "format": part.format, "sources": (), "own": own})
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether rows are generated, so that nothing is said about the paper."""
+        return any(part.source == "toy" for part in self.parts)

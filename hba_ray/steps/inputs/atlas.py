@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError
 from hba_ray.progress import progress
-from hba_ray.specs import ExperimentSpec, fingerprint, identity_values
-from hba_ray.specs.sections.atlas import Split
+from hba_ray.specs import AtlasSpec, ExperimentSpec, fingerprint, identity_values
+from hba_ray.specs.sections.atlas import SourceSpec, Split
 from hba_ray.steps.base import Context, Draft, Result, StepKind
+from hba_ray.steps.held_out import held_out, untrained
 from hba_ray.steps.inputs.drops import count_drops
 from hba_ray.store.files import file_digest, file_digests, stamps
 
@@ -31,12 +33,14 @@ class AtlasResult(Result):
     Attributes:
         counts: dataset -> split -> rows.
         card: of a conversion: rows beside Table 7, and the reasons for differences.
+        cards: of several conversions, where corpora are joined.
         changes: dataset -> what was changed in rows, or stated wrongly in them -> rows.
         leaks: rows that are in two splits: the fields of `data.repeats.Leak`.
     """
 
     counts: dict[str, dict[Split, int]]
     card: dict[str, Any] | None = None
+    cards: list[dict[str, Any]] = field(default_factory=list)
     changes: dict[str, dict[str, int]] = field(default_factory=dict)
     leaks: list[dict[str, Any]] = field(default_factory=list)
 
@@ -56,30 +60,38 @@ class AtlasSteps(StepKind[AtlasResult]):
             DataError: the atlas or a converter's files are not there.
         """
         atlas = draft.spec.atlas
-        draft.add(self, _identity(draft), f"{atlas.source} atlas" + (f" at {atlas.root}" if atlas.root else ""))
+        shown = (f"{part.source} atlas" + (f" at {part.root}" if part.root else "") for part in atlas.parts)
+        draft.add(self, _identity(draft), " and ".join(shown))
 
     def make(self, context: Context) -> AtlasResult:
-        from hba_ray.convert.conversion import convert
-        from hba_ray.data.atlas import Drop, build_index, stated_root
+        from hba_ray.convert.conversion import Conversion, convert
+        from hba_ray.data.atlas import build_index, stated_roots
         from hba_ray.data.toy import build_toy
 
-        spec, root = context.spec.atlas, context.folder / "rows"
-        layout = card = None
-        drops: list[Drop] = []
+        spec, stated = context.spec.atlas, stated_roots(context.spec.atlas)
+        roots: list[Path] = []
+        conversions: list[Conversion] = []
         with progress("atlas", total=None):
-            if spec.source == "toy":
-                layout = "jsonl" if spec.format == "jsonl" else "parquet"
-                build_toy(spec.toy, root, layout)
-            elif spec.source == "released":
-                root = stated_root(spec) or root
-            else:
-                conversion = convert(spec, root, context.spec.seed)
-                card, drops = conversion.to_json(), list(conversion.drops)
-            index = build_index(spec, root, layout)
-        index.save(context.folder, root_is_stated=stated_root(spec) is not None)
+            for number, part in enumerate(spec.parts):
+                made = context.folder / "rows" / (f"{number}-{part.source}" if spec.sources else "")
+                roots.append(stated[number] or made)
+                if part.source == "toy":
+                    build_toy(spec.toy, made, "jsonl" if part.format == "jsonl" else "parquet")
+                elif part.source != "released":
+                    conversions.append(convert(_alone(spec, number), made, context.spec.seed))
+            index = build_index(spec, roots)
+        index.save(context.folder, stated=stated)
         counts: Any = {dataset: {str(split): rows for split, rows in splits.items()} for dataset, splits in index.counts().items()}
         changes, leaks = found_in(index)
-        return AtlasResult(counts=counts, card=card, drops=count_drops([*drops, *index.drops]), changes=changes, leaks=leaks)
+        cards = [conversion.to_json() for conversion in conversions]
+        return AtlasResult(
+            counts=counts,
+            card=None if spec.sources else next(iter(cards), None),
+            cards=cards if spec.sources else [],
+            drops=count_drops([*(drop for conversion in conversions for drop in conversion.drops), *index.drops]),
+            changes=changes,
+            leaks=leaks,
+        )
 
     def notes(self, spec: ExperimentSpec, result: AtlasResult) -> list[str]:
         said = []
@@ -92,16 +104,30 @@ class AtlasSteps(StepKind[AtlasResult]):
             said.append(f"A stratified sample of each dataset was used (at most {counts} rows; seed {spec.atlas.sample.seed}).")
         if spec.atlas.limit is not None:
             said.append(f"Only the first {spec.atlas.limit} rows of each dataset in each split were used.")
-        generated = spec.atlas.source == "toy"  # of few sentences, so that some come again
-        said += say_found(result.changes, [] if generated else result.leaks)
-        for count in (result.card or {}).get("counts", ()):
+        generated = spec.atlas.is_toy  # of few sentences, so that some come again
+        said += say_found(result.changes, [leak for leak in result.leaks if not (generated and DATASETS[leak["dataset"]].is_toy)])
+        if outside := [name for name in untrained(spec, result.counts) if DATASETS[name].is_outside and name not in held_out(spec)]:
+            said.append(f"Outside the benchmark, and not trained on since atlas.train_also does not name them: {', '.join(outside)}.")
+        cards = [card for card in (result.card, *result.cards) if card is not None]
+        for count in (count for card in cards for count in card["counts"]):
             reasons = "; ".join(f"{difference['rows']:+d} {difference['reason']}" for difference in count["differences"])
             published = f", Table 7: {count['published']}" if count["published"] is not None else ""
             why = f" ({reasons})" if reasons else ""
             said.append(f"{count['dataset']} {count['split']}: {count['rows']} rows converted{published}{why}.")
-        card = result.card or {}
-        said += [f"{card['source']}: {line}" for part in ("rules", "findings") for line in card.get(part, ())]
+        said += [f"{card['source']}: {line}" for card in cards for part in ("rules", "findings") for line in card.get(part, ())]
         return said
+
+
+def _alone(spec: AtlasSpec, number: int) -> AtlasSpec:
+    """The section for one of the corpora that are joined, which asks for no dataset that the corpus does not hold."""
+    from hba_ray.convert.conversion import held_by
+    from hba_ray.data.atlas import datasets_of
+
+    if not spec.sources:
+        return spec
+    alone, wanted = spec.alone(number), datasets_of(spec, spec.sources[number])
+    held = (dataset.id for dataset in held_by(alone))
+    return alone.model_copy(update={"datasets": None if wanted is None else tuple(name for name in held if name in wanted)})
 
 
 def found_in(index: AtlasIndex) -> tuple[dict[str, dict[str, int]], list[dict[str, Any]]]:
@@ -129,12 +155,20 @@ def _identity(draft: Draft) -> dict[str, Any]:
     )  # named below, or by the steps that use them
     if atlas.held_out:
         chosen["held_out"] = list(atlas.held_out)
-    if atlas.source == "toy":
-        return {**chosen, "toy": atlas.toy.identity()}
-    root = Path(atlas.root or "")
-    if atlas.source == "released":
-        return {**chosen, **_of_shards(root, atlas.format, draft.storage.folder)}
-    return {**chosen, **_of_sources(root, draft.storage.folder), "seed": draft.spec.seed}
+    if not atlas.sources:
+        return {**chosen, **_of_part(draft, atlas.parts[0])}
+    parts = [{**identity_values(part, exclude={"root"}), **_of_part(draft, part)} for part in atlas.sources]
+    return {**chosen, "sources": parts}
+
+
+def _of_part(draft: Draft, part: SourceSpec) -> dict[str, Any]:
+    """What names the rows of one corpus, besides the settings that the spec states."""
+    root, memory = Path(part.root or ""), draft.storage.folder
+    if part.source == "toy":
+        return {"toy": draft.spec.atlas.toy.identity()}
+    if part.source == "released":
+        return _of_shards(root, part.format, memory)
+    return {**_of_sources(root, memory), "seed": draft.spec.seed}
 
 
 def _of_shards(root: Path, layout: str, memory: Path) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from hba_ray.descriptors.summary import StreamSummary
 from hba_ray.progress import phases
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.descriptors import STREAMS, DescriptorsSpec, Stream
-from hba_ray.steps.base import READ_EXACTLY, TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind, held_out
+from hba_ray.steps.base import READ_EXACTLY, TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind
+from hba_ray.steps.held_out import held_out, untrained
 from hba_ray.store.folders import LOCK_SECONDS, Storage
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ def prompt_identity(spec: ExperimentSpec) -> dict[str, Any]:
 
 def _spoken(context: Context) -> np.ndarray:
     """Lines of the whole index whose rows need transcripts. Rows of held-out datasets do only where the stage `transfer` trains on them."""
-    return context.whole_index.lines_without([] if "transfer" in context.spec.stages else held_out(context.spec), TRAINED_ON)
+    index, transferred = context.whole_index, held_out(context.spec) if "transfer" in context.spec.stages else []
+    return index.lines_without([name for name in untrained(context.spec, index.counts()) if name not in transferred], TRAINED_ON)
 
 
 def _write_transcripts(context: Context) -> dict[str, int]:

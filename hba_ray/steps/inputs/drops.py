@@ -21,6 +21,8 @@ def check_rows(index: AtlasIndex, split: str) -> None:
     """
     if not len(index.rows_of(split)):
         way_out = f"the folder needs a file such as {split}.jsonl or {split}-00000-of-00001.parquet; `hba atlas check` counts its rows"
+        if split != "test":
+            way_out += "; datasets outside the benchmark are trained on where atlas.train_also names them"
         raise DataError(index.root, f"the {split} split holds no rows", way_out, reason="no rows")
 
 

@@ -15,7 +15,8 @@ from hba_ray.data.tasks import DATASETS
 from hba_ray.evaluation.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, baselines, last_part
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
-from hba_ray.steps.base import READ_EXACTLY, Context, Draft, Result, StepKind, held_out, precision_of, training_resources
+from hba_ray.steps.base import READ_EXACTLY, Context, Draft, Result, StepKind, precision_of, training_resources
+from hba_ray.steps.held_out import held_out
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import check_rows, check_some_left, losses
 from hba_ray.steps.stages import bam, grpo

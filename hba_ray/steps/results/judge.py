@@ -13,6 +13,7 @@ from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.evaluation.arms import Arm
 from hba_ray.progress import progress
 from hba_ray.specs import AtlasSpec, ExperimentSpec
+from hba_ray.specs.sections.atlas import SourceSpec
 from hba_ray.specs.sections.evaluate import JudgeSpec
 from hba_ray.steps.base import Context, Draft, Result, Step, StepKind
 from hba_ray.steps.results.evaluate import PREDICTIONS, SCORES, published_model
@@ -127,7 +128,13 @@ def has_open_answers(atlas: AtlasSpec) -> bool:
     """Whether an atlas may hold rows of a task with open answers, as far as its spec says."""
     if atlas.datasets is not None:
         return any(find_dataset(name).task.is_open for name in atlas.datasets)
-    converted = [dataset for dataset in DATASETS.values() if dataset.source == atlas.source]
+    return any(_has_open_answers(part) for part in atlas.parts)
+
+
+def _has_open_answers(part: SourceSpec) -> bool:
+    if part.datasets is not None:
+        return any(find_dataset(name).task.is_open for name in part.datasets)
+    converted = [dataset for dataset in DATASETS.values() if dataset.source == part.source]
     return any(dataset.task.is_open for dataset in converted) if converted else True
 
 

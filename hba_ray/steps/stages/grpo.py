@@ -15,7 +15,8 @@ from hba_ray.errors import SpecError, TrainingError
 from hba_ray.progress import Bar, progress
 from hba_ray.rl import CUT_SHARE, EQUAL_GROUPS
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps.base import READ_EXACTLY, STEP_LOG, TRAINED_ON, Context, Draft, Result, StepKind, held_out, precision_of
+from hba_ray.steps.base import READ_EXACTLY, STEP_LOG, TRAINED_ON, Context, Draft, Result, StepKind, precision_of
+from hba_ray.steps.held_out import held_out
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import losses
 from hba_ray.steps.stages.resume import begins, mention, without_gradients

@@ -27,11 +27,11 @@ from hba_ray.steps.base import (
     Result,
     StepKind,
     digest_checkpoint,
-    held_out,
     precision_of,
     shown_metrics,
     training_resources,
 )
+from hba_ray.steps.held_out import held_out
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import check_rows, check_some_left, losses
 from hba_ray.steps.stages.resume import begins, mention, without_gradients
