@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.base import read_text
+from hba_ray.convert.tables import read_text
 from hba_ray.data.tasks import CLASS_TASKS, Task
 from hba_ray.data.text import comparable
 from hba_ray.errors import DataError

@@ -12,14 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.base import ConversionRequest, Converted, Sieve, clip_file, column, read_table, read_text, split_by_group
+from hba_ray.convert.base import ConversionRequest, Converted, Sieve
+from hba_ray.convert.media import clip_file
+from hba_ray.convert.splits import split_by_group, split_named
+from hba_ray.convert.tables import column, read_table, read_text
 from hba_ray.data.rows import MEDIA_COLUMNS, TAG, Row
 from hba_ray.data.tasks import DATASETS, SPLITS, Dataset, consolidate
 from hba_ray.data.text import visible
 from hba_ray.errors import DataError
 from hba_ray.specs.sections.own import DECLARATION, OwnDataset
-
-SPLIT_NAMES = {**{split: split for split in SPLITS}, "training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
 
 
 def convert(request: ConversionRequest) -> Converted:
@@ -124,10 +125,7 @@ def _clip(folder: Path, name: str, where: str) -> Path:
 def _split(own: OwnDataset, record: Mapping[str, Any], where: str) -> str | None:
     if own.columns.split is None:
         return None
-    stated = column(record, own.columns.split, where).strip().lower()
-    if stated not in SPLIT_NAMES:
-        raise DataError(where, f"'{visible(stated)}' is no split", "write train, validation or test", reason="unknown split")
-    return SPLIT_NAMES[stated]
+    return split_named(column(record, own.columns.split, where), where)
 
 
 def _counts(shares: tuple[float, float, float], rows: int) -> tuple[int, int, int]:
