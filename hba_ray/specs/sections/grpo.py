@@ -11,8 +11,9 @@ from pydantic import Field, field_validator, model_validator
 
 from hba_ray.specs.base import Added, Spec, identity_values
 
-NOT_OF_RESULTS = frozenset({"micro_batch", "nodes", "tensor_parallel", "rollout_memory", "save_every", "log_rollouts"})
-"""Fields of `GrpoSpec` that say how machines do it. They change no result and enter no fingerprint."""
+NOT_OF_RESULTS = frozenset({"micro_batch", "nodes", "tensor_parallel", "rollout_memory", "save_every", "log_rollouts", "validation_rows"})
+"""Fields of `GrpoSpec` that say how machines do it and what is looked at on the way. They change no trained model and enter no
+fingerprint."""
 
 AUTHORS_GRPO: dict[str, Any] = {
     "init": "sft",
@@ -138,6 +139,9 @@ class GrpoSpec(Spec):
     """Most tokens of a response."""
     validate_every: int | None = Field(default=5, ge=1)
     """Steps between validations; null never validates."""
+    validation_rows: Annotated[int | None, Added(before=None)] = Field(default=512, ge=1)
+    """Rows of the validation split that a validation asks about, drawn by the experiment's seed with the same shares of every
+    dataset and label; null asks about all."""
     save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; null writes one at the end of every epoch. The last step always writes one."""
     prompts: str = Field(default="standard", min_length=1)

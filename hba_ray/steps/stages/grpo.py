@@ -115,7 +115,7 @@ class GrpoSteps(StepKind[GrpoResult]):
         from hba_ray.rl.settings import steps_per_epoch
 
         spec, folder = context.spec, context.folder
-        job = GrpoJob(spec, folder / "start", asked_rows(spec, context.index), folder)
+        job = GrpoJob(spec, folder / "start", _read_rows(spec, context.index), folder)
         job.config()  # refuses what verl would, before anything is written
         if not job.start.exists():
             sft = context.folder_of("sft") / "model" if spec.grpo.init == "sft" else None
@@ -182,6 +182,16 @@ def asked_rows(spec: ExperimentSpec, index: AtlasIndex) -> AtlasIndex:
     if missing := [name for name in named if name not in held]:
         raise SpecError("grpo.datasets", f"the atlas has no row of '{missing[0]}'", f"it holds {', '.join(held)}")
     return index.without([name for name in held if name not in (*named, *held_out(spec))], (*TRAINED_ON, spec.evaluate.split))
+
+
+def _read_rows(spec: ExperimentSpec, index: AtlasIndex) -> AtlasIndex:
+    """`asked_rows`, of which those of the validation split are a sample where `grpo.validation_rows` says so."""
+    from hba_ray.data.sampling import thinned_lines
+
+    asked = asked_rows(spec, index)
+    if spec.grpo.validation_rows is None:
+        return asked
+    return asked.take(thinned_lines(asked.table, "validation", spec.grpo.validation_rows, spec.seed))
 
 
 def _first_words(context: Context, reached: int, total: int) -> Iterator[str]:
