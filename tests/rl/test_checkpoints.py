@@ -8,7 +8,8 @@ import torch
 
 from hba_ray.errors import CheckpointError
 from hba_ray.models.backbone import load_backbone, load_processor
-from hba_ray.rl.checkpoints import check_workers, gather, latest_step, write_start, write_trained
+from hba_ray.rl.checkpoints import check_workers, latest_step, write_start, write_trained
+from hba_ray.rl.shards import pieces
 from hba_ray.specs import ExperimentSpec
 from tests.rl.conftest import SPEC, Toy
 
@@ -83,7 +84,7 @@ def test_a_missing_shard_is_named(checkpoint: Path):
     (actor / "fsdp_config.json").write_text(json.dumps({"world_size": 2}))
     (actor / "model_world_size_1_rank_0.pt").rename(actor / "model_world_size_2_rank_0.pt")
     with pytest.raises(CheckpointError, match="rank_1"):
-        gather(checkpoint / "actor")
+        list(pieces(checkpoint / "actor"))
 
 
 def test_a_checkpoint_of_another_model_is_refused(toy: Toy, checkpoint: Path, tmp_path: Path):
