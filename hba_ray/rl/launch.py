@@ -20,13 +20,13 @@ from omegaconf import DictConfig
 from ray.exceptions import RayError, TaskCancelledError
 
 from hba_ray.cluster import ray_private
-from hba_ray.cluster.session import ANYWHERE, rollout_cpus
+from hba_ray.cluster.session import ANYWHERE
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.prompts import load_reasoning
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing, HbaError, TrainingError
 from hba_ray.rl import DATASET, PLUGIN, TRAINER_MODULE
 from hba_ray.rl.records import read_failures
-from hba_ray.rl.settings import RlPaths, environment, uses_gpu, verl_config
+from hba_ray.rl.settings import RlPaths, cpus_needed, environment, uses_gpu, verl_config
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.wording import Wording
 from hba_ray.store.folders import keep_lines
@@ -207,9 +207,10 @@ def check_room(spec: ExperimentSpec) -> None:
     largest = (ray_private.largest_resources() if spec.compute.address != "local" else None) or ray.cluster_resources()
     gpus = "lower compute.workers, or add nodes" if uses_gpu(spec) else "verl counts in GPUs on any machine: `ray start --num-gpus=1`"
     cpus = "raise compute.cpus; CPUs of a local Ray are logical" if spec.compute.address == "local" else "add nodes"
-    for name, needed, way_out in (("GPU", max(1, spec.compute.workers), gpus), ("CPU", rollout_cpus(spec.compute), cpus)):
+    needs, workers = cpus_needed(spec), max(1, spec.compute.workers)
+    for name, needed, said, way_out in (("GPU", workers, f"{workers} GPUs", gpus), ("CPU", needs.total, str(needs), cpus)):
         if largest.get(name, 0) < needed:
-            raise EnvironmentMissing("grpo", f"needs {needed} {name}s, but the cluster has {largest.get(name, 0):g}", way_out)
+            raise EnvironmentMissing("grpo", f"needs {said}, but the cluster has {largest.get(name, 0):g}", way_out)
 
 
 def wait_for_room(spec: ExperimentSpec, say: Say) -> None:

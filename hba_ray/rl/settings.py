@@ -32,6 +32,12 @@ LAYERS = ["Qwen2_5OmniDecoderLayer", "Qwen2_5OmniAudioEncoderLayer", "Qwen2_5Omn
 """What FSDP2 wraps. verl's default also names whole towers, and a wrapped tower above wrapped layers fails."""
 KEPT_CHECKPOINTS = 2
 
+STORAGE_UNITS = {True: 8, False: 1}
+"""Actors that hold the responses of a step, each with a CPU of its own: verl's number where it trains on GPUs, one on a CPU."""
+
+_UNITS_KEY = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
+_CPUS_PER_WORKER = 3
+"""What verl reserves beside each GPU (`RayResourcePool.max_colocate_count`)."""
 _CPU_BATCHED_TOKENS, _CPU_SEQUENCES = 512, 16
 
 
@@ -95,6 +101,38 @@ def uses_gpu(spec: ExperimentSpec) -> bool:
     return spec.compute.gpus_per_worker > 0
 
 
+@dataclass(frozen=True)
+class CpusNeeded:
+    """The logical CPUs that a run of verl holds from its start to its end.
+
+    Attributes:
+        parts: what holds them -> CPUs.
+    """
+
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        return f"{self.total} CPUs ({', '.join(f'{cpus} for {part}' for part, cpus in self.parts.items())})"
+
+
+def cpus_needed(spec: ExperimentSpec) -> CpusNeeded:
+    """The CPUs of the stage `grpo`; none where it is no stage. With fewer verl waits for ever and does not say why.
+
+    >>> spec = ExperimentSpec.model_validate({"name": "x", "atlas": {"source": "toy"}, "stages": ["grpo"], "compute": {"workers": 2}})
+    >>> str(cpus_needed(spec))
+    '9 CPUs (6 for workers, 1 for storage of responses, 1 for its queue, 1 for its driver)'
+    """
+    if "grpo" not in spec.stages:
+        return CpusNeeded({})
+    units = int(flat(spec.grpo.verl).get(_UNITS_KEY, STORAGE_UNITS[uses_gpu(spec)]))
+    workers = _CPUS_PER_WORKER * max(1, spec.compute.workers)
+    return CpusNeeded({"workers": workers, "storage of responses": units, "its queue": 1, "its driver": 1})
+
+
 def environment(spec: ExperimentSpec, metrics: str) -> dict[str, str]:
     """Environment variables of verl's processes.
 
@@ -151,6 +189,7 @@ def _training(spec: ExperimentSpec, paths: RlPaths, steps: int) -> dict[str, Any
         "trainer.default_local_dir": paths.checkpoints,
         "trainer.resume_mode": "auto",
         "trainer.rollout_data_dir": paths.rollouts,
+        _UNITS_KEY: STORAGE_UNITS[uses_gpu(spec)],
     }
     if grpo.algorithm in OWN:
         section = getattr(grpo, grpo.algorithm, None)
@@ -162,7 +201,7 @@ def _actor(spec: ExperimentSpec, paths: RlPaths) -> dict[str, Any]:
     grpo, actor = spec.grpo, "actor_rollout_ref.actor"
     return {
         "actor_rollout_ref.model.path": paths.model,
-        "actor_rollout_ref.model.use_remove_padding": False,
+        "actor_rollout_ref.model.use_remove_padding": uses_gpu(spec),  # rows behind each other, without padding: see `omni.OmniActor`
         "actor_rollout_ref.model.enable_gradient_checkpointing": uses_gpu(spec) or spec.compute.gradient_checkpointing,
         "actor_rollout_ref.model.override_config.attn_implementation": "sdpa" if uses_gpu(spec) else "eager",
         f"{actor}.strategy": "fsdp2",
@@ -212,7 +251,6 @@ def _cpu(spec: ExperimentSpec) -> dict[str, Any]:
     grpo, rollout = spec.grpo, "actor_rollout_ref.rollout"
     return {
         "trainer.device": "cpu",
-        "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,  # each takes a CPU for itself
         "reward.num_workers": 1,
         "actor_rollout_ref.actor.use_torch_compile": False,
         "actor_rollout_ref.actor.fsdp_config.use_torch_compile": False,

@@ -33,6 +33,7 @@ from hba_ray.rl.checkpoints import latest_step, write_trained
 from hba_ray.rl.dataset import AtlasDataset
 from hba_ray.rl.launch import GrpoJob, _held, check_room, run_grpo
 from hba_ray.rl.records import dropped_rows
+from hba_ray.rl.settings import cpus_needed
 from hba_ray.specs import ExperimentSpec
 from tests.helpers.damaged_rl import Damaged, damaged
 from tests.helpers.vowel_reward import VOWELS
@@ -58,7 +59,7 @@ GRPO = {
 @pytest.fixture(scope="module")
 def cluster(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     logs = tmp_path_factory.mktemp("logs")
-    with ray_session(toy.spec.compute, logs, rollouts=True):
+    with ray_session(toy.spec.compute, logs, rollouts=cpus_needed(toy.spec).total):
         yield logs
 
 
