@@ -7,6 +7,7 @@ false. transformers and vLLM load them, and so does `models.backbone.load_backbo
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -90,6 +91,15 @@ def _weights_of(start: Path) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = Qwen2_5OmniForConditionalGeneration(Qwen2_5OmniConfig.from_pretrained(start))
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def largest_weight(start: Path) -> int:
+    """Bytes of the largest weight of a folder in full layout, in fp32, in which verl sends it to vLLM."""
+    largest = 0
+    for file in start.glob("model*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            largest = max([largest, *(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())])  # noqa: SIM118
+    return 4 * largest
 
 
 def _with_lora(start: Path, actor: Path) -> Iterator[Piece]:

@@ -25,6 +25,7 @@ from hba_ray.rl import REWARD, TRAINER, patches
 from hba_ray.rl.advantages import OWN
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
+from hba_ray.specs.sections.grpo import GrpoLoraSpec
 
 LOSSES = {"response": "seq-mean-token-mean", "token": "token-mean"}
 """`grpo.loss_average` -> `actor.loss_agg_mode`."""
@@ -36,6 +37,7 @@ STORAGE_UNITS = {True: 8, False: 1}
 """Actors that hold the responses of a step, each with a CPU of its own: verl's number where it trains on GPUs, one on a CPU."""
 
 _UNITS_KEY = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
+_BUCKET_MEGABYTES = 2048
 _CPUS_PER_WORKER = 3
 """What verl reserves beside each GPU (`RayResourcePool.max_colocate_count`)."""
 _CPU_BATCHED_TOKENS, _CPU_SEQUENCES = 512, 16
@@ -75,7 +77,8 @@ def verl_config(spec: ExperimentSpec, paths: RlPaths, *, train_rows: int, more: 
     config = _verl_defaults()
     theirs = _checked(config, spec.grpo.verl)
     ours = {**_data(spec, paths), **_training(spec, paths, steps), **_actor(spec, paths), **_rollout(spec), **_reward(spec)}
-    ours |= _cpu(spec) if not uses_gpu(spec) else {}
+    ours |= {} if uses_gpu(spec) else _cpu(spec)
+    ours |= {} if spec.grpo.lora is None else _lora(spec, spec.grpo.lora)
     for key, value in {**ours, **more, **theirs}.items():
         try:
             OmegaConf.update(config, key, value, merge=False, force_add=True)
@@ -238,6 +241,22 @@ def _rollout(spec: ExperimentSpec) -> dict[str, Any]:
     }
 
 
+def _lora(spec: ExperimentSpec, lora: GrpoLoraSpec) -> dict[str, Any]:
+    """verl merges the updates into the weights that vLLM gets, and writes the updates alone into checkpoints."""
+    from hba_ray.models.backbone import LANGUAGE_LAYERS
+
+    model, actor = "actor_rollout_ref.model", "actor_rollout_ref.actor"
+    return {
+        f"{model}.lora_rank": lora.rank,
+        f"{model}.lora_alpha": lora.alpha,
+        f"{model}.target_modules": LANGUAGE_LAYERS,
+        f"{model}.lora.merge": True,
+        f"{actor}.checkpoint.save_lora_only": True,
+        f"{actor}.fsdp_config.param_offload": uses_gpu(spec),  # the weights leave the GPU while vLLM samples on it
+        f"{actor}.fsdp_config.optimizer_offload": uses_gpu(spec),
+    }
+
+
 def _reward(spec: ExperimentSpec) -> dict[str, Any]:
     return {
         "reward.custom_reward_function.path": REWARD[0],
@@ -256,12 +275,25 @@ def _cpu(spec: ExperimentSpec) -> dict[str, Any]:
         "actor_rollout_ref.actor.fsdp_config.use_torch_compile": False,
         f"{rollout}.agent.num_workers": 1,
         f"{rollout}.enforce_eager": True,
+        f"{rollout}.enable_chunked_prefill": False,  # a prompt in parts takes back a random draw, which generators of a CPU cannot
         f"{rollout}.free_cache_engine": False,
         f"{rollout}.enable_sleep_mode": False,  # there is none on a CPU
         f"{rollout}.load_format": "auto",
         f"{rollout}.max_num_batched_tokens": max(grpo.prompt_tokens + grpo.response_tokens, _CPU_BATCHED_TOKENS),
         f"{rollout}.max_num_seqs": min(grpo.batch * grpo.rollouts, _CPU_SEQUENCES),
     }
+
+
+def bucket_megabytes(weight_bytes: int) -> int:
+    """Size of the buffer through which verl sends weights to vLLM: verl's own, doubled until the largest weight fits.
+
+    >>> bucket_megabytes(152_064 * 3584 * 4)
+    4096
+    """
+    size = _BUCKET_MEGABYTES
+    while size << 20 < weight_bytes:
+        size *= 2
+    return size
 
 
 def _precision(spec: ExperimentSpec) -> str:

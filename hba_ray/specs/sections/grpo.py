@@ -103,8 +103,17 @@ class HarpoSpec(Spec):
         return bounds
 
 
+class GrpoLoraSpec(Spec):
+    """Low-rank updates of the language model's linear layers, which reinforcement learning trains in place of all weights."""
+
+    rank: int = Field(default=32, ge=1)
+    """Rank of the update of each layer."""
+    alpha: int = Field(default=64, ge=1)
+    """Scale; the update is multiplied by alpha / rank. There is no dropout: verl has none."""
+
+
 class GrpoSpec(Spec):
-    """Reinforcement learning of all weights of the decoder, from groups of sampled responses."""
+    """Reinforcement learning of the decoder, from groups of sampled responses."""
 
     init: Literal["backbone", "sft"] = "backbone"
     """Model to start from: `backbone`, as in the paper, or the one that the stage `sft` trained."""
@@ -112,6 +121,9 @@ class GrpoSpec(Spec):
     """Datasets whose prompts are trained on, by id or alias; null is all. The model is scored on these and on `atlas.held_out`."""
     algorithm: Literal["grpo", "rloo", "harpo"] = "grpo"
     """How advantages are estimated. GRPO and RLOO are verl's implementations."""
+    lora: Annotated[GrpoLoraSpec | None, Added(before=None)] = None
+    """Train low-rank updates, so that the state of the optimiser fits one GPU; null trains all weights, as in the paper. The trained
+    model has them merged."""
     rollouts: int = Field(default=5, ge=2)
     """Responses sampled for each prompt, the group that advantages are relative to."""
     temperature: float = Field(default=1.0, gt=0, le=2)

@@ -109,8 +109,8 @@ class GrpoSteps(StepKind[GrpoResult]):
     def make(self, context: Context) -> GrpoResult:
         import torch
 
-        from hba_ray.rl.checkpoints import check_workers, latest_step, write_start, write_trained
-        from hba_ray.rl.launch import GrpoJob, clear_checkpoints, run_grpo
+        from hba_ray.rl.checkpoints import check_workers, latest_step, write_start
+        from hba_ray.rl.launch import GrpoJob, clear_checkpoints, collect, run_grpo
         from hba_ray.rl.records import dropped_rows
         from hba_ray.rl.settings import steps_per_epoch
 
@@ -139,7 +139,7 @@ class GrpoSteps(StepKind[GrpoResult]):
         reached = latest_step(job.checkpoints)
         if reached < total:
             raise TrainingError(str(folder), f"verl ended at step {reached} of {total}", "run the same command to go on")
-        write_trained(job.checkpoints / f"global_step_{reached}", job.start, folder / "model")
+        collect(job, reached, folder / "model")
         _join_rollouts(job.rollouts, folder / ROLLOUTS)
         clear_checkpoints(job)
         lost = losses(dropped_rows(job.failures))
