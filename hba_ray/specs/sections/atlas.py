@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hba_ray.errors import SpecError
-from hba_ray.specs.base import Added, Seed, Spec
+from hba_ray.specs.base import Added, Seed, Spec, local_folder
 
 Modality = Literal["text", "audio", "video", "image"]
 Split = Literal["train", "validation", "test"]
@@ -113,6 +113,11 @@ class AtlasSpec(Spec):
     with counts as near to the paper's Table 7 as that allows; `clip` gives the exact counts."""
     media: MediaSpec = MediaSpec()
     toy: ToySpec = ToySpec()
+
+    @field_validator("root")
+    @classmethod
+    def _is_a_folder(cls, root: str | None) -> str | None:
+        return local_folder(root, "an atlas")
 
     @model_validator(mode="after")
     def _consistent(self) -> AtlasSpec:
