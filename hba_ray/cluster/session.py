@@ -86,13 +86,14 @@ def check_store(tracking: TrackingSpec, session: Session) -> None:
         )
 
 
-def local_cpus(spec: ComputeSpec, *, rollouts: int = 0) -> int:
+def local_cpus(spec: ComputeSpec, *, rollouts: int = 0, cores: int | None = None) -> int:
     """Logical CPUs of a private Ray: `compute.cpus`, or the cores of the machine and at least four.
 
     Args:
         rollouts: CPUs that verl will hold in it, which are added.
+        cores: of the machine; those of this one by default.
     """
-    return (spec.cpus or max(4, os.cpu_count() or 1)) + rollouts
+    return (spec.cpus or max(4, cores or os.cpu_count() or 1)) + rollouts
 
 
 @contextmanager

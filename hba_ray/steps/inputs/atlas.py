@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,10 @@ from hba_ray.specs import ExperimentSpec, fingerprint, identity_values
 from hba_ray.specs.sections.atlas import Split
 from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.inputs.drops import count_drops
+from hba_ray.steps.needs.base import Need
+from hba_ray.steps.needs.model import data_in_words
+from hba_ray.steps.needs.size import Data
+from hba_ray.steps.needs.software import Packages
 from hba_ray.store.files import file_digest, file_digests, stamps
 
 if TYPE_CHECKING:
@@ -56,7 +60,13 @@ class AtlasSteps(StepKind[AtlasResult]):
             DataError: the atlas or a converter's files are not there.
         """
         atlas = draft.spec.atlas
-        draft.add(self, _identity(draft), f"{atlas.source} atlas" + (f" at {atlas.root}" if atlas.root else ""))
+        named = draft.content(lambda: _identity(draft), {"not there yet": atlas.root})
+        draft.add(self, named, f"{atlas.source} atlas" + (f" at {atlas.root}" if atlas.root else ""))
+
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        yield Packages("atlas", "train")
+        if spec.atlas.source != "toy":
+            yield Data("atlas.root", spec.atlas.root or "", data_in_words(spec))
 
     def make(self, context: Context) -> AtlasResult:
         from hba_ray.convert.conversion import convert

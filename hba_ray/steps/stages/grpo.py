@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.tasks import find_dataset
 from hba_ray.errors import SpecError, TrainingError
+from hba_ray.models.size.estimates import Work
 from hba_ray.progress import Bar, progress
 from hba_ray.rl import CUT_SHARE, EQUAL_GROUPS
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps.base import READ_EXACTLY, STEP_LOG, TRAINED_ON, Context, Draft, Result, StepKind, held_out, precision_of
+from hba_ray.steps.base import READ_EXACTLY, STEP_LOG, TRAINED_ON, Context, Draft, Result, Step, StepKind, held_out, precision_of
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import losses
+from hba_ray.steps.needs.base import Need
+from hba_ray.steps.needs.model import Rows, reinforcement_needs
+from hba_ray.steps.needs.software import Packages
+from hba_ray.steps.needs.work import grpo_work
 from hba_ray.steps.stages.resume import begins, mention, without_gradients
 from hba_ray.store.folders import append_line, keep_lines, read_lines
 from hba_ray.store.follow import Metrics, followed
@@ -70,7 +75,7 @@ class GrpoSteps(StepKind[GrpoResult]):
     raised = READ_EXACTLY
     result_type = GrpoResult
     working = ("start", "rows", "checkpoints", "rollouts")
-    check = staticmethod(backbone.check_hub)
+    check = staticmethod(backbone.check_window)
 
     def plan(self, draft: Draft) -> None:
         """
@@ -98,6 +103,16 @@ class GrpoSteps(StepKind[GrpoResult]):
         workers = max(1, spec.compute.workers)
         needs = f"{workers} GPUs" if spec.compute.gpus_per_worker else f"{workers} CPU worker{'s' if workers > 1 else ''}, vLLM's CPU build"
         draft.add(self, identity, what, resources=needs, uses_ray=True)
+
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        gpu = spec.compute.gpus_per_worker > 0
+        yield Packages("grpo", "rl-gpu" if gpu else "rl-cpu")
+        yield from backbone.needs_weights(spec)
+        yield from reinforcement_needs(spec)
+
+    def work(self, step: Step, rows: Rows) -> Work | None:
+        assert step.spec is not None
+        return grpo_work(step.spec, rows)
 
     def progress(self, spec: ExperimentSpec, folder: Path) -> str:
         reached = folder / "checkpoints" / "latest_checkpointed_iteration.txt"  # verl writes it last
