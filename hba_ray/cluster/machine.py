@@ -11,6 +11,7 @@ import socket
 import subprocess
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,7 +71,7 @@ def look(storage: str, *, models: Iterable[str] = (), hidden: Collection[str] = 
         memory=available_memory(),
         disk=room(Path(storage).expanduser()),
         cache=room(home),
-        gpus=tuple(gpus()),
+        gpus=gpus(),
         packages={name: version for name, version in packages.items() if name not in names},
         fetched=frozenset(name for name in models if is_fetched(name)),
         variables=frozenset(name for name, value in os.environ.items() if value.strip()),
@@ -93,15 +94,16 @@ def room(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def gpus() -> list[Gpu]:
-    """The NVIDIA GPUs of this machine."""
+@lru_cache
+def gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs of this machine, which is asked once a process."""
     try:
         command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
         said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return []
+        return ()
     found = [line.rpartition(",") for line in said.splitlines() if "," in line]
-    return [Gpu(name.strip(), int(mebibytes) * 2**20) for name, _, mebibytes in found if mebibytes.strip().isdigit()]
+    return tuple(Gpu(name.strip(), int(mebibytes) * 2**20) for name, _, mebibytes in found if mebibytes.strip().isdigit())
 
 
 def is_fetched(model: str) -> bool:

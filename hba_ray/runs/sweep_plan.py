@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 
 from hba_ray.errors import SpecError
-from hba_ray.rl.settings import cpus_needed
 from hba_ray.runs.plan import Experiment, plan
 from hba_ray.specs import ExperimentSpec, fingerprint, trials
 from hba_ray.specs.trials import in_words

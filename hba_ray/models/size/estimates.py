@@ -86,7 +86,12 @@ def trainable(shape: Shape, model: ModelSpec) -> int:
         return shape.weights
     if model.train == "heads":
         return 0
-    return shape.text.layers * sum(model.lora.rank * (inputs + outputs) for inputs, outputs in shape.text.linears)
+    return low_rank_weights(shape.text, model.lora.rank)
+
+
+def low_rank_weights(text: Text, rank: int) -> int:
+    """Weights of low-rank updates of the language model's linear layers."""
+    return text.layers * sum(rank * (inputs + outputs) for inputs, outputs in text.linears)
 
 
 @dataclass(frozen=True)
@@ -170,16 +175,20 @@ def _vision_layer(shape: Shape, row: RowSize, size: int) -> float:
     return row.patches * (8 * shape.vision.width + size * (8 * shape.vision.width + 4 * shape.vision.inner))
 
 
-def reinforcement_memory(shape: Shape, row: RowSize, on: Processes) -> Memory:
+def reinforcement_memory(shape: Shape, row: RowSize, on: Processes, rank: int | None = None) -> Memory:
     """Memory of a process of GRPO while it updates, when vLLM's weights are put away.
 
-    verl shards weights, gradients and both moments in fp32 over all GPUs, 16 bytes a weight, and gathers a layer at a time.
+    verl shards weights, gradients and both moments in fp32 over all GPUs, 16 bytes a trained weight, and gathers a layer at a time.
+
+    Args:
+        rank: of low-rank updates; None trains all weights.
     """
-    text, share = shape.text, 4 * shape.weights / on.count
-    layer = row.tokens * kept_by_layer(text, on, lora=False)
+    text, trained = shape.text, shape.weights if rank is None else low_rank_weights(shape.text, rank)
+    layer = row.tokens * kept_by_layer(text, on, lora=rank is not None)
     logits = row.tokens * text.vocabulary * 4 * 2
     kept = text.layers * row.tokens * on.bytes * text.hidden + layer + logits
-    return Memory(share, share, 2 * share, on.micro_batch * kept, PROCESS_BYTES["gpu" if on.gpu else "cpu"])
+    weights, share = 4 * shape.weights / on.count, 4 * trained / on.count
+    return Memory(weights, share, 2 * share, on.micro_batch * kept, PROCESS_BYTES["gpu" if on.gpu else "cpu"])
 
 
 def sft_checkpoint_bytes(shape: Shape, model: ModelSpec) -> float:
@@ -187,9 +196,9 @@ def sft_checkpoint_bytes(shape: Shape, model: ModelSpec) -> float:
     return trainable(shape, model) * (4 + ADAM_BYTES + 4 + 4)
 
 
-def grpo_checkpoint_bytes(shape: Shape) -> float:
-    """Bytes of a checkpoint of verl: weights and both moments in fp32."""
-    return (4 + ADAM_BYTES) * shape.weights
+def grpo_checkpoint_bytes(shape: Shape, rank: int | None = None) -> float:
+    """Bytes of a checkpoint of verl: all weights, and both moments of what is trained, in fp32."""
+    return 4 * shape.weights + ADAM_BYTES * (shape.weights if rank is None else low_rank_weights(shape.text, rank))
 
 
 @dataclass(frozen=True)

@@ -184,11 +184,14 @@ def reinforcement_needs(spec: ExperimentSpec) -> Iterator[Need]:
     row = replace(row, tokens=row.tokens + response_tokens(spec))
     on = replace(processes(spec), micro_batch=spec.grpo.micro_batch)
     gpu = on.gpu
-    way_out = "raise compute.workers, over which weights, gradients and moments are spread, or lower grpo.micro_batch"
-    yield Fits("grpo", "updates of all weights", reinforcement_memory(shape, row, on), gpu, 1 if gpu else on.count, way_out)
+    rank = None if spec.grpo.lora is None else spec.grpo.lora.rank
+    lighter = "train low-rank updates (grpo.lora={}), " if rank is None else ""
+    way_out = f"{lighter}raise compute.workers, over which weights, gradients and moments are spread, or lower grpo.micro_batch"
+    what = "updates of all weights" if rank is None else "low-rank updates by verl"
+    yield Fits("grpo", what, reinforcement_memory(shape, row, on, rank), gpu, 1 if gpu else on.count, way_out)
     yield from serving_needs(spec, shape, "grpo.rollout_memory", spec.grpo.rollout_memory, spec.grpo.tensor_parallel)
     whole = 4 * shape.weights
-    yield Room("grpo", "two of verl's checkpoints", 2 * grpo_checkpoint_bytes(shape))
+    yield Room("grpo", "two of verl's checkpoints", 2 * grpo_checkpoint_bytes(shape, rank))
     yield Room("grpo", "the model before and after", 2 * whole)
 
 

@@ -60,12 +60,12 @@ def grpo_work(spec: ExperimentSpec, rows: Rows) -> Work | None:
     steps = min(grpo.steps or per_epoch * grpo.epochs, per_epoch * grpo.epochs)
     responses, tokens = steps * grpo.batch * grpo.rollouts, response_tokens(spec)
     whole = type(asked)(asked.tokens + tokens, asked.audio, asked.patches)
-    trained = training_step(shape, whole, "all", recompute=True)
-    trained = Work(language=trained.language, towers=3 * forward(shape, whole).towers)  # whose first layers have nothing before them
+    trained = training_step(shape, whole, "all" if grpo.lora is None else "lora", recompute=True)
     scored = forward(shape, whole) * (2 if grpo.kl > 0 else 1)
     learnt = (sampling(shape, tokens) + scored + trained) * responses + Work(waits=SYNCHRONISING * steps)
     validations = 1 + steps // grpo.validate_every if grpo.validate_every else 0
-    asked_again = validations * rows.of("validation", without=left_out)
+    held = rows.of("validation", without=left_out)
+    asked_again = validations * min(held, grpo.validation_rows or held)
     return learnt + (sampling(shape, tokens) + forward(shape, asked)) * asked_again
 
 
