@@ -55,7 +55,7 @@ def check_machine(spec: ExperimentSpec, *, stated: bool = True, machine: Machine
     needs = needs_of(trials)
     machine = machine or look_here(spec, needs)
     checks = judged([*needs, *([capacity_of(trials)] if spec.compute.address == "local" else [])], [machine])
-    found = merged([*checks, *unreachable(trials, needs)])
+    found = merged([*checks, *unreachable(trials, needs, checks=False)])
     first = [check for check in found if check.what.startswith(("data", "weights"))]
     return [*first, _python(), *(check for check in found if check not in first), *_services(spec, machine, stated=True)]
 

@@ -72,16 +72,18 @@ def capacity_of(trials: Sequence[Experiment], there: tuple[float, float] | None 
     return Capacity("compute", trials[0].spec.compute, max(cpus_needed(trial.spec).total for trial in trials), there)
 
 
-def unreachable(trials: Sequence[Experiment], needs: Sequence[Need]) -> list[Check]:
-    """What the steps' own checks say of services, and the hub of models that are not here; all are asked side by side.
+def unreachable(trials: Sequence[Experiment], needs: Sequence[Need], *, checks: bool = True) -> list[Check]:
+    """What the hub says of models that are not here, and the steps' own checks of services; all are asked side by side.
+
+    Args:
+        checks: whether steps check; a judge is asked a question then.
 
     Raises:
         HbaError: a spec or data are not in order.
     """
     variables = {need.where for need in needs if isinstance(need, Variable)}
-    asked: list[tuple[str, Callable[[], object]]] = [
-        ("", partial(kind.check, spec)) for spec, kind in {id(kind.check): (spec, kind) for spec, kind in _undone(trials)}.values()
-    ]
+    kinds = {id(kind.check): (spec, kind) for spec, kind in _undone(trials)} if checks else {}
+    asked: list[tuple[str, Callable[[], object]]] = [("", partial(kind.check, spec)) for spec, kind in kinds.values()]
     models = {need.source: need for need in needs if isinstance(need, Weights) and need.from_hub}
     asked += [(need.title, partial(ask_hub, need.source, need.where)) for need in models.values()]
     with ThreadPoolExecutor(max(1, len(asked))) as pool:

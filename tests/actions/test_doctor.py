@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import hba_ray
 from hba_ray.actions import doctor
 from hba_ray.actions.doctor import check_machine
 from hba_ray.cluster.machine import Gpu, Machine
@@ -90,12 +91,15 @@ def test_packages_out_of_bounds_are_named(monkeypatch: pytest.MonkeyPatch):
     assert check.state == "missing" and check.found.startswith("0 of 1: pydantic is ")
 
 
-def test_the_files_of_the_released_sentences_are_named():
+def test_the_files_of_the_released_sentences_are_named(tmp_path: Path):
     found = checks(compat="authors", stages=["sft", "grpo"], compute={"micro_batch": 2})
     assert "model.system_prompt=CHECKOUT/training/sft/dataset/base_dataset.py" in found["system turn"].way_out
     assert "grpo.prompts=CHECKOUT/training/rl/format_prompt/default.jinja" in found["reasoning instruction"].way_out
-    given = checks(stages=["sft", "grpo"], model={"system_prompt": "turn.txt"}, grpo={"prompts": "own.yaml"}, compute={"micro_batch": 2})
-    assert (given["system turn"].state, given["system turn"].found, given["reasoning instruction"].found) == ("ok", "turn.txt", "own.yaml")
+    turn, own = tmp_path / "turn.txt", tmp_path / "own.yaml"
+    turn.write_text("You look at people.")
+    own.write_bytes((Path(hba_ray.__file__).parent / "data" / "reasoning.yaml").read_bytes())
+    given = checks(stages=["sft", "grpo"], model={"system_prompt": str(turn)}, grpo={"prompts": str(own)}, compute={"micro_batch": 2})
+    assert (given["system turn"].state, given["system turn"].found, given["reasoning instruction"].found) == ("ok", str(turn), str(own))
 
 
 def test_the_differences_of_a_spec_are_those_of_its_checkpoints(tmp_path: Path):

@@ -97,10 +97,10 @@ def test_a_baseline_that_vllm_has_no_code_for_is_named(tmp_path: Path):
 
 def test_few_cpus_are_named_with_what_verl_holds(tmp_path: Path):
     spec = small_experiment(tmp_path, stages=["grpo"], compute__workers=1)
-    capacity = capacity_of(planned_trials(spec), there=(9.0, 1.0))
+    capacity = capacity_of(planned_trials(spec), there=(5.0, 1.0))
     check = capacity.check(machine())
-    assert check.state == "missing" and "verl holds 10 CPUs, but there are 9" in check.found
-    assert capacity_of(planned_trials(spec), there=(10.0, 1.0)).check(machine()).state == "ok"
+    assert check.state == "missing" and "verl holds 6 CPUs, but there are 5" in check.found
+    assert capacity_of(planned_trials(spec), there=(6.0, 1.0)).check(machine()).state == "ok"
 
 
 def test_trials_need_what_they_share_once_and_what_they_write_each(tmp_path: Path):

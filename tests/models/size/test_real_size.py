@@ -18,8 +18,8 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.model import ModelSpec
 from tests.helpers.sizes import config_of, row_of
 
-NEEDED_GIB = 15
-CEILING_GIB = 14
+NEEDED_GIB = 14
+CEILING_GIB = 13
 """What the measuring process may hold; beyond it, it ends with an error and the machine is left alone."""
 
 
