@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import sys
@@ -26,6 +25,7 @@ from hba_ray.specs.sections.descriptors import STREAMS
 from hba_ray.steps.needs.base import GIB, Check
 from hba_ray.steps.needs.size import Capacity
 from hba_ray.steps.needs.software import Extractor, Packages, Vllm
+from hba_ray.store.folders import Storage
 
 PYTHONS = ((3, 11), (3, 12))
 """Those that the libraries have wheels for."""
@@ -51,6 +51,9 @@ def check_machine(spec: ExperimentSpec, *, stated: bool = True, machine: Machine
         unasked = [Vllm("", bool(machine.gpus), "leave out the stage grpo and evaluate.baselines"), Capacity("", spec.compute, 0)]
         looked = [replace(check, needed=False) for check in judged([*needs, *unasked], [machine])]
         return [_python(), *looked, *_services(spec, machine, stated=False)]
+    if unwritable := list(_unwritable(spec)):
+        machine = machine or look(spec.compute.storage)
+        return [*unwritable, _python(), *_services(spec, machine, stated=True)]  # without a storage nothing can be planned
     trials = planned_trials(spec)
     needs = needs_of(trials)
     machine = machine or look_here(spec, needs)
@@ -65,7 +68,6 @@ def _services(spec: ExperimentSpec, machine: Machine, *, stated: bool) -> Iterat
     yield _clips(needed=stated)
     yield Check("memory", f"{machine.memory / GIB:.1f} GiB free")
     yield _shared(spec, needed=stated and spec.compute.workers > 0 and spec.compute.address == "local")
-    yield from _writable(spec, needed=stated)
     yield _asked("Ray", lambda: _ray(spec, machine), needed=stated and (spec.compute.workers > 0 or "grpo" in spec.stages))
     yield _asked("MLflow", lambda: _mlflow(spec), needed=stated)
     yield from _flash(machine)
@@ -134,12 +136,12 @@ def _shared(spec: ExperimentSpec, needed: bool) -> Check:
     return Check("shared memory", f"{free:.0f} MiB free in {SHARED}, {asked} asked for", way_out, needed)
 
 
-def _writable(spec: ExperimentSpec, needed: bool) -> Iterator[Check]:
-    """Says where runs cannot be written at all."""
-    folder = Path(spec.compute.storage).expanduser().absolute()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        yield Check("storage", f"{there} cannot be written to", "give another folder as compute.storage=FOLDER", needed)
+def _unwritable(spec: ExperimentSpec) -> Iterator[Check]:
+    """Says that runs cannot be written at all."""
+    try:
+        Storage(spec.compute.storage)
+    except EnvironmentMissing as missing:
+        yield Check("disk", missing.what, missing.way_out)
 
 
 def _ray(spec: ExperimentSpec, machine: Machine) -> str:

@@ -13,14 +13,13 @@ from statistics import median
 
 from hba_ray.cluster.machine import gpus
 from hba_ray.cluster.session import fitting_trials, local_cpus
-from hba_ray.models.size.estimates import ASSUMED, FP32_SLOWER, Gpu, gpu_named
+from hba_ray.models.size.estimates import ASSUMED, FP32_SLOWER, GpuKind, gpu_named
 from hba_ray.rl.settings import cpus_needed
 from hba_ray.runs.plan import Experiment
 from hba_ray.runs.preflight import in_a_line
 from hba_ray.runs.sweep_plan import SweepPlan
 from hba_ray.steps.base import training_resources
-from hba_ray.steps.needs.model import rows_of
-from hba_ray.steps.run import WORK, setting_of
+from hba_ray.steps.run import WORK, rows_of, setting_of
 from hba_ray.store.folders import Storage, done
 
 
@@ -144,7 +143,7 @@ def cost(trials: Sequence[Experiment], gpu: str | None = None) -> Cost:
     return Cost(hours, hours * compute.worker_gpus, named, is_here, left=bool(left), **found)
 
 
-def _kind(asked: str | None) -> tuple[Gpu, bool]:
+def _kind(asked: str | None) -> tuple[GpuKind, bool]:
     """A kind of GPU, and whether it is here."""
     found = [kind for gpu in ([] if asked else gpus()) if (kind := gpu_named(gpu.name))]
     kind = found[0] if found else gpu_named(asked or ASSUMED)

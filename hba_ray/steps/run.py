@@ -11,7 +11,7 @@ from hba_ray.cluster.machine import gpus as gpus_here
 from hba_ray.errors import SpecError
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.steps.base import Context, Result, Step, StepKind, precision_of
-from hba_ray.steps.needs.model import rows_of
+from hba_ray.steps.needs.model import Rows, expected_rows
 from hba_ray.store.finished import FILES, MADE_FROM, list_files
 from hba_ray.store.folders import LOCK_SECONDS, Storage, claimed, clear, done, finish, note, reopen
 
@@ -64,6 +64,19 @@ def measured(context: Context) -> dict[str, Any]:
     """What a step with a model has done, by which later plans know how fast such steps are: `work` of its `done.json`."""
     work = context.step.kind.work(context.step, rows_of(context.spec, context.earlier.get("atlas")))
     return {} if work is None else {WORK: {"setting": setting_of(context.spec), "operations": work.operations}}
+
+
+def rows_of(spec: ExperimentSpec, atlas: Step | None) -> Rows:
+    """The rows of an experiment: those that its atlas step has found or, before it is done, those that are expected.
+
+    Args:
+        atlas: the atlas step; None where there is none.
+    """
+    if atlas is None or not atlas.is_done:
+        return expected_rows(spec)
+    counts: dict[str, dict[str, int]] = atlas.kind.said(atlas.folder).counts
+    found = {name: (splits.get("train", 0), splits.get("validation", 0), splits.get("test", 0)) for name, splits in counts.items()}
+    return Rows(found, "what the atlas step found")
 
 
 def setting_of(spec: ExperimentSpec) -> str:

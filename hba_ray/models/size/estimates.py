@@ -1,7 +1,7 @@
 """Bytes and operations of a Qwen2.5-Omni of some shape: pure arithmetic, for plans and for what is looked at before a run.
 
 Memory is what a process holds at its fullest, and is meant to be within 20 % of what is measured. Operations are turned into
-seconds by `Gpu`; its shares of the peak are estimates until they are measured on the machine.
+seconds by `GpuKind`; its shares of the peak are estimates until they are measured on the machine.
 
 Letters: N weights of linear layers that work on every token; T trainable weights; W processes that share what ZeRO shards.
 """
@@ -267,7 +267,7 @@ SYNCHRONISING = 8.0
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuKind:
     """A kind of GPU.
 
     Attributes:
@@ -290,21 +290,21 @@ LANGUAGE_SHARE, TOWER_SHARE = 0.45, 0.065
 FP32_SLOWER = 15
 """How many times slower fp32 is without TF32."""
 GPUS = (
-    Gpu("B200", 2250e12, 8.0e12),
-    Gpu("H200", 989e12, 4.8e12),
-    Gpu("H100", 989e12, 3.35e12),
-    Gpu("A100", 312e12, 2.0e12),
-    Gpu("L40S", 362e12, 0.86e12),
-    Gpu("A10", 125e12, 0.6e12),
-    Gpu("L4", 121e12, 0.3e12),
-    Gpu("4090", 165e12, 1.0e12),
+    GpuKind("B200", 2250e12, 8.0e12),
+    GpuKind("H200", 989e12, 4.8e12),
+    GpuKind("H100", 989e12, 3.35e12),
+    GpuKind("A100", 312e12, 2.0e12),
+    GpuKind("L40S", 362e12, 0.86e12),
+    GpuKind("A10", 125e12, 0.6e12),
+    GpuKind("L4", 121e12, 0.3e12),
+    GpuKind("4090", 165e12, 1.0e12),
 )
 """By the makers' data sheets."""
 ASSUMED = "H200"
 """What the paper used; plans assume it where no GPU of a known kind is here."""
 
 
-def gpu_named(name: str) -> Gpu | None:
+def gpu_named(name: str) -> GpuKind | None:
     """The kind of a GPU by the name that its driver gives.
 
     >>> gpu_named("NVIDIA H100 80GB HBM3").name, gpu_named("a CPU")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hba_ray.data.tasks import DATASETS, SPLITS, find_dataset
 from hba_ray.errors import CheckpointError
@@ -30,9 +29,6 @@ from hba_ray.steps.needs.size import Fits, Room
 
 TOY_SHARES = (0.70, 0.15, 0.15)
 """Of the toy atlas's rows, in its three splits (data/toy.py)."""
-if TYPE_CHECKING:
-    from hba_ray.steps.base import Step
-
 REASONING_TOKENS = 200
 """Of the instructions of reinforcement learning around a prompt; a typical number."""
 RESPONSE_TOKENS = 350
@@ -96,18 +92,6 @@ class Rows:
         """Rows of a split; of one kind of target alone, or without some datasets, where that is asked for."""
         chosen = (name for name in self.counts if open_answers is None or DATASETS[name].task.is_open == open_answers)
         return sum(self.counts[name][SPLITS.index(split)] for name in chosen if name not in without)
-
-
-def rows_of(spec: ExperimentSpec, atlas: Step | None) -> Rows:
-    """The rows of an experiment: those that its atlas step has found or, before it is done, those that are expected.
-
-    Args:
-        atlas: the atlas step; None where there is none.
-    """
-    if atlas is None or not atlas.is_done:
-        return expected_rows(spec)
-    found = atlas.kind.said(atlas.folder).counts
-    return Rows({name: tuple(splits.get(split, 0) for split in SPLITS) for name, splits in found.items()}, "the atlas step")  # type: ignore[misc]
 
 
 def expected_rows(spec: ExperimentSpec) -> Rows:
