@@ -2,85 +2,85 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hba_ray.cluster.environment import defects, install, require_vllm, requirements
-from hba_ray.cluster.session import CONNECT_SECONDS, check_capacity, check_reachable, local_cpus
-from hba_ray.descriptors.environments import ENVIRONMENTS, built_python, default_folder, find_uv
+from hba_ray.cluster.environment import install
+from hba_ray.cluster.machine import Machine, look
+from hba_ray.cluster.session import CONNECT_SECONDS, check_reachable
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.models.settings import settled
 from hba_ray.report.differences import differences, sentences
+from hba_ray.runs.preflight import capacity_of, judged, look_here, merged, needs_of, unreachable
+from hba_ray.runs.sweep_plan import planned_trials
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.reading.secrets import masked
-from hba_ray.specs.sections.descriptors import STREAMS, Stream
-from hba_ray.steps.inputs import describe
-from hba_ray.store.provenance import gpu_names
+from hba_ray.specs.sections.descriptors import STREAMS
+from hba_ray.steps.needs.base import GIB, Check
+from hba_ray.steps.needs.size import Capacity
+from hba_ray.steps.needs.software import Extractor, Packages, Vllm
+from hba_ray.store.folders import Storage
 
 PYTHONS = ((3, 11), (3, 12))
 """Those that the libraries have wheels for."""
 SHARED = Path("/dev/shm")
-LEAST_DISK_GIB = 2.0
-"""A rule of thumb, not measured: below it a run is expected to fill the disk."""
 SYSTEM_TURN = "model.system_prompt=CHECKOUT/training/sft/dataset/base_dataset.py"
 INSTRUCTION = "grpo.prompts=CHECKOUT/training/rl/format_prompt/default.jinja"
 """Keys whose files hold sentences of the released code, and where these lie in its repository."""
 CODECS = ("h264", "hevc", "vp9", "aac", "mp3", "opus")
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that runs need.
-
-    Attributes:
-        what: the thing.
-        found: what is there of it.
-        way_out: what to do about it; empty where it is as it should be.
-        needed: whether the spec in hand needs it.
-    """
-
-    what: str
-    found: str
-    way_out: str = ""
-    needed: bool = True
-
-    @property
-    def state(self) -> str:
-        return "ok" if not self.way_out else "missing" if self.needed else "not here"
-
-
-def check_machine(spec: ExperimentSpec, *, stated: bool = True) -> list[Check]:
-    """All checks of this machine.
+def check_machine(spec: ExperimentSpec, *, stated: bool = True, machine: Machine | None = None) -> list[Check]:
+    """All checks of this machine: first what the steps of a spec need that are not done yet, data and weights before all else.
 
     Args:
         spec: what is to be run.
         stated: whether someone asked for it; else nothing but Python is needed, and all is looked at.
+        machine: what is held to be here; looked at by default.
     """
-    streams = describe.settings(spec).streams
-    serves = "grpo" in spec.stages or bool(spec.evaluate.baselines)
-    gpu = spec.compute.gpus_per_worker > 0 if stated else bool(gpu_names())
-    checks = [
-        _python(),
-        _packages("train", needed=stated),
-        _packages("rl-gpu" if gpu else "rl-cpu", needed=stated and "grpo" in spec.stages),
-        _asked("vLLM", lambda: _vllm(spec, gpu), needed=stated and serves),
-        _clips(needed=stated),
-        *(_extractor(stream, spec, needed=stated and stream in streams) for stream in STREAMS),
-        _asked("CPUs, GPUs", lambda: _capacity(spec), needed=stated),
-        Check("memory", f"{_available_gib():.1f} GiB free"),
-        _shared(spec, needed=stated and spec.compute.workers > 0 and spec.compute.address == "local"),
-        _disk(spec, needed=stated),
-        _asked("Ray", lambda: _ray(spec), needed=stated and (spec.compute.workers > 0 or "grpo" in spec.stages)),
-        _asked("MLflow", lambda: _mlflow(spec), needed=stated),
-    ]
-    return [*checks, *_judge(spec), *_wordings(spec)]
+    if not stated:
+        machine = machine or look(spec.compute.storage)
+        extras = ("train", "descriptors", "rl-gpu" if machine.gpus else "rl-cpu")
+        needs = [*(Packages("", extra) for extra in extras), *(Extractor("", stream, spec.compute) for stream in STREAMS)]
+        unasked = [Vllm("", bool(machine.gpus), "leave out the stage grpo and evaluate.baselines"), Capacity("", spec.compute, 0)]
+        looked = [replace(check, needed=False) for check in judged([*needs, *unasked], [machine])]
+        return [_python(), *looked, *_services(spec, machine, stated=False)]
+    if unwritable := list(_unwritable(spec)):
+        machine = machine or look(spec.compute.storage)
+        return [*unwritable, _python(), *_services(spec, machine, stated=True)]  # without a storage nothing can be planned
+    trials = planned_trials(spec)
+    needs = needs_of(trials)
+    machine = machine or look_here(spec, needs)
+    checks = judged([*needs, *([capacity_of(trials)] if spec.compute.address == "local" else [])], [machine])
+    found = merged([*checks, *unreachable(trials, needs, checks=False)])
+    first = [check for check in found if check.what.startswith(("data", "weights"))]
+    return [*first, _python(), *(check for check in found if check not in first), *_services(spec, machine, stated=True)]
+
+
+def _services(spec: ExperimentSpec, machine: Machine, *, stated: bool) -> Iterator[Check]:
+    """What no step needs by itself: decoders, memory, places to write to, services, and what would make a run faster or truer."""
+    yield _clips(needed=stated)
+    yield Check("memory", f"{machine.memory / GIB:.1f} GiB free")
+    yield _shared(spec, needed=stated and spec.compute.workers > 0 and spec.compute.address == "local")
+    yield _asked("Ray", lambda: _ray(spec, machine), needed=stated and (spec.compute.workers > 0 or "grpo" in spec.stages))
+    yield _asked("MLflow", lambda: _mlflow(spec), needed=stated)
+    yield from _flash(machine)
+    yield from _judge(spec)
+    yield from _wordings(spec)
+
+
+def _flash(machine: Machine) -> Iterator[Check]:
+    """Names flash-attn where there is a GPU that it works on: towers attend within many small windows, which it computes at once."""
+    if machine.gpus:
+        version = machine.version("flash-attn")
+        way_out = "" if version else f"{install('flash')}; both towers and long prompts are faster with it. Nothing needs it"
+        yield Check("flash-attn", version or "not installed", way_out, needed=False)
 
 
 def known_differences(spec: ExperimentSpec) -> tuple[str, ...]:
@@ -117,24 +117,6 @@ def _python() -> Check:
     return Check("Python", found, "" if sys.version_info[:2] in PYTHONS else "make the environment with Python 3.11 or 3.12")
 
 
-def _packages(extra: str, needed: bool) -> Check:
-    stated = requirements(extra)
-    if not stated:
-        there = find_spec("torch") is not None
-        found = "this package is a bare folder, so its bounds are not known" + ("" if there else "; torch is not installed")
-        return Check(f"packages: {extra}", found, "" if there else install(extra), needed)
-    wrong = defects(extra)
-    found = f"{len(stated) - len(wrong)} of {len(stated)}" + (
-        f": {', '.join(wrong[:4])}" + (", …" if len(wrong) > 4 else "") if wrong else ""
-    )
-    return Check(f"packages: {extra}", found, install(extra) if wrong else "", needed)
-
-
-def _vllm(spec: ExperimentSpec, gpu: bool) -> str:
-    require_vllm("vllm", gpu=gpu, otherwise="leave out the stage grpo and evaluate.baselines")
-    return f"the {'GPU' if gpu else 'CPU'} build"
-
-
 def _clips(needed: bool) -> Check:
     lacking = [name for name, module in (("av", "av"), ("soundfile", "soundfile"), ("pillow", "PIL")) if find_spec(module) is None]
     if lacking:
@@ -146,44 +128,6 @@ def _clips(needed: bool) -> Check:
     return Check("decoding clips", found, f"PyAV's own wheel decodes {', '.join(absent)}: pip install av" if absent else "", needed)
 
 
-def _extractor(stream: Stream, spec: ExperimentSpec, needed: bool) -> Check:
-    what, environment = f"extractor: {stream}", ENVIRONMENTS[stream]
-    python = getattr(spec.compute.pythons, stream)
-    if python is not None:
-        there = os.access(python, os.X_OK)
-        return Check(what, python if there else f"{python} is no program", "" if there else f"correct compute.pythons.{stream}", needed)
-    if environment.is_here:
-        return Check(what, f"{environment.requirement}, in this environment", needed=needed)
-    if not spec.compute.workers:
-        way_out = "set compute.workers to 1 or more: on Ray it gets an environment of its own"
-        return Check(what, f"{environment.requirement} is not in this environment", way_out, needed)
-    if find_spec("ray") is None:
-        return Check(what, f"{environment.requirement} is not in this environment", install("train"), needed)
-    home = built_python(stream, default_folder(spec.compute.address, Path(spec.compute.storage).expanduser() / "descriptors"))
-    if home.exists():
-        return Check(what, f"{environment.requirement}, in {home.parents[1]}", needed=needed)
-    if find_uv() is None:
-        return Check(
-            what, f"{environment.requirement} has no environment yet, and uv, which builds it, is not there", "pip install uv", needed
-        )
-    return Check(what, f"{environment.requirement}: uv builds its environment when it is first needed", needed=needed)
-
-
-def _capacity(spec: ExperimentSpec) -> str:
-    gpus = gpu_names()
-    found = f"{os.cpu_count() or 1} cores, {len(gpus)} GPUs" + (f" ({', '.join(sorted(set(gpus)))})" if gpus else "")
-    if spec.compute.address == "local":
-        check_capacity(spec.compute, local_cpus(spec.compute, rollouts="grpo" in spec.stages), len(gpus))
-    return found
-
-
-def _available_gib() -> float:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) / 2**20
-    return 0.0
-
-
 def _shared(spec: ExperimentSpec, needed: bool) -> Check:
     """Looks at the size of shared memory: where it is too small, Ray keeps its objects on the disk and says so only in a log."""
     free = shutil.disk_usage(SHARED).free / 2**20 if SHARED.is_dir() else 0.0
@@ -192,22 +136,16 @@ def _shared(spec: ExperimentSpec, needed: bool) -> Check:
     return Check("shared memory", f"{free:.0f} MiB free in {SHARED}, {asked} asked for", way_out, needed)
 
 
-def _disk(spec: ExperimentSpec, needed: bool) -> Check:
-    folder = Path(spec.compute.storage).expanduser().absolute()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(there).free / 2**30
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Check("disk", f"{there} cannot be written to", "give another folder as compute.storage=FOLDER", needed)
-    return Check(
-        "disk",
-        f"{free:.1f} GiB free for {folder}",
-        "give another folder as compute.storage=FOLDER" if free < LEAST_DISK_GIB else "",
-        needed,
-    )
+def _unwritable(spec: ExperimentSpec) -> Iterator[Check]:
+    """Says that runs cannot be written at all."""
+    try:
+        Storage(spec.compute.storage)
+    except EnvironmentMissing as missing:
+        yield Check("disk", missing.what, missing.way_out)
 
 
-def _ray(spec: ExperimentSpec) -> str:
-    if find_spec("ray") is None:
+def _ray(spec: ExperimentSpec, machine: Machine) -> str:
+    if machine.version("ray") is None:
         raise EnvironmentMissing("ray", "Ray is not installed", install("train"))
     if spec.compute.address == "local":
         return "a private one, started for a run"
@@ -237,10 +175,6 @@ def _judge(spec: ExperimentSpec) -> Iterator[Check]:
     if judge is None:
         yield Check("judge", "none: open answers are scored by exact match", needed=False)
         return
-    if judge.key_env is not None:
-        there = bool(os.environ.get(judge.key_env, "").strip())
-        way_out = f"export {judge.key_env}=..., or give evaluate.judge.key_env=null for an endpoint that asks for no key"
-        yield Check("judge's key", f"{judge.key_env} is {'' if there else 'not '}set", "" if there else way_out)
 
     def ask() -> str:
         _check_listening(judge.base_url, "evaluate.judge.base_url", "start the endpoint, or correct evaluate.judge.base_url")

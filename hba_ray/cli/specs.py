@@ -44,13 +44,15 @@ def schema() -> None:
 @app.command()
 def plan(spec: SpecFile, overrides: Overrides = None) -> None:
     """Show the steps of a spec, or the trials of a sweep: what is done already, what is shared, what the rest needs."""
+    from hba_ray.runs.estimate import outlook
     from hba_ray.runs.plan import plan as make_plan
 
     loaded = read(spec, overrides)
     if loaded.sweep is not None:
         _show_sweep(loaded)
         return
-    console.print(_steps(make_plan(loaded).steps))
+    experiment = make_plan(loaded, before_data=True)
+    console.print(_steps(experiment.steps), "", _facts(outlook([experiment])), sep="\n")
 
 
 def _steps(steps: Sequence[Step], trials: Callable[[Step], str] | None = None) -> Table:
@@ -68,6 +70,16 @@ def _steps(steps: Sequence[Step], trials: Callable[[Step], str] | None = None) -
     return table
 
 
+def _facts(said: Sequence[tuple[str, str]]) -> Table:
+    """A table of words and what is said about them."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for word, line in said:
+        table.add_row(word, plain(line))
+    return table
+
+
 def _how_far(step: Step) -> str:
     if step.is_done:
         return "yes"
@@ -78,13 +90,11 @@ def _show_sweep(spec: ExperimentSpec) -> None:
     """Prints what a sweep comes to, then its trials, then the steps that they share."""
     from rich.table import Table
 
-    from hba_ray.runs.sweep_plan import estimate, plan_sweep
+    from hba_ray.runs.estimate import estimate
+    from hba_ray.runs.sweep_plan import plan_sweep
     from hba_ray.specs.trials import in_words
 
-    swept = plan_sweep(spec)
-    facts = Table(box=None, pad_edge=False, show_header=False)
-    for word, line in estimate(swept):
-        facts.add_row(word, plain(line))
+    swept = plan_sweep(spec, before_data=True)
     shared = swept.shared()
     known = {step.fingerprint for step in shared}
     arms = ["sets"] if spec.sweep and spec.sweep.arms else []  # their names need not say it
@@ -93,7 +103,7 @@ def _show_sweep(spec: ExperimentSpec) -> None:
         own = [step.name for step in trial.steps if not step.is_done and step.fingerprint not in known]
         sets = [plain(", ".join(f"{key}={in_words(value)}" for key, value in trial.sets.items()) or "–")] if arms else []
         table.add_row(plain(trial.name), *sets, trial.fingerprint, "yes" if trial.report() else "no", ", ".join(own) or "–")
-    console.print(plain(spec.name, "bold"), facts, "", table, "", sep="\n")
+    console.print(plain(spec.name, "bold"), _facts(estimate(swept)), "", table, "", sep="\n")
     console.print("shared steps, done first" if shared else "no step is shared")
     if shared:
         console.print(_steps(shared, swept.users_of))

@@ -7,11 +7,13 @@ Variables are told to a process before it imports what reads them. None of them 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from hba_ray.errors import EnvironmentMissing
 
@@ -49,20 +51,21 @@ def module_of(package: Requirement) -> str:
     return MODULES.get(package.name, package.name.replace("-", "_"))
 
 
-def defects(extra: str) -> list[str]:
+def defects(extra: str, installed: Mapping[str, str]) -> list[str]:
     """What is wrong with the packages of an extra, a line each: not installed, or of a version that it does not allow.
 
-    >>> defects("no such extra")
+    Args:
+        installed: name of a package, as packaging writes it -> its version.
+
+    >>> defects("no such extra", {})
     []
     """
     found = []
     for one in requirements(extra):
-        try:
-            version = metadata.version(one.name)
-        except metadata.PackageNotFoundError:
+        version = installed.get(canonicalize_name(one.name))
+        if version is None:
             found.append(f"{one.name} is not installed")
-            continue
-        if not one.specifier.contains(version, prereleases=True):
+        elif not one.specifier.contains(version, prereleases=True):
             found.append(f"{one.name} is {version}, not {one.specifier}")
     return found
 

@@ -86,22 +86,18 @@ def check_store(tracking: TrackingSpec, session: Session) -> None:
         )
 
 
-def rollout_cpus(spec: ComputeSpec) -> int:
-    """CPUs that a run of verl holds: three for each worker, and seven for its driver, queue, storage, servers and rollout workers."""
-    return 3 * max(1, spec.workers) + 7
-
-
-def local_cpus(spec: ComputeSpec, *, rollouts: bool = False) -> int:
+def local_cpus(spec: ComputeSpec, *, rollouts: int = 0, cores: int | None = None) -> int:
     """Logical CPUs of a private Ray: `compute.cpus`, or the cores of the machine and at least four.
 
     Args:
-        rollouts: whether verl will run in it, whose CPUs are added.
+        rollouts: CPUs that verl will hold in it, which are added.
+        cores: of the machine; those of this one by default.
     """
-    return (spec.cpus or max(4, os.cpu_count() or 1)) + (rollout_cpus(spec) if rollouts else 0)
+    return (spec.cpus or max(4, cores or os.cpu_count() or 1)) + rollouts
 
 
 @contextmanager
-def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: bool = False) -> Iterator[Session]:
+def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: int = 0) -> Iterator[Session]:
     """Provides Ray for the time of the block; after it, also on Ctrl-C, Ray is shut down and the environment is as before.
 
     Where this process is connected to a Ray already, as within another session, that one is used and left running.
@@ -109,8 +105,8 @@ def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: bool = False) 
     Args:
         spec: `address` says which Ray; `cpus` and `object_store_mib` are the size of a private one.
         log_folder: gets `ray.log`, what Ray says to this process, and the logs of the processes of a private Ray.
-        rollouts: whether verl will run in it. A private Ray without GPUs then has one logical GPU for each worker, since
-            verl counts its places in GPUs on any machine.
+        rollouts: CPUs that verl will hold in it; 0 where it will not run. A private Ray without GPUs gets as many more, and one
+            logical GPU for each worker, since verl counts its places in GPUs on any machine.
 
     Raises:
         EnvironmentMissing: no such cluster, no token for it, or not enough CPUs or GPUs in it.
@@ -136,7 +132,7 @@ def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: bool = False) 
 
 
 @contextmanager
-def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[None]:
+def _private(spec: ComputeSpec, log_folder: Path, rollouts: int) -> Iterator[None]:
     """A Ray of this user's alone: in a folder that others cannot enter, on the loopback, and for those only who know its token."""
     import ray
 

@@ -38,6 +38,21 @@ def stratified(strata: Sequence[Hashable], count: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(drawn).astype(np.int64))
 
 
+def thinned_lines(rows: pa.Table, split: str, count: int, seed: int) -> np.ndarray:
+    """Numbers of the lines of an atlas's table without most of one split, in order.
+
+    Args:
+        rows: with the columns `split`, `dataset` and `label`.
+        split: of which a sample stays, stratified by dataset and label; open answers have no label.
+        count: rows of the split that stay; all do where there are no more.
+    """
+    within = np.array(rows["split"].to_pylist()) == split
+    held = np.flatnonzero(within)
+    named = rows.take(pa.array(held))
+    strata = list(zip(named["dataset"].to_pylist(), named["label"].to_pylist(), strict=True))
+    return np.sort(np.concatenate([np.flatnonzero(~within), held[stratified(strata, count, seed)]]))
+
+
 def sampled_lines(rows: pa.Table, sample: SampleSpec) -> pa.Array:
     """Numbers of the lines of an atlas's table that a sample keeps, in order.
 

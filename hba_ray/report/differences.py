@@ -187,6 +187,13 @@ _HABITS = (
     ),
     _Habit(
         _PAPER,
+        lambda spec: "grpo" in spec.stages and spec.grpo.response_tokens != spec.evaluate.generation.max_new_tokens,
+        "Responses may have another length where the model is scored (evaluate.generation.max_new_tokens) than where it is trained "
+        "(grpo.response_tokens); the paper names one limit.",
+        "evaluate.generation.max_new_tokens",
+    ),
+    _Habit(
+        _PAPER,
         lambda spec: spec.evaluate.judge is not None and spec.evaluate.judge.prompts in ("standard", "paraphrased"),
         "The judge's instructions are in our words (evaluate.judge.prompts).",
         "evaluate.judge.prompts",

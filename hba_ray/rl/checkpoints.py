@@ -7,24 +7,31 @@ false. transformers and vLLM load them, and so does `models.backbone.load_backbo
 from __future__ import annotations
 
 import json
-import logging
+import math
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors import safe_open
+from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 
 from hba_ray.errors import CheckpointError
 from hba_ray.models.backbone import load_backbone, load_processor
-from hba_ray.models.checkpoints import load_model
+from hba_ray.models.checkpoints import load_model, new_folder
 from hba_ray.models.export import export_thinker, merge_lora
+from hba_ray.rl import shards
+from hba_ray.rl.shards import Piece, Whole
 from hba_ray.specs import ExperimentSpec
 from hba_ray.training.sft import build_model
 
 _LATEST = "latest_checkpointed_iteration.txt"
 """verl writes it last, so what it names is whole."""
-_SHARDS = "fsdp_config.json"
+_LORA = "lora_train_meta.json"
+"""verl writes it beside the shards of a run that trains LoRA, which hold nothing else."""
+_OF_PEFT, _LORA_A, _LORA_B = "base_model.model.", ".lora_A.default.weight", ".lora_B.default.weight"
+"""What peft adds to the names of weights."""
 _START_OVER = "delete the step's folder to train from the start"
 
 
@@ -49,54 +56,71 @@ def write_start(spec: ExperimentSpec, backbone: str, sft: Path | None, folder: P
 
 
 def write_trained(checkpoint: Path, start: Path, folder: Path) -> None:
-    """The trained model of a checkpoint `global_step_N`, in the precision that verl trained it in.
+    """The trained model of a checkpoint `global_step_N`, in the precision that verl trained it in; LoRA is merged.
 
-    verl's own merger casts to bf16, after which greedy text can differ from what was sampled in training.
+    No more than one worker's shard is in memory at a time, or one tensor where LoRA was trained. verl's own merger holds the whole
+    model, and casts to bf16, after which greedy text can differ from what was sampled in training.
 
     Args:
-        start: folder that the run started from; lends configuration and processor.
+        start: folder that the run started from; lends configuration and processor, and the weights that LoRA is merged into.
 
     Raises:
         CheckpointError: a shard is missing or damaged, or the shards are of another model.
     """
-    tensors = gather(checkpoint / "actor")
-    thinker = load_backbone(str(start), dtype=next(iter(tensors.values())).dtype)
-    own = {f"thinker.{name}": tensor for name, tensor in thinker.state_dict().items()}
-    if differing := sorted(own.keys() ^ tensors.keys()):
+    actor = checkpoint / "actor"
+    trained, own = shards.wholes(actor), _weights_of(start)
+    lora = (actor / _LORA).exists()
+    tensors = {name: Whole(shape, torch.float32) for name, shape in own.items()} if lora else trained
+    if not lora and (differing := sorted(own.keys() ^ {name for name, whole in trained.items() if own.get(name) == whole.shape})):
         raise CheckpointError(str(checkpoint), f"holds other weights than {start}, first: {differing[0]}", "delete the step's folder")
-    thinker.load_state_dict({name.removeprefix("thinker."): tensor for name, tensor in tensors.items()})
-    export_thinker(thinker, load_processor(str(start)), folder)
+    with new_folder(folder) as draft:
+        for file in start.iterdir():
+            if not file.name.startswith("model"):
+                shutil.copyfile(file, draft / file.name)
+        config = Qwen2_5OmniConfig.from_pretrained(start)
+        config.dtype = config.thinker_config.dtype = next(iter(tensors.values())).dtype
+        config.save_pretrained(draft)
+        files = shards.TensorFiles(draft, tensors)
+        for piece in _with_lora(start, actor) if lora else shards.pieces(actor):
+            files.put(piece)
+            del piece  # or its shard would stay until the first piece of the next
 
 
-def gather(folder: Path) -> dict[str, Tensor]:
-    """Whole tensors from FSDP2's shards (`model_world_size_W_rank_R.pt`, verl 0.9.1).
+def _weights_of(start: Path) -> dict[str, tuple[int, ...]]:
+    """The weights of a folder in full layout by name, with their shapes; a tensor that two names stand for is there twice."""
+    with torch.device("meta"):
+        model = Qwen2_5OmniForConditionalGeneration(Qwen2_5OmniConfig.from_pretrained(start))
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def largest_weight(start: Path) -> int:
+    """Bytes of the largest weight of a folder in full layout, in fp32, in which verl sends it to vLLM."""
+    largest = 0
+    for file in start.glob("model*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            largest = max([largest, *(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())])  # noqa: SIM118
+    return 4 * largest
+
+
+def _with_lora(start: Path, actor: Path) -> Iterator[Piece]:
+    """The weights of the start one by one, with a checkpoint's low-rank updates added in fp32.
 
     Raises:
-        CheckpointError: a shard is missing or damaged, or not cut along one dimension of one mesh.
+        CheckpointError: the checkpoint is damaged, or has an update of a layer that the start lacks.
     """
-    from torch.distributed.tensor import DTensor
-
-    try:
-        world = int(json.loads((folder / _SHARDS).read_text())["world_size"])
-        shards = [_load(folder / f"model_world_size_{world}_rank_{rank}.pt") for rank in range(world)]
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError) as cause:
-        raise CheckpointError(str(folder), f"is missing or damaged: {str(cause).splitlines()[0]}", "use an earlier checkpoint") from cause
-    whole: dict[str, Tensor] = {}
-    for name, first in shards[0].items():
-        if not isinstance(first, DTensor):
-            whole[name] = first
-            continue
-        placements = [placement for placement in first.placements if placement.is_shard()]
-        if len(placements) > 1:
-            raise CheckpointError(str(folder), f"{name} is cut along {len(placements)} dimensions", "train with fsdp2 alone")
-        parts = [shard[name].to_local() for shard in shards]
-        whole[name] = torch.cat(parts, placements[0].dim) if placements else parts[0]  # type: ignore[attr-defined]
-    return whole
-
-
-def _load(path: Path) -> dict[str, Any]:
-    logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)  # warns of a mesh without processes: there are none here
-    return torch.load(path, map_location="cpu", weights_only=False)
+    facts = json.loads((actor / _LORA).read_text())
+    updates = {name.removeprefix(_OF_PEFT): tensor.float() for name, tensor in shards.gather(actor).items()}
+    left = {name.removesuffix(_LORA_B) for name in updates if name.endswith(_LORA_B)}
+    for file in sorted(start.glob("model*.safetensors")):
+        with safe_open(file, "pt") as stored:
+            for name in stored.keys():  # noqa: SIM118, it is no mapping
+                layer, weight = name.removesuffix(".weight"), stored.get_tensor(name).float()
+                if layer in left:
+                    left.remove(layer)
+                    weight += facts["lora_alpha"] / facts["r"] * (updates[layer + _LORA_B] @ updates[layer + _LORA_A])
+                yield Piece(name, weight)
+    if left:
+        raise CheckpointError(str(actor), f"updates {min(left)}, which {start} lacks", "delete the step's folder")
 
 
 def check_workers(checkpoint: Path, workers: int) -> None:
@@ -105,11 +129,7 @@ def check_workers(checkpoint: Path, workers: int) -> None:
     Raises:
         CheckpointError: they are; or the checkpoint does not say how many there were.
     """
-    folder = checkpoint / "actor"
-    try:
-        world = int(json.loads((folder / _SHARDS).read_text())["world_size"])
-    except (OSError, ValueError, KeyError, TypeError) as cause:
-        raise CheckpointError(str(folder / _SHARDS), f"is missing or damaged: {cause}", _START_OVER) from None
+    world = shards.world_size(checkpoint / "actor")
     if world != workers:
         what = f"was written with compute.workers={world}, and is now {workers}"
         raise CheckpointError(str(checkpoint), what, f"run with that again, or {_START_OVER}")

@@ -17,16 +17,16 @@ from typing import Any
 
 import ray
 from omegaconf import DictConfig
-from ray.exceptions import RayError, TaskCancelledError
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
 from hba_ray.cluster import ray_private
-from hba_ray.cluster.session import ANYWHERE, rollout_cpus
+from hba_ray.cluster.session import ANYWHERE
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.prompts import load_reasoning
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing, HbaError, TrainingError
 from hba_ray.rl import DATASET, PLUGIN, TRAINER_MODULE
 from hba_ray.rl.records import read_failures
-from hba_ray.rl.settings import RlPaths, environment, uses_gpu, verl_config
+from hba_ray.rl.settings import RlPaths, bucket_megabytes, cpus_needed, environment, uses_gpu, verl_config
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.wording import Wording
 from hba_ray.store.folders import keep_lines
@@ -37,6 +37,8 @@ TURN_SECONDS = 5.0
 """Between two looks for the turn and for GPUs."""
 CLEAN_SECONDS = 60.0
 """How long actors and placement groups of an ended run may take to go."""
+_SHARE_OF_GPU = 0.01
+"""Keeps a task on a machine with GPUs, and takes none of them from others."""
 VERL_VARIABLES = {
     "NCCL_DEBUG": "WARN",
     "VLLM_LOGGING_LEVEL": "WARN",
@@ -44,6 +46,8 @@ VERL_VARIABLES = {
     "VLLM_DISABLE_COMPILE_CACHE": "1",
 }
 """What verl 0.9.1 gives to the processes of a Ray that it started itself (`verl/trainer/constants_ppo.py`)."""
+
+_BUCKET = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
 
 Say = Callable[[str], None]
 
@@ -127,6 +131,10 @@ class GrpoJob:
             "data.dataloader_num_workers": 0,  # a row of the dataset is a few hundred bytes
             "reward.num_workers": 0,  # rewards are computed where responses are (rollouts.ClipLoop)
         }
+        if self.start.exists():
+            from hba_ray.rl.checkpoints import largest_weight
+
+            ours[_BUCKET] = bucket_megabytes(largest_weight(self.start))
         if not spec.uses_bf16:  # verl computes in bf16 unless it is told otherwise, whatever the weights are
             fp32 = dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32")
             ours["actor_rollout_ref.actor.fsdp_config.mixed_precision"] = fp32
@@ -162,6 +170,29 @@ def run_grpo(job: GrpoJob, say: Say) -> None:
         _free_places()
         _wait_until_gone(before)
         _release(job.spec)
+
+
+def collect(job: GrpoJob, step: int, folder: Path) -> None:
+    """Writes the trained model of a checkpoint, by a task where the workers are: it reads some hundred GB of a large model, and a
+    cluster's head has neither their disks nor their memory.
+
+    Raises:
+        CheckpointError: see `checkpoints.write_trained`.
+    """
+    gpus = {"num_gpus": _SHARE_OF_GPU} if uses_gpu(job.spec) else {}
+    task = ray.remote(num_cpus=1, **gpus, **ANYWHERE)(_write_trained)
+    try:
+        ray.get(task.remote(job.checkpoints / f"global_step_{step}", job.start, folder))
+    except RayTaskError as cause:
+        if isinstance(cause.cause, HbaError):
+            raise cause.cause from None
+        raise
+
+
+def _write_trained(checkpoint: Path, start: Path, folder: Path) -> None:
+    from hba_ray.rl.checkpoints import write_trained
+
+    write_trained(checkpoint, start, folder)
 
 
 @ray.remote(num_cpus=1, max_restarts=0)
@@ -207,9 +238,10 @@ def check_room(spec: ExperimentSpec) -> None:
     largest = (ray_private.largest_resources() if spec.compute.address != "local" else None) or ray.cluster_resources()
     gpus = "lower compute.workers, or add nodes" if uses_gpu(spec) else "verl counts in GPUs on any machine: `ray start --num-gpus=1`"
     cpus = "raise compute.cpus; CPUs of a local Ray are logical" if spec.compute.address == "local" else "add nodes"
-    for name, needed, way_out in (("GPU", max(1, spec.compute.workers), gpus), ("CPU", rollout_cpus(spec.compute), cpus)):
+    needs, workers = cpus_needed(spec), max(1, spec.compute.workers)
+    for name, needed, said, way_out in (("GPU", workers, f"{workers} GPUs", gpus), ("CPU", needs.total, str(needs), cpus)):
         if largest.get(name, 0) < needed:
-            raise EnvironmentMissing("grpo", f"needs {needed} {name}s, but the cluster has {largest.get(name, 0):g}", way_out)
+            raise EnvironmentMissing("grpo", f"needs {said}, but the cluster has {largest.get(name, 0):g}", way_out)
 
 
 def wait_for_room(spec: ExperimentSpec, say: Say) -> None:

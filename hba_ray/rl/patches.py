@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -225,6 +225,33 @@ def unsampled_tokens(module: Any) -> None:
         return banned
 
     _replace(module, "get_vision_placeholder_token_ids", make)
+
+
+@_patch(
+    "verl",
+    "0.9.1",
+    "verl.workers.engine.fsdp.transformer_impl",
+    "FSDPEngine._merged_lora_per_tensor_param",
+    "it rounds weights that LoRA is merged into to bf16, so that vLLM would sample from another model where training is in fp32",
+)
+def merged_weights(module: Any) -> None:
+    """Sends merged weights as all others are sent, in the precision that they have; vLLM rounds them to its own."""
+
+    def make(_: Any) -> Any:
+        def per_tensor_param(self: Any) -> Iterator[tuple[str, Any]]:
+            try:
+                with module.merged_lora_context(self.module, backup_adapters=True):
+                    weights = module.normalize_peft_param_name(self.module.state_dict())
+                    for name, weight in module.convert_weight_keys(weights, self.module).items():
+                        whole = weight.to(module.get_device_id()).full_tensor() if isinstance(weight, module.DTensor) else weight
+                        yield name, whole.detach().clone()  # what is yielded must outlast the merging
+            finally:
+                if self._is_offload_param:
+                    module.offload_fsdp_model_to_cpu(self.module)
+
+        return per_tensor_param
+
+    _replace(module.FSDPEngine, "_merged_lora_per_tensor_param", make)
 
 
 @_patch(

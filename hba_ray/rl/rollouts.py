@@ -1,5 +1,6 @@
 """One response to one row: its clips are decoded, vLLM answers, and the answer is scored.
 
+Each response has a seed of its own, so that a run which is repeated samples the same responses, whatever is sampled beside them.
 `ClipLoop` runs in verl's agent-loop workers (verl 0.9.1). It computes rewards too, since verl's own
 reward workers would put every prompt through the processor once more.
 """
@@ -66,7 +67,8 @@ class ClipLoop(SingleTurnAgentLoop):
         """Asks the model about a row and scores what it answers. Errors are noted in a file for the driver, too.
 
         Args:
-            row: the columns of `AtlasDataset`.
+            row: the columns of `AtlasDataset`, and what verl adds: `global_steps`, the step, and `session_id`, which of the row's
+                rollouts this is.
 
         Raises:
             DataError: the row cannot become a prompt, or its prompt is too long.
@@ -77,7 +79,8 @@ class ClipLoop(SingleTurnAgentLoop):
             prompt: Prompt = await self.loop.run_in_executor(None, _PROMPTS.get, file, line, self.settings)
             self.prompt = prompt
             turn = cast(Any, super().run)  # verl's decorator hides its parameters from type checkers
-            output = await turn(sampling_params, priority, **{**row, "raw_prompt": prompt.messages})
+            seed = sampling_seed(self.settings.seed, int(row["global_steps"]), line, int(row["session_id"]))
+            output = await turn({**sampling_params, "seed": seed}, priority, **{**row, "raw_prompt": prompt.messages})
             return await self.loop.run_in_executor(None, self._score, output, row)
         except RayError as cause:
             reason = str(cause).strip().splitlines()[-1]
@@ -126,6 +129,17 @@ class ClipLoop(SingleTurnAgentLoop):
         output.reward_score = parts["score"]
         output.extra_fields |= {"reward_extra_info": parts, "sample_id": self.prompt.sample_id}
         return output
+
+
+def sampling_seed(seed: int, step: int, line: int, rollout: int) -> int:
+    """The seed with which vLLM samples a response: 32 bits, which depend on these numbers and on nothing else.
+
+    Args:
+        seed: of the experiment.
+        line: of the row in the atlas's index.
+        rollout: which response to the row it is, from 0.
+    """
+    return int(np.random.SeedSequence((seed, step, line, rollout)).generate_state(1)[0])
 
 
 def is_cut(response: Sequence[int], longest: int, tokenizer: Any) -> bool:

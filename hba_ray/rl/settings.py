@@ -25,6 +25,7 @@ from hba_ray.rl import REWARD, TRAINER, patches
 from hba_ray.rl.advantages import OWN
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
+from hba_ray.specs.sections.grpo import GrpoLoraSpec
 
 LOSSES = {"response": "seq-mean-token-mean", "token": "token-mean"}
 """`grpo.loss_average` -> `actor.loss_agg_mode`."""
@@ -32,6 +33,13 @@ LAYERS = ["Qwen2_5OmniDecoderLayer", "Qwen2_5OmniAudioEncoderLayer", "Qwen2_5Omn
 """What FSDP2 wraps. verl's default also names whole towers, and a wrapped tower above wrapped layers fails."""
 KEPT_CHECKPOINTS = 2
 
+STORAGE_UNITS = {True: 8, False: 1}
+"""Actors that hold the responses of a step, each with a CPU of its own: verl's number where it trains on GPUs, one on a CPU."""
+
+_UNITS_KEY = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
+_BUCKET_MEGABYTES = 2048
+_CPUS_PER_WORKER = 3
+"""What verl reserves beside each GPU (`RayResourcePool.max_colocate_count`)."""
 _CPU_BATCHED_TOKENS, _CPU_SEQUENCES = 512, 16
 
 
@@ -69,7 +77,8 @@ def verl_config(spec: ExperimentSpec, paths: RlPaths, *, train_rows: int, more: 
     config = _verl_defaults()
     theirs = _checked(config, spec.grpo.verl)
     ours = {**_data(spec, paths), **_training(spec, paths, steps), **_actor(spec, paths), **_rollout(spec), **_reward(spec)}
-    ours |= _cpu(spec) if not uses_gpu(spec) else {}
+    ours |= {} if uses_gpu(spec) else _cpu(spec)
+    ours |= {} if spec.grpo.lora is None else _lora(spec, spec.grpo.lora)
     for key, value in {**ours, **more, **theirs}.items():
         try:
             OmegaConf.update(config, key, value, merge=False, force_add=True)
@@ -93,6 +102,38 @@ def steps_per_epoch(spec: ExperimentSpec, train_rows: int) -> int:
 
 def uses_gpu(spec: ExperimentSpec) -> bool:
     return spec.compute.gpus_per_worker > 0
+
+
+@dataclass(frozen=True)
+class CpusNeeded:
+    """The logical CPUs that a run of verl holds from its start to its end.
+
+    Attributes:
+        parts: what holds them -> CPUs.
+    """
+
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        return f"{self.total} CPUs ({', '.join(f'{cpus} for {part}' for part, cpus in self.parts.items())})"
+
+
+def cpus_needed(spec: ExperimentSpec) -> CpusNeeded:
+    """The CPUs of the stage `grpo`; none where it is no stage. With fewer verl waits for ever and does not say why.
+
+    >>> spec = ExperimentSpec.model_validate({"name": "x", "atlas": {"source": "toy"}, "stages": ["grpo"], "compute": {"workers": 2}})
+    >>> str(cpus_needed(spec))
+    '9 CPUs (6 for workers, 1 for storage of responses, 1 for its queue, 1 for its driver)'
+    """
+    if "grpo" not in spec.stages:
+        return CpusNeeded({})
+    units = int(flat(spec.grpo.verl).get(_UNITS_KEY, STORAGE_UNITS[uses_gpu(spec)]))
+    workers = _CPUS_PER_WORKER * max(1, spec.compute.workers)
+    return CpusNeeded({"workers": workers, "storage of responses": units, "its queue": 1, "its driver": 1})
 
 
 def environment(spec: ExperimentSpec, metrics: str) -> dict[str, str]:
@@ -151,6 +192,7 @@ def _training(spec: ExperimentSpec, paths: RlPaths, steps: int) -> dict[str, Any
         "trainer.default_local_dir": paths.checkpoints,
         "trainer.resume_mode": "auto",
         "trainer.rollout_data_dir": paths.rollouts,
+        _UNITS_KEY: STORAGE_UNITS[uses_gpu(spec)],
     }
     if grpo.algorithm in OWN:
         section = getattr(grpo, grpo.algorithm, None)
@@ -162,7 +204,7 @@ def _actor(spec: ExperimentSpec, paths: RlPaths) -> dict[str, Any]:
     grpo, actor = spec.grpo, "actor_rollout_ref.actor"
     return {
         "actor_rollout_ref.model.path": paths.model,
-        "actor_rollout_ref.model.use_remove_padding": False,
+        "actor_rollout_ref.model.use_remove_padding": uses_gpu(spec),  # rows behind each other, without padding: see `omni.OmniActor`
         "actor_rollout_ref.model.enable_gradient_checkpointing": uses_gpu(spec) or spec.compute.gradient_checkpointing,
         "actor_rollout_ref.model.override_config.attn_implementation": "sdpa" if uses_gpu(spec) else "eager",
         f"{actor}.strategy": "fsdp2",
@@ -199,6 +241,22 @@ def _rollout(spec: ExperimentSpec) -> dict[str, Any]:
     }
 
 
+def _lora(spec: ExperimentSpec, lora: GrpoLoraSpec) -> dict[str, Any]:
+    """verl merges the updates into the weights that vLLM gets, and writes the updates alone into checkpoints."""
+    from hba_ray.models.backbone import LANGUAGE_LAYERS
+
+    model, actor = "actor_rollout_ref.model", "actor_rollout_ref.actor"
+    return {
+        f"{model}.lora_rank": lora.rank,
+        f"{model}.lora_alpha": lora.alpha,
+        f"{model}.target_modules": LANGUAGE_LAYERS,
+        f"{model}.lora.merge": True,
+        f"{actor}.checkpoint.save_lora_only": True,
+        f"{actor}.fsdp_config.param_offload": uses_gpu(spec),  # the weights leave the GPU while vLLM samples on it
+        f"{actor}.fsdp_config.optimizer_offload": uses_gpu(spec),
+    }
+
+
 def _reward(spec: ExperimentSpec) -> dict[str, Any]:
     return {
         "reward.custom_reward_function.path": REWARD[0],
@@ -212,18 +270,30 @@ def _cpu(spec: ExperimentSpec) -> dict[str, Any]:
     grpo, rollout = spec.grpo, "actor_rollout_ref.rollout"
     return {
         "trainer.device": "cpu",
-        "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,  # each takes a CPU for itself
         "reward.num_workers": 1,
         "actor_rollout_ref.actor.use_torch_compile": False,
         "actor_rollout_ref.actor.fsdp_config.use_torch_compile": False,
         f"{rollout}.agent.num_workers": 1,
         f"{rollout}.enforce_eager": True,
+        f"{rollout}.enable_chunked_prefill": False,  # a prompt in parts takes back a random draw, which generators of a CPU cannot
         f"{rollout}.free_cache_engine": False,
         f"{rollout}.enable_sleep_mode": False,  # there is none on a CPU
         f"{rollout}.load_format": "auto",
         f"{rollout}.max_num_batched_tokens": max(grpo.prompt_tokens + grpo.response_tokens, _CPU_BATCHED_TOKENS),
         f"{rollout}.max_num_seqs": min(grpo.batch * grpo.rollouts, _CPU_SEQUENCES),
     }
+
+
+def bucket_megabytes(weight_bytes: int) -> int:
+    """Size of the buffer through which verl sends weights to vLLM: verl's own, doubled until the largest weight fits.
+
+    >>> bucket_megabytes(152_064 * 3584 * 4)
+    4096
+    """
+    size = _BUCKET_MEGABYTES
+    while size << 20 < weight_bytes:
+        size *= 2
+    return size
 
 
 def _precision(spec: ExperimentSpec) -> str:

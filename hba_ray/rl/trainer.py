@@ -1,9 +1,9 @@
 """verl's synchronous trainer (verl 0.9.1, V1), with four things of our own.
 
-Batches follow from seed and step alone, so a resumed run goes on with the rows that come next. A row
-that cannot become a prompt ends the run and is named, where verl would go on with fewer rows. Parts of
-the reward are logged by task and dataset, and responses kept as tables. An estimator of ours
-is told which task a response belongs to, and keeps its state with the checkpoint.
+Batches follow from seed and step alone, so a resumed run goes on with the rows that come next; the responses of a batch are put
+in the order of its rows, so a repeated run computes the same. A row that cannot become a prompt ends the run and is named, where
+verl would go on with fewer rows. Parts of the reward are logged by task and dataset, and responses kept as tables. An estimator
+of ours is told which task a response belongs to, and keeps its state with the checkpoint.
 """
 
 from __future__ import annotations
@@ -50,14 +50,20 @@ class HbaTrainer(PPOTrainerSync):
         self.estimator = start_estimator(config.algorithm.adv_estimator)
         super().__init__(config)
 
-    # the order of the rows
+    # the order of the rows, and of the responses to them
 
     def _fetch_one_gen_batch(self) -> Any:
         size = self.config.data.get("gen_batch_size", None) or self.config.data.train_batch_size
         items = cast(AtlasDataset, self.train_dataset).batch(self.global_steps - 1, size)
         batch = collate_fn([self.train_dataset[item] for item in items])
-        batch["uid"] = np.array([str(uuid.uuid4()) for _ in items], dtype=object)
+        batch["uid"] = np.array([f"{place:06d}-{uuid.uuid4()}" for place in range(len(items))], dtype=object)
         return tensordict_utils.get_tensordict(batch)
+
+    def _balance_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        """The batch in the order of its rows, then balanced as verl does it. Responses come in the order in which they are finished,
+        and mini-batches are cut from what comes."""
+        batch.reorder(sorted(range(len(batch.keys)), key=lambda place: batch.keys[place]))
+        return super()._balance_batch(batch, *args, **kwargs)
 
     # failures of rows and of workers
 

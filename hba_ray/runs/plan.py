@@ -35,6 +35,7 @@ class Experiment:
         folder: of its run, the same whether it is run alone or as a trial.
         fingerprint: of what its results depend on.
         sets: dotted key -> value: the settings by which a sweep makes this trial.
+        absent: what is said of files that are not there yet, so that fingerprints are not the ones to come.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Experiment:
     folder: Path
     fingerprint: str
     sets: Mapping[str, Any] = field(default_factory=dict)
+    absent: tuple[HbaError, ...] = ()
 
     def step(self, kind: str, arm: Arm | None = None) -> Step | None:
         """The step of a kind that looks at an arm."""
@@ -88,13 +90,21 @@ class Experiment:
             return None  # an older version's; making it again from the finished steps takes seconds
 
 
-def plan(spec: ExperimentSpec, storage: Storage | None = None, *, name: str = "", sets: Mapping[str, Any] | None = None) -> Experiment:
+def plan(
+    spec: ExperimentSpec,
+    storage: Storage | None = None,
+    *,
+    name: str = "",
+    sets: Mapping[str, Any] | None = None,
+    before_data: bool = False,
+) -> Experiment:
     """The experiment of a spec without a sweep, with the settings of the checkpoints that it names.
 
     Args:
         storage: that of the spec by default.
         name: that of the spec by default.
         sets: settings by which a sweep makes this trial, by dotted key.
+        before_data: plan although data or models are not there yet; see `Experiment.absent`.
 
     Raises:
         SpecError: a step's settings are not in order, such as the judge's prompts, or not those of a checkpoint that it names.
@@ -103,11 +113,12 @@ def plan(spec: ExperimentSpec, storage: Storage | None = None, *, name: str = ""
     """
     spec = settled(spec)
     storage = storage or Storage(spec.compute.storage)
-    draft = Draft(spec, storage)
+    draft = Draft(spec, storage, absent={} if before_data else None)
     for kind in (*BEFORE, *(STAGES[stage] for stage in spec.stages), *AFTER):
         kind.plan(draft)
     named = run_fingerprint(draft.steps)
-    return Experiment(name or spec.name, spec, tuple(draft.steps), storage.run(spec.name, named), named, sets or {})
+    absent = tuple((draft.absent or {}).values())
+    return Experiment(name or spec.name, spec, tuple(draft.steps), storage.run(spec.name, named), named, sets or {}, absent)
 
 
 def run_fingerprint(steps: list[Step] | tuple[Step, ...]) -> str:

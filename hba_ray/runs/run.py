@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hba_ray.cluster.session import check_capacity, check_store, local_cpus, ray_session
+from hba_ray.cluster.session import check_store, ray_session
 from hba_ray.errors import SpecError
 from hba_ray.report.tables import Report
+from hba_ray.rl.settings import cpus_needed
 from hba_ray.runs.plan import Experiment
+from hba_ray.runs.preflight import check_first, check_nodes
 from hba_ray.runs.results import PAGE, TABLE, make_report, score_metrics, write_report
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
 from hba_ray.specs.load import as_yaml
-from hba_ray.steps.base import STEP_LOG, Context, Step, logged_metrics
+from hba_ray.steps.base import STEP_LOG, Context, Step
+from hba_ray.steps.metrics import logged_metrics
 from hba_ray.steps.results.compare import COMPARISON, DIFFERENCES
 from hba_ray.steps.results.evaluate import PREDICTIONS, SCORES
 from hba_ray.steps.results.judge import VERDICTS
@@ -27,7 +30,7 @@ from hba_ray.store import journal as journals
 from hba_ray.store.folders import LOCK_SECONDS, RESOLVED, Storage, claimed, note, write_text
 from hba_ray.store.follow import Metrics
 from hba_ray.store.mlflow import MlflowTracker, Status, standard_tags
-from hba_ray.store.provenance import changes, environment, gpu_names
+from hba_ray.store.provenance import changes, environment
 
 ARM_FILES = (SCORES, PREDICTIONS, VERDICTS, COMPARISON, *DIFFERENCES)
 """What steps leave of an arm for the tracker, where it is there."""
@@ -65,13 +68,15 @@ def run_experiment(experiment: Experiment, say: Callable[[str], None], tracker: 
     if spec.sweep is not None:
         raise SpecError("sweep", "a sweep is many experiments, and this runs one", "run its trials")
     storage = Storage(spec.compute.storage)
-    check_first(experiment)
+    check_first([experiment], uses_ray=needs_ray(spec, experiment.steps))
     for line in done_again(experiment.steps, storage):
         say(line)
     with ExitStack() as stack:
         stack.enter_context(run_lock(folder, say))
         if spec.compute.address != "local" and needs_ray(spec, experiment.steps):
-            check_store(spec.tracking, stack.enter_context(ray_session(spec.compute, folder / "logs", rollouts="grpo" in spec.stages)))
+            session = stack.enter_context(ray_session(spec.compute, folder / "logs", rollouts=cpus_needed(spec).total))
+            check_store(spec.tracking, session)
+            check_nodes([experiment], (session.cpus, session.gpus))
         origin = write_origin(spec, folder)
         tracker = tracker or stack.enter_context(_through_a_journal(spec, storage, folder, say))
         stack.enter_context(_recorded(tracker, spec, experiment.fingerprint))
@@ -122,7 +127,7 @@ def do_steps(
     with ExitStack() as stack:
         for step in experiment.steps[:first]:
             if needs_ray(spec, [step]):
-                stack.enter_context(ray_session(spec.compute, experiment.folder / "logs", rollouts="grpo" in spec.stages))
+                stack.enter_context(ray_session(spec.compute, experiment.folder / "logs", rollouts=cpus_needed(spec).total))
             do_step(Context(spec, step, dict(earlier), log), say, run=experiment.folder)
             earlier[step.name] = step
             after(step)
@@ -146,21 +151,6 @@ def _through_a_journal(
     with journals.forwarding(MlflowTracker(spec.tracking, storage.folder), say) as forwarder:
         forwarder.add(journal)
         yield journals.JournalTracker(journal)
-
-
-def check_first(experiment: Experiment) -> None:
-    """Refuses what could only fail later, before anything is done.
-
-    Raises:
-        EnvironmentMissing: a private Ray would lack the CPUs or GPUs, or a service that a step needs is not there.
-        CheckpointError: the backbone's hub id cannot be reached.
-    """
-    spec, steps = experiment.spec, experiment.steps
-    if spec.compute.address == "local" and needs_ray(spec, steps):
-        gpus = len(gpu_names()) if spec.compute.gpus_per_worker else 0
-        check_capacity(spec.compute, local_cpus(spec.compute, rollouts="grpo" in spec.stages), gpus)
-    for check in dict.fromkeys(step.kind.check for step in steps if not step.is_done):
-        check(spec)
 
 
 @contextmanager

@@ -19,10 +19,12 @@ from hba_ray.cluster.session import check_store, ray_session
 from hba_ray.errors import HbaError, SpecError, TrialsFailed
 from hba_ray.report.sections import score_file
 from hba_ray.report.tables import Report, render_markdown
+from hba_ray.rl.settings import cpus_needed
 from hba_ray.runs.assignments import Outcome, do_assignment
 from hba_ray.runs.plan import Experiment
+from hba_ray.runs.preflight import check_first, check_nodes
 from hba_ray.runs.results import PAGE, TABLE, labels, write_report
-from hba_ray.runs.run import check_first, needs_ray, run_lock, write_origin
+from hba_ray.runs.run import needs_ray, run_lock, write_origin
 from hba_ray.runs.sweep_plan import Assignment, SweepPlan
 from hba_ray.specs import fingerprint
 from hba_ray.specs.base import flat
@@ -113,8 +115,10 @@ def _runner(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[RunAssignme
         return
     from hba_ray.runs.tune import run_assignments, trials_at_once
 
-    with ray_session(spec.compute, plan.folder / "logs", rollouts="grpo" in spec.stages) as session:
+    with ray_session(spec.compute, plan.folder / "logs", rollouts=cpus_needed(spec).total) as session:
         check_store(spec.tracking, session)
+        if spec.compute.address != "local":
+            check_nodes(plan.trials, (session.cpus, session.gpus))
         sweep = spec.sweep
         at_once = min(trials_at_once(trial.spec, session, sweep.concurrent if sweep else None) for trial in plan.trials)
         say(f"{len(plan.trials)} trials, {at_once} at a time")
@@ -281,5 +285,4 @@ def _check(plan: SweepPlan) -> None:
         raise SpecError(
             "sweep.asha", "compute.workers is 0, so trials run one after the other and none can be compared early", "leave it out"
         )
-    for trial in plan.trials:
-        check_first(trial)
+    check_first(plan.trials, uses_ray=any(needs_ray(trial.spec, trial.steps) for trial in plan.trials))

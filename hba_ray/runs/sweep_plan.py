@@ -12,18 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-from hba_ray.cluster.session import fitting_trials, local_cpus, rollout_cpus
 from hba_ray.errors import SpecError
 from hba_ray.runs.plan import Experiment, plan
 from hba_ray.specs import ExperimentSpec, fingerprint, trials
 from hba_ray.specs.trials import in_words
-from hba_ray.steps import KINDS
-from hba_ray.steps.base import Step, StepKind, training_resources
-from hba_ray.store.folders import Storage, done
-from hba_ray.store.provenance import gpu_names
+from hba_ray.steps.base import Step
+from hba_ray.store.folders import Storage
 
 
 @dataclass(frozen=True)
@@ -102,8 +97,11 @@ class SweepPlan:
         return [assignment for end, assignment in ends.items() if end not in within]
 
 
-def plan_sweep(spec: ExperimentSpec) -> SweepPlan:
+def plan_sweep(spec: ExperimentSpec, *, before_data: bool = False) -> SweepPlan:
     """The plan of a spec that has a sweep.
+
+    Args:
+        before_data: plan although data or models are not there yet; see `Experiment.absent`.
 
     Raises:
         SpecError: two trials come to the same steps, so an axis changes nothing.
@@ -114,7 +112,7 @@ def plan_sweep(spec: ExperimentSpec) -> SweepPlan:
     spec = spec.model_copy(update={"compute": compute})
     planned: dict[str, Experiment] = {}
     for trial in trials(spec):
-        made = plan(trial.spec, storage, name=trial.name, sets=trial.sets)
+        made = plan(trial.spec, storage, name=trial.name, sets=trial.sets, before_data=before_data)
         twin = planned.setdefault(made.fingerprint, made)
         if twin is not made:
             twins = f"the trials '{twin.name}' and '{trial.name}' come to the same steps"
@@ -122,83 +120,11 @@ def plan_sweep(spec: ExperimentSpec) -> SweepPlan:
     return SweepPlan(spec, storage, tuple(planned.values()))
 
 
+def planned_trials(spec: ExperimentSpec) -> tuple[Experiment, ...]:
+    """The trials of a spec's sweep or, where it has none, its only one, planned although data or models may not be there yet."""
+    return (plan(spec, before_data=True),) if spec.sweep is None else plan_sweep(spec, before_data=True).trials
+
+
 def _leading(trial: Experiment, wanted: Callable[[Step], bool]) -> int:
     """The number of a trial's first steps before the first that is not wanted."""
     return next((place for place, step in enumerate(trial.steps) if not wanted(step)), len(trial.steps))
-
-
-def estimate(plan: SweepPlan) -> list[tuple[str, str]]:
-    """(word, line) pairs for people: the trials, the shared steps, the resources, and the cost of what is not done yet."""
-    finished = sum(trial.report() is not None for trial in plan.trials)
-    steps = plan.distinct()
-    left = [step for step in steps if not step.is_done]
-    unshared = sum(len(trial.steps) for trial in plan.trials)
-    rollouts = any("grpo" in trial.spec.stages for trial in plan.trials)
-    verl = f", verl beside them {rollout_cpus(plan.spec.compute)} CPUs" if rollouts else ""
-    return [
-        ("trials", f"{len(plan.trials)} = {_varied(plan)}; done: {finished}"),
-        ("steps", f"{len(steps)} in place of {unshared}, since trials share them; to do: {len(left)}"),
-        ("needs", f"a trial {training_resources(plan.spec)}{verl}; trials at a time: {_at_once(plan)}"),
-        ("cost", _cost(plan, [step.kind.name for step in left])),
-    ]
-
-
-def _varied(plan: SweepPlan) -> str:
-    """The axes and counts whose product the trials are.
-
-    For example `bam.hidden (2) x seeds (3)`.
-    """
-    sweep = plan.spec.sweep
-    if sweep is None:
-        return "1"
-    counts = {"arms": len(sweep.arms), **{key: len(values) for key, values in sweep.axes.items()}}
-    drawn = {f"points of {', '.join(sweep.search)}": sweep.samples or 0}
-    counts |= {**(drawn if sweep.search else {}), "seeds": len(sweep.seeds)}
-    return " x ".join(f"{name} ({count})" for name, count in counts.items() if count)
-
-
-def _at_once(plan: SweepPlan) -> str:
-    spec, sweep = plan.spec, plan.spec.sweep
-    if not spec.compute.workers:
-        return "1, as compute.workers is 0"
-    if any("grpo" in trial.spec.stages for trial in plan.trials):
-        return "1, as verl takes a cluster to itself"
-    most = f", sweep.concurrent is {sweep.concurrent}" if sweep and sweep.concurrent else ""
-    if spec.compute.address != "local":
-        return f"as many as the cluster's declared resources hold{most}"
-    compute = spec.compute
-    fits = fitting_trials(compute, local_cpus(compute), len(gpu_names()))
-    return f"{min(fits, sweep.concurrent or fits) if sweep else fits} (CPUs here: {local_cpus(compute)}{most})"
-
-
-def _cost(plan: SweepPlan, kinds: list[str]) -> str:
-    """An estimate for the steps that are left, from the median time of finished steps of their kind in this storage."""
-    if not kinds:
-        return "none, all is done"
-    seconds = measured_seconds(plan.storage)
-    unknown = sorted({kind for kind in kinds if kind not in seconds})
-    hours = sum(seconds[kind] for kind in kinds if kind in seconds) / 3600
-    gpus = plan.spec.compute.worker_gpus
-    if not hours:
-        return "unknown until such steps have been done in this storage; the head of a shipped spec has an estimate"
-    price = f"about {_time(hours)} one after the other" + (f", {hours * gpus:.2g} GPU-hours" if gpus else "")
-    rest = f"; not counted, as none is done here yet: {', '.join(unknown)}" if unknown else ""
-    return f"{price}, as long as such steps took here{rest}"
-
-
-def _time(hours: float) -> str:
-    """
-    >>> _time(0.05), _time(30)
-    ('3 min', '30 h')
-    """
-    return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.0f} h"
-
-
-def measured_seconds(storage: Storage) -> dict[str, float]:
-    """Kind of a step -> median wall time, in seconds, of those that are done in this storage."""
-    times = {name: [seconds for folder in storage.steps_of(name) if (seconds := _seconds(kind, folder))] for name, kind in KINDS.items()}
-    return {kind: median(values) for kind, values in times.items() if values}
-
-
-def _seconds(kind: StepKind[Any], folder: Path) -> float | None:
-    return None if done(folder) is None else kind.said(folder).seconds

@@ -117,6 +117,23 @@ def once_each(names: tuple[Name, ...], what: str) -> tuple[Name, ...]:
     return names
 
 
+def local_folder(name: str | None, what: str) -> str | None:
+    """The name of a folder, if it is none in object storage; a validator gives it to pydantic.
+
+    Args:
+        what: what lies there, for the error ("runs").
+
+    Raises:
+        ValueError: it is an address such as s3://BUCKET/FOLDER, which would be taken for a folder of that name here.
+    """
+    if name is not None and "://" in name:
+        raise ValueError(
+            f"is an address of object storage, from which {what} cannot be read or written: give a folder that all machines see, such "
+            "as one into which the bucket is mounted (goofys, gcsfuse, rclone mount) or copied (aws s3 sync, gsutil rsync)"
+        )
+    return name
+
+
 def section_at(kind: Any, path: Sequence[str]) -> type[BaseModel] | None:
     """The class of the section that a key path leads to; None where it leads to no section.
 

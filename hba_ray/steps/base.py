@@ -3,7 +3,9 @@
 A kind of step is a class with one job for each question that can be asked of it:
 
     plan     which steps of this kind does a spec come to, and what do their results depend on?
-    check    can they be done here? Asked before the first step of a run
+    check    can they be done at all? Asked before the first step of a run
+    needs    what must machines have that do one? Held against them before the first step
+    work     what does one cost, in operations?
     make     do one of them, in a folder of its own
     notes    what has a reader of the report to know of it?
     progress how far has one come that was interrupted?
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -30,13 +32,16 @@ from hba_ray.evaluation.arms import Arm
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.sections.model import model_folder
 from hba_ray.steps.held_out import untrained
-from hba_ray.store.files import folder_digests, read_parquet
+from hba_ray.store.files import read_parquet
 from hba_ray.store.finished import check_files, known_files, outdated_by, state_of
-from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done, read_lines
+from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done
 from hba_ray.store.follow import Metrics
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex
+    from hba_ray.models.size.estimates import Work
+    from hba_ray.steps.needs.base import Need
+    from hba_ray.steps.needs.model import Rows
 
 TRANSCRIPTS = "transcripts.parquet"
 """In the folder of the describe step: `line`, the number of a row in the whole index, and `text`, what is said in its clip."""
@@ -70,6 +75,7 @@ class Result:
 
 
 R = TypeVar("R", bound=Result)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,14 @@ class StepKind(ABC, Generic[R]):
         Raises:
             HbaError: they could not.
         """
+
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        """What the machines must have that do a step of this kind; nothing where the spec asks for no such step."""
+        return ()
+
+    def work(self, step: Step, rows: Rows) -> Work | None:
+        """What a step of this kind costs with these rows; None where a model has no part in it, or where its shape is not known."""
+        return None
 
     @abstractmethod
     def make(self, context: Context) -> R:
@@ -241,11 +255,26 @@ class Step:
 
 @dataclass(frozen=True)
 class Draft:
-    """A plan while it is made: the steps so far, in order."""
+    """A plan while it is made: the steps so far, in order.
+
+    Attributes:
+        absent: collects the errors about files that are not there yet, by their text; None raises them.
+    """
 
     spec: ExperimentSpec
     storage: Storage
     steps: list[Step] = field(default_factory=list)
+    absent: dict[str, HbaError] | None = None
+
+    def content(self, read: Callable[[], T], otherwise: T) -> T:
+        """What `read` says of files, by which a step is named; in a plan that is made before they are there, `otherwise`."""
+        try:
+            return read()
+        except (DataError, CheckpointError) as missing:
+            if self.absent is None:
+                raise
+            self.absent[str(missing)] = missing
+            return otherwise
 
     def __contains__(self, name: str) -> bool:
         return any(step.name == name for step in self.steps)
@@ -364,33 +393,3 @@ def training_resources(spec: ExperimentSpec) -> str:
     cpus = workers * compute.cpus_per_worker + compute.loader_cpus
     gpus = f", {compute.worker_gpus:g} GPUs" if compute.gpus_per_worker else ""
     return f"{cpus:g} CPUs{gpus} ({workers} worker{'s' if workers > 1 else ''})"
-
-
-def shown_metrics(name: str, line: Mapping[str, Any]) -> tuple[Metrics, int]:
-    """(metrics, optimiser step) of a line of a step's log, under the names that MLflow shows.
-
-    >>> shown_metrics("sft", {"step": 3, "loss": 0.5, "improved": True})
-    ({'sft/loss': 0.5}, 3)
-    """
-    numbers = {key: value for key, value in line.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-    place = name.replace(" ", "/")
-    return {f"{place}/{key}": float(value) for key, value in numbers.items() if key != "step"}, int(line["step"])
-
-
-def logged_metrics(step: Step) -> Iterator[tuple[Metrics, int]]:
-    """(metrics, optimiser step) of each line of a step's log, whichever run did the step."""
-    for line in read_lines(step.file(STEP_LOG)) if step.has(STEP_LOG) else ():
-        if "step" in line:
-            yield shown_metrics(step.name, line)
-
-
-def digest_checkpoint(draft: Draft, name: str, key: str) -> list[list[str]]:
-    """Name and digest of each file in the folder of a checkpoint, which a key of the spec names.
-
-    Raises:
-        CheckpointError: it is no folder.
-    """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise CheckpointError(key, f"no such folder: {name}", "give the folder of a checkpoint")
-    return folder_digests(folder, memory=draft.storage.folder)

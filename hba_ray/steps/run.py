@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hba_ray.cluster.machine import gpus as gpus_here
 from hba_ray.errors import SpecError
-from hba_ray.steps.base import Context, Result, Step, StepKind
+from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.steps.base import Context, Result, Step, StepKind, precision_of
+from hba_ray.steps.needs.model import Rows, expected_rows
 from hba_ray.store.finished import FILES, MADE_FROM, list_files
 from hba_ray.store.folders import LOCK_SECONDS, Storage, claimed, clear, done, finish, note, reopen
 
 Say = Callable[[str], None]
+WORK = "work"
+"""Key of `done.json`: the operations that the step took, and a name for what it took them on."""
 
 
 def do_step(context: Context, say: Say, *, run: Path | None = None, again: Callable[[Result], bool] = lambda result: False) -> Result:
@@ -49,10 +54,37 @@ def do_step(context: Context, say: Say, *, run: Path | None = None, again: Calla
         began = time.monotonic()
         result = step.kind.make(context)
         seconds = round(time.monotonic() - began, 1)
-        finish(step.folder, {**step.to_json(result), "seconds": seconds, **_known(context)})
+        finish(step.folder, {**step.to_json(result), "seconds": seconds, **measured(context), **_known(context)})
         if run is not None:
             note(run, event="done", step=step.name, fingerprint=step.fingerprint)
     return step.result()
+
+
+def measured(context: Context) -> dict[str, Any]:
+    """What a step with a model has done, by which later plans know how fast such steps are: `work` of its `done.json`."""
+    work = context.step.kind.work(context.step, rows_of(context.spec, context.earlier.get("atlas")))
+    return {} if work is None else {WORK: {"setting": setting_of(context.spec), "operations": work.operations}}
+
+
+def rows_of(spec: ExperimentSpec, atlas: Step | None) -> Rows:
+    """The rows of an experiment: those that its atlas step has found or, before it is done, those that are expected.
+
+    Args:
+        atlas: the atlas step; None where there is none.
+    """
+    if atlas is None or not atlas.is_done:
+        return expected_rows(spec)
+    counts: dict[str, dict[str, int]] = atlas.kind.said(atlas.folder).counts
+    found = {name: (splits.get("train", 0), splits.get("validation", 0), splits.get("test", 0)) for name, splits in counts.items()}
+    return Rows(found, "what the atlas step found")
+
+
+def setting_of(spec: ExperimentSpec) -> str:
+    """A name for the model and the processors that a spec trains or samples with: rates of one tell nothing of another."""
+    model, compute = spec.model, spec.compute
+    named = model.tiny.identity() if model.backbone == "tiny" else model.small.identity() if model.backbone == "small" else {}
+    gpus = sorted({gpu.name for gpu in gpus_here()}) if compute.gpus_per_worker else ["CPU"]
+    return fingerprint([model.backbone, named, model.train, precision_of(spec), gpus, max(1, compute.workers), compute.gpus_per_worker])
 
 
 def _known(context: Context) -> dict[str, Any]:

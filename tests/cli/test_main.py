@@ -157,10 +157,12 @@ def test_the_schema_describes_every_field(hba):
 def test_plan_shows_the_steps_and_what_is_done(hba):
     code, out, _ = hba("plan", QUICKSTART)
     assert code == 0
-    _, *steps = [line for line in out.splitlines() if not line.startswith(" ")]
+    table, _, facts = out.partition("\n\n")
+    _, *steps = [line for line in table.splitlines() if not line.startswith(" ")]
     kinds = list(dict.fromkeys(line.split()[0] for line in steps))
     assert kinds == ["atlas", "describe", "backbone", "sft", "states", "bam", "grpo", "evaluate", "compare", "probe"]
     assert all("  no  " in line for line in steps)
+    assert {"rows", "cost", "doctor"} <= {line.split("  ")[0] for line in facts.splitlines()}
 
 
 def test_check_sets_an_atlas_beside_table_7(hba, toy):

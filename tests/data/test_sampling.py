@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hba_ray.data.sampling import sampled_lines, stratified
+from hba_ray.data.sampling import sampled_lines, stratified, thinned_lines
 from hba_ray.specs.sections.atlas import SampleSpec
 
 
@@ -29,3 +29,18 @@ def test_only_the_named_splits_are_sampled_each_dataset_for_itself():
     assert kept == {("train", "one"): 3, ("train", "two"): 3, ("test", "one"): 10, ("validation", "two"): 10}
     one, other = (sampled_lines(rows, SampleSpec(train=3, seed=seed)).to_pylist() for seed in (0, 1))
     assert one != other == sorted(other)
+
+
+def test_one_split_is_thinned_with_the_shares_of_its_datasets_and_labels():
+    cells = (
+        [("validation", "one", "x")] * 6 + [("validation", "one", "y")] * 2 + [("validation", "open", None)] * 4 + [("train", "one", "x")]
+    )
+    rows = pa.Table.from_pylist([{"split": s, "dataset": d, "label": name} for s, d, name in cells * 5])
+    lines = thinned_lines(rows, "validation", 12, seed=0)
+    kept = Counter(tuple(row.values()) for row in rows.take(lines).to_pylist())
+    assert kept == {
+        ("validation", "one", "x"): 6, ("validation", "one", "y"): 2, ("validation", "open", None): 4, ("train", "one", "x"): 5
+    }  # fmt: skip
+    assert list(lines) == sorted(lines) == list(thinned_lines(rows, "validation", 12, seed=0))
+    assert list(lines) != list(thinned_lines(rows, "validation", 12, seed=1))
+    assert len(thinned_lines(rows, "validation", 1000, seed=0)) == len(rows)

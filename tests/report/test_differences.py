@@ -58,3 +58,11 @@ def test_what_the_paper_leaves_out_is_said(fields: dict[str, Any], said: str):
     if said == "bf16":
         exact = {**fields, "model": {"precision": "fp32"}}
         assert not any(said in line for line in sentences(differences(spec(**exact))))
+
+
+def test_responses_of_another_length_than_in_training_are_told():
+    def told(trained: int, scored: int) -> bool:
+        lengths = spec(stages=["grpo"], grpo={"response_tokens": trained}, evaluate={"generation": {"max_new_tokens": scored}})
+        return any("another length where the model is scored" in line for line in sentences(differences(lengths)))
+
+    assert told(4096, 512) and not told(512, 512)

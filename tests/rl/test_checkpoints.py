@@ -8,8 +8,11 @@ import torch
 
 from hba_ray.errors import CheckpointError
 from hba_ray.models.backbone import load_backbone, load_processor
-from hba_ray.rl.checkpoints import check_workers, gather, latest_step, write_start, write_trained
+from hba_ray.rl.checkpoints import check_workers, largest_weight, latest_step, write_start, write_trained
+from hba_ray.rl.settings import bucket_megabytes
+from hba_ray.rl.shards import pieces
 from hba_ray.specs import ExperimentSpec
+from tests.helpers.sharded import write_sharded
 from tests.rl.conftest import SPEC, Toy
 
 
@@ -61,6 +64,49 @@ def test_a_checkpoint_becomes_a_folder_that_loads(toy: Toy, checkpoint: Path, tm
     assert load_processor(str(tmp_path / "model")).tokenizer.get_vocab() == load_processor(str(toy.tiny)).tokenizer.get_vocab()
 
 
+def test_a_model_by_several_workers_is_what_one_makes_of_the_same_weights(toy: Toy, checkpoint: Path, tmp_path: Path):
+    """Also in its files beside the weights, which vLLM and transformers read."""
+    thinker = load_backbone(str(toy.start), dtype=torch.float32)
+    weights = {f"thinker.{name}": (tensor + 0.5, 0 if tensor.dim() else None) for name, tensor in thinker.state_dict().items()}
+    write_sharded(tmp_path / "global_step_3" / "actor", weights, world=3)
+    write_trained(tmp_path / "global_step_3", toy.start, tmp_path / "by three")
+    write_trained(checkpoint, toy.start, tmp_path / "by one")
+    one, three = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("by one", "by three"))
+    assert one == three and one.keys() == {file.name for file in toy.start.iterdir()}
+    assert json.loads(one["config.json"]) == json.loads((toy.start / "config.json").read_text())
+
+
+def test_low_rank_updates_are_merged_into_the_start(toy: Toy, tmp_path: Path):
+    before = load_backbone(str(toy.start), dtype=torch.float32).state_dict()
+    generator, layer = torch.Generator().manual_seed(0), "model.layers.1.mlp.down_proj"
+    out, width = before[f"{layer}.weight"].shape
+    a, b = torch.randn(4, width, generator=generator), torch.randn(out, 4, generator=generator)
+    name = f"base_model.model.thinker.{layer}"
+    actor = tmp_path / "global_step_2" / "actor"
+    write_sharded(actor, {f"{name}.lora_A.default.weight": (a, 0), f"{name}.lora_B.default.weight": (b, 0)}, world=2)
+    (actor / "lora_train_meta.json").write_text(json.dumps({"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM"}))
+    write_trained(actor.parent, toy.start, tmp_path / "model")
+    trained = load_backbone(str(tmp_path / "model"), dtype=torch.float32).state_dict()
+    assert {other for other in before if not torch.equal(trained[other], before[other])} == {f"{layer}.weight"}
+    assert torch.allclose(trained[f"{layer}.weight"], before[f"{layer}.weight"] + 1.5 * b @ a, atol=1e-5)
+
+
+def test_updates_of_a_layer_that_is_not_there_are_refused(toy: Toy, tmp_path: Path):
+    actor, name = tmp_path / "global_step_2" / "actor", "base_model.model.thinker.model.layers.99.mlp.down_proj"
+    a, b = torch.zeros(4, 8), torch.zeros(8, 4)
+    write_sharded(actor, {f"{name}.lora_A.default.weight": (a, 0), f"{name}.lora_B.default.weight": (b, 0)}, world=2)
+    (actor / "lora_train_meta.json").write_text(json.dumps({"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM"}))
+    with pytest.raises(CheckpointError, match=r"updates thinker\.model\.layers\.99\.mlp\.down_proj, which"):
+        write_trained(actor.parent, toy.start, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_buffer_of_weights_holds_the_largest(toy: Toy):
+    sizes = {name: weight.numel() * 4 for name, weight in load_backbone(str(toy.start), dtype=torch.bfloat16).state_dict().items()}
+    assert largest_weight(toy.start) == max(sizes.values())
+    assert bucket_megabytes(2048 << 20) == 2048 and bucket_megabytes((2048 << 20) + 1) == 4096
+
+
 def test_the_last_whole_checkpoint_is_the_one_that_verl_names(checkpoint: Path, tmp_path: Path):
     assert latest_step(checkpoint.parent) == 7
     assert latest_step(tmp_path / "nothing") == 0
@@ -83,7 +129,7 @@ def test_a_missing_shard_is_named(checkpoint: Path):
     (actor / "fsdp_config.json").write_text(json.dumps({"world_size": 2}))
     (actor / "model_world_size_1_rank_0.pt").rename(actor / "model_world_size_2_rank_0.pt")
     with pytest.raises(CheckpointError, match="rank_1"):
-        gather(checkpoint / "actor")
+        list(pieces(checkpoint / "actor"))
 
 
 def test_a_checkpoint_of_another_model_is_refused(toy: Toy, checkpoint: Path, tmp_path: Path):

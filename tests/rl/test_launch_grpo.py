@@ -1,8 +1,8 @@
 """Real verl and real vLLM on a CPU, with text, audio and video in the prompts.
 
-Every start of verl takes a minute or two on two cores, so there are four, and each shows several things:
+Every start of verl takes a minute or two on two cores, so there are five, and each shows several things:
 GRPO for long enough that its reward rises, until a row has lost its audio file; HARPO, whose vLLM is
-killed in the middle; the same run to its end; and RLOO, until a prompt is too long.
+killed in the middle; the same run to its end; RLOO, until a prompt is too long; and LoRA.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from typing import Any, cast
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 from ray.util import state
 
 from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import read_rows
 from hba_ray.data.rows import Row
 from hba_ray.errors import DataError, EnvironmentMissing, HbaError, TrainingError
+from hba_ray.models.backbone import load_backbone
 from hba_ray.rl.advantages import STATE_FILE
 from hba_ray.rl.checkpoints import latest_step, write_trained
 from hba_ray.rl.dataset import AtlasDataset
-from hba_ray.rl.launch import GrpoJob, _held, check_room, run_grpo
+from hba_ray.rl.launch import GrpoJob, _held, check_room, collect, run_grpo
 from hba_ray.rl.records import dropped_rows
+from hba_ray.rl.settings import cpus_needed
 from hba_ray.specs import ExperimentSpec
 from tests.helpers.damaged_rl import Damaged, damaged
 from tests.helpers.vowel_reward import VOWELS
@@ -53,12 +56,13 @@ GRPO = {
     "rollouts": 2, "batch": 4, "mini_batch": 4, "micro_batch": 4, "epochs": 2, "save_every": 2, "lr": 2e-4,
     "prompt_tokens": 512, "response_tokens": 12, "validate_every": None, "reward": {"similarity_weight": 0}, "verl": VOWELS,
 }  # fmt: skip
+LORA = {"lora": {"rank": 4, "alpha": 8}, "lr": 1e-2, "steps": 3}
 
 
 @pytest.fixture(scope="module")
 def cluster(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     logs = tmp_path_factory.mktemp("logs")
-    with ray_session(toy.spec.compute, logs, rollouts=True):
+    with ray_session(toy.spec.compute, logs, rollouts=cpus_needed(toy.spec).total):
         yield logs
 
 
@@ -260,6 +264,25 @@ def test_rloo_trains_until_a_prompt_is_too_long_which_is_named(cluster: Path, to
     assert [line["step"] for line in ended.lines] == list(range(1, rows.step))
     assert any(line["data"]["actor/grad_norm"] for line in ended.lines)
     assert ended.left == [set(), set()]
+
+
+# LoRA
+
+
+def test_lora_trains_updates_that_vllm_samples_with_and_its_model_is_an_ordinary_one(cluster: Path, toy: Toy, tmp_path: Path):
+    """A rate so high that vLLM, did it not get the updates, would soon give its tokens other probabilities than the actor."""
+    job = GrpoJob(ExperimentSpec.model_validate(SPEC | {"grpo": GRPO | LORA}), toy.start, toy.index, tmp_path)
+    done = attempt(job)
+    assert [line["step"] for line in done.lines] == [1, 2, 3] and done.left == [set(), set()]
+    assert any(line["data"]["actor/grad_norm"] for line in done.lines)
+    assert max(line["data"]["training/rollout_probs_diff_max"] for line in done.lines) < 0.05
+    collect(job, 3, tmp_path / "model")
+    before, after = (load_backbone(str(folder), dtype=torch.float32).state_dict() for folder in (toy.start, tmp_path / "model"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("model.layers.") and "_proj" in name for name in changed)
+    assert max(float((after[name] - before[name]).abs().max()) for name in changed) > 0.01
+    (shard,) = (job.checkpoints / "global_step_3" / "actor").glob("model_*.pt")
+    assert shard.stat().st_size < sum(weight.nbytes for weight in before.values()) / 4
 
 
 def test_too_few_gpus_are_told_before_anything_starts(cluster: Path):

@@ -31,6 +31,7 @@ DIGESTS = {
     "vllm.model_executor.models.qwen2_5_omni_thinker.Qwen2_5OmniThinkerProcessingInfo.get_hf_processor": "e4b60f1ac826d040",
     "verl.utils.distributed.initialize_global_process_group_ray": "e9ec517a0089c3c5",
     "vllm._custom_ops._supports_onednn": "d4a69837b487a7ae",
+    "verl.workers.engine.fsdp.transformer_impl.FSDPEngine._merged_lora_per_tensor_param": "505191e108ad0264",
 }
 """Target -> digest of the source that the patch was written for."""
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -95,6 +96,15 @@ def test_a_response_at_the_limit_is_cut_unless_it_ends_with_an_end_mark(toy: Toy
     assert is_cut(words, len(words), tokenizer) and not is_cut(words, len(words) + 1, tokenizer)
     assert not is_cut([*words, end], len(words) + 1, tokenizer)
     assert not is_cut([], 4, tokenizer)
+
+
+def test_every_response_has_a_seed_of_its_own_which_a_repeated_run_gives_it_again():
+    from hba_ray.rl.rollouts import sampling_seed
+
+    places = list(itertools.product((0, 1), (1, 2), (0, 7), range(4)))
+    seeds = [sampling_seed(*place) for place in places]
+    assert len(set(seeds)) == len(places) and all(0 <= seed < 2**32 for seed in seeds)
+    assert seeds == [sampling_seed(*place) for place in places]
 
 
 def test_prompts_whose_responses_all_earn_the_same_are_counted():

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hba_ray.errors import DataError, EnvironmentMissing, SpecError
 from hba_ray.rl import settings
-from hba_ray.rl.settings import RlPaths, environment, verl_config
+from hba_ray.rl.settings import RlPaths, cpus_needed, environment, verl_config
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
 
@@ -146,6 +146,22 @@ def test_checkpoints_come_at_the_end_of_every_epoch_or_as_asked():
 
 def test_steps_never_exceed_the_epochs():
     assert verl_config(paper(steps=10**6), PATHS, train_rows=1000).trainer.total_training_steps == 30
+
+
+@pytest.mark.parametrize(
+    ("made", "total"),
+    [
+        (paper(), 8 * 3 + 8 + 1 + 1),
+        (spec(), 3 + 1 + 1 + 1),
+        (paper(verl={"transfer_queue.backend.SimpleStorage.num_data_storage_units": 2}), 8 * 3 + 2 + 1 + 1),
+        (spec(stages=["sft"]), 0),
+    ],
+)
+def test_the_cpus_of_a_run_are_counted_with_verls_storage(made: ExperimentSpec, total: int):
+    assert cpus_needed(made).total == total
+    if total:
+        units = verl_config(made, PATHS, train_rows=1000).transfer_queue.backend.SimpleStorage.num_data_storage_units
+        assert cpus_needed(made).parts["storage of responses"] == units
 
 
 def test_two_nodes_share_the_workers_evenly():

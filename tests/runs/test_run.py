@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing, HbaError
+from hba_ray.errors import DataError, EnvironmentMissing, HbaError
 from hba_ray.report.tables import read_json
 from hba_ray.runs import run as trial
 from hba_ray.runs.opened import rebuild_page
@@ -222,7 +222,7 @@ def test_a_machine_without_the_gpus_is_refused_before_anything_is_made(tmp_path:
 
 def test_a_hub_that_does_not_answer_is_told_before_anything_is_made(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="'nobody/has-this' cannot be fetched from the hub: Cannot reach") as refused:
+    with pytest.raises(EnvironmentMissing, match="'nobody/has-this' cannot be fetched from the hub: Cannot reach") as refused:
         run(small_experiment(tmp_path, model__backbone="nobody/has-this"))
     assert refused.value.where == "model.backbone" and "local folder" in refused.value.way_out
     assert list(tmp_path.iterdir()) == []

@@ -17,15 +17,18 @@ from hba_ray.evaluation.arms import Arm
 from hba_ray.report.tables import read_json, sheets
 from hba_ray.runs import sweep as sweep_module
 from hba_ray.runs.assignments import Outcome
+from hba_ray.runs.estimate import estimate
 from hba_ray.runs.opened import rebuild_page
 from hba_ray.runs.results import labels
 from hba_ray.runs.sweep import FinishedSweep, run_sweep
-from hba_ray.runs.sweep_plan import estimate, plan_sweep
+from hba_ray.runs.sweep_plan import plan_sweep
 from hba_ray.specs.sections.compute import TrackingSpec
 from hba_ray.steps import KINDS
 from hba_ray.steps.base import Step
 from hba_ray.steps.inputs.atlas import AtlasSteps
+from hba_ray.steps.needs.model import expected_rows
 from hba_ray.steps.results.evaluate import EvaluateSteps
+from hba_ray.steps.run import WORK, setting_of
 from hba_ray.store.folders import finish
 from hba_ray.store.journal import Forwarder
 from tests.helpers.experiments import NAMES, small_sweep
@@ -200,22 +203,22 @@ def test_a_plan_says_what_the_trials_are_who_shares_what_and_what_it_costs(tmp_p
     assert said["trials"] == "4 = sft.lr (2) x evaluate.max_new_tokens (2); done: 0"
     assert said["steps"] == "8 in place of 16, since trials share them; to do: 8"
     assert said["needs"].endswith("trials at a time: 1, as compute.workers is 0")
-    assert said["cost"].startswith("unknown until")
+    assert said["cost"] == "not known: evaluate, sft, of which none is done here with this model"
+    assert said["rows"].endswith("by what the toy generator makes")
     assert [(step.kind.name, swept.users_of(step)) for step in swept.shared()] == [
         ("atlas", "all"),
         ("backbone", "all"),
         ("sft", "2 with sft.lr=0.001"),
         ("sft", "2 with sft.lr=0.002"),
     ]
-    for step, seconds in zip(swept.distinct()[:3], (60, 30, 3600), strict=True):
-        step.folder.mkdir(parents=True)
-        own = {"counts": {}, "optimizer_steps": 1, "epochs": 1}
-        finish(step.folder, {**own, "seconds": seconds})
-    said = dict(estimate(plan_sweep(small_sweep(tmp_path))))
-    assert (
-        said["cost"] == "about 60 min one after the other, as long as such steps took here; not counted, as none is done here yet: evaluate"
-    )
-    assert "to do: 5" in said["steps"]
+    done, other = swept.distinct()[2], setting_of(small_sweep(tmp_path, model__backbone="Qwen/Qwen2.5-Omni-7B"))
+    for setting, says in ((other, "not known: evaluate, sft"), (setting_of(swept.spec), "about 60 min one step after the other")):
+        done.folder.mkdir(parents=True, exist_ok=True)
+        work = done.kind.work(done, expected_rows(swept.spec))
+        assert work is not None
+        finish(done.folder, {"optimizer_steps": 1, "epochs": 1, "seconds": 3600, WORK: {"setting": setting, "operations": work.operations}})
+        said = dict(estimate(plan_sweep(small_sweep(tmp_path))))
+        assert said["cost"].startswith(says) and "to do: 7" in said["steps"]
 
 
 def test_an_axis_that_changes_nothing_is_refused(tmp_path: Path):

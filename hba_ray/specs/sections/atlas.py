@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hba_ray.errors import SpecError
-from hba_ray.specs.base import Added, Seed, Spec
+from hba_ray.specs.base import Added, Seed, Spec, local_folder
 from hba_ray.specs.sections.corpora import CorporaSpec, Corpus
 from hba_ray.specs.sections.own import OwnDataset, read_declaration
 
@@ -93,6 +93,11 @@ class SourceSpec(Spec):
     datasets: tuple[str, ...] | None = None
     """Datasets to use of this corpus, by id or alias; null is all. `atlas.datasets` narrows them further."""
 
+    @field_validator("root")
+    @classmethod
+    def _is_a_folder(cls, root: str | None) -> str | None:
+        return local_folder(root, "an atlas")
+
     @model_validator(mode="after")
     def _has_root(self) -> SourceSpec:
         _check_root(self.source, self.root)
@@ -159,6 +164,11 @@ class AtlasSpec(Spec):
         stated = [one if isinstance(one, dict) else {} for one in parts] if isinstance(parts, list | tuple) else []
         roots = [one.get("root") for one in stated if one.get("source") == "own"]
         return {**raw, "own": [read_declaration(root) for root in roots if isinstance(root, str)]} if roots else raw
+
+    @field_validator("root")
+    @classmethod
+    def _is_a_folder(cls, root: str | None) -> str | None:
+        return local_folder(root, "an atlas")
 
     @model_validator(mode="after")
     def _consistent(self) -> AtlasSpec:

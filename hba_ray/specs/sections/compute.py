@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from hba_ray.specs.base import Spec, TakesSecrets
+from hba_ray.specs.base import Spec, TakesSecrets, local_folder
 from hba_ray.specs.reading.secrets import holds_secret, revealed, shown
 
 
@@ -73,6 +73,11 @@ class ComputeSpec(Spec):
     """Optimiser steps between checkpoints within an epoch; null writes none there. One is always written at an epoch's end."""
     max_failures: int = Field(default=3, ge=0)
     """How often lost workers are replaced before a stage gives up."""
+
+    @field_validator("storage")
+    @classmethod
+    def _is_a_folder(cls, storage: str) -> str | None:
+        return local_folder(storage, "runs")
 
     @property
     def worker_cpus(self) -> float:

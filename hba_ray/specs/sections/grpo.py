@@ -11,8 +11,9 @@ from pydantic import Field, field_validator, model_validator
 
 from hba_ray.specs.base import Added, Spec, identity_values
 
-NOT_OF_RESULTS = frozenset({"micro_batch", "nodes", "tensor_parallel", "rollout_memory", "save_every", "log_rollouts"})
-"""Fields of `GrpoSpec` that say how machines do it. They change no result and enter no fingerprint."""
+NOT_OF_RESULTS = frozenset({"micro_batch", "nodes", "tensor_parallel", "rollout_memory", "save_every", "log_rollouts", "validation_rows"})
+"""Fields of `GrpoSpec` that say how machines do it and what is looked at on the way. They change no trained model and enter no
+fingerprint."""
 
 AUTHORS_GRPO: dict[str, Any] = {
     "init": "sft",
@@ -102,8 +103,17 @@ class HarpoSpec(Spec):
         return bounds
 
 
+class GrpoLoraSpec(Spec):
+    """Low-rank updates of the language model's linear layers, which reinforcement learning trains in place of all weights."""
+
+    rank: int = Field(default=32, ge=1)
+    """Rank of the update of each layer."""
+    alpha: int = Field(default=64, ge=1)
+    """Scale; the update is multiplied by alpha / rank. There is no dropout: verl has none."""
+
+
 class GrpoSpec(Spec):
-    """Reinforcement learning of all weights of the decoder, from groups of sampled responses."""
+    """Reinforcement learning of the decoder, from groups of sampled responses."""
 
     init: Literal["backbone", "sft"] = "backbone"
     """Model to start from: `backbone`, as in the paper, or the one that the stage `sft` trained."""
@@ -111,6 +121,9 @@ class GrpoSpec(Spec):
     """Datasets whose prompts are trained on, by id or alias; null is all. The model is scored on these and on `atlas.held_out`."""
     algorithm: Literal["grpo", "rloo", "harpo"] = "grpo"
     """How advantages are estimated. GRPO and RLOO are verl's implementations."""
+    lora: Annotated[GrpoLoraSpec | None, Added(before=None)] = None
+    """Train low-rank updates, so that the state of the optimiser fits one GPU; null trains all weights, as in the paper. The trained
+    model has them merged."""
     rollouts: int = Field(default=5, ge=2)
     """Responses sampled for each prompt, the group that advantages are relative to."""
     temperature: float = Field(default=1.0, gt=0, le=2)
@@ -138,6 +151,9 @@ class GrpoSpec(Spec):
     """Most tokens of a response."""
     validate_every: int | None = Field(default=5, ge=1)
     """Steps between validations; null never validates."""
+    validation_rows: Annotated[int | None, Added(before=None)] = Field(default=512, ge=1)
+    """Rows of the validation split that a validation asks about, drawn by the experiment's seed with the same shares of every
+    dataset and label; null asks about all."""
     save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; null writes one at the end of every epoch. The last step always writes one."""
     prompts: str = Field(default="standard", min_length=1)

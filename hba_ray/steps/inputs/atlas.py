@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,10 @@ from hba_ray.specs.sections.atlas import SourceSpec, Split
 from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.held_out import held_out, untrained
 from hba_ray.steps.inputs.drops import count_drops
+from hba_ray.steps.needs.base import Need
+from hba_ray.steps.needs.model import data_in_words
+from hba_ray.steps.needs.size import Data
+from hba_ray.steps.needs.software import Packages
 from hba_ray.store.files import file_digest, file_digests, stamps
 
 if TYPE_CHECKING:
@@ -61,7 +65,15 @@ class AtlasSteps(StepKind[AtlasResult]):
         """
         atlas = draft.spec.atlas
         shown = (f"{part.source} atlas" + (f" at {part.root}" if part.root else "") for part in atlas.parts)
-        draft.add(self, _identity(draft), " and ".join(shown))
+        named = draft.content(lambda: _identity(draft), {"not there yet": [part.root for part in atlas.parts]})
+        draft.add(self, named, " and ".join(shown))
+
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        yield Packages("atlas", "train")
+        for number, part in enumerate(spec.atlas.parts):
+            if part.source != "toy":
+                key = f"atlas.sources[{number}].root" if spec.atlas.sources else "atlas.root"
+                yield Data(key, part.root or "", data_in_words(spec, number))
 
     def make(self, context: Context) -> AtlasResult:
         from hba_ray.convert.conversion import Conversion, convert

@@ -5,6 +5,7 @@ Other backbones are only named by a spec.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hba_ray.cluster.environment import install
+from hba_ray.cluster.machine import cached_file
 from hba_ray.cluster.session import CONNECT_SECONDS
 from hba_ray.errors import CheckpointError, EnvironmentMissing
 from hba_ray.progress import progress
@@ -20,6 +22,8 @@ from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.sections.model import ModelSpec, model_folder, weights_of
 from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.inputs import describe
+from hba_ray.steps.needs.base import Need
+from hba_ray.steps.needs.size import Weights
 from hba_ray.store.files import file_digest, folder_digests, from_json
 
 _SETTINGS = TypeAdapter(dict[str, Any])
@@ -42,6 +46,9 @@ class BackboneSteps(StepKind[Result]):
         if model.backbone == "small":
             what = f"small Qwen2.5-Omni of {' and '.join(_told(source, key) for key, source in _sources(model))}"
             draft.add(self, _identity(draft), what)
+
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        return [Weights(key, source) for key, source in _sources(spec.model)] if spec.model.backbone == "small" else []
 
     def make(self, context: Context) -> Result:
         spec, folder = context.spec, context.folder / "model"
@@ -107,7 +114,7 @@ def identity_of(draft: Draft, name: str, where: str) -> dict[str, Any]:
     if name == "small":
         contents = {key.rpartition(".")[2]: _content(source, weights_of(source, key), memory) for key, source in _sources(model)}
         return {"small": {"seed": model.small.seed, **contents}, "audio_seconds": draft.spec.atlas.media.audio_seconds}
-    return _content(name, model_folder(name, where), memory)
+    return draft.content(lambda: _content(name, model_folder(name, where), memory), {"not there yet": name})
 
 
 def _content(name: str, place: Path | None, memory: Path) -> dict[str, Any]:
@@ -117,28 +124,39 @@ def _content(name: str, place: Path | None, memory: Path) -> dict[str, Any]:
     return {"file": file_digest(place, memory=memory)} if place.is_file() else {"folder": folder_digests(place, memory=memory)}
 
 
-def check_hub(spec: ExperimentSpec) -> None:
-    """Asks the hub for the config of the backbone, so that a wrong id is refused before the first step and not after many retries.
-
-    Where the files of its processor are here, the seconds of sound that it takes are compared with those that the spec asks for.
+def digest_checkpoint(draft: Draft, name: str, key: str) -> list[list[str]]:
+    """Name and digest of each file in the folder of a checkpoint, which a key of the spec names.
 
     Raises:
-        CheckpointError: it is neither in the cache nor to be had.
-        EnvironmentMissing: the package that asks is not installed.
+        CheckpointError: it is no folder.
+    """
+    folder = Path(name).expanduser()
+
+    def read() -> list[list[str]]:
+        if not folder.is_dir():
+            raise CheckpointError(key, f"no such folder: {name}", "give the folder of a checkpoint")
+        return folder_digests(folder, memory=draft.storage.folder)
+
+    return draft.content(read, [[name, "not there yet"]])
+
+
+def needs_weights(spec: ExperimentSpec) -> list[Need]:
+    """The weights of a backbone that is only named by a spec."""
+    return [] if spec.model.backbone in ("tiny", "small") else [Weights("model.backbone", spec.model.backbone)]
+
+
+def check_window(spec: ExperimentSpec) -> None:
+    """Compares the seconds of sound that the backbone takes with those that the spec asks for, where its processor's files are here.
+
+    Raises:
         DataError: the settings of its processor are damaged.
+        CheckpointError: it is a folder that is not there.
         SpecError: it takes less sound than the spec asks for.
     """
     name = spec.model.backbone
-    if name == "small":
-        for key, source in _sources(spec.model):
-            if weights_of(source, key) is None:
-                _ask_hub(source)
     if name in ("tiny", "small"):
         return
-    folder = model_folder(name, "model.backbone")
-    if folder is None:
-        _ask_hub(name)
-    window = _audio_window(name, folder)
+    window = _audio_window(name, model_folder(name, "model.backbone"))
     if window and "audio" in spec.atlas.modalities:
         spec.atlas.media.check_window(window, name)
 
@@ -146,7 +164,7 @@ def check_hub(spec: ExperimentSpec) -> None:
 def _audio_window(name: str, folder: Path | None) -> float | None:
     """Seconds of sound that the feature extractor of a backbone takes; None where its files are not on this machine or do not say."""
     for file in ("processor_config.json", "preprocessor_config.json"):
-        path = folder / file if folder else _cached(name, file)
+        path = folder / file if folder else cached_file(name, file)
         if path and path.is_file():
             text = path.read_text("utf-8", errors="replace")
             settings = from_json(_SETTINGS, text, where=str(path), what="not a processor's settings", way_out=_WHOLE)
@@ -157,28 +175,28 @@ def _audio_window(name: str, folder: Path | None) -> float | None:
     return None
 
 
-def _cached(name: str, file: str) -> Path | None:
-    """A file of a model that was fetched from the hub before."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(name, file)
-    return Path(found) if isinstance(found, str) else None
-
-
 @lru_cache
-def _ask_hub(name: str) -> None:
-    """Asks once a process, however many trials have this backbone."""
+def ask_hub(name: str, where: str = "model.backbone") -> None:
+    """Asks the hub for the config of a model, once a process, however many trials have it.
+
+    Args:
+        where: the key of the spec that names it.
+
+    Raises:
+        CheckpointError: it is neither in the cache nor to be had.
+        EnvironmentMissing: the package that asks is not installed.
+    """
     if find_spec("huggingface_hub") is None:
-        raise EnvironmentMissing("model.backbone", "huggingface_hub, which fetches models, is not installed", install("train"))
+        raise EnvironmentMissing(where, "huggingface_hub, which fetches models, is not installed", install("train"))
     import httpx
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+    if cached_file(name, "config.json"):
         return
     try:
         get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=CONNECT_SECONDS)
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as cause:
         reason = (str(cause) or type(cause).__name__).strip().splitlines()[0]
         way_out = "check the id and the network (HF_HUB_OFFLINE must not be set), or give a local folder"
-        raise CheckpointError("model.backbone", f"'{name}' cannot be fetched from the hub: {reason}", way_out) from None
+        raise CheckpointError(where, f"'{name}' cannot be fetched from the hub: {reason}", way_out) from None

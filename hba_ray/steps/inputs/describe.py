@@ -6,7 +6,7 @@ Descriptors go into the shared store; the step's own folder holds `done.json` an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,8 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.descriptors import STREAMS, DescriptorsSpec, Stream
 from hba_ray.steps.base import READ_EXACTLY, TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind
 from hba_ray.steps.held_out import held_out, untrained
+from hba_ray.steps.needs.base import Need
+from hba_ray.steps.needs.software import Extractor
 from hba_ray.store.folders import LOCK_SECONDS, Storage
 
 if TYPE_CHECKING:
@@ -63,6 +65,9 @@ class DescribeSteps(StepKind[DescribeResult]):
             identity["transcribed"] = "all rows" if "transfer" in draft.spec.stages else "rows that are not held out"
         resources = f"CPUs for extractors: {compute.extractors or 'all but one'}" if compute.workers else "1 CPU"
         draft.add(self, identity, f"extract {', '.join(chosen.streams)} of every clip", resources=resources, uses_ray=True)
+
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        return [Extractor("descriptors.streams", stream, spec.compute) for stream in settings(spec).streams]
 
     def make(self, context: Context) -> DescribeResult:
         chosen = settings(context.spec)

@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from hba_ray.data.tasks import DATASETS
 from hba_ray.evaluation.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, baselines, last_part
+from hba_ray.models.size.estimates import Work
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
-from hba_ray.steps.base import READ_EXACTLY, Context, Draft, Result, StepKind, precision_of, training_resources
+from hba_ray.steps.base import READ_EXACTLY, Context, Draft, Result, Step, StepKind, precision_of, training_resources
 from hba_ray.steps.held_out import held_out
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import check_rows, check_some_left, losses
+from hba_ray.steps.needs.base import Need
+from hba_ray.steps.needs.model import Rows, prediction_needs
+from hba_ray.steps.needs.size import Weights
+from hba_ray.steps.needs.software import Architecture, Vllm, known_architecture
+from hba_ray.steps.needs.work import prediction_work
 from hba_ray.steps.stages import bam, grpo
 from hba_ray.store.files import read_parquet
 from hba_ray.store.folders import write_text
@@ -63,7 +69,7 @@ class EvaluateSteps(StepKind[EvaluateResult]):
     unversioned = 3
     raised = READ_EXACTLY
     result_type = EvaluateResult
-    check = staticmethod(backbone.check_hub)
+    check = staticmethod(backbone.check_window)
 
     def plan(self, draft: Draft) -> None:
         spec = draft.spec
@@ -71,6 +77,19 @@ class EvaluateSteps(StepKind[EvaluateResult]):
             withheld = f", {' and '.join(arm.withheld)} withheld" if arm.withheld else ""
             what = f"predict and score the {spec.evaluate.split} split{withheld}"
             draft.add(self, _identity(draft, arm), what, arm=arm, resources=training_resources(spec), uses_ray=True)
+
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        named = [name for name in spec.evaluate.baselines if name not in ("tiny", "small")]
+        yield from (Weights("evaluate.baselines", name) for name in named)
+        if (spec.evaluate.baselines or "grpo" in spec.stages) and spec.evaluate.generation.engine == "vllm":
+            otherwise = "give evaluate.generation.engine=transformers, which runs Qwen2.5-Omni"
+            yield Vllm("evaluate.generation.engine", spec.compute.gpus_per_worker > 0, otherwise)
+            yield from (Architecture("evaluate.baselines", name, known_architecture(name)) for name in named)
+        yield from prediction_needs(spec)
+
+    def work(self, step: Step, rows: Rows) -> Work | None:
+        assert step.spec is not None and step.arm is not None
+        return prediction_work(step.spec, step.arm, rows)
 
     def make(self, context: Context) -> EvaluateResult:
         import pyarrow as pa

@@ -4,7 +4,7 @@ and the arm is scored again, now by the paper's measure."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ from hba_ray.specs import AtlasSpec, ExperimentSpec
 from hba_ray.specs.sections.atlas import SourceSpec
 from hba_ray.specs.sections.evaluate import JudgeSpec
 from hba_ray.steps.base import Context, Draft, Result, Step, StepKind
+from hba_ray.steps.needs.base import Need
+from hba_ray.steps.needs.software import Variable
 from hba_ray.steps.results.evaluate import PREDICTIONS, SCORES, published_model
 from hba_ray.store.files import read_parquet
 from hba_ray.store.folders import write_text
@@ -63,6 +65,15 @@ def check_endpoint(spec: ExperimentSpec) -> None:
         check_judge(spec.evaluate.judge)
 
 
+def needs_key(spec: ExperimentSpec) -> list[Need]:
+    """The variable that holds the key of the judge, where it asks for one."""
+    judge = spec.evaluate.judge
+    if judge is None or judge.key_env is None:
+        return []
+    way_out = f"export {judge.key_env}=..., or give evaluate.judge.key_env=null for an endpoint that asks for no key"
+    return [Variable("evaluate.judge.key_env", judge.key_env, way_out)]
+
+
 class JudgeSteps(StepKind[JudgeResult]):
     """Has a language model grade an arm's open answers, and scores the arm again by the paper's measure."""
 
@@ -89,6 +100,9 @@ class JudgeSteps(StepKind[JudgeResult]):
         identity = {"predictions": predicted.fingerprint, "judge": judge_fingerprint(judge)}
         what = f"{judge.model} grades open answers by the {judge.prompts} prompts"
         draft.add(self, identity, what, arm=predicted.arm, resources="network")
+
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        return needs_key(spec)
 
     def make(self, context: Context) -> JudgeResult:
         import pyarrow.parquet as pq

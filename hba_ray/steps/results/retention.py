@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from hba_ray.cluster.session import ANYWHERE
+from hba_ray.models.size.estimates import Work
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps.base import Context, Draft, Result, StepKind, training_resources
+from hba_ray.steps.base import Context, Draft, Result, Step, StepKind, training_resources
 from hba_ray.steps.inputs import backbone
+from hba_ray.steps.needs.base import Need
+from hba_ray.steps.needs.model import Rows
+from hba_ray.steps.needs.work import forward_work
 from hba_ray.steps.results.evaluate import PREDICTIONS
-from hba_ray.steps.results.judge import check_endpoint, has_open_answers, open_items
+from hba_ray.steps.results.judge import check_endpoint, has_open_answers, needs_key, open_items
 from hba_ray.store.files import read_parquet
 
 if TYPE_CHECKING:
@@ -61,6 +66,13 @@ class RetentionSteps(StepKind[RetentionResult]):
             identity = {"predictions": predicted.fingerprint, "backbone": backbone.identity(draft), "judge": judge}
             what = "perplexity of open answers" + (", and their ratings" if judge else "")
             draft.add(self, identity, what, arm=predicted.arm, resources=training_resources(spec), uses_ray=True)
+
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        return [*backbone.needs_weights(spec), *needs_key(spec)]
+
+    def work(self, step: Step, rows: Rows) -> Work | None:
+        assert step.spec is not None
+        return forward_work(step.spec, rows.of(step.spec.evaluate.split, open_answers=True))
 
     def make(self, context: Context) -> RetentionResult:
         import pyarrow as pa

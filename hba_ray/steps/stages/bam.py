@@ -7,7 +7,7 @@ rates, epochs, seed) is no part of its name. The `bam` step trains the adapters,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -17,12 +17,16 @@ from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import DataError, SpecError
 from hba_ray.evaluation.arms import ADAPTED, MEDIA, adapted_model
 from hba_ray.models.settings import sources_of
+from hba_ray.models.size.estimates import Work
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.bam import BamSpec
-from hba_ray.steps.base import READ_EXACTLY, STEP_LOG, Context, Draft, Result, StepKind, digest_checkpoint, precision_of, training_resources
+from hba_ray.steps.base import READ_EXACTLY, STEP_LOG, Context, Draft, Result, Step, StepKind, precision_of, training_resources
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import losses
+from hba_ray.steps.needs.base import Need
+from hba_ray.steps.needs.model import Rows, states_needs
+from hba_ray.steps.needs.work import forward_work, trained_without
 from hba_ray.steps.stages.resume import mention
 from hba_ray.store.folders import write_text
 
@@ -54,6 +58,13 @@ class StatesSteps(StepKind[StatesResult]):
     unversioned = 2
     raised = READ_EXACTLY
     result_type = StatesResult
+
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        return states_needs(spec)
+
+    def work(self, step: Step, rows: Rows) -> Work | None:
+        assert step.spec is not None and step.part is not None
+        return forward_work(step.spec, rows.of(step.part, without=trained_without(step.spec, step.part)))
 
     def progress(self, spec: ExperimentSpec, folder: Path) -> str:
         parts = len(list(folder.glob("*/part-*.parquet")))
@@ -131,7 +142,7 @@ class BamSteps(StepKind[BamResult]):
     unversioned = 2
     raised = READ_EXACTLY
     result_type = BamResult
-    check = staticmethod(backbone.check_hub)
+    check = staticmethod(backbone.check_window)
 
     def progress(self, spec: ExperimentSpec, folder: Path) -> str:
         trained = len(list(folder.glob(f"{ADAPTERS}/*/adapters.json")))
@@ -149,7 +160,7 @@ class BamSteps(StepKind[BamResult]):
             "descriptors": {stream: describe.vector_identity(spec, stream) for stream in bam.streams},
             "bam": {**bam.identity(), "seed": seed(spec)},
             "taken": {
-                find_dataset(name, where="bam.checkpoints").id: digest_checkpoint(draft, given, f"bam.checkpoints.{name}")
+                find_dataset(name, where="bam.checkpoints").id: backbone.digest_checkpoint(draft, given, f"bam.checkpoints.{name}")
                 for name, given in bam.checkpoints.items()
             },
         }

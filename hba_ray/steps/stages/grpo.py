@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.tasks import find_dataset
 from hba_ray.errors import SpecError, TrainingError
+from hba_ray.models.size.estimates import Work
 from hba_ray.progress import Bar, progress
 from hba_ray.rl import CUT_SHARE, EQUAL_GROUPS
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps.base import READ_EXACTLY, STEP_LOG, TRAINED_ON, Context, Draft, Result, StepKind, precision_of
+from hba_ray.steps.base import READ_EXACTLY, STEP_LOG, TRAINED_ON, Context, Draft, Result, Step, StepKind, precision_of
 from hba_ray.steps.held_out import held_out
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import losses
+from hba_ray.steps.needs.base import Need
+from hba_ray.steps.needs.model import Rows, reinforcement_needs
+from hba_ray.steps.needs.software import Packages
+from hba_ray.steps.needs.work import grpo_work
 from hba_ray.steps.stages.resume import begins, mention, without_gradients
 from hba_ray.store.folders import append_line, keep_lines, read_lines
 from hba_ray.store.follow import Metrics, followed
@@ -71,7 +76,7 @@ class GrpoSteps(StepKind[GrpoResult]):
     raised = READ_EXACTLY
     result_type = GrpoResult
     working = ("start", "rows", "checkpoints", "rollouts")
-    check = staticmethod(backbone.check_hub)
+    check = staticmethod(backbone.check_window)
 
     def plan(self, draft: Draft) -> None:
         """
@@ -100,6 +105,16 @@ class GrpoSteps(StepKind[GrpoResult]):
         needs = f"{workers} GPUs" if spec.compute.gpus_per_worker else f"{workers} CPU worker{'s' if workers > 1 else ''}, vLLM's CPU build"
         draft.add(self, identity, what, resources=needs, uses_ray=True)
 
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        gpu = spec.compute.gpus_per_worker > 0
+        yield Packages("grpo", "rl-gpu" if gpu else "rl-cpu")
+        yield from backbone.needs_weights(spec)
+        yield from reinforcement_needs(spec)
+
+    def work(self, step: Step, rows: Rows) -> Work | None:
+        assert step.spec is not None
+        return grpo_work(step.spec, rows)
+
     def progress(self, spec: ExperimentSpec, folder: Path) -> str:
         reached = folder / "checkpoints" / "latest_checkpointed_iteration.txt"  # verl writes it last
         if not reached.is_file():
@@ -110,13 +125,13 @@ class GrpoSteps(StepKind[GrpoResult]):
     def make(self, context: Context) -> GrpoResult:
         import torch
 
-        from hba_ray.rl.checkpoints import check_workers, latest_step, write_start, write_trained
-        from hba_ray.rl.launch import GrpoJob, clear_checkpoints, run_grpo
+        from hba_ray.rl.checkpoints import check_workers, latest_step, write_start
+        from hba_ray.rl.launch import GrpoJob, clear_checkpoints, collect, run_grpo
         from hba_ray.rl.records import dropped_rows
         from hba_ray.rl.settings import steps_per_epoch
 
         spec, folder = context.spec, context.folder
-        job = GrpoJob(spec, folder / "start", asked_rows(spec, context.index), folder)
+        job = GrpoJob(spec, folder / "start", _read_rows(spec, context.index), folder)
         job.config()  # refuses what verl would, before anything is written
         if not job.start.exists():
             sft = context.folder_of("sft") / "model" if spec.grpo.init == "sft" else None
@@ -140,7 +155,7 @@ class GrpoSteps(StepKind[GrpoResult]):
         reached = latest_step(job.checkpoints)
         if reached < total:
             raise TrainingError(str(folder), f"verl ended at step {reached} of {total}", "run the same command to go on")
-        write_trained(job.checkpoints / f"global_step_{reached}", job.start, folder / "model")
+        collect(job, reached, folder / "model")
         _join_rollouts(job.rollouts, folder / ROLLOUTS)
         clear_checkpoints(job)
         lost = losses(dropped_rows(job.failures))
@@ -183,6 +198,16 @@ def asked_rows(spec: ExperimentSpec, index: AtlasIndex) -> AtlasIndex:
     if missing := [name for name in named if name not in held]:
         raise SpecError("grpo.datasets", f"the atlas has no row of '{missing[0]}'", f"it holds {', '.join(held)}")
     return index.without([name for name in held if name not in (*named, *held_out(spec))], (*TRAINED_ON, spec.evaluate.split))
+
+
+def _read_rows(spec: ExperimentSpec, index: AtlasIndex) -> AtlasIndex:
+    """`asked_rows`, of which those of the validation split are a sample where `grpo.validation_rows` says so."""
+    from hba_ray.data.sampling import thinned_lines
+
+    asked = asked_rows(spec, index)
+    if spec.grpo.validation_rows is None:
+        return asked
+    return asked.take(thinned_lines(asked.table, "validation", spec.grpo.validation_rows, spec.seed))
 
 
 def _first_words(context: Context, reached: int, total: int) -> Iterator[str]:

@@ -7,7 +7,7 @@ held-out datasets alone, each predicted by its own model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from math import gcd
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.errors import SpecError
 from hba_ray.evaluation.arms import transferred
 from hba_ray.models.settings import sources_of, write_settings
+from hba_ray.models.size.estimates import Work
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
 from hba_ray.steps.base import (
@@ -25,15 +26,18 @@ from hba_ray.steps.base import (
     Context,
     Draft,
     Result,
+    Step,
     StepKind,
-    digest_checkpoint,
     precision_of,
-    shown_metrics,
     training_resources,
 )
 from hba_ray.steps.held_out import held_out
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import check_rows, check_some_left, losses
+from hba_ray.steps.metrics import shown_metrics
+from hba_ray.steps.needs.base import Need
+from hba_ray.steps.needs.model import Rows, training_needs
+from hba_ray.steps.needs.work import sft_work
 from hba_ray.steps.stages.resume import begins, mention, without_gradients
 from hba_ray.store.folders import copy_folder, read_object
 from hba_ray.store.follow import Metrics, followed
@@ -78,10 +82,17 @@ class SftSteps(StepKind[TrainingResult]):
     raised = READ_EXACTLY
     result_type = TrainingResult
     working = CHECKPOINTS
-    check = staticmethod(backbone.check_hub)
+    check = staticmethod(backbone.check_window)
 
     def progress(self, spec: ExperimentSpec, folder: Path) -> str:
         return _reached(folder, spec.sft.epochs)
+
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        return [] if spec.sft.checkpoint is not None else [*backbone.needs_weights(spec), *training_needs(spec, "sft")]
+
+    def work(self, step: Step, rows: Rows) -> Work | None:
+        assert step.spec is not None
+        return None if step.spec.sft.checkpoint is not None else sft_work(step.spec, rows, part=step.part)
 
     def plan(self, draft: Draft) -> None:
         """
@@ -90,7 +101,7 @@ class SftSteps(StepKind[TrainingResult]):
         """
         spec, named = draft.spec, _identity(draft, draft.spec)
         if spec.sft.checkpoint is not None:
-            named["checkpoint"] = digest_checkpoint(draft, spec.sft.checkpoint, "sft.checkpoint")
+            named["checkpoint"] = backbone.digest_checkpoint(draft, spec.sft.checkpoint, "sft.checkpoint")
             source = next((source for source in sources_of(spec) if source.key == "sft.checkpoint"), None)
             run_as = f"run as it was trained: {source.in_words(spec)}" if source else "which holds no settings, so those of the spec stand"
             draft.add(self, named, f"take the model in {spec.sft.checkpoint}, {run_as}")
@@ -144,7 +155,7 @@ class TransferSteps(StepKind[TrainingResult]):
     raised = READ_EXACTLY
     result_type = TrainingResult
     working = CHECKPOINTS
-    check = staticmethod(backbone.check_hub)
+    check = staticmethod(backbone.check_window)
 
     def plan(self, draft: Draft) -> None:
         for dataset in held_out(draft.spec):
@@ -153,6 +164,14 @@ class TransferSteps(StepKind[TrainingResult]):
             identity = {**_identity(draft, spec), "dataset": dataset, "init": init}
             what = f"{spec.sft.epochs} epochs on {dataset}, batch {spec.sft.batch}, from the {'SFT model' if init else 'backbone'}"
             draft.add(self, identity, what, part=dataset, resources=training_resources(spec), uses_ray=True)
+
+    def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        trained = transfer_spec(spec, min(held_out(spec), key=spec.transfer.batch_of))
+        return [*backbone.needs_weights(spec), *training_needs(trained, "transfer")]
+
+    def work(self, step: Step, rows: Rows) -> Work | None:
+        assert step.spec is not None and step.part is not None
+        return sft_work(transfer_spec(step.spec, step.part), rows, only=step.part)
 
     def progress(self, spec: ExperimentSpec, folder: Path) -> str:
         return _reached(folder, None)  # the folder does not say of which dataset it is

@@ -75,7 +75,7 @@ def test_how_the_machine_does_it_names_no_result():
     def name(**fields) -> str:
         return fingerprint(GrpoSpec(**fields).identity())
 
-    assert name() == name(micro_batch=4, nodes=2, tensor_parallel=2, rollout_memory=0.3, save_every=7, log_rollouts=0)
+    assert name() == name(micro_batch=4, nodes=2, tensor_parallel=2, rollout_memory=0.3, save_every=7, log_rollouts=0, validation_rows=9)
     assert name() == name(harpo={"strength": 2})
     assert name(algorithm="harpo") != name(algorithm="harpo", harpo={"strength": 2})
     assert len({name(), name(lr=1e-6), name(verl={"actor_rollout_ref.actor.grad_clip": 0.5}), name(reward={"format_weight": 0.1})}) == 4

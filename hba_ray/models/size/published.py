@@ -1,0 +1,53 @@
+"""Facts about models that shipped specs name, for machines that have not fetched them: shape, size and licence, as their pages say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hba_ray.models.size.shape import Audio, Shape, Text, Vision
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model as its page on the hub, or its package, describes it.
+
+    Attributes:
+        gigabytes: of its files, in 10^9 bytes.
+        licence: under which it may be used.
+        shape: of its thinker, where it is a Qwen2.5-Omni.
+        architecture: of its config.json.
+        gated: whether one has to accept the licence on its page, and needs a token to fetch it.
+    """
+
+    gigabytes: float
+    licence: str
+    architecture: str
+    shape: Shape | None = None
+    gated: bool = False
+
+
+def _omni(hidden: int, layers: int, keys: int, inner: int, vocabulary: int) -> Shape:
+    """A released size: the towers are the same but for the width that they project to."""
+    return Shape(
+        Text(hidden, layers, keys, inner, vocabulary),
+        Audio(width=1280, layers=32, inner=5120, mel_bins=128, outputs=hidden),
+        Vision(width=1280, layers=32, inner=3420, patch=3 * 2 * 14 * 14, merged=4, outputs=hidden),
+    )
+
+
+OMNI_7B = _omni(hidden=3584, layers=28, keys=512, inner=18944, vocabulary=152_064)
+OMNI_3B = _omni(hidden=2048, layers=36, keys=256, inner=11008, vocabulary=151_936)
+
+THINKER_ALONE = "Qwen2_5OmniThinkerForConditionalGeneration"
+"""Of a model that is a thinker without a talker."""
+
+MODELS: dict[str, Published] = {
+    "Qwen/Qwen2.5-Omni-7B": Published(22.4, "Apache-2.0", "Qwen2_5OmniModel", OMNI_7B),
+    "Qwen/Qwen2.5-Omni-3B": Published(12.0, "Qwen Research License: no commercial use", "Qwen2_5OmniModel", OMNI_3B),
+    "Qwen/Qwen2.5-VL-7B-Instruct": Published(16.6, "Apache-2.0", "Qwen2_5_VLForConditionalGeneration"),
+    "google/gemma-3-4b-it": Published(8.6, "Gemma Terms of Use", "Gemma3ForConditionalGeneration", gated=True),
+    "PhilipC/HumanOmniV2": Published(17.9, "as its page says", THINKER_ALONE, OMNI_7B),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Published(0.269, "Apache-2.0", "LlamaForCausalLM"),
+    "openai/whisper-tiny.en": Published(0.151, "Apache-2.0", "WhisperForConditionalGeneration"),
+}
+"""Hub id -> what its page says."""

