@@ -108,7 +108,7 @@ def expected_rows(spec: ExperimentSpec) -> Rows:
     source = "what the toy generator makes" if sources == {"toy"} else "the published counts (Table 7)"
     source += ", without data of your own" if "own" in sources else ""
     sample = atlas.sample
-    drawn = (sample.train, sample.validation, sample.test) if sample and sources != {"toy"} else (None, None, None)
+    drawn = (sample.train, sample.validation, sample.test) if sample else (None, None, None)
     most = [min((one for one in (own, atlas.limit) if one is not None), default=10**9) for own in drawn]
     cut = {name: (min(one, most[0]), min(two, most[1]), min(three, most[2])) for name, (one, two, three) in held.items()}
     return Rows(cut, source)
