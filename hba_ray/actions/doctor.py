@@ -18,7 +18,6 @@ from hba_ray.descriptors.environments import ENVIRONMENTS, built_python, default
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.models.settings import settled
 from hba_ray.report.differences import differences, sentences
-from hba_ray.rl.settings import cpus_needed
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.reading.secrets import masked
 from hba_ray.specs.sections.descriptors import STREAMS, Stream
@@ -174,7 +173,7 @@ def _capacity(spec: ExperimentSpec) -> str:
     gpus = gpu_names()
     found = f"{os.cpu_count() or 1} cores, {len(gpus)} GPUs" + (f" ({', '.join(sorted(set(gpus)))})" if gpus else "")
     if spec.compute.address == "local":
-        check_capacity(spec.compute, local_cpus(spec.compute, rollouts=cpus_needed(spec).total), len(gpus))
+        check_capacity(spec.compute, local_cpus(spec.compute, rollouts="grpo" in spec.stages), len(gpus))
     return found
 
 

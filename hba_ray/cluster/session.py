@@ -86,17 +86,27 @@ def check_store(tracking: TrackingSpec, session: Session) -> None:
         )
 
 
-def local_cpus(spec: ComputeSpec, *, rollouts: int = 0) -> int:
+def rollout_cpus(spec: ComputeSpec) -> int:
+    """CPUs that a run of verl holds: three for each worker, one each for its driver and its queue, and its storage's."""
+    return 3 * max(1, spec.workers) + 2 + storage_units(spec)
+
+
+def storage_units(spec: ComputeSpec) -> int:
+    """Processes in which verl's queue keeps samples between two parts of a step, with a CPU each: eight, verl's own number, on GPUs."""
+    return 8 if spec.gpus_per_worker else 1
+
+
+def local_cpus(spec: ComputeSpec, *, rollouts: bool = False) -> int:
     """Logical CPUs of a private Ray: `compute.cpus`, or the cores of the machine and at least four.
 
     Args:
-        rollouts: CPUs that verl will hold in it, which are added.
+        rollouts: whether verl will run in it, whose CPUs are added.
     """
-    return (spec.cpus or max(4, os.cpu_count() or 1)) + rollouts
+    return (spec.cpus or max(4, os.cpu_count() or 1)) + (rollout_cpus(spec) if rollouts else 0)
 
 
 @contextmanager
-def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: int = 0) -> Iterator[Session]:
+def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: bool = False) -> Iterator[Session]:
     """Provides Ray for the time of the block; after it, also on Ctrl-C, Ray is shut down and the environment is as before.
 
     Where this process is connected to a Ray already, as within another session, that one is used and left running.
@@ -104,8 +114,8 @@ def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: int = 0) -> It
     Args:
         spec: `address` says which Ray; `cpus` and `object_store_mib` are the size of a private one.
         log_folder: gets `ray.log`, what Ray says to this process, and the logs of the processes of a private Ray.
-        rollouts: CPUs that verl will hold in it; 0 where it will not run. A private Ray without GPUs gets as many more, and one
-            logical GPU for each worker, since verl counts its places in GPUs on any machine.
+        rollouts: whether verl will run in it. A private Ray without GPUs then has one logical GPU for each worker, since
+            verl counts its places in GPUs on any machine.
 
     Raises:
         EnvironmentMissing: no such cluster, no token for it, or not enough CPUs or GPUs in it.
@@ -131,7 +141,7 @@ def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: int = 0) -> It
 
 
 @contextmanager
-def _private(spec: ComputeSpec, log_folder: Path, rollouts: int) -> Iterator[None]:
+def _private(spec: ComputeSpec, log_folder: Path, rollouts: bool) -> Iterator[None]:
     """A Ray of this user's alone: in a folder that others cannot enter, on the loopback, and for those only who know its token."""
     import ray
 

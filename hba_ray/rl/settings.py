@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hba_ray.cluster.environment import VLLM_ON_CPU
+from hba_ray.cluster.session import rollout_cpus, storage_units
 from hba_ray.errors import DataError, EnvironmentMissing, SpecError
 from hba_ray.rl import REWARD, TRAINER, patches
 from hba_ray.rl.advantages import OWN
@@ -33,13 +34,8 @@ LAYERS = ["Qwen2_5OmniDecoderLayer", "Qwen2_5OmniAudioEncoderLayer", "Qwen2_5Omn
 """What FSDP2 wraps. verl's default also names whole towers, and a wrapped tower above wrapped layers fails."""
 KEPT_CHECKPOINTS = 2
 
-STORAGE_UNITS = {True: 8, False: 1}
-"""Actors that hold the responses of a step, each with a CPU of its own: verl's number where it trains on GPUs, one on a CPU."""
-
 _UNITS_KEY = "transfer_queue.backend.SimpleStorage.num_data_storage_units"
 _BUCKET_MEGABYTES = 2048
-_CPUS_PER_WORKER = 3
-"""What verl reserves beside each GPU (`RayResourcePool.max_colocate_count`)."""
 _CPU_BATCHED_TOKENS, _CPU_SEQUENCES = 512, 16
 
 
@@ -131,8 +127,8 @@ def cpus_needed(spec: ExperimentSpec) -> CpusNeeded:
     """
     if "grpo" not in spec.stages:
         return CpusNeeded({})
-    units = int(flat(spec.grpo.verl).get(_UNITS_KEY, STORAGE_UNITS[uses_gpu(spec)]))
-    workers = _CPUS_PER_WORKER * max(1, spec.compute.workers)
+    units = int(flat(spec.grpo.verl).get(_UNITS_KEY, storage_units(spec.compute)))
+    workers = rollout_cpus(spec.compute) - storage_units(spec.compute) - 2
     return CpusNeeded({"workers": workers, "storage of responses": units, "its queue": 1, "its driver": 1})
 
 
@@ -192,7 +188,7 @@ def _training(spec: ExperimentSpec, paths: RlPaths, steps: int) -> dict[str, Any
         "trainer.default_local_dir": paths.checkpoints,
         "trainer.resume_mode": "auto",
         "trainer.rollout_data_dir": paths.rollouts,
-        _UNITS_KEY: STORAGE_UNITS[uses_gpu(spec)],
+        _UNITS_KEY: storage_units(spec.compute),
     }
     if grpo.algorithm in OWN:
         section = getattr(grpo, grpo.algorithm, None)

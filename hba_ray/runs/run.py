@@ -13,7 +13,6 @@ from pathlib import Path
 from hba_ray.cluster.session import check_capacity, check_store, local_cpus, ray_session
 from hba_ray.errors import SpecError
 from hba_ray.report.tables import Report
-from hba_ray.rl.settings import cpus_needed
 from hba_ray.runs.plan import Experiment
 from hba_ray.runs.results import PAGE, TABLE, make_report, score_metrics, write_report
 from hba_ray.specs import ExperimentSpec
@@ -72,7 +71,7 @@ def run_experiment(experiment: Experiment, say: Callable[[str], None], tracker: 
     with ExitStack() as stack:
         stack.enter_context(run_lock(folder, say))
         if spec.compute.address != "local" and needs_ray(spec, experiment.steps):
-            check_store(spec.tracking, stack.enter_context(ray_session(spec.compute, folder / "logs", rollouts=cpus_needed(spec).total)))
+            check_store(spec.tracking, stack.enter_context(ray_session(spec.compute, folder / "logs", rollouts="grpo" in spec.stages)))
         origin = write_origin(spec, folder)
         tracker = tracker or stack.enter_context(_through_a_journal(spec, storage, folder, say))
         stack.enter_context(_recorded(tracker, spec, experiment.fingerprint))
@@ -123,7 +122,7 @@ def do_steps(
     with ExitStack() as stack:
         for step in experiment.steps[:first]:
             if needs_ray(spec, [step]):
-                stack.enter_context(ray_session(spec.compute, experiment.folder / "logs", rollouts=cpus_needed(spec).total))
+                stack.enter_context(ray_session(spec.compute, experiment.folder / "logs", rollouts="grpo" in spec.stages))
             do_step(Context(spec, step, dict(earlier), log), say, run=experiment.folder)
             earlier[step.name] = step
             after(step)
@@ -159,7 +158,7 @@ def check_first(experiment: Experiment) -> None:
     spec, steps = experiment.spec, experiment.steps
     if spec.compute.address == "local" and needs_ray(spec, steps):
         gpus = len(gpu_names()) if spec.compute.gpus_per_worker else 0
-        check_capacity(spec.compute, local_cpus(spec.compute, rollouts=cpus_needed(spec).total), gpus)
+        check_capacity(spec.compute, local_cpus(spec.compute, rollouts="grpo" in spec.stages), gpus)
     for check in dict.fromkeys(step.kind.check for step in steps if not step.is_done):
         check(spec)
 

@@ -19,7 +19,6 @@ from hba_ray.cluster.session import check_store, ray_session
 from hba_ray.errors import HbaError, SpecError, TrialsFailed
 from hba_ray.report.sections import score_file
 from hba_ray.report.tables import Report, render_markdown
-from hba_ray.rl.settings import cpus_needed
 from hba_ray.runs.assignments import Outcome, do_assignment
 from hba_ray.runs.plan import Experiment
 from hba_ray.runs.results import PAGE, TABLE, labels, write_report
@@ -114,7 +113,7 @@ def _runner(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[RunAssignme
         return
     from hba_ray.runs.tune import run_assignments, trials_at_once
 
-    with ray_session(spec.compute, plan.folder / "logs", rollouts=cpus_needed(spec).total) as session:
+    with ray_session(spec.compute, plan.folder / "logs", rollouts="grpo" in spec.stages) as session:
         check_store(spec.tracking, session)
         sweep = spec.sweep
         at_once = min(trials_at_once(trial.spec, session, sweep.concurrent if sweep else None) for trial in plan.trials)

@@ -15,9 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hba_ray.cluster.session import fitting_trials, local_cpus
+from hba_ray.cluster.session import fitting_trials, local_cpus, rollout_cpus
 from hba_ray.errors import SpecError
-from hba_ray.rl.settings import cpus_needed
 from hba_ray.runs.plan import Experiment, plan
 from hba_ray.specs import ExperimentSpec, fingerprint, trials
 from hba_ray.specs.trials import in_words
@@ -134,8 +133,8 @@ def estimate(plan: SweepPlan) -> list[tuple[str, str]]:
     steps = plan.distinct()
     left = [step for step in steps if not step.is_done]
     unshared = sum(len(trial.steps) for trial in plan.trials)
-    rollouts = max(cpus_needed(trial.spec).total for trial in plan.trials)
-    verl = f", verl beside them {rollouts} CPUs" if rollouts else ""
+    rollouts = any("grpo" in trial.spec.stages for trial in plan.trials)
+    verl = f", verl beside them {rollout_cpus(plan.spec.compute)} CPUs" if rollouts else ""
     return [
         ("trials", f"{len(plan.trials)} = {_varied(plan)}; done: {finished}"),
         ("steps", f"{len(steps)} in place of {unshared}, since trials share them; to do: {len(left)}"),
