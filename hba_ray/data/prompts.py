@@ -29,7 +29,7 @@ from hba_ray.specs.wording import AS_BEFORE, Layout, Wording
 AnswerFrom = Literal["boxed", "chain"]
 Matching = Literal["lenient", "exact"]
 
-_BUILT_IN = {"standard": "data/reasoning.yaml"}
+_BUILT_IN = {"standard": "data/reasoning.yaml", "plain": "data/plain.yaml"}
 """Name of a wording that ships with the package -> its file."""
 _PROBLEM = "{problem}"
 _JINJA_CONTENT = re.compile(r"\{\{\s*content\s*\}\}")
@@ -116,14 +116,14 @@ class ReasoningPrompt(Spec):
     """Instructions that ask for a thought and a boxed answer: what reinforcement learning trains on (paper appendix B.2)."""
 
     template: str = Field(min_length=1)
-    """The whole prompt, with {problem} where the row's own prompt goes."""
+    """The whole prompt, with {problem} where the row's own prompt goes; {problem} alone asks for nothing else."""
 
     @field_validator("template")
     @classmethod
     def _has_its_parts(cls, template: str) -> str:
         if template.count(_PROBLEM) != 1:
             raise ValueError(f"holds {_PROBLEM} {template.count(_PROBLEM)} times; it needs it once")
-        if lacking := [part for part in _ASKED_FOR if part not in template]:
+        if template.strip() != _PROBLEM and (lacking := [part for part in _ASKED_FOR if part not in template]):
             raise ValueError(f"does not ask for {' and '.join(lacking)}, which the rewards pay for")
         if token := control_token(template):
             raise ValueError(f"holds {token}, which tokenizers take for a control token; the chat template adds those that are needed")

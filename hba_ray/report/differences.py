@@ -187,6 +187,12 @@ _HABITS = (
     ),
     _Habit(
         _PAPER,
+        lambda spec: "grpo" in spec.stages and spec.grpo.prompts == "plain",
+        "Reinforcement learning asks for no thought (grpo.prompts=plain).",
+        "grpo.prompts",
+    ),
+    _Habit(
+        _PAPER,
         lambda spec: "grpo" in spec.stages and spec.grpo.response_tokens != spec.evaluate.generation.max_new_tokens,
         "Responses may have another length where the model is scored (evaluate.generation.max_new_tokens) than where it is trained "
         "(grpo.response_tokens); the paper names one limit.",

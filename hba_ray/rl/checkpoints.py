@@ -68,11 +68,14 @@ def write_trained(checkpoint: Path, start: Path, folder: Path) -> None:
         CheckpointError: a shard is missing or damaged, or the shards are of another model.
     """
     actor = checkpoint / "actor"
-    trained, own = shards.wholes(actor), _weights_of(start)
-    lora = (actor / _LORA).exists()
-    tensors = {name: Whole(shape, torch.float32) for name, shape in own.items()} if lora else trained
-    if not lora and (differing := sorted(own.keys() ^ {name for name, whole in trained.items() if own.get(name) == whole.shape})):
-        raise CheckpointError(str(checkpoint), f"holds other weights than {start}, first: {differing[0]}", "delete the step's folder")
+    if lora := (actor / _LORA).exists():
+        tensors = {name: Whole(shape, torch.float32) for name, shape in _stored(start).items()}
+    else:
+        tensors = shards.wholes(actor)
+        own = _weights_of(start)
+        differing = sorted(own.keys() ^ {name for name, whole in tensors.items() if own.get(name) == whole.shape})
+        if differing:
+            raise CheckpointError(str(checkpoint), f"holds other weights than {start}, first: {differing[0]}", "delete the step's folder")
     with new_folder(folder) as draft:
         for file in start.iterdir():
             if not file.name.startswith("model"):
@@ -95,11 +98,20 @@ def _weights_of(start: Path) -> dict[str, tuple[int, ...]]:
 
 def largest_weight(start: Path) -> int:
     """Bytes of the largest weight of a folder in full layout, in fp32, in which verl sends it to vLLM."""
-    largest = 0
-    for file in start.glob("model*.safetensors"):
+    return 4 * max(math.prod(shape) for shape in _stored(start).values())
+
+
+def _stored(start: Path) -> dict[str, tuple[int, ...]]:
+    """The weights in the files of a folder in full layout by name, with their shapes."""
+    found = {}
+    for file in _files_of(start):
         with safe_open(file, "pt") as stored:
-            largest = max([largest, *(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())])  # noqa: SIM118
-    return 4 * largest
+            found |= {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118, it is no mapping
+    return found
+
+
+def _files_of(start: Path) -> list[Path]:
+    return sorted(start.glob("model*.safetensors"))
 
 
 def _with_lora(start: Path, actor: Path) -> Iterator[Piece]:
@@ -111,7 +123,7 @@ def _with_lora(start: Path, actor: Path) -> Iterator[Piece]:
     facts = json.loads((actor / _LORA).read_text())
     updates = {name.removeprefix(_OF_PEFT): tensor.float() for name, tensor in shards.gather(actor).items()}
     left = {name.removesuffix(_LORA_B) for name in updates if name.endswith(_LORA_B)}
-    for file in sorted(start.glob("model*.safetensors")):
+    for file in _files_of(start):
         with safe_open(file, "pt") as stored:
             for name in stored.keys():  # noqa: SIM118, it is no mapping
                 layer, weight = name.removesuffix(".weight"), stored.get_tensor(name).float()

@@ -22,6 +22,10 @@ def test_the_built_in_prompt_keeps_the_rows_own_and_its_marks():
     assert [part["type"] for part in chat_message(asked)[0]["content"]] == ["video", "text"]
 
 
+def test_plain_is_the_rows_own_prompt():
+    assert load_reasoning("plain").ask(row()) == row()
+
+
 def test_a_file_replaces_it(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text("template: 'In \\boxed{}, after <think></think>: {problem}'\n")

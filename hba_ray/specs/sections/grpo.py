@@ -157,7 +157,8 @@ class GrpoSpec(Spec):
     save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; null writes one at the end of every epoch. The last step always writes one."""
     prompts: str = Field(default="standard", min_length=1)
-    """Wording of the reasoning instructions: `standard`, which is ours, or a YAML file of that form."""
+    """Wording of the reasoning instructions: `standard`, which is ours; `plain`, which are none, so that a model is asked as it was
+    in supervised training; or a YAML file of that form."""
     modality_batches: bool = True
     """Let all rows of a batch have the same modalities (paper appendix C.2)."""
     nodes: int = Field(default=1, ge=1)
@@ -180,6 +181,12 @@ class GrpoSpec(Spec):
     def _batches_divide(self) -> GrpoSpec:
         if self.batch % self.mini_batch:
             raise ValueError(f"batch {self.batch} is not a multiple of mini_batch {self.mini_batch}: change one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_for_what_it_reads(self) -> GrpoSpec:
+        if self.prompts == "plain" and self.reward.answer_from == "boxed":
+            raise ValueError("prompts=plain asks for no box, and reward.answer_from=boxed reads nothing else: make it chain")
         return self
 
     def identity(self) -> dict[str, Any]:

@@ -65,6 +65,12 @@ def test_a_reward_without_weight_is_refused():
     assert RewardSpec(**nothing, formula="harpo").needs_encoder
 
 
+def test_a_box_that_nothing_asks_for_is_not_read():
+    with pytest.raises(ValidationError, match="asks for no box"):
+        GrpoSpec(prompts="plain")
+    assert GrpoSpec(prompts="plain", reward={"answer_from": "chain"})
+
+
 @pytest.mark.parametrize("bounds", [(0, 2), (2, 3), (0.5, 0.9), (1, 0.5)])
 def test_bounds_that_leave_out_one_are_refused(bounds):
     with pytest.raises(ValidationError, match="the lower lies in"):
