@@ -41,8 +41,8 @@ def test_the_first_hour_on_a_gpu_runs_at_tiny_size_without_ray_or_vllm(tmp_path:
         "import sys; sys.modules.update(ray=None, vllm=None)\n"
         "from tests.bench.__main__ import run\n"
         "from tests.bench import gpu, _real_size\n"
-        f"sys.exit(run(['gpu'], __import__('pathlib').Path({str(tmp_path / 'figures.jsonl')!r}),"
-        " lambda name: lambda: gpu.run(gpu.Bench(_real_size.TINY, 'cpu'))) and 1)"
+        f"sys.exit(bool(run(['gpu'], __import__('pathlib').Path({str(tmp_path / 'figures.jsonl')!r}),"
+        " lambda name: lambda: gpu.run(gpu.Bench(_real_size.TINY, 'cpu')))))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -14,6 +14,7 @@ from transformers.utils import is_flash_attn_2_available
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.models.attention import implementation, join_windows, plan_windows
 from hba_ray.models.backbone import allow_tf32, load_backbone
+from hba_ray.specs import ExperimentSpec
 from tests.helpers.attention import Calls
 
 RELEASED_BLOCKS = {"depth": 32, "fullatt_block_indexes": [7, 15, 23, 31]}
@@ -154,3 +155,17 @@ def test_fp32_products_are_rounded_only_where_that_is_asked_for():
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_a_spec_refuses_flash_attention_without_bf16_on_a_gpu_and_knows_tf32_only_there():
+    def spec(gpus: float, **model: str) -> ExperimentSpec:
+        facts = {"name": "a", "atlas": {"source": "toy"}, "stages": ["sft"], "compute": {"gpus_per_worker": gpus}, "model": model}
+        return ExperimentSpec.model_validate(facts)
+
+    assert spec(1, attention="flash_attention_2").uses_bf16
+    for gpus, precision in ((0, "auto"), (0, "bf16"), (1, "fp32"), (1, "tf32")):
+        with pytest.raises(ValueError, match=r"model\.attention is 'flash_attention_2', which computes in bf16 on GPUs only"):
+            spec(gpus, attention="flash_attention_2", precision=precision)
+    assert [spec(gpus, precision=name).precision for gpus, name in ((1, "tf32"), (0, "tf32"), (1, "auto"), (0, "auto"))] == [
+        "tf32", "fp32", "bf16", "fp32",
+    ]  # fmt: skip
