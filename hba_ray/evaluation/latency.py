@@ -65,7 +65,7 @@ def measure_latency(job: BamPredictJob, rows: int = 500, warm_up: int = 1, on_ro
     peaks = {False: plain_peak, True: adapted_peak}
     without, adapted = (Cost(statistics.fmean(seconds[kind]), statistics.pstdev(seconds[kind]), peaks[kind]) for kind in (False, True))
     device = torch.cuda.get_device_name() if run.gpu else "CPU, one thread"
-    return Latency(without, adapted, device, "bf16" if job.spec.uses_bf16 else "fp32", len(seconds[True]), warm_up)
+    return Latency(without, adapted, device, job.spec.precision, len(seconds[True]), warm_up)
 
 
 def _single(job: BamPredictJob, lines: np.ndarray) -> Iterator[MicroBatch]:

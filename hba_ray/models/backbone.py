@@ -14,7 +14,8 @@ from torch import nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from hba_ray.errors import CheckpointError, EnvironmentMissing
-from hba_ray.specs.sections.model import LoraSpec, ModelSpec, model_folder
+from hba_ray.models.attention import implementation, join_windows
+from hba_ray.specs.sections.model import Attention, LoraSpec, ModelSpec, model_folder
 
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear layers that LoRA adapts, by the last part of their name (paper appendix C.2)."""
@@ -27,27 +28,28 @@ _MODEL_TYPES = ("qwen2_5_omni", "qwen2_5_omni_thinker")
 _VISION_MARKS = {"vision_start_token_id": "<|vision_bos|>", "vision_end_token_id": "<|vision_eos|>"}
 
 
-def load_backbone(folder_or_id: str, *, dtype: torch.dtype, attention: str = "sdpa") -> Qwen2_5OmniThinkerForConditionalGeneration:
+def load_backbone(folder_or_id: str, *, dtype: torch.dtype, attention: Attention = "sdpa") -> Qwen2_5OmniThinkerForConditionalGeneration:
     """The thinker of a Qwen2.5-Omni model, in eval mode, on the CPU.
 
     Args:
         folder_or_id: local folder or hub id, in thinker layout or in the full layout of
             Qwen/Qwen2.5-Omni-7B, whose talker is left out.
         dtype: of all weights.
-        attention: implementation by its transformers name: sdpa, eager, flash_attention_2.
+        attention: what computes it, as `model.attention` says.
 
     Raises:
         CheckpointError: not there, not reachable, damaged, incomplete or of another model.
         EnvironmentMissing: the package that `attention` needs is not installed.
     """
-    folder_or_id = _found(folder_or_id)
+    folder_or_id, chosen = _found(folder_or_id), implementation(attention, dtype)
     try:
         _check_kind(folder_or_id)
         loaded = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-            folder_or_id, dtype=dtype, attn_implementation=attention, output_loading_info=True
+            folder_or_id, dtype=dtype, attn_implementation=chosen, output_loading_info=True
         )
     except ImportError as cause:
-        raise EnvironmentMissing(folder_or_id, f"attention '{attention}' cannot be used: {cause}", "use attention 'sdpa'") from cause
+        way_out = "install flash-attn on a machine with a GPU, or set model.attention=auto"
+        raise EnvironmentMissing("model.attention", f"'{attention}' cannot be used: {_first_line(cause)}", way_out) from cause
     except _LOADING_ERRORS as cause:
         raise _unusable(folder_or_id, cause) from cause
     thinker, loading = cast("tuple[Qwen2_5OmniThinkerForConditionalGeneration, dict[str, Any]]", loaded)
@@ -57,9 +59,17 @@ def load_backbone(folder_or_id: str, *, dtype: torch.dtype, attention: str = "sd
         what = f"{len(missing)} weights of the thinker are missing and {len(wrong)} have another shape, first: {(missing + wrong)[0]}"
         raise CheckpointError(folder_or_id, what, "give a complete Qwen2.5-Omni checkpoint")
     _name_vision_marks(thinker, folder_or_id)
+    if chosen == "sdpa":
+        join_windows(thinker)
     # The spec alone says how to decode; settings in files beside the weights are ignored.
     thinker.generation_config = GenerationConfig()
     return thinker
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether GPUs may round the factors of fp32 products to TF32 in this process; torch alone would let convolutions do so."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def load_processor(folder_or_id: str) -> Qwen2_5OmniProcessor:
@@ -150,11 +160,15 @@ def _check_kind(folder_or_id: str) -> None:
 
 
 def _unusable(folder_or_id: str, cause: BaseException) -> CheckpointError:
-    reason = (str(cause) or type(cause).__name__).strip().splitlines()[0]
+    reason = _first_line(cause)
     if Path(folder_or_id).is_dir():
         return CheckpointError(folder_or_id, f"cannot be loaded as Qwen2.5-Omni: {reason}", "copy or download it again")
     way_out = "check the id and the network (HF_HUB_OFFLINE must not be set), or give a local folder"
     return CheckpointError(folder_or_id, f"cannot be fetched from the hub: {reason}", way_out)
+
+
+def _first_line(cause: BaseException) -> str:
+    return (str(cause) or type(cause).__name__).strip().splitlines()[0]
 
 
 def _name_vision_marks(thinker: Qwen2_5OmniThinkerForConditionalGeneration, folder_or_id: str) -> None:

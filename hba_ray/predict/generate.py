@@ -13,7 +13,7 @@ import torch
 
 from hba_ray.data.feed.batches import MicroBatch
 from hba_ray.data.predictions import Columns
-from hba_ray.models.backbone import load_backbone, load_processor
+from hba_ray.models.backbone import allow_tf32, load_backbone, load_processor
 from hba_ray.models.omni import Decoding, decode
 from hba_ray.predict.jobs import GenerateJob, Predictions, predict_micro_batches
 from hba_ray.predict.vllm import generate_with_vllm
@@ -43,7 +43,9 @@ class Generator:
     def __init__(self, job: GenerateJob):
         torch.set_num_threads(1)
         self.job, generation = job, job.spec.evaluate.generation
-        self.thinker = load_backbone(job.model, dtype=torch.bfloat16 if job.spec.uses_bf16 else torch.float32)
+        dtype = torch.bfloat16 if job.spec.uses_bf16 else torch.float32
+        allow_tf32(job.spec.precision == "tf32")
+        self.thinker = load_backbone(job.model, dtype=dtype, attention=job.spec.model.attention)
         self.device = device_of(job.spec)
         self.thinker.to(self.device).eval()  # type: ignore[arg-type]
         self.tokenizer = load_processor(job.model).tokenizer

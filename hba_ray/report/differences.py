@@ -159,7 +159,14 @@ _HABITS = (
     _Habit(
         _PAPER,
         lambda spec: spec.uses_bf16 and bool(spec.stages),
-        "Weights and activations of the backbone are bf16 on a GPU; the paper trains in full float32 (model.precision=fp32).",
+        "Weights and activations are bf16 on a GPU; trained weights have fp32 copies and gradients add up in fp32. The paper trains LoRA "
+        "in full float32 (model.precision=fp32).",
+        "model.precision",
+    ),
+    _Habit(
+        _PAPER,
+        lambda spec: spec.precision == "tf32" and bool(spec.stages),
+        "Factors of products are rounded to TF32; the paper trains LoRA in full float32 (model.precision=fp32).",
         "model.precision",
     ),
     _Habit(_PAPER, _trains("bam"), "BAM's learning rates are constant, as in the released code; the paper names no schedule for them."),

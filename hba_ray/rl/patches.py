@@ -27,6 +27,7 @@ class Patch:
         module: whose import sets it off.
         target: name inside the module that is replaced or relied upon.
         cpu_only: not applied where verl runs on GPUs.
+        for_speed: it changes no result, only the time on few cores; on a GPU upstream's own code runs.
     """
 
     run: Callable[[Any], None]
@@ -36,6 +37,11 @@ class Patch:
     target: str
     reason: str
     cpu_only: bool
+    for_speed: bool
+
+    def is_needed(self, *, cpu: bool) -> bool:
+        """Whether a machine with GPUs, or one without, has the patch."""
+        return cpu or not (self.cpu_only or self.for_speed)
 
 
 PATCHES: list[Patch] = []
@@ -47,9 +53,11 @@ REQUEST_SETTINGS = frozenset({"fps", "do_resize", "do_sample_frames", "sampling_
 Run = Callable[[Any], None]
 
 
-def _patch(package: str, version: str, module: str, target: str, reason: str, *, cpu_only: bool = False) -> Callable[[Run], Run]:
+def _patch(
+    package: str, version: str, module: str, target: str, reason: str, *, cpu_only: bool = False, for_speed: bool = False
+) -> Callable[[Run], Run]:
     def keep(run: Run) -> Run:
-        PATCHES.append(Patch(run, package, version, module, target, reason, cpu_only))
+        PATCHES.append(Patch(run, package, version, module, target, reason, cpu_only, for_speed))
         return run
 
     return keep
@@ -82,7 +90,7 @@ def apply(*, cpu: bool) -> None:
     Raises:
         EnvironmentMissing: as `check_versions`.
     """
-    needed = [patch for patch in PATCHES if cpu or not patch.cpu_only]
+    needed = [patch for patch in PATCHES if patch.is_needed(cpu=cpu)]
     check_versions(needed)
     for patch in needed:
         register_post_import_hook(patch.run, patch.module)
@@ -260,6 +268,7 @@ def merged_weights(module: Any) -> None:
     "vllm.model_executor.models.qwen2_5_omni_thinker",
     "Qwen2_5OmniThinkerProcessingInfo.get_hf_processor",
     "it reads the processor from disk for each new set of a request's settings, and each video has a rate of its own",
+    for_speed=True,
 )
 def processor_of_a_request(module: Any) -> None:
     def make(original: Any) -> Any:

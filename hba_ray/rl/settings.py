@@ -148,7 +148,7 @@ def environment(spec: ExperimentSpec, metrics: str) -> dict[str, str]:
         "VERL_FILE_LOGGER_PATH": metrics,
     }
     if uses_gpu(spec):
-        return common
+        return common | ({"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"} if spec.precision == "tf32" else {})
     return common | {
         "VERL_PLATFORM": "cpu",
         "VERL_ENGINE_DEVICE": "cuda",  # verl registers its FSDP engine for cuda and npu only
@@ -206,7 +206,7 @@ def _actor(spec: ExperimentSpec, paths: RlPaths) -> dict[str, Any]:
         "actor_rollout_ref.model.path": paths.model,
         "actor_rollout_ref.model.use_remove_padding": uses_gpu(spec),  # rows behind each other, without padding: see `omni.OmniActor`
         "actor_rollout_ref.model.enable_gradient_checkpointing": uses_gpu(spec) or spec.compute.gradient_checkpointing,
-        "actor_rollout_ref.model.override_config.attn_implementation": "sdpa" if uses_gpu(spec) else "eager",
+        "actor_rollout_ref.model.override_config.attn_implementation": _attention(spec),
         f"{actor}.strategy": "fsdp2",
         f"{actor}.fsdp_config.strategy": "fsdp2",
         f"{actor}.fsdp_config.dtype": _precision(spec),
@@ -297,7 +297,11 @@ def bucket_megabytes(weight_bytes: int) -> int:
 
 
 def _precision(spec: ExperimentSpec) -> str:
-    return "bfloat16" if uses_gpu(spec) and spec.model.precision != "fp32" else "float32"
+    return "bfloat16" if uses_gpu(spec) and spec.uses_bf16 else "float32"
+
+
+def _attention(spec: ExperimentSpec) -> str:
+    return {"auto": "sdpa" if uses_gpu(spec) else "eager"}.get(spec.model.attention, spec.model.attention)
 
 
 def _verl_defaults() -> DictConfig:

@@ -20,7 +20,7 @@ from hba_ray.specs.sections.compute import ComputeSpec, TrackingSpec
 from hba_ray.specs.sections.descriptors import DescriptorsSpec
 from hba_ray.specs.sections.evaluate import EvaluateSpec
 from hba_ray.specs.sections.grpo import AUTHORS_GRPO, GrpoSpec
-from hba_ray.specs.sections.model import ModelSpec
+from hba_ray.specs.sections.model import ModelSpec, Precision
 from hba_ray.specs.sections.sft import SftSpec, TransferSpec
 from hba_ray.specs.sections.sweep import SweepSpec
 
@@ -116,6 +116,12 @@ class ExperimentSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _flash_attention_has_bf16(self) -> ExperimentSpec:
+        if self.model.attention == "flash_attention_2" and not (self.uses_bf16 and self.compute.gpus_per_worker):
+            raise ValueError("model.attention is 'flash_attention_2', which computes in bf16 on GPUs only: leave it out, or give 'sdpa'")
+        return self
+
+    @model_validator(mode="after")
     def _released_adapters_have_their_model(self) -> ExperimentSpec:
         if "bam" in self.stages and self.bam.checkpoints and self.sft.checkpoint is None:
             raise ValueError("bam.checkpoints were trained on a model that this spec does not name: give its folder as sft.checkpoint")
@@ -159,9 +165,17 @@ class ExperimentSpec(Spec):
         return self
 
     @property
+    def precision(self) -> Precision:
+        """What `model.precision` comes to on the workers' devices; a CPU has no TF32."""
+        gpu = self.compute.gpus_per_worker > 0
+        if self.model.precision == "auto":
+            return "bf16" if gpu else "fp32"
+        return "fp32" if self.model.precision == "tf32" and not gpu else self.model.precision
+
+    @property
     def uses_bf16(self) -> bool:
-        """Whether the model computes in bf16; `model.precision: auto` means so where workers have a GPU."""
-        return self.model.precision == "bf16" or (self.model.precision == "auto" and self.compute.gpus_per_worker > 0)
+        """Whether the model computes in bf16."""
+        return self.precision == "bf16"
 
     @property
     def accumulation(self) -> int:

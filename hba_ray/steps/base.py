@@ -382,8 +382,8 @@ class Context:
 
 
 def precision_of(spec: ExperimentSpec) -> str:
-    """`bf16` or `fp32`: the precision that `model.precision` and the device of the workers come to, as it enters fingerprints."""
-    return "bf16" if spec.uses_bf16 else "fp32"
+    """The precision that `model.precision` and the device of the workers come to, as it enters fingerprints."""
+    return spec.precision
 
 
 def training_resources(spec: ExperimentSpec) -> str:

@@ -29,6 +29,7 @@ def deepspeed_settings(spec: ExperimentSpec, *, bf16: bool) -> dict[str, Any]:
         "gradient_accumulation_steps": spec.accumulation,
         "gradient_clipping": spec.sft.max_gradient_norm or 0.0,
         "bf16": {"enabled": bf16},
+        "data_types": {"grad_accum_dtype": "fp32"},  # sums of hundreds of micro-batches lose a percent and more in bf16
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,

@@ -2,8 +2,8 @@
 
 A step computes on the rows that data/order.py gives it, and each of them weighs 1/`sft.batch` in its gradient, in the
 shorter last step of an epoch too. Workers and micro-batches only divide a step's sum, so the gradient is the same however
-many there are, but for the rounding of sums; in bf16 that is coarse, since DeepSpeed then accumulates in bf16. Dropout is
-the exception: its masks are drawn by each worker for each micro-batch, so with dropout another split is another draw.
+many there are, but for the rounding of sums, which are in fp32; in bf16 each micro-batch's own gradient is rounded, too.
+Dropout is the exception: its masks are drawn by each worker for each micro-batch, so with dropout another split is another draw.
 
 Micro-batches come from a `Feed`, which knows how to go on inside an epoch. Whether Ray or this process makes them, where
 checkpoints go and what is logged are arguments and hooks.

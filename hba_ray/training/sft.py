@@ -138,14 +138,20 @@ def train_sft(job: SftJob, make_batches: MakeBatches, store: CheckpointStore, *,
 
 
 def build_model(spec: ExperimentSpec, backbone: str, *, bf16: bool) -> Any:
-    """The model that a spec trains, with fresh LoRA and heads, which are drawn from torch's random state."""
+    """The model that a spec trains, with fresh LoRA and heads, which are drawn from torch's random state.
+
+    Args:
+        bf16: whether its weights are; a model that is loaded to be merged has fp32 ones whatever the spec computes in.
+    """
     import torch
 
     from hba_ray.data.tasks import Heads
-    from hba_ray.models.backbone import apply_training, load_backbone
+    from hba_ray.models.backbone import allow_tf32, apply_training, load_backbone
     from hba_ray.models.omni import OmniSapiens
 
-    thinker = load_backbone(backbone, dtype=torch.bfloat16 if bf16 else torch.float32)
+    allow_tf32(spec.precision == "tf32")
+    attention = spec.model.attention if bf16 == spec.uses_bf16 else "sdpa"
+    thinker = load_backbone(backbone, dtype=torch.bfloat16 if bf16 else torch.float32, attention=attention)
     hidden = int(getattr(thinker.config.text_config, "hidden_size"))  # noqa: B009 - its type is that of any config
     trained = apply_training(thinker, spec.model, gradient_checkpointing=spec.compute.gradient_checkpointing)
     model = OmniSapiens(trained, hidden, media_to_backbone=spec.model.media_to_backbone, heads=Heads.of(spec.atlas))

@@ -101,7 +101,7 @@ class StatesJob:
             "version": VERSION,
             "checkpoint": model_identity(self.backbone, Path(self.model), memory=memory),
             "media_to_backbone": self.spec.model.media_to_backbone,
-            "precision": "bf16" if self.spec.uses_bf16 else "fp32",
+            "precision": self.spec.precision,
             "stored": self.bam.cache_precision,
             "kind": self.kind,
             "split": self.split,

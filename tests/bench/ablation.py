@@ -25,17 +25,16 @@ def measure() -> Iterator[dict[str, float | str]]:
     sets = [[f"{key}={json.dumps(value)}" for key, value in trial.sets.items()] for trial in trials(load_spec(SPEC))]
     with tempfile.TemporaryDirectory() as place:
         shared, apart = Path(place) / "shared", Path(place) / "apart"
-        first = seconds(lambda: _run(shared, "stages=[sft]", "sweep=null"))
+        yield {"seconds of atlas, backbone and SFT before": seconds(lambda: _run(shared, "stages=[sft]", "sweep=null"))}
         _run(shared, "sweep=null", "bam.epochs=1")  # descriptors, the model's states, and what an adapter is compared with
         shutil.copytree(shared, apart)
         together = seconds(lambda: _run(shared))
+        yield {"seconds of the sweep": together}
         with ThreadPoolExecutor(AT_ONCE) as pool:
             alone = seconds(lambda: list(pool.map(lambda words: _run(apart, "sweep=null", *words), sets)))
     yield {
         "12 BAM trials as a sweep: times as fast as a process for each (goal >= 2)": alone / together,
-        "seconds of the sweep": together,
         "seconds of the processes": alone,
-        "seconds of atlas, backbone and SFT before": first,
     }
 
 

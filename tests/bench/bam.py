@@ -30,19 +30,19 @@ TRIALS = [
 def measure() -> Iterator[dict[str, float | str]]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        yield measure_forward()
+        yield from measure_forward()
         yield measure_store(Path(folder))
         yield measure_sweep(Path(folder) / "sweep")
 
 
-def measure_forward(repeats: int = 200) -> dict[str, float | str]:
+def measure_forward(repeats: int = 200) -> Iterator[dict[str, float | str]]:
     """Both adapters, 3318 and 6373 in, 3584 out; at batch 1 the limit is reading the weights once."""
     from hba_ray.models.bam import Bam, DescriptorBatch
     from hba_ray.specs.sections.bam import BamSpec
 
     bam = Bam(BamSpec(), WIDTHS, HIDDEN, None).eval()
     parameters = sum(weight.numel() for weight in bam.parameters())
-    facts: dict[str, float | str] = {
+    yield {
         "adapters' parameters": str(parameters),
         "more than the paper's sizes come to, percent (goal <= 1)": 100 * (parameters / PAPER_PARAMETERS - 1),
     }
@@ -53,12 +53,11 @@ def measure_forward(repeats: int = 200) -> dict[str, float | str]:
                 stream: DescriptorBatch(torch.randn(rows, width), torch.ones(rows, dtype=torch.bool)) for stream, width in WIDTHS.items()
             }
             name = f"ms a row, {str(dtype).removeprefix('torch.')}, batch {rows}"
-            facts[f"both adapters, {name} (goal <= 0.5)"] = _milliseconds(lambda given=given: bam(given), repeats) / rows
+            yield {f"both adapters, {name} (goal <= 0.5)": _milliseconds(lambda given=given: bam(given), repeats) / rows}
             for stream, one in given.items():
-                facts[f"{stream} adapter, {name}"] = _milliseconds(lambda s=stream, one=one: bam.adapters[s](*one), repeats) / rows
+                yield {f"{stream} adapter, {name}": _milliseconds(lambda s=stream, one=one: bam.adapters[s](*one), repeats) / rows}
     bam.with_weights_in(torch.float32)
-    facts["ms to read both adapters' weights once, float32"] = _milliseconds(lambda: [weight.sum() for weight in bam.parameters()], repeats)
-    return facts
+    yield {"ms to read both adapters' weights once, float32": _milliseconds(lambda: [weight.sum() for weight in bam.parameters()], repeats)}
 
 
 def measure_store(folder: Path, rows: int = 2000) -> dict[str, float | str]:

@@ -35,11 +35,11 @@ def measure() -> Iterator[dict[str, float | str]]:
     started = time.perf_counter()
     with_cache = torch.stack(decode(thinker, inputs, decoding))
     cached_seconds = time.perf_counter() - started
+    yield {"tokens a second": with_cache.numel() / cached_seconds}
     started = time.perf_counter()
     again = _prefix_again(thinker, inputs)
     loop_seconds = time.perf_counter() - started
     yield {
-        "tokens a second": with_cache.numel() / cached_seconds,
         "tokens a second, prefix computed again": again.numel() / loop_seconds,
         "speed-up": loop_seconds / cached_seconds,
         "speed-up, goal": ">= 10",

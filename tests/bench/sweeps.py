@@ -59,6 +59,8 @@ def measure() -> Iterator[dict[str, float | str]]:
     yield {
         "20 trials of 2 s, 2 at a time: wall / ideal (goal <= 1.2)": wall / (TRIALS * SECONDS / AT_ONCE),
         "seconds that the first two trials took": first,
+    }
+    yield {
         "seconds to validate and plan all shipped specs (goal <= 5)": seconds(_plan_all),
     }
 

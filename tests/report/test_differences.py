@@ -46,6 +46,7 @@ def test_every_setting_of_the_released_code_is_named_and_none_under_compat_autho
     ("fields", "said"),
     [
         ({"stages": ["sft"], "compute": {"gpus_per_worker": 1}}, "bf16"),
+        ({"stages": ["sft"], "compute": {"gpus_per_worker": 1}, "model": {"precision": "tf32"}}, "TF32"),
         ({"stages": ["sft", "bam"]}, "learning rates are constant"),
         ({"stages": ["transfer"], "atlas": {"source": "released", "root": "a", "held_out": ["mmsd"]}}, "cosine without warm-up"),
         ({"stages": ["grpo"]}, "read leniently"),

@@ -70,6 +70,13 @@ def test_every_patch_says_why_it_is_there():
     assert all(len(patch.reason) > 20 for patch in PATCHES)
 
 
+def test_on_a_gpu_nothing_is_patched_for_speed_or_for_the_cpu():
+    on_gpu = {patch.run.__name__ for patch in PATCHES if patch.is_needed(cpu=False)}
+    assert {"processor_of_a_request", "gloo", "distribution_name", "plain_linear_layers"}.isdisjoint(on_gpu)
+    assert {"processor", "actor_class", "repeated_placeholders", "unsampled_tokens"} <= on_gpu
+    assert all(patch.is_needed(cpu=True) for patch in PATCHES)
+
+
 def test_the_variables_of_verls_own_ray_are_those_that_we_pass_on():
     spec = find_spec("verl")
     assert spec is not None and spec.submodule_search_locations

@@ -3,8 +3,8 @@
 Nothing here enters a fingerprint, since nothing here changes what is computed: the rows of every optimiser step are the same, and
 each weighs the same in its gradient, whatever `micro_batch`, `workers` and `zero` are. What may still differ between two settings:
 
-    rounding   sums are taken in another order. In fp32 the gradient of a step is equal to 1e-5; in bf16, in which DeepSpeed then
-               accumulates, less so
+    rounding   sums are taken in another order. In fp32 the gradient of a step is equal to 1e-5; in bf16, in which the gradient of
+               each micro-batch is rounded before it is added up in fp32, less so
     dropout    of LoRA (`model.lora.dropout`; in BAM where `bam.backbone_mode` is `train`): its masks are drawn for each micro-batch
                of each worker, so another split is another draw, as another seed would be
     sampling   in GRPO vLLM draws responses for all prompts that it holds at a time

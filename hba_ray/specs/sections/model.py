@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 from hba_ray.errors import CheckpointError, EnvironmentMissing
 from hba_ray.specs.base import Added, Seed, Spec
 
+Attention = Literal["auto", "sdpa", "flash_attention_2", "eager"]
+Precision = Literal["bf16", "tf32", "fp32"]
 PACKAGE = "package:"
 """Stands before the name of a Python package that carries weights."""
 
@@ -79,8 +81,15 @@ class ModelSpec(Spec):
     classifier heads alone."""
     lora: LoraSpec = LoraSpec()
     """The low-rank updates."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Precision of weights and activations; `auto` is bf16 on a GPU and fp32 on a CPU."""
+    precision: Literal["auto", Precision] = "auto"
+    """Precision of weights and activations; `auto` is bf16 on a GPU and fp32 on a CPU. The paper applies LoRA in full float32
+    (appendix C.2), which is `fp32`. In `bf16` the weights that are trained, LoRA's among them, have fp32 copies that the
+    optimiser changes, and gradients are added up in fp32. `tf32` keeps weights and activations in fp32 and lets a GPU round the
+    factors of their products to 10 bits of mantissa: several times faster than `fp32` there, and the same on a CPU."""
+    attention: Annotated[Attention, Added(before="auto")] = "auto"
+    """What computes attention: `sdpa` of PyTorch; `flash_attention_2` of the package flash-attn, on a GPU in bf16; `eager`, plain
+    products. `auto` is `flash_attention_2` where it can run, else `sdpa`; GRPO's is `sdpa` on a GPU and `eager` on a CPU. Results
+    are equal up to rounding, so it enters no fingerprint."""
     media_to_backbone: bool = True
     """Feed audio and video to the backbone. The released SFT code does not: its prompts hold their placeholders alone."""
     prompt_layout: Annotated[Literal["trimmed", "released"], Added(before="trimmed")] = "trimmed"

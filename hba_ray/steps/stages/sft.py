@@ -227,7 +227,7 @@ def _identity(draft: Draft, spec: ExperimentSpec) -> dict[str, Any]:
         "media": spec.atlas.media.identity(),
         "modalities": sorted(spec.atlas.modalities),
         "model": {
-            **identity_values(spec.model, exclude={"backbone", "tiny", "small", "prompt_layout", "system_prompt"}),
+            **identity_values(spec.model, exclude={"backbone", "tiny", "small", "prompt_layout", "system_prompt", "attention"}),
             "precision": precision_of(spec),
         },
         "seed": spec.seed,
