@@ -19,7 +19,7 @@ from hba_ray.data.predictions import ROW_COLUMNS
 from hba_ray.errors import DataError
 from hba_ray.models.bam import DecoderTail
 from hba_ray.training import states
-from hba_ray.training.bam import BamJob
+from hba_ray.training.bam_job import BamJob
 from hba_ray.training.sources import stored_answers
 from hba_ray.training.states import SCHEMA, StateExtractor, StatesJob, StateStore, compute_states, load_sft
 from tests.helpers.bam_jobs import BamShop, make_shop
