@@ -16,7 +16,6 @@ from hba_ray.data.predictions import Columns
 from hba_ray.errors import CheckpointError, DataError, TrainingError
 from hba_ray.models.bam import Bam, DescriptorBatch, Head
 from hba_ray.models.checkpoints import load_adapters
-from hba_ray.specs.sections.bam import AUTHORS_BAM
 from hba_ray.steps.stages.bam import AdaptersOfDataset, BamResult, BamSteps
 from hba_ray.training import bam as training
 from hba_ray.training.bam import DescribedSplit, class_probabilities, train_bam, train_bam_on_ray

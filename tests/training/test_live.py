@@ -10,10 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from hba_ray.cluster.session import ray_session
-from hba_ray.data.atlas import build_index
 from hba_ray.errors import DataError
 from hba_ray.models.bam import DescriptorBatch
-from hba_ray.specs import AtlasSpec
 from hba_ray.specs.sections.bam import AUTHORS_BAM
 from hba_ray.training.bam import train_bam
 from hba_ray.training.bam_job import BamJob, Supply, TrainedBam
