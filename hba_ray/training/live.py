@@ -28,6 +28,7 @@ from hba_ray.models.omni import OmniSapiens, Outputs
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.bam import Injection
 from hba_ray.store.folders import read_lines
+from hba_ray.store.follow import Metrics, followed
 from hba_ray.training.bam_inputs import Attach, Describe, describe_rows, streamed
 from hba_ray.training.bam_job import BamJob, Outset, Supply, TrainedBam, finished, optimizer_of, save_trained
 from hba_ray.training.deepspeed import deepspeed_settings, join_process_group, wrap
@@ -186,6 +187,7 @@ def train_live(
     folder: Path,
     work: Path,
     on_done: Callable[[str], None] = lambda dataset: None,
+    on_line: Callable[[str, Metrics], None] = lambda dataset, metrics: None,
 ) -> tuple[list[TrainedBam], list[Drop]]:
     """Trains the adapters of these datasets one after the other, each into a folder of its name; finished ones are kept.
 
@@ -193,6 +195,7 @@ def train_live(
         describe: picklable.
         work: folder of the stages, from which each goes on where it was interrupted.
         on_done: is called with each dataset that is finished or left out.
+        on_line: is called with the dataset and each line of its log, while it trains.
 
     Returns:
         The adapters, and the rows that could not be read. A dataset of which no training row has a descriptor gets no adapters.
@@ -207,7 +210,8 @@ def train_live(
     for dataset in datasets:
         live = live_job(job, dataset, describe, work)
         if live is not None:
-            made, lost = _train_dataset(live, folder / dataset, Path(live.log).parent)
+            with followed(Path(live.log), partial(on_line, dataset)):
+                made, lost = _train_dataset(live, folder / dataset, Path(live.log).parent)
             trained.append(made)
             drops += lost
         on_done(dataset)
@@ -231,7 +235,8 @@ def live_job(job: BamJob, dataset: str, describe: Describe, work: Path) -> LiveJ
     if outset is None:
         return None
     spec = job.spec.fitted_to(job.bam.batch_of(dataset), max_gradient_norm=None)
-    return LiveJob(job, dataset, outset, describe, spec, index, str(work / f"{dataset}-{outset.identity}" / LOG))
+    own = replace(job, index=index, names={})  # workers need no other rows, and the job is sent to each
+    return LiveJob(own, dataset, outset, describe, spec, index, str(work / f"{dataset}-{outset.identity}" / LOG))
 
 
 def _train_dataset(live: LiveJob, folder: Path, work: Path) -> tuple[TrainedBam, list[Drop]]:

@@ -165,10 +165,14 @@ def layer_weights(backbone: Path) -> int:
 
 def measure_adapters(index: AtlasIndex, backbone: Path, folder: Path, rows: int = TOLD_ROWS) -> dict[str, float | str]:
     """Table 13, and a sweep of BAM trials on stored states against the backbone in every step, timed on one trial."""
+    from hba_ray.data.atlas import read_rows
+    from hba_ray.data.rows import Row
     from hba_ray.evaluation.latency import measure_latency
     from hba_ray.predict.jobs import BamPredictJob
     from hba_ray.specs.sections.bam import BamSpec
-    from hba_ray.training.bam import BamJob, train_bam
+    from hba_ray.training.bam import train_bam
+    from hba_ray.training.bam_job import BamJob
+    from hba_ray.training.live import train_live
     from hba_ray.training.states import compute_states
 
     spec = spec_of(folder, 8, recompute=False, workers=0)
@@ -176,18 +180,20 @@ def measure_adapters(index: AtlasIndex, backbone: Path, folder: Path, rows: int 
     counts = TRIED_ROWS | {"test": rows + 1}
     few = index.take(np.concatenate([index.rows_of(split)[:count] for split, count in counts.items()]))
     states = {split: str(folder / "states" / split) for split in TRIED_ROWS}
+    names = {line: row.sample_id for line, row in enumerate(read_rows(few, range(len(few.table)))) if isinstance(row, Row)}
     seconds: dict[bool, float] = {}
     losses: dict[bool, list[float]] = {}
     for cache in (False, True):
         started = time.perf_counter()
         trials = TRIALS if cache else TRIALS[-1:]  # the last one of both
         for number, trial in enumerate(trials):
-            bam = BamSpec.model_validate({"cache": cache, "batch": 32, **trial})
-            job = BamJob(spec, bam, str(backbone), str(model), few, states)
+            bam = BamSpec.model_validate({"states": "shared" if cache else "live", "batch": 32, **trial})
+            job = BamJob(spec, bam, str(backbone), str(model), few, states, names)
             if cache and not number:
                 for split in TRIED_ROWS:
                     compute_states(job.states_job(split, open_answers=False), job.states_folder(split, open_answers=False))
-            (trained,) = train_bam(job, (DATASET,), describe, folder / f"bam-{cache}-{number}")
+            place = folder / f"bam-{cache}-{number}"
+            (trained,) = train_bam(job, (DATASET,), describe, place) if cache else train_live(job, (DATASET,), describe, place, place)[0]
         seconds[cache] = (time.perf_counter() - started) * len(TRIALS) / len(trials)
         losses[cache] = [*trained.losses, *trained.validation]
     apart = max(abs(one - other) / abs(other) for one, other in zip(losses[True], losses[False], strict=True))

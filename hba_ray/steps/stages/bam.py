@@ -26,6 +26,7 @@ from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import losses
 from hba_ray.steps.stages.resume import mention
 from hba_ray.store.folders import write_text
+from hba_ray.store.follow import Metrics
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import Drop
@@ -180,7 +181,11 @@ class BamSteps(StepKind[BamResult]):
                 bar.advance()
                 bar.show(dataset=dataset)
 
-            trained, drops = _train(context, job, datasets, described, on_done)
+            def on_line(dataset: str, metrics: Metrics) -> None:
+                if "loss" in metrics:
+                    bar.show(dataset=dataset, step=metrics["step"], loss=metrics["loss"])
+
+            trained, drops = _train(context, job, datasets, described, on_done, on_line)
         _write_log(trained, spec.bam.epochs, context.folder / STEP_LOG)
         made = {one.dataset: _kept(one) for one in trained}
         given = {dataset: AdaptersOfDataset(taken_from=name) for dataset, name in taken.items()}
@@ -208,7 +213,12 @@ class BamSteps(StepKind[BamResult]):
 
 
 def _train(
-    context: Context, job: BamJob, datasets: list[str], described: Described, on_done: Callable[[str], None]
+    context: Context,
+    job: BamJob,
+    datasets: list[str],
+    described: Described,
+    on_done: Callable[[str], None],
+    on_line: Callable[[str, Metrics], None],
 ) -> tuple[list[TrainedBam], list[Drop]]:
     """The adapters of these datasets, and the rows that could not be read, where this step is the one that reads them."""
     from hba_ray.training.bam import train_bam, train_bam_on_ray
@@ -216,7 +226,7 @@ def _train(
 
     folder = context.folder / ADAPTERS
     if job.bam.live:
-        return train_live(job, datasets, described, folder, context.folder / LIVE, on_done)
+        return train_live(job, datasets, described, folder, context.folder / LIVE, on_done, on_line)
     train = train_bam_on_ray if job.spec.compute.workers else train_bam
     return train(job, datasets, described, folder, on_done), []
 
