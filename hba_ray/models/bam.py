@@ -13,6 +13,7 @@ Letters in tensor names: B rows, S positions, H hidden size, D features of a str
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -53,6 +54,36 @@ class Head(nn.Linear):
         return super().forward(input.to(self.weight.dtype))
 
 
+class RowDropout(nn.Module):
+    """Dropout whose mask of a row follows from the row's seed alone, so that it does not depend on the rows beside it.
+
+    Args:
+        p: probability of being zeroed.
+        salt: makes the masks of several modules differ that are given the same seeds.
+        whole: zero all features of a row at once, and do not rescale those that stay.
+    """
+
+    def __init__(self, p: float, *, salt: str, whole: bool = False):
+        super().__init__()
+        self.p, self.salt, self.whole = p, zlib.crc32(salt.encode()), whole
+
+    def forward(self, x_BD: Tensor, seeds_B: Tensor | None) -> Tensor:
+        """Drops nothing in eval mode.
+
+        Args:
+            seeds_B: of the rows; None draws the masks from torch's random state.
+        """
+        if not (self.training and self.p):
+            return x_BD
+        width = 1 if self.whole else x_BD.shape[1]
+        if seeds_B is None:
+            uniform_BD = torch.rand(len(x_BD), width, device=x_BD.device)
+        else:
+            generators = [torch.Generator().manual_seed(seed ^ self.salt) for seed in seeds_B.tolist()]
+            uniform_BD = torch.stack([torch.rand(width, generator=generator) for generator in generators]).to(x_BD.device)
+        return x_BD * (uniform_BD >= self.p) / (1 if self.whole else 1 - self.p)
+
+
 class ZScoreNorm(nn.Module):
     """Subtracts from each feature its mean over the training rows, and divides by its standard deviation there."""
 
@@ -87,16 +118,20 @@ class Adapter(nn.Module):
         super().__init__()
         self.stream, self.width = stream, width
         self.unit_length = stream == "acoustic" and spec.acoustic_scale == "l2"
-        self.stream_dropout = spec.dropout if spec.dropout_of == "stream" else 0.0
+        whole = spec.dropout_of == "stream"
+        self.stream_dropout = RowDropout(spec.dropout if whole else 0.0, salt=stream, whole=True)
         self.ln_feats = {"layer": nn.LayerNorm, "zscore": ZScoreNorm, "none": nn.Identity}[spec.norm](width)
-        self.dropout = nn.Dropout(spec.dropout if spec.dropout_of == "element" else 0.0)
+        self.dropout = RowDropout(0.0 if whole else spec.dropout, salt=stream)
         hidden = spec.hidden_of(stream)
         layers = [nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden_size)]
         self.mlp = nn.Sequential(*layers, *([nn.ReLU()] if spec.outer_activation else []))
         self.alpha = nn.Parameter(torch.tensor([spec.alpha]))
 
-    def forward(self, vectors_BD: Tensor, present_B: Tensor) -> Tensor:
+    def forward(self, vectors_BD: Tensor, present_B: Tensor, seeds_B: Tensor | None = None) -> Tensor:
         """delta_BH, which is exactly zero and has no gradient in rows without the stream.
+
+        Args:
+            seeds_B: of dropout; see `RowDropout`.
 
         Raises:
             DataError: the vectors have another width.
@@ -112,9 +147,7 @@ class Adapter(nn.Module):
         f_BD = torch.where(present_B1, vectors_BD, 0.0)
         if self.unit_length:
             f_BD = F.normalize(f_BD, dim=-1)
-        if self.training and self.stream_dropout:
-            f_BD = f_BD * (torch.rand_like(f_BD[:, :1]) >= self.stream_dropout)
-        x_BD = self.dropout(self.ln_feats(f_BD))  # (1)
+        x_BD = self.dropout(self.ln_feats(self.stream_dropout(f_BD, seeds_B)), seeds_B)  # (1)
         weights = cast(nn.Linear, self.mlp[0]).weight
         z_BH = self.mlp(x_BD.to(weights.dtype)).float()  # (2)
         return torch.where(present_B1, self.alpha * z_BH, 0.0)  # (3)
@@ -148,8 +181,11 @@ class Bam(nn.Module):
             cast(Adapter, adapter).mlp.to(dtype)
         return self
 
-    def forward(self, descriptors: Mapping[str, DescriptorBatch]) -> Tensor:
+    def forward(self, descriptors: Mapping[str, DescriptorBatch], seeds_B: Tensor | None = None) -> Tensor:
         """delta_BH, the sum of the adapters' deltas over the streams.
+
+        Args:
+            seeds_B: of dropout; see `RowDropout`.
 
         Raises:
             DataError: a stream that has an adapter is missing, or has another width.
@@ -159,7 +195,7 @@ class Bam(nn.Module):
             what = f"the adapters need '{missing[0]}', and the descriptors hold {', '.join(descriptors) or 'no stream'}"
             way_out = "extract that stream; rows that lack it are marked as not present"
             raise DataError("descriptors", what, way_out, reason="missing stream")
-        deltas = [adapter(*descriptors[stream]) for stream, adapter in self.adapters.items()]
+        deltas = [adapter(*descriptors[stream], seeds_B) for stream, adapter in self.adapters.items()]
         return torch.stack(deltas).sum(dim=0)
 
     def class_logits(self, h_BH: Tensor, delta_BH: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -20,9 +20,9 @@ from hba_ray.models.backbone import load_processor
 from hba_ray.models.bam import Bam, DescriptorBatch, attached
 from hba_ray.models.checkpoints import load_adapters, load_model
 from hba_ray.predict.jobs import BamPredictJob, Predictions, PredictJob, predict_micro_batches
-from hba_ray.training.bam import Supply, class_probabilities, describe_source
+from hba_ray.training.bam import DescribedSplit, class_probabilities
+from hba_ray.training.bam_job import Supply
 from hba_ray.training.sft import build_model
-from hba_ray.training.sources import ClassSource
 from hba_ray.training.states import device_of
 
 
@@ -145,10 +145,10 @@ def stored_classes(job: BamPredictJob) -> Iterator[tuple[tuple[str, str], dict[s
     """
     supply = Supply(job.job)
     for dataset in job.datasets:
-        source = cast(ClassSource, supply.source(dataset, job.split))
-        given = describe_source(job.describe, job.job.bam, source, dataset, job.split, supply.device)
+        source = supply.source(dataset, job.split)
+        given = DescribedSplit.of(job.describe, job.job.bam, source, dataset, job.split, supply.device)
         bam = adapters_of(job, dataset, supply.hidden).to(supply.device)
-        probability, index = class_probabilities(bam, source, given).max(-1)
+        probability, index = class_probabilities(bam, given).max(-1)
         labels = [supply.classes[column][1] for column in supply.columns(dataset)]
         for sample, i, p in zip(source.samples, index.tolist(), probability.tolist(), strict=True):
             yield (dataset, str(sample["sample_id"])), {"predicted": labels[i], "probability": p}

@@ -26,7 +26,8 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.wording import AS_BEFORE, Wording
 
 if TYPE_CHECKING:
-    from hba_ray.training.bam import BamJob, Describe
+    from hba_ray.training.bam_inputs import Describe
+    from hba_ray.training.bam_job import BamJob
 
 WINDOW_ROWS = 64
 """Rows that are sorted by length together."""

@@ -127,7 +127,7 @@ _NOT_OF_PAPER = frozenset(
         "model.precision", "model.prompt_layout", "model.system_prompt", "model.media_to_backbone", "model.lora.scope",
         "sft.checkpoint", "sft.shuffle_window", "sft.scheduler_horizon",
         "bam.checkpoints", "bam.cache", "bam.cache_precision", "bam.seed", "bam.backbone_mode", "bam.alpha", "bam.decoder_injection",
-        "grpo.prompts", "grpo.modality_batches", "grpo.verl",
+        "bam.states", "grpo.prompts", "grpo.modality_batches", "grpo.verl",
     }
     | {"grpo.reward.encoder.package", "grpo.reward.encoder.path"}
 )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from math import gcd
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -176,6 +177,14 @@ class ExperimentSpec(Spec):
     def uses_bf16(self) -> bool:
         """Whether the model computes in bf16."""
         return self.precision == "bf16"
+
+    def fitted_to(self, batch: int, **changes: Any) -> ExperimentSpec:
+        """The spec with another `sft.batch` and other changes of `sft`, and with fewer workers and smaller micro-batches where the
+        batch is too small for them."""
+        micro_batch = gcd(self.compute.micro_batch, batch)
+        workers = gcd(self.compute.workers, batch // micro_batch) if self.compute.workers else 0
+        compute = self.compute.model_copy(update={"micro_batch": micro_batch, "workers": workers})
+        return self.model_copy(update={"sft": self.sft.model_copy(update={"batch": batch, **changes}), "compute": compute})
 
     @property
     def accumulation(self) -> int:

@@ -60,7 +60,6 @@ def start_engine(model: Any, spec: ExperimentSpec, *, steps: int, bf16: bool) ->
     Args:
         steps: steps of the learning rate's cosine, warm-up included.
     """
-    import deepspeed
     import torch
     from transformers import get_cosine_schedule_with_warmup
 
@@ -69,7 +68,19 @@ def start_engine(model: Any, spec: ExperimentSpec, *, steps: int, bf16: bool) ->
     kind = torch.optim.Adam if sft.optimizer == "adam" else torch.optim.AdamW
     optimizer = kind(parameters, lr=sft.lr, weight_decay=sft.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, sft.warmup_steps, steps)
-    settings = deepspeed_settings(spec, bf16=bf16)
+    return wrap(model, optimizer, deepspeed_settings(spec, bf16=bf16), schedule)
+
+
+def wrap(model: Any, optimizer: Any, settings: dict[str, Any], schedule: Any = None) -> Any:
+    """The model inside a DeepSpeed engine.
+
+    Args:
+        settings: of `deepspeed_settings`.
+        schedule: of the learning rate, which is constant without one.
+    """
+    import deepspeed
+
     made: Any = deepspeed.initialize
+    parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
     engine, *_ = made(model=model, model_parameters=parameters, optimizer=optimizer, lr_scheduler=schedule, config=settings)
     return engine

@@ -10,15 +10,16 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from hba_ray.errors import CheckpointError, EnvironmentMissing
+from hba_ray.specs import ComputeSpec
 from hba_ray.store.folders import append_line, copy_folder, keep_lines, read_object
-from hba_ray.training.loop import Hook, Run, State, gather_drops
+from hba_ray.training.loop import Hook, Run, State, fit, gather_drops
 
 _STATE, _LAYOUT, _ENGINE, _BEST, _TAG = "state.json", "layout.json", "engine", "best", "engine"
 RAY_RUN = "train"
@@ -165,6 +166,42 @@ class Checkpoints(Hook):
                 if self._best.is_dir():
                     copy_folder(self._best, folder / _BEST)
             self.store.save(folder, {"step": float(run.state.step), "epoch": float(run.state.epoch), **metrics})
+
+
+def fit_from_newest(
+    run: Run,
+    store: CheckpointStore,
+    save_best: Callable[[Path, State], None],
+    log: Path,
+    compute: ComputeSpec,
+    *,
+    world: int = 1,
+    other: Path | None = None,
+    hooks: Sequence[Hook] = (),
+) -> State:
+    """Trains from the newest checkpoint, or from the start, to the end, with a log of every step; the engine is destroyed then.
+
+    Args:
+        save_best, other: see `Checkpoints`.
+        log: file of the step log.
+        world: number of workers.
+        hooks: besides log and checkpoints.
+
+    Raises:
+        DataError, TrainingError: as `loop.fit` raises them.
+        CheckpointError: the newest checkpoint is damaged, or of other settings of `compute`.
+    """
+    layout = {"workers": world, "zero": compute.zero, "micro_batch": compute.micro_batch}
+    with tempfile.TemporaryDirectory(prefix="hba-best-") as scratch:
+        checkpoints = Checkpoints(store, save_best, Path(scratch), layout, compute.checkpoint_every, other)
+        steps = StepLog(log)
+        run.hooks = [steps, *hooks, checkpoints]
+        checkpoints.restore(run)
+        if run.rank == 0:
+            steps.start(run.state.step, run.state.epoch)
+        state = fit(run)
+    run.engine.destroy()
+    return state
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from hba_ray.models.bam import Bam
 from hba_ray.models.checkpoints import load_model, save_adapters, save_model
 from hba_ray.models.released import load_released, load_released_adapters, load_released_head, read_released
 from hba_ray.specs import ExperimentSpec
-from hba_ray.training.bam import BamJob, Supply
+from hba_ray.training.bam_job import BamJob, Supply
 from hba_ray.training.sft import build_model
 
 

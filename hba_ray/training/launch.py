@@ -15,8 +15,8 @@ from hba_ray.data.feed.stream import make_here
 from hba_ray.models.checkpoints import new_folder
 from hba_ray.store.folders import copy_folder
 from hba_ray.training.hooks import RAY_RUN, FolderCheckpointStore, best_of, newest, state_of
+from hba_ray.training.job import StageJob
 from hba_ray.training.loop import State
-from hba_ray.training.sft import SftJob, train_sft
 
 _CHECKPOINT = "checkpoint"
 
@@ -59,11 +59,11 @@ def state_in(folder: Path) -> State | None:
     return None if checkpoint is None else state_of(checkpoint)
 
 
-def launch_sft(job: SftJob, folder: Path) -> TrainedStage:
+def launch_sft(job: StageJob, folder: Path) -> TrainedStage:
     """Runs a stage to its end, from where an earlier attempt in `folder` stopped, whether that one ran on Ray or without.
 
     Raises:
-        DataError, TrainingError, CheckpointError: as `train_sft` raises them, on whichever worker.
+        DataError, TrainingError, CheckpointError: as the job raises them, on whichever worker.
         EnvironmentMissing: workers were lost more often than `compute.max_failures` allows.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def launch_sft(job: SftJob, folder: Path) -> TrainedStage:
     return TrainedStage(model, state)
 
 
-def _train_here(job: SftJob, folder: Path) -> Path:
+def _train_here(job: StageJob, folder: Path) -> Path:
     import torch
 
     from hba_ray.models.backbone import load_processor
@@ -91,11 +91,11 @@ def _train_here(job: SftJob, folder: Path) -> Path:
     def make_batches(split: str, windows: Sequence[Window]) -> Iterator[MicroBatch]:
         return make_here(BatchMaker(job.index, job.settings_for(split), processor, split), windows)
 
-    train_sft(job, make_batches, FolderCheckpointStore(folder / _CHECKPOINT))
+    job.train(make_batches, FolderCheckpointStore(folder / _CHECKPOINT))
     return folder / _CHECKPOINT
 
 
-def _train_on_ray(job: SftJob, folder: Path) -> Path:
+def _train_on_ray(job: StageJob, folder: Path) -> Path:
     from hba_ray.training.on_ray import train_on_ray
 
     return train_on_ray(job, folder)

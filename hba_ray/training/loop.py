@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed
@@ -185,6 +185,7 @@ class Run:
         micro_batch: rows of a full micro-batch.
         seed: of dropout; each step has a seed of its own, so a resumed run draws the same masks.
         class_weight, answer_weight: factors of the two losses.
+        keep: which epoch counts as the best: that of the lowest validation loss, or always the last.
         improved: whether the last epoch is the best so far.
         should_stop: set by a hook that ends training.
     """
@@ -197,6 +198,7 @@ class Run:
     seed: int
     class_weight: float = 1.0
     answer_weight: float = 1.0
+    keep: Literal["best", "last"] = "best"
     rank: int = 0
     state: State = field(default_factory=State)
     hooks: Sequence[Hook] = ()
@@ -275,9 +277,10 @@ def _validate(run: Run) -> dict[str, float]:
 
 
 def _record_best_epoch(run: Run, validation: dict[str, float]) -> None:
-    """The epoch of the lowest validation loss is the best (paper appendix C.2); without a validation split, the last one is."""
+    """The epoch of the lowest validation loss is the best (paper appendix C.2); without a validation split, or where the last is to
+    be kept, that is the best."""
     state, loss = run.state, validation.get("validation_loss")
-    run.improved = loss is None or state.best_loss is None or loss < state.best_loss
+    run.improved = run.keep == "last" or loss is None or state.best_loss is None or loss < state.best_loss
     if run.improved:
         state.best_loss, state.best_epoch, state.flat_epochs = loss, state.epoch - 1, 0
     else:

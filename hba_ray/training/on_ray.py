@@ -25,7 +25,7 @@ from hba_ray.data.feed.order import Window
 from hba_ray.data.feed.stream import make_on_ray
 from hba_ray.errors import CheckpointError, EnvironmentMissing, HbaError, TrainingError
 from hba_ray.training.hooks import RAY_RUN
-from hba_ray.training.sft import SftJob, train_sft
+from hba_ray.training.job import StageJob
 
 _START_ATTEMPTS = 10
 """Times that workers may fail to start, or wait a minute for a free place; by default Ray would try for ever."""
@@ -50,7 +50,7 @@ def last_committed(folder: Path) -> Path | None:
     return None if checkpoint is None else Path(checkpoint.path)
 
 
-def train_on_ray(job: SftJob, folder: Path) -> Path:
+def train_on_ray(job: StageJob, folder: Path) -> Path:
     """Trains to the end, and returns the folder of the last checkpoint.
 
     Raises:
@@ -122,7 +122,7 @@ def _worker(config: dict[str, Any]) -> None:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     context = ray.train.get_context()
-    job: SftJob = pickle.loads(config["job"])
+    job: StageJob = pickle.loads(config["job"])
     compute = job.spec.compute
 
     def make_batches(split: str, windows: Sequence[Window]) -> Iterator[MicroBatch]:
@@ -137,7 +137,7 @@ def _worker(config: dict[str, Any]) -> None:
             prefetch=compute.prefetch,
         )
 
-    train_sft(job, make_batches, _RayCheckpointStore(), rank=context.get_world_rank(), world=context.get_world_size())
+    job.train(make_batches, _RayCheckpointStore(), rank=context.get_world_rank(), world=context.get_world_size())
 
 
 class _RayCheckpointStore:

@@ -6,9 +6,8 @@ rows train, then lm_head alone on the open answers. No Ray here; `launch` calls 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -21,8 +20,8 @@ from hba_ray.data.feed.order import Order
 from hba_ray.errors import CheckpointError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.training.deepspeed import join_process_group, start_engine
-from hba_ray.training.hooks import Checkpoints, CheckpointStore, StepLog, StopWhenFlat
-from hba_ray.training.loop import Feed, Hook, MakeBatches, Run, State, fit
+from hba_ray.training.hooks import CheckpointStore, StopWhenFlat, fit_from_newest
+from hba_ray.training.loop import Feed, MakeBatches, Run, State
 
 ModelPart = Literal["all", "classes", "answers"]
 """What of the model is trained: `all` that the spec makes trainable, `classes` all of it but lm_head, `answers` lm_head alone."""
@@ -71,6 +70,9 @@ class SftJob:
         trains_towers = model.train == "all" or (model.train == "lora" and model.lora.scope == "all")
         return self.spec.compute.zero == 3 or (self.spec.compute.zero == 2 and trains_towers)
 
+    def train(self, make_batches: MakeBatches, store: CheckpointStore, rank: int = 0, world: int = 1) -> State:
+        return train_sft(self, make_batches, store, rank=rank, world=world)
+
     def order(self, rank: int, world: int) -> Order:
         """The order of the training rows for one of `world` workers."""
         sft, micro_batch = self.spec.sft, self.spec.compute.micro_batch
@@ -110,12 +112,6 @@ def train_sft(job: SftJob, make_batches: MakeBatches, store: CheckpointStore, *,
     kept = freeze_other_parts(model, job.part)
     join_process_group(gpu=spec.compute.gpus_per_worker > 0)
     engine = start_engine(model, spec, steps=job.schedule_steps, bf16=bf16)
-    log = StepLog(Path(job.log))
-    scratch = tempfile.TemporaryDirectory(prefix="hba-best-")
-    layout = {"workers": world, "zero": spec.compute.zero, "micro_batch": spec.compute.micro_batch}
-    save_best, other = partial(_save_best, model, kept, spec), Path(job.checkpoint) if job.checkpoint else None
-    checkpoints = Checkpoints(store, save_best, Path(scratch.name), layout, spec.compute.checkpoint_every, other)
-    hooks: list[Hook] = [log, *([StopWhenFlat(spec.sft.patience)] if spec.sft.patience else []), checkpoints]
     run = Run(
         engine=engine,
         feed=feed,
@@ -126,15 +122,10 @@ def train_sft(job: SftJob, make_batches: MakeBatches, store: CheckpointStore, *,
         class_weight=spec.sft.class_loss_weight,
         answer_weight=spec.sft.answer_loss_weight,
         rank=rank,
-        hooks=hooks,
     )
-    with scratch:
-        checkpoints.restore(run)
-        if rank == 0:
-            log.start(run.state.step, run.state.epoch)
-        state = fit(run)
-    engine.destroy()
-    return state
+    save_best, other = partial(_save_best, model, kept, spec), Path(job.checkpoint) if job.checkpoint else None
+    patience = [StopWhenFlat(spec.sft.patience)] if spec.sft.patience else []
+    return fit_from_newest(run, store, save_best, Path(job.log), spec.compute, world=world, other=other, hooks=patience)
 
 
 def build_model(spec: ExperimentSpec, backbone: str, *, bf16: bool) -> Any:
@@ -181,14 +172,18 @@ def freeze_other_parts(model: Any, part: ModelPart) -> list[Any]:
 
 def _save_best(model: Any, kept: list[Any], spec: ExperimentSpec, folder: Path, state: State) -> None:
     """Writes the weights of all parts on rank 0; under ZeRO-3 all ranks gather them first."""
-    import deepspeed
-
     from hba_ray.models.checkpoints import save_model
 
-    gathered = deepspeed.zero.GatheredParameters(kept, modifier_rank=None) if spec.compute.zero == 3 else nullcontext()
-    with gathered, _trainable(kept):
-        if _is_rank_zero():
+    with whole(kept, zero=spec.compute.zero), _trainable(kept):
+        if is_rank_zero():
             save_model(model, folder, {"epoch": state.best_epoch, "validation_loss": state.best_loss, "step": state.step})
+
+
+def whole(weights: list[Any], *, zero: int) -> AbstractContextManager[object]:
+    """A block in which these weights are whole on every rank, under ZeRO-3 too."""
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(weights, modifier_rank=None) if zero == 3 else nullcontext()
 
 
 @contextmanager
@@ -204,7 +199,7 @@ def _trainable(weights: list[Any]) -> Iterator[None]:
             weight.requires_grad_(trained)
 
 
-def _is_rank_zero() -> bool:
+def is_rank_zero() -> bool:
     import torch.distributed
 
     return torch.distributed.get_rank() == 0

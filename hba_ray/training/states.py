@@ -19,6 +19,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,8 +91,7 @@ class StatesJob:
 
     @property
     def settings(self) -> BatchSettings:
-        withheld = () if self.bam.raw_media else ("audio", "video")
-        return BatchSettings.of(self.spec, "states", context=context_length(self.backbone), withheld=withheld)
+        return BatchSettings.of(self.spec, "states", context=context_length(self.backbone), withheld=self.bam.withheld)
 
     def identity(self) -> dict[str, Any]:
         """All that the states depend on, as JSON values."""
@@ -130,7 +130,8 @@ def _prompt_of(backbone: str, wording: Wording) -> str:
 
 def load_sft(spec: ExperimentSpec, backbone: str, model: str) -> OmniSapiens:
     """The frozen SFT model, in eval mode, on the GPU where the spec's workers have one."""
-    loaded: OmniSapiens = build_model(spec, backbone, bf16=spec.uses_bf16)
+    compute = spec.compute.model_copy(update={"gradient_checkpointing": False})  # which would have the whole model in the graph
+    loaded: OmniSapiens = build_model(spec.model_copy(update={"compute": compute}), backbone, bf16=spec.uses_bf16)
     load_model(loaded, Path(model))
     return loaded.requires_grad_(False).eval().to(device_of(spec))
 
@@ -159,15 +160,14 @@ def compute_states(job: StatesJob, folder: Path, on_rows: Callable[[int], None] 
         write_text(folder / _MANIFEST, json.dumps({"identity": identity, "complete": False}, indent=1) + "\n")
     windows = plan_epoch(job.rows, Order(job.split, _WINDOW_ROWS, job.spec.compute.micro_batch, shuffle=False))
     parts = [windows[start : start + _PART_WINDOWS] for start in range(0, len(windows), _PART_WINDOWS)]
-    maker = _maker_on_ray if job.spec.compute.workers else _maker_here
-    make: Callable[[Sequence[Window]], Iterator[tuple[pa.Table, list[Drop]]]] | None = None
-    drops: list[Drop] = []
-    for number, part in enumerate(parts):
-        path = folder / f"part-{number:05d}.parquet"
-        if not path.exists():
-            make = make or maker(job)
-            write_part(path, make(part), job.kind, on_rows)
-        drops += _drops_of(path)
+    paths = [folder / f"part-{number:05d}.parquet" for number in range(len(parts))]
+    missing = [(path, part) for path, part in zip(paths, parts, strict=True) if not path.exists()]
+    if missing:
+        make = _make_on_ray if job.spec.compute.workers else _make_here
+        made = make(job, [window for _, part in missing for window in part])
+        for path, part in missing:
+            write_part(path, islice(made, sum(window.micro_batches for window in part)), job.kind, on_rows)
+    drops = [drop for path in paths for drop in _drops_of(path)]
     write_text(folder / _MANIFEST, json.dumps({"identity": identity, "complete": True, "parts": len(parts)}, indent=1) + "\n")
     return drops
 
@@ -274,23 +274,19 @@ class StateExtractor:
         return states.to(self.dtype).cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def _maker_here(job: StatesJob) -> Callable[[Sequence[Window]], Iterator[tuple[pa.Table, list[Drop]]]]:
+def _make_here(job: StatesJob, windows: Sequence[Window]) -> Iterator[tuple[pa.Table, list[Drop]]]:
     states_of = _load(job)
     maker = BatchMaker(job.rows, job.settings, load_processor(job.backbone), job.split)
-    return lambda windows: (states_of(batch) for batch in make_here(maker, windows))
+    return map(states_of, make_here(maker, windows))
 
 
-def _maker_on_ray(job: StatesJob) -> Callable[[Sequence[Window]], Iterator[tuple[pa.Table, list[Drop]]]]:
-    """Computes each part with `compute.workers` model actors of its own."""
+def _make_on_ray(job: StatesJob, windows: Sequence[Window]) -> Iterator[tuple[pa.Table, list[Drop]]]:
+    """The states of each micro-batch in turn, from `compute.workers` model actors that live until the last one."""
     compute = job.spec.compute
-
-    def make(windows: Sequence[Window]) -> Iterator[tuple[pa.Table, list[Drop]]]:
-        processor = partial(load_processor, job.backbone)
-        loading = {"loaders": compute.loaders, "cpus_per_loader": compute.cpus_per_loader}
-        batches = micro_batch_dataset(job.rows, job.settings, job.split, processor, windows, **loading)
-        yield from map_with_model_actors(batches, partial(_load, job), compute)
-
-    return make
+    processor = partial(load_processor, job.backbone)
+    loading = {"loaders": compute.loaders, "cpus_per_loader": compute.cpus_per_loader}
+    batches = micro_batch_dataset(job.rows, job.settings, job.split, processor, windows, **loading)
+    return map_with_model_actors(batches, partial(_load, job), compute)
 
 
 def _load(job: StatesJob) -> Callable[[MicroBatch], tuple[pa.Table, list[Drop]]]:

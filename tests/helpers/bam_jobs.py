@@ -6,18 +6,20 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hba_ray.data.atlas import AtlasIndex, build_index
+from hba_ray.data.atlas import AtlasIndex, build_index, read_rows
+from hba_ray.data.rows import Row
 from hba_ray.data.tasks import SPLITS
 from hba_ray.models.bam import DescriptorBatch
 from hba_ray.models.checkpoints import save_model
 from hba_ray.specs import AtlasSpec
 from hba_ray.specs.sections.bam import BamSpec
-from hba_ray.training.bam import BamJob
+from hba_ray.training.bam_job import BamJob
 from hba_ray.training.sft import build_model
 from hba_ray.training.states import compute_states
 from tests.helpers.sft_jobs import small_spec
@@ -31,11 +33,11 @@ def noise(name: str, width: int) -> torch.Tensor:
 
 
 def describe_by_noise(split: str, sample_ids: Sequence[str]) -> dict[str, DescriptorBatch]:
-    """Both streams; every third row of a split lacks the acoustic one, and holds no number there."""
+    """Both streams; a third of the rows lack the acoustic one, and hold no number there."""
     given = {}
     for stream, width in WIDTHS.items():
         vectors = torch.stack([noise(f"{stream} {sample_id}", width) for sample_id in sample_ids])
-        present = torch.tensor([stream == "pose" or i % 3 != 0 for i in range(len(sample_ids))])
+        present = torch.tensor([stream == "pose" or float(noise(sample_id, 1)) < 0.5 for sample_id in sample_ids])
         vectors[~present] = torch.nan
         given[stream] = DescriptorBatch(vectors, present)
     return given
@@ -62,10 +64,15 @@ class BamShop:
     model: Path
     folder: Path
 
+    @cached_property
+    def names(self) -> dict[int, str]:
+        rows = enumerate(read_rows(self.index, range(len(self.index.table))))
+        return {line: row.sample_id for line, row in rows if isinstance(row, Row)}
+
     def job(self, spec_sections: dict | None = None, **bam: object) -> BamJob:
         spec = small_spec(**({"model": {"train": "lora", "lora": {"rank": 4, "dropout": 0.3}}} | (spec_sections or {})))
         fields = {"cache_precision": "fp32", "batch": 4} | bam
-        return BamJob(spec, BamSpec.model_validate(fields), str(self.backbone), str(self.model), self.index, self.states)
+        return BamJob(spec, BamSpec.model_validate(fields), str(self.backbone), str(self.model), self.index, self.states, self.names)
 
     @property
     def states(self) -> dict[str, str]:

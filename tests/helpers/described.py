@@ -41,6 +41,10 @@ class MadeUp:
         columns = {stream: SimpleNamespace(clips=np.array([b"clip" if one else b"" for one in held], "S4")) for stream, held in has.items()}
         return cls(rows, {(splits[line], row.sample_id): line for line, row in rows.items()}, columns, WIDTHS)
 
+    @property
+    def names(self) -> dict[int, tuple[str, str]]:
+        return {line: (row.sample_id, row.clip_id) for line, row in self.rows.items()}
+
     def lines_of(self, split: str, samples: Sequence[str]) -> list[int]:
         return [self.places[split, sample] for sample in samples]
 

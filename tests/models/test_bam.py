@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hba_ray.errors import CheckpointError, DataError
-from hba_ray.models.bam import Adapter, Bam, DecoderTail, DescriptorBatch, Head, attached, lm_head_copy, task_head
+from hba_ray.models.bam import Adapter, Bam, DecoderTail, DescriptorBatch, Head, RowDropout, attached, lm_head_copy, task_head
 from hba_ray.models.checkpoints import load_adapters, load_class_heads, model_identity, save_adapters, save_model
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs.sections.bam import AUTHORS_BAM, BamSpec
@@ -114,6 +114,17 @@ def test_dropout_takes_features_after_the_norm_or_whole_rows_before_it():
             assert torch.equal(seen[0][~gone], normed[~gone])
             assert torch.count_nonzero(delta[gone]) > 0, "a dropped row still goes through the network"
         seen.clear()
+
+
+@pytest.mark.parametrize("kind", ["element", "stream"])
+def test_dropout_of_a_row_depends_on_its_seed_and_not_on_the_rows_beside_it(kind):
+    bam, given, seeds = make_bam(dropout=0.3, dropout_of=kind).train(), descriptors(40), torch.arange(40)
+    whole = bam(given, seeds)
+    for rows in torch.randperm(40).split(7):
+        torch.testing.assert_close(bam({stream: one.take(rows) for stream, one in given.items()}, seeds[rows]), whole[rows])
+    assert not torch.allclose(bam(given, seeds + 40), whole)
+    dropped = RowDropout(0.3, salt=kind)(torch.ones(400, 10), torch.arange(400)) == 0
+    assert 0.25 < dropped.float().mean() < 0.35
 
 
 def test_the_z_score_is_that_of_the_rows_which_have_the_stream():
@@ -258,7 +269,7 @@ def test_the_released_settings_are_valid_and_differ_from_the_paper_s():
     assert all(getattr(authors, field) != getattr(paper, field) for field in AUTHORS_BAM)
     assert [paper.batch_of(name) for name in ("daicwoz", "mmsd", "mimeqa", "meld_senti")] == [4, 16, 16, 32]
     assert authors.batch_of("daicwoz") == 16
-    with pytest.raises(ValueError, match="set cache: false"):
+    with pytest.raises(ValueError, match="set states: live"):
         BamSpec.model_validate({"backbone_mode": "train"})
     with pytest.raises(ValueError, match="named twice"):
         BamSpec.model_validate({"streams": ["pose", "pose"]})

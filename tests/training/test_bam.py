@@ -16,10 +16,10 @@ from hba_ray.data.predictions import Columns
 from hba_ray.errors import CheckpointError, DataError, TrainingError
 from hba_ray.models.bam import Bam, DescriptorBatch, Head
 from hba_ray.models.checkpoints import load_adapters
-from hba_ray.specs.sections.bam import AUTHORS_BAM
 from hba_ray.steps.stages.bam import AdaptersOfDataset, BamResult, BamSteps
 from hba_ray.training import bam as training
-from hba_ray.training.bam import BamJob, DescribedSplit, Supply, class_probabilities, describe_source, train_bam, train_bam_on_ray
+from hba_ray.training.bam import DescribedSplit, class_probabilities, train_bam, train_bam_on_ray
+from hba_ray.training.bam_job import BamJob, Supply
 from tests.helpers.bam_jobs import BamShop, describe_by_label, describe_by_noise, make_shop, words_atlas
 
 ALL = ("toy_tone", "toy_nod", "toy_answers")
@@ -35,46 +35,6 @@ def shop(small_index, tiny_backbone, tmp_path_factory) -> BamShop:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
-
-
-@pytest.mark.parametrize("injection", ["penultimate", "post_norm"])
-def test_stored_and_live_states_give_the_same_losses(shop: BamShop, tmp_path, injection):
-    fields = {"decoder_injection": injection, "epochs": 3, "batch": 3}
-    stored = shop.with_states(shop.job(**fields), open_answers=True)
-    live = shop.job({"compute": {"micro_batch": 2}}, **fields, cache=False)
-    pairs = zip(*(train_bam(job, ALL, describe_by_noise, tmp_path / name) for name, job in (("a", stored), ("b", live))), strict=True)
-    for one, other in pairs:
-        assert len(one.losses) == 6 and len(one.validation) == 3
-        assert one.losses == pytest.approx(other.losses, rel=1e-5) and one.validation == pytest.approx(other.validation, rel=1e-5)
-
-
-def test_only_adapters_and_the_named_head_change(shop: BamShop, tmp_path):
-    job = shop.job(cache=False, epochs=1)
-    files = {path: path.read_bytes() for folder in (shop.model, shop.backbone) for path in folder.iterdir()}
-    supply = Supply(job)
-    before = {name: tensor.clone() for name, tensor in supply.sft.state_dict().items()}
-    for dataset in ALL:
-        training._train_dataset(job, dataset, supply, describe_by_noise, tmp_path / dataset)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in supply.sft.state_dict().items())
-    assert all(weight.grad is None for weight in supply.sft.parameters())
-    assert all(path.read_bytes() == content for path, content in files.items())
-    for dataset in ALL:
-        saved = weights(tmp_path / dataset)
-        start = supply.head(dataset).state_dict()
-        assert {name for name in saved if name.startswith("head.")} == {f"head.{name}" for name in start}
-        assert all(not torch.equal(saved[f"head.{name}"], tensor) for name, tensor in start.items())
-    rows = [index for index, (task, _) in enumerate(supply.classes) if task == "EMO"]
-    assert len(weights(tmp_path / "toy_tone")["head.bias"]) == len(rows) == 8
-
-
-def test_the_released_settings_train_and_leave_lm_head_alone(shop: BamShop, tmp_path):
-    job = shop.job(**AUTHORS_BAM | {"batch": 4, "epochs": 2})
-    classes, answers = train_bam(job, ("toy_tone", "toy_answers"), describe_by_noise, tmp_path)
-    assert not (answers.folder / "head.safetensors").exists() and (classes.folder / "head.safetensors").exists()
-    assert classes.best_epoch == answers.best_epoch == 1, "the last epoch is kept"
-    quiet = shop.job(**AUTHORS_BAM | {"batch": 4, "epochs": 2, "backbone_mode": "eval"})
-    (still,) = train_bam(quiet, ["toy_tone"], describe_by_noise, tmp_path / "eval")
-    assert still.losses != classes.losses, "LoRA's dropout is active in the backbone"
 
 
 def test_a_run_repeats_itself_and_another_seed_does_not(shop: BamShop, tmp_path):
@@ -154,7 +114,9 @@ class Indifferent:
 
     samples: list[Columns]
 
-    def loss_sum(self, rows: torch.Tensor, delta_BH: torch.Tensor, head: Head | None) -> torch.Tensor:
+    def load(self, rows: torch.Tensor) -> None: ...
+
+    def loss_sum(self, states: None, delta_BH: torch.Tensor, head: Head | None) -> torch.Tensor:
         return (0 * delta_BH).sum()
 
 
@@ -162,7 +124,7 @@ def test_training_in_which_every_gradient_was_0_is_told_from_other_training(shop
     job = shop.job()
     supply = Supply(job)
     source = supply.source("toy_nod", "train")
-    descriptors = describe_source(describe_by_noise, job.bam, source, "toy_nod", "train", supply.device)
+    descriptors = DescribedSplit.of(describe_by_noise, job.bam, source, "toy_nod", "train", supply.device).descriptors
     bam = Bam(job.bam, {stream: given.vectors_BD.shape[1] for stream, given in descriptors.items()}, supply.hidden, None)
     bam.fit_norms(descriptors)
     run = training._Run(job, "toy_nod", bam, DescribedSplit(Indifferent(source.samples), descriptors), None)
@@ -188,8 +150,8 @@ def accuracy(job: BamJob, folder: Path, describe) -> float:
     supply = Supply(job)
     source = supply.source("toy_words", "test")
     bam, _ = load_adapters(folder, base=job.base, hidden=supply.hidden)
-    given = describe_source(describe, job.bam, source, "toy_words", "test", "cpu")
-    return float((class_probabilities(bam, source, given).argmax(1) == source.class_R).float().mean())
+    part = DescribedSplit.of(describe, job.bam, source, "toy_words", "test", "cpu")
+    return float((class_probabilities(bam, part).argmax(1) == source.states.class_B).float().mean())
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +192,7 @@ def test_a_dataset_whose_rows_were_all_dropped_is_left_out(shop: BamShop, tmp_pa
     shop.with_states(job)
     supply = Supply(job)
     source = supply.source("toy_nod", "train")
-    assert source.samples == [] and len(source.class_R) == 0
+    assert source.samples == [] and len(source.states.class_B) == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "has_rows", lambda *where: True)
         assert training._train_dataset(job, "toy_nod", supply, describe_by_noise, tmp_path / "toy_nod") is None

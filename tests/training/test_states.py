@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ray.util import state
 
 from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import AtlasIndex, read_rows
@@ -19,7 +20,7 @@ from hba_ray.data.predictions import ROW_COLUMNS
 from hba_ray.errors import DataError
 from hba_ray.models.bam import DecoderTail
 from hba_ray.training import states
-from hba_ray.training.bam import BamJob
+from hba_ray.training.bam_job import BamJob
 from hba_ray.training.sources import stored_answers
 from hba_ray.training.states import SCHEMA, StateExtractor, StatesJob, StateStore, compute_states, load_sft
 from tests.helpers.bam_jobs import BamShop, make_shop
@@ -78,7 +79,7 @@ def test_open_answer_states_give_the_model_s_answer_loss(made):
         source = stored_answers(store, "toy_answers", DecoderTail(model), injection)
         rows = torch.arange(len(source.samples))
         with torch.no_grad():
-            loss = source.loss_sum(rows, torch.zeros(len(rows), 64), None)
+            loss = source.loss_sum(source.load(rows), torch.zeros(len(rows), 64), None)
             maker = states.BatchMaker(wanted.rows, wanted.settings, states.load_processor(job.backbone), "train")
             windows = states.plan_epoch(wanted.rows, states.Order("train", 64, 4, shuffle=False))
             batches = list(states.make_here(maker, windows))
@@ -240,12 +241,18 @@ def test_a_bad_clip_is_left_out_and_noted_where_the_spec_says_so(made, toy, tmp_
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_model_actors_on_ray_data_give_the_same_states(made, tmp_path):
+def test_model_actors_on_ray_data_give_the_same_states_and_live_until_the_last_part(made, tmp_path, monkeypatch):
     shop, job = made
     on_ray = shop.with_folder(shop.folder / "ray").job({"compute": {"workers": 1}})
     with ray_session(on_ray.spec.compute, tmp_path / "logs"):
-        shop.with_states(on_ray, "train")
         shop.with_states(on_ray, "train", open_answers=True)
+        actors = len(state.list_actors())
+        monkeypatch.setattr(states, "_WINDOW_ROWS", 4)
+        monkeypatch.setattr(states, "_PART_WINDOWS", 1)
+        shop.with_states(on_ray, "train")
+        loaded = [actor.class_name for actor in state.list_actors(limit=1000) if "MapWorker" in actor.class_name]
+    assert len(list(states_of(on_ray).glob("part-*.parquet"))) == 4
+    assert actors and len(loaded) == 2, "one for the answers, and one for all parts of the classes"
     for dataset in ("toy_tone", "toy_nod", "toy_words"):
         one, other = (stored(pooled_job(made_by), states_of(made_by), dataset) for made_by in (job, on_ray))
         assert one.keys() == other.keys() and all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)

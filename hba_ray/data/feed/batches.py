@@ -51,6 +51,7 @@ class BatchSettings:
         wording: layout of a row's chat turn, and the system turn.
         longest_prompt: tokens; a row with more is a bad row.
         heads: of the model, whose classes targets count.
+        attach: makes of a micro-batch and its epoch the tensors that are `MicroBatch.attached`; picklable.
     """
 
     media: MediaSpec
@@ -65,6 +66,7 @@ class BatchSettings:
     wording: Wording = AS_BEFORE
     longest_prompt: int | None = None
     heads: Heads = WITH_SPLIT_SURPRISE
+    attach: Callable[[MicroBatch, int], dict[str, torch.Tensor]] | None = None
 
     @classmethod
     def of(
@@ -120,6 +122,7 @@ class MicroBatch:
         rows: of each real row, the columns of a predictions table that do not come from the model (`data.predictions`).
         drops: rows that this batch should have held but could not.
         real_tokens, padded_tokens: of input_ids.
+        attached: what `BatchSettings.attach` adds, [B, ...] each.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -131,10 +134,13 @@ class MicroBatch:
     drops: list[Drop] = field(default_factory=list)
     real_tokens: int = 0
     padded_tokens: int = 0
+    attached: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def targets(self, device: torch.device | str) -> dict[str, torch.Tensor]:
-        """Classes, labels and weights as the arguments of `OmniSapiens.forward`, on the device."""
+    def targets(self, device: torch.device | str) -> dict[str, Any]:
+        """Classes, labels and weights as the arguments of `OmniSapiens.forward`, on the device, and where there is more, `attached`."""
+        attached = {"attached": {name: tensor.to(device) for name, tensor in self.attached.items()}} if self.attached else {}
         return {
+            **attached,
             "class_index_B": self.class_index.to(device),
             "task_slot_B": self.task_slot.to(device),
             "answer_labels_BS": self.answer_labels.to(device),
@@ -180,6 +186,8 @@ class BatchMaker:
                 batch = self.batch(bucket, drops)
                 batch.drops += drops
                 drops = []
+                if self.settings.attach is not None:
+                    batch.attached = self.settings.attach(batch, window.epoch)
                 yield batch
         if drops:  # every row of the window was bad, and prediction makes no fillers
             nothing = self.batch((), drops)

@@ -96,7 +96,7 @@ def plan_epoch(index: AtlasIndex, order: Order, epoch: int = 0) -> list[Window]:
     """The windows of one worker in one epoch."""
     windows: list[list[Share]] = []
     room = 0
-    for step in _steps(index, order, epoch):
+    for step in steps_of(index, order, epoch):
         largest = ceil(len(step) / order.world)
         own = np.array_split(step, order.world)[order.rank]
         for start, end in _pieces(largest, order):
@@ -115,7 +115,7 @@ def micro_batches_per_epoch(index: AtlasIndex, order: Order) -> int:
     return sum(ceil(ceil(size / order.world) / order.micro_batch) for size in sizes)
 
 
-def _steps(index: AtlasIndex, order: Order, epoch: int) -> list[np.ndarray]:
+def steps_of(index: AtlasIndex, order: Order, epoch: int) -> list[np.ndarray]:
     """The lines of each optimiser step, over all workers."""
     lines, size = _walk(index, order, epoch), _step_rows(order)
     places = np.arange(len(lines))

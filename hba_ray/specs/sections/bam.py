@@ -5,11 +5,11 @@ Defaults are the paper's. `AUTHORS_BAM` holds the settings of the released code 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Seed, Spec, identity_values, once_each
+from hba_ray.specs.base import Added, Seed, Spec, identity_values, once_each
 
 Stream = Literal["pose", "acoustic"]
 Injection = Literal["penultimate", "post_norm"]
@@ -69,7 +69,8 @@ class BamSpec(Spec):
     """Start value of the learnt scale alpha of delta; the paper gives none, the released code starts at 4."""
     decoder_injection: Injection = "penultimate"
     """Where delta is added for open answers: `penultimate` is h^(L-1), the input of the last decoder layer; `post_norm` is behind
-    the final norm, as in the released code."""
+    the final norm, as in the released code. Shared states of `penultimate` hold all positions of a row, those of `post_norm` the
+    positions of its answer alone."""
     train_lm_head: bool = True
     """Train a copy of lm_head with the adapters of open-answer datasets. The released code leaves it frozen."""
     lr: float = Field(default=5e-4, gt=0)
@@ -83,9 +84,13 @@ class BamSpec(Spec):
     keep: Literal["best", "last"] = "best"
     """Which epoch's adapters are kept: that of the lowest cross-entropy on the validation split, or the last."""
     backbone_mode: Literal["eval", "train"] = "eval"
-    """`train` leaves the dropout of LoRA active in the frozen backbone, as the released code does, and needs `cache: false`."""
+    """`train` leaves the dropout of LoRA active in the frozen backbone, as the released code does, and needs `states: live`."""
+    states: Annotated[Literal["shared", "live"], Added(before="shared")] = "shared"
+    """`shared` computes the hidden states of the frozen backbone once, for all epochs and trials: the way to sweep. `live` runs the
+    backbone in every step, on workers of Ray Train to which Ray Data streams clips and descriptors; nothing is stored. Both train
+    the same adapters, to the rounding of `cache_precision`."""
     cache: bool = True
-    """Compute the hidden states of the frozen backbone once and store them; false runs the backbone in every step."""
+    """False is what `states: live` was called before."""
     cache_precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the stored states: 2 or 4 bytes a value."""
     seed: Seed | None = None
@@ -101,10 +106,20 @@ class BamSpec(Spec):
         return once_each(streams, "a stream")
 
     @model_validator(mode="after")
-    def _cache_needs_eval(self) -> BamSpec:
-        if self.cache and self.backbone_mode == "train":
-            raise ValueError("backbone_mode 'train' gives other states at every step, so there is nothing to keep: set cache: false")
+    def _shared_states_need_eval(self) -> BamSpec:
+        if not self.live and self.backbone_mode == "train":
+            raise ValueError("backbone_mode 'train' gives other states at every step, so there is nothing to share: set states: live")
         return self
+
+    @property
+    def live(self) -> bool:
+        """Whether the backbone runs in every step."""
+        return self.states == "live" or not self.cache
+
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        """Modalities that the backbone is not shown."""
+        return () if self.raw_media else ("audio", "video")
 
     def identity(self) -> dict[str, Any]:
         """All fields but the folders of checkpoints: the step that uses them adds the digests of their files."""

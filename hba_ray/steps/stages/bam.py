@@ -2,12 +2,13 @@
 
 A `states` step runs the SFT model over a split once, for all trials. What a trial of BAM changes (streams, widths, learning
 rates, epochs, seed) is no part of its name. The `bam` step trains the adapters, datasets side by side where there is room.
+With `bam.states=live` there are no such steps: the `bam` step has the SFT model in the loop, and trains as SFT does.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -29,14 +30,17 @@ from hba_ray.steps.needs.model import Rows, states_needs
 from hba_ray.steps.needs.work import forward_work, trained_without
 from hba_ray.steps.stages.resume import mention
 from hba_ray.store.folders import write_text
+from hba_ray.store.follow import Metrics
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import Drop
     from hba_ray.predict.jobs import BamPredictJob
-    from hba_ray.training.bam import BamJob, TrainedBam
     from hba_ray.training.bam_inputs import Described
+    from hba_ray.training.bam_job import BamJob, TrainedBam
 
 ADAPTERS = "adapters"
+LIVE = "live"
+"""Folder of a step that has the model in the loop; holds a folder for each dataset, with its checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,7 @@ class StatesSteps(StepKind[StatesResult]):
 
     def plan(self, draft: Draft) -> None:
         spec, bam = draft.spec, draft.spec.bam
-        for split in dict.fromkeys(("train", "validation", spec.evaluate.split) if bam.cache else ()):
+        for split in dict.fromkeys(("train", "validation", spec.evaluate.split) if not bam.live else ()):
             identity = {
                 "sft": draft["sft"].fingerprint,
                 "split": split,
@@ -142,6 +146,7 @@ class BamSteps(StepKind[BamResult]):
     unversioned = 2
     raised = READ_EXACTLY
     result_type = BamResult
+    working = (LIVE,)
     check = staticmethod(backbone.check_window)
 
     def progress(self, spec: ExperimentSpec, folder: Path) -> str:
@@ -166,16 +171,15 @@ class BamSteps(StepKind[BamResult]):
         }
         what = _in_words(spec)
         cpus = f"{spec.compute.cpus_per_worker:g} CPUs per dataset" if spec.compute.workers else "1 CPU"
-        draft.add(self, identity, what, resources=cpus, uses_ray=True)
+        draft.add(self, identity, what, resources=training_resources(spec) if bam.live else cpus, uses_ray=True)
 
     def make(self, context: Context) -> BamResult:
-        from hba_ray.training.bam import train_bam, train_bam_on_ray
         from hba_ray.training.bam_inputs import adapted_datasets
 
-        spec, job, described = context.spec, job_of(context), described_by(context)
+        spec, described = context.spec, described_by(context)
+        job = job_of(context, names=described.names)
         taken = _take(context, job, described)
         datasets = [dataset for dataset in adapted_datasets(spec.bam, context.index) if dataset not in taken]
-        train = train_bam_on_ray if spec.compute.workers else train_bam
         begun = [dataset for dataset in datasets if (context.folder / ADAPTERS / dataset).is_dir()]
         why_not = "the state of its optimisers is not kept"
         with progress("bam", total=len(datasets)) as bar:
@@ -188,11 +192,16 @@ class BamSteps(StepKind[BamResult]):
                 bar.advance()
                 bar.show(dataset=dataset)
 
-            trained = train(job, datasets, described, context.folder / ADAPTERS, on_done)
+            def on_line(dataset: str, metrics: Metrics) -> None:
+                if "loss" in metrics:
+                    bar.show(dataset=dataset, step=metrics["step"], loss=metrics["loss"])
+
+            trained, drops = _train(context, job, datasets, described, on_done, on_line)
         _write_log(trained, spec.bam.epochs, context.folder / STEP_LOG)
         made = {one.dataset: _kept(one) for one in trained}
         given = {dataset: AdaptersOfDataset(taken_from=name) for dataset, name in taken.items()}
-        return BamResult(datasets={**made, **given}, left_out=[dataset for dataset in datasets if dataset not in made])
+        left_out = [dataset for dataset in datasets if dataset not in made]
+        return BamResult(datasets={**made, **given}, left_out=left_out, lost=losses(drops))
 
     def notes(self, spec: ExperimentSpec, result: BamResult) -> list[str]:
         taken = {dataset: one.taken_from for dataset, one in result.datasets.items() if one.taken_from}
@@ -214,10 +223,30 @@ class BamSteps(StepKind[BamResult]):
         return said
 
 
+def _train(
+    context: Context,
+    job: BamJob,
+    datasets: list[str],
+    described: Described,
+    on_done: Callable[[str], None],
+    on_line: Callable[[str, Metrics], None],
+) -> tuple[list[TrainedBam], list[Drop]]:
+    """The adapters of these datasets, and the rows that could not be read, where this step is the one that reads them."""
+    from hba_ray.training.bam import train_bam, train_bam_on_ray
+    from hba_ray.training.live import train_live
+
+    folder = context.folder / ADAPTERS
+    if job.bam.live:
+        return train_live(job, datasets, described, folder, context.folder / LIVE, on_done, on_line)
+    train = train_bam_on_ray if job.spec.compute.workers else train_bam
+    return train(job, datasets, described, folder, on_done), []
+
+
 def _in_words(spec: ExperimentSpec) -> str:
     """What a plan says of the step: what it trains, and what it only takes."""
     bam = spec.bam
     trained = f"{bam.epochs} epochs of {' and '.join(bam.streams)} adapters per dataset, hidden {bam.hidden}, lr {bam.lr:g}"
+    trained += ", with the SFT model in the loop" if bam.live else ""
     if not bam.checkpoints:
         return trained
     taken = {find_dataset(name, where="bam.checkpoints").id for name in bam.checkpoints}
@@ -269,7 +298,7 @@ def predictions(context: Context, before: list[dict[str, Any]], bar: Bar, withhe
     from hba_ray.predict.heads import predict_with_adapters, stored_classes
 
     spec, job = context.spec, predict_job(context, withheld)
-    stored = [dataset for dataset in job.datasets if spec.bam.cache and not withheld and not DATASETS[dataset].task.is_open]
+    stored = [dataset for dataset in job.datasets if not spec.bam.live and not withheld and not DATASETS[dataset].task.is_open]
     live = [dataset for dataset in job.datasets if dataset not in stored]
     made = dict(stored_classes(replace(job, datasets=stored)))
     for records, _ in predict_with_adapters(replace(job, datasets=live)) if live else ():
@@ -304,18 +333,19 @@ def predict_job(context: Context, withheld: tuple[str, ...] = ()) -> BamPredictJ
     )
 
 
-def job_of(context: Context, *, with_states: bool = True) -> BamJob:
+def job_of(context: Context, *, with_states: bool = True, names: Mapping[int, str] | None = None) -> BamJob:
     """The job that trains the adapters.
 
     Args:
         with_states: whether it reads the states that were stored.
+        names: sample ids, without which nothing can be trained; see `BamJob`.
     """
-    from hba_ray.training.bam import BamJob
+    from hba_ray.training.bam_job import BamJob
 
     spec = context.spec
     kept = [step for step in context.earlier.values() if step.kind == StatesSteps()] if with_states else []
     stores = {step.part or "": str(context.folder_of(step.name)) for step in kept}
-    return BamJob(spec, spec.bam, context.backbone, str(context.folder_of("sft") / "model"), context.index, stores)
+    return BamJob(spec, spec.bam, context.backbone, str(context.folder_of("sft") / "model"), context.index, stores, names or {})
 
 
 def described_by(context: Context) -> Described:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +130,7 @@ class SftSteps(StepKind[TrainingResult]):
         if not len(index.rows_of("train")):
             copy_folder(before, context.folder / "model")
             return TrainingResult(without_answers=True)
-        answers = _fitted(spec, spec.sft.answer_batch, epochs=spec.sft.answer_epochs)
+        answers = spec.fitted_to(spec.sft.answer_batch, epochs=spec.sft.answer_epochs)
         return _train(context, answers, index, init=str(before), part="answers")
 
     def notes(self, spec: ExperimentSpec, result: TrainingResult) -> list[str]:
@@ -212,7 +211,7 @@ def _reached(folder: Path, epochs: int | None) -> str:
 def transfer_spec(spec: ExperimentSpec, dataset: str) -> ExperimentSpec:
     """The spec that trains one held-out dataset's model: fewer workers and smaller micro-batches where its batch is small."""
     settings = {"epochs": spec.transfer.epochs_of(dataset), "lr": spec.transfer.lr, "warmup_steps": spec.transfer.warmup_steps}
-    return _fitted(spec, spec.transfer.batch_of(dataset), **settings)
+    return spec.fitted_to(spec.transfer.batch_of(dataset), **settings)
 
 
 def _starts_from_sft(spec: ExperimentSpec) -> bool:
@@ -234,14 +233,6 @@ def _identity(draft: Draft, spec: ExperimentSpec) -> dict[str, Any]:
         "sft": spec.sft.identity(),
         **describe.prompt_identity(spec),
     }
-
-
-def _fitted(spec: ExperimentSpec, batch: int, **changes: Any) -> ExperimentSpec:
-    """The spec with another batch and other changes of `sft`: fewer workers and smaller micro-batches where the batch is small."""
-    micro_batch = gcd(spec.compute.micro_batch, batch)
-    workers = gcd(spec.compute.workers, batch // micro_batch) if spec.compute.workers else 0
-    compute = spec.compute.model_copy(update={"micro_batch": micro_batch, "workers": workers})
-    return spec.model_copy(update={"sft": spec.sft.model_copy(update={"batch": batch, **changes}), "compute": compute})
 
 
 def _take(context: Context, given: Path) -> TrainingResult:

@@ -157,11 +157,15 @@ def test_a_second_trial_runs_no_backbone(finished, monkeypatch):
     assert events(again)[-1] == ("finished", None) and len(done(again)) == 2
 
 
-def test_without_a_cache_the_predictions_are_the_same(finished):
-    storage, _, _ = finished
-    stored, live = experiment(storage), experiment(storage, bam__cache=False)
-    assert not any(one.kind.name == "states" for one in plan(live, Storage(storage)).steps)
-    run(live)
+def test_with_the_model_in_the_loop_the_predictions_are_the_same(finished):
+    storage, made, _ = finished
+    stored, live = experiment(storage), experiment(storage, bam__states="live")
+    names = [one.name for one in plan(live, Storage(storage)).steps]
+    assert names == ["atlas", "describe", "backbone", "sft", "bam", "evaluate sft", "evaluate sft+bam", "compare sft+bam"]
+    assert "with the SFT model in the loop" in plan(live, Storage(storage)).step("bam", None).what
+    in_loop = run(live)
+    assert in_loop.report.scores["sft+bam"] == made.report.scores["sft+bam"]
+    assert not any(path.startswith(step.LIVE) for path in read_mark(folder(live, "bam"))[FILES]), "checkpoints are no part of the result"
     one, other = predictions(stored, "sft+bam"), predictions(live, "sft+bam")
     for key, row in one.items():
         assert (row["predicted"], row["answer"]) == (other[key]["predicted"], other[key]["answer"])
