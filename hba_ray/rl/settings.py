@@ -25,6 +25,7 @@ from hba_ray.rl import REWARD, TRAINER, patches
 from hba_ray.rl.advantages import OWN
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
+from hba_ray.specs.sections.own import OWN_DATASETS, in_words
 
 LOSSES = {"response": "seq-mean-token-mean", "token": "token-mean"}
 """`grpo.loss_average` -> `actor.loss_agg_mode`."""
@@ -106,6 +107,8 @@ def environment(spec: ExperimentSpec, metrics: str) -> dict[str, str]:
         "TRANSFER_QUEUE_ENABLE": "1",  # verl sets it only where it starts Ray itself
         "VERL_FILE_LOGGER_PATH": metrics,
     }
+    if spec.atlas.own:
+        common[OWN_DATASETS] = in_words(spec.atlas.own)
     if uses_gpu(spec):
         return common
     return common | {
