@@ -129,7 +129,7 @@ def content_findings(index: AtlasIndex, *, workers: int = 4, progress: Callable[
     with ThreadPoolExecutor(workers) as pool:
         while some := list(islice(rows, _DECODED_ROWS)):
             for row, digests in zip(some, pool.map(_digests, some), strict=True):
-                for digest in digests:
+                for digest in digests if isinstance(row, Row) else ():
                     where[digest].append((done, row))
                 done += 1
                 progress(done)

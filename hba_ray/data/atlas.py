@@ -165,7 +165,7 @@ class AtlasIndex:
         """The index that `save` wrote.
 
         Args:
-            stated: of each corpus, the root of its rows where it is stated elsewhere; see `stated_roots`.
+            stated: of each corpus, the root of its rows where it is stated elsewhere; see `AtlasSpec.stated_roots`.
 
         Raises:
             DataError: it is damaged, or gone.
@@ -186,11 +186,6 @@ class AtlasIndex:
             )
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as cause:
             raise DataError(str(file), f"cannot be read: {cause}", DO_AGAIN, reason="corrupt file") from cause
-
-
-def stated_roots(spec: AtlasSpec) -> tuple[Path | None, ...]:
-    """Of each corpus, the folder that the spec states of a released one, wherever it lies now; None where the atlas step makes the rows."""
-    return tuple(Path(part.root or "").absolute() if part.source == "released" else None for part in spec.parts)
 
 
 def _noted_shard(former: Sequence[Path], roots: Sequence[Path], path: str, split: str, part: int = 0) -> Shard:

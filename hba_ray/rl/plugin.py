@@ -20,6 +20,7 @@ from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry
 
 from hba_ray.rl import patches
+from hba_ray.specs.sections.own import OWN_DATASETS, declare_all
 
 MEMORY_BYTES = (16 << 30, 24 << 30)
 """(free, total) bytes that verl is told where it asks for a device's memory; only its log shows them."""
@@ -132,4 +133,6 @@ class CpuPlatform(PlatformBase):
 CPU = CpuPlatform.device_name
 """Value of VERL_PLATFORM on machines without a GPU."""
 
+if OWN_DATASETS in os.environ:
+    declare_all(os.environ[OWN_DATASETS])
 patches.apply(cpu=os.environ.get("VERL_PLATFORM") == CPU)

@@ -26,6 +26,7 @@ from hba_ray.rl.advantages import OWN
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
 from hba_ray.specs.sections.grpo import GrpoLoraSpec
+from hba_ray.specs.sections.own import OWN_DATASETS, in_words
 
 LOSSES = {"response": "seq-mean-token-mean", "token": "token-mean"}
 """`grpo.loss_average` -> `actor.loss_agg_mode`."""
@@ -147,6 +148,8 @@ def environment(spec: ExperimentSpec, metrics: str) -> dict[str, str]:
         "TRANSFER_QUEUE_ENABLE": "1",  # verl sets it only where it starts Ray itself
         "VERL_FILE_LOGGER_PATH": metrics,
     }
+    if spec.atlas.own:
+        common[OWN_DATASETS] = in_words(spec.atlas.own)
     if uses_gpu(spec):
         return common | ({"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"} if spec.precision == "tf32" else {})
     return common | {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from hba_ray.data.atlas import AtlasIndex, stated_roots
+from hba_ray.data.atlas import AtlasIndex
 from hba_ray.errors import DataError
 from hba_ray.evaluation.pairs import ArmRows, PairScore, pairs_from_json, with_holm
 from hba_ray.evaluation.scores import DatasetScore, Scores
@@ -223,7 +223,7 @@ def _clips(experiments: Sequence[Experiment], split: str) -> tuple[dict[Key, tup
         return {}, ["No clips: the run has no atlas step."]
     folder, spec = made[0]
     try:
-        found = sampled_clips(AtlasIndex.load(folder, stated=stated_roots(spec)), split)
+        found = sampled_clips(AtlasIndex.load(folder, stated=spec.stated_roots), split)
     except (DataError, FileNotFoundError) as cause:
         return {}, [f"No clips: the atlas cannot be read any more ({cause})."]
     return found, [clips_note(found)] if found else []

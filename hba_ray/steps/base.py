@@ -364,9 +364,9 @@ class Context:
     @property
     def whole_index(self) -> AtlasIndex:
         """All rows of the atlas; once the describe step is done, with the transcripts of rows that have no text of their own."""
-        from hba_ray.data.atlas import AtlasIndex, stated_roots
+        from hba_ray.data.atlas import AtlasIndex
 
-        index = AtlasIndex.load(self.folder_of("atlas"), stated=stated_roots(self.spec.atlas))
+        index = AtlasIndex.load(self.folder_of("atlas"), stated=self.spec.atlas.stated_roots)
         if "describe" not in self.earlier or "transcripts" not in self.spec.descriptors.streams:
             return index
         said = read_parquet(self.folder_of("describe") / TRANSCRIPTS).to_pydict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -190,6 +191,11 @@ class AtlasSpec(Spec):
     def parts(self) -> tuple[SourceSpec, ...]:
         """The corpora that are joined; of most specs there is one."""
         return self.sources or (SourceSpec(source=self.source, root=self.root, format=self.format),)
+
+    @property
+    def stated_roots(self) -> tuple[Path | None, ...]:
+        """Of each part, the folder that the spec states of a released atlas, wherever it lies now; None where the atlas step makes rows."""
+        return tuple(Path(part.root or "").absolute() if part.source == "released" else None for part in self.parts)
 
     def alone(self, number: int) -> AtlasSpec:
         """The section for one of its parts, as a converter takes it."""

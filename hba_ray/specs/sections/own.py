@@ -6,7 +6,8 @@ such a spec, in whatever process, knows the dataset: a declaration tells its lis
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from hba_ray.specs.reading.yaml_text import InvalidYaml, parse_yaml
 
 DECLARATION = "dataset.yaml"
 """Name of the file in the folder of the rows."""
+OWN_DATASETS = "HBA_OWN_DATASETS"
+"""Environment variable that tells verl's processes of declarations."""
 _ID = r"^[a-z][a-z0-9_]{1,39}$"
 
 
@@ -139,6 +142,17 @@ def listen(listener: Callable[[OwnDataset], None]) -> None:
     for own in _declared.values():
         listener(own)
     _listeners.append(listener)
+
+
+def in_words(own: Sequence[OwnDataset]) -> str:
+    """Declarations as a text, for processes that get no spec but environment variables; `declare_all` reads it."""
+    return json.dumps([one.model_dump(mode="json") for one in own])
+
+
+def declare_all(text: str) -> None:
+    """Makes declarations that `in_words` has written known in this process."""
+    for values in json.loads(text):
+        OwnDataset.model_validate(values)
 
 
 def read_declaration(root: str) -> OwnDataset:

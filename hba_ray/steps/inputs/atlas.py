@@ -77,10 +77,10 @@ class AtlasSteps(StepKind[AtlasResult]):
 
     def make(self, context: Context) -> AtlasResult:
         from hba_ray.convert.conversion import Conversion, convert
-        from hba_ray.data.atlas import build_index, stated_roots
+        from hba_ray.data.atlas import build_index
         from hba_ray.data.toy import build_toy
 
-        spec, stated = context.spec.atlas, stated_roots(context.spec.atlas)
+        spec, stated = context.spec.atlas, context.spec.atlas.stated_roots
         roots: list[Path] = []
         conversions: list[Conversion] = []
         with progress("atlas", total=None):

@@ -13,7 +13,7 @@ from hba_ray.data.tasks import BENCHMARK_HEADS, DATASETS, TASKS, Heads
 from hba_ray.errors import DataError, SpecError
 from hba_ray.judge.prompts import load_prompts
 from hba_ray.specs import AtlasSpec
-from hba_ray.specs.sections.own import read_declaration
+from hba_ray.specs.sections.own import in_words, read_declaration
 from tests.helpers.indices import index_of
 from tests.helpers.own_data import write_own, write_questions
 
@@ -54,6 +54,11 @@ def test_another_process_that_is_given_the_spec_knows_the_dataset(own, tmp_path:
     )
     said = subprocess.run([sys.executable, "-c", code, str(tmp_path / "spec")], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "('rude', 'polite')"
+    code = (
+        "import sys; from hba_ray.specs.sections.own import declare_all; declare_all(sys.argv[1]); "
+        "from hba_ray.data.tasks import find_dataset; print(find_dataset('courtesy').task.labels)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, in_words(own.own)], capture_output=True, text=True, check=True).stdout == said
     assert AtlasSpec.model_validate(own.model_dump() | {"root": "/moved"}).own == own.own  # a resolved spec asks for no file
 
 
