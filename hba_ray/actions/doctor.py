@@ -24,7 +24,7 @@ from hba_ray.specs.reading.secrets import masked
 from hba_ray.specs.sections.descriptors import STREAMS
 from hba_ray.steps.needs.base import GIB, Check
 from hba_ray.steps.needs.size import Capacity
-from hba_ray.steps.needs.software import Extractor, Packages, Vllm
+from hba_ray.steps.needs.software import ExtractorPackages, Packages, Vllm
 from hba_ray.store.folders import Storage
 
 PYTHONS = ((3, 11), (3, 12))
@@ -47,7 +47,7 @@ def check_machine(spec: ExperimentSpec, *, stated: bool = True, machine: Machine
     if not stated:
         machine = machine or look(spec.compute.storage)
         extras = ("train", "descriptors", "rl-gpu" if machine.gpus else "rl-cpu")
-        needs = [*(Packages("", extra) for extra in extras), *(Extractor("", stream, spec.compute) for stream in STREAMS)]
+        needs = [*(Packages("", extra) for extra in extras), *(ExtractorPackages("", stream, spec.compute) for stream in STREAMS)]
         unasked = [Vllm("", bool(machine.gpus), "leave out the stage grpo and evaluate.baselines"), Capacity("", spec.compute, 0)]
         looked = [replace(check, needed=False) for check in judged([*needs, *unasked], [machine])]
         return [_python(), *looked, *_services(spec, machine, stated=False)]

@@ -78,7 +78,7 @@ def outlook(trials: Sequence[Experiment]) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class Cost:
+class PlanCost:
     """The cost of what is left.
 
     Attributes:
@@ -112,7 +112,7 @@ class Cost:
         return "; ".join([f"{price} one step after the other ({'; '.join(sources)}{assumed})", *([unknown] if unknown else [])])
 
 
-def cost(trials: Sequence[Experiment], gpu: str | None = None) -> Cost:
+def cost(trials: Sequence[Experiment], gpu: str | None = None) -> PlanCost:
     """The cost of the steps of experiments that are not done yet, those that several share once.
 
     Args:
@@ -140,7 +140,7 @@ def cost(trials: Sequence[Experiment], gpu: str | None = None) -> Cost:
             hours += on.seconds(work, compute.worker_gpus) / 3600
     named = kind.name if compute.gpus_per_worker else None
     found = {name: frozenset(kinds) for name, kinds in sources.items()}
-    return Cost(hours, hours * compute.worker_gpus, named, is_here, left=bool(left), **found)
+    return PlanCost(hours, hours * compute.worker_gpus, named, is_here, left=bool(left), **found)
 
 
 def _kind(asked: str | None) -> tuple[GpuKind, bool]:

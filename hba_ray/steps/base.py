@@ -39,7 +39,7 @@ from hba_ray.store.follow import Metrics
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex
-    from hba_ray.models.size.estimates import Work
+    from hba_ray.models.size.estimates import Effort
     from hba_ray.steps.needs.base import Need
     from hba_ray.steps.needs.model import Rows
 
@@ -114,7 +114,7 @@ class StepKind(ABC, Generic[R]):
         """What the machines must have that do a step of this kind; nothing where the spec asks for no such step."""
         return ()
 
-    def work(self, step: Step, rows: Rows) -> Work | None:
+    def work(self, step: Step, rows: Rows) -> Effort | None:
         """What a step of this kind costs with these rows; None where a model has no part in it, or where its shape is not known."""
         return None
 

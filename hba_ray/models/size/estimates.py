@@ -202,7 +202,7 @@ def grpo_checkpoint_bytes(shape: Shape, rank: int | None = None) -> float:
 
 
 @dataclass(frozen=True)
-class Work:
+class Effort:
     """What a step costs, whatever it runs on.
 
     Attributes:
@@ -217,11 +217,11 @@ class Work:
     read: float = 0
     waits: float = 0
 
-    def __add__(self, other: Work) -> Work:
-        return Work(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
-    def __mul__(self, times: float) -> Work:
-        return Work(*(getattr(self, one.name) * times for one in fields(self)))
+    def __mul__(self, times: float) -> Effort:
+        return Effort(*(getattr(self, one.name) * times for one in fields(self)))
 
     @property
     def operations(self) -> float:
@@ -229,13 +229,13 @@ class Work:
         return self.language + self.towers + self.read
 
 
-def forward(shape: Shape, row: RowSize) -> Work:
+def forward(shape: Shape, row: RowSize) -> Effort:
     """One forward pass of a row: two operations a weight and token."""
     towers = 2 * (shape.audio.weights * row.audio + shape.vision.weights * row.patches)
-    return Work(language=2.0 * shape.text.in_linears * row.tokens, towers=float(towers))
+    return Effort(language=2.0 * shape.text.in_linears * row.tokens, towers=float(towers))
 
 
-def training_step(shape: Shape, row: RowSize, train: str, *, recompute: bool) -> Work:
+def training_step(shape: Shape, row: RowSize, train: str, *, recompute: bool) -> Effort:
     """A row's forward and backward pass.
 
     Gradients of activations cost as much as a forward pass, those of weights as much again; frozen weights have none, and
@@ -249,7 +249,7 @@ def training_step(shape: Shape, row: RowSize, train: str, *, recompute: bool) ->
     if train == "heads":
         return once
     passes = 2 + again + int(train == "all")
-    return Work(language=once.language * passes, towers=once.towers * (passes if train == "all" else 1))
+    return Effort(language=once.language * passes, towers=once.towers * (passes if train == "all" else 1))
 
 
 SHARED_READS = 7.1
@@ -257,9 +257,9 @@ SHARED_READS = 7.1
 an H200 of 4.8 TB/s, the one rate here that is neither arithmetic nor of a data sheet."""
 
 
-def sampling(shape: Shape, tokens: float) -> Work:
+def sampling(shape: Shape, tokens: float) -> Effort:
     """Tokens sampled by vLLM, whose speed is that of reading the weights from memory."""
-    return Work(read=tokens * 2 * (shape.text.in_linears + shape.text.vocabulary * shape.text.hidden) / SHARED_READS)
+    return Effort(read=tokens * 2 * (shape.text.in_linears + shape.text.vocabulary * shape.text.hidden) / SHARED_READS)
 
 
 SYNCHRONISING = 8.0
@@ -279,7 +279,7 @@ class GpuKind:
     operations: float
     bandwidth: float
 
-    def seconds(self, work: Work, count: float = 1) -> float:
+    def seconds(self, work: Effort, count: float = 1) -> float:
         """Wall time of some work on `count` of them."""
         computed = work.language / (LANGUAGE_SHARE * self.operations) + work.towers / (TOWER_SHARE * self.operations)
         return (computed + work.read / self.bandwidth) / count + work.waits

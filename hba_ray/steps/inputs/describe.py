@@ -18,7 +18,7 @@ from hba_ray.specs.sections.descriptors import STREAMS, DescriptorsSpec, Stream
 from hba_ray.steps.base import READ_EXACTLY, TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind
 from hba_ray.steps.held_out import held_out, untrained
 from hba_ray.steps.needs.base import Need
-from hba_ray.steps.needs.software import Extractor
+from hba_ray.steps.needs.software import ExtractorPackages
 from hba_ray.store.folders import LOCK_SECONDS, Storage
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class DescribeSteps(StepKind[DescribeResult]):
         draft.add(self, identity, f"extract {', '.join(chosen.streams)} of every clip", resources=resources, uses_ray=True)
 
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
-        return [Extractor("descriptors.streams", stream, spec.compute) for stream in settings(spec).streams]
+        return [ExtractorPackages("descriptors.streams", stream, spec.compute) for stream in settings(spec).streams]
 
     def make(self, context: Context) -> DescribeResult:
         chosen = settings(context.spec)

@@ -136,7 +136,7 @@ class Variable(Need):
 
 
 @dataclass(frozen=True)
-class Extractor(Need):
+class ExtractorPackages(Need):
     """The packages of a stream's extractor, in an environment where they can be together."""
 
     stream: Stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.evaluation.arms import Arm, baselines
-from hba_ray.models.size.estimates import SYNCHRONISING, Work, forward, sampling, training_step
+from hba_ray.models.size.estimates import SYNCHRONISING, Effort, forward, sampling, training_step
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.held_out import untrained
 from hba_ray.steps.needs.model import Rows, asked_row, backbone_shape, response_tokens, row_of, shape_of
@@ -20,7 +20,7 @@ def trained_without(spec: ExperimentSpec, split: str) -> tuple[str, ...]:
     return tuple(untrained(spec, DATASETS)) if split in TRAINED_ON else ()
 
 
-def sft_work(spec: ExperimentSpec, rows: Rows, *, part: str | None = None, only: str | None = None) -> Work | None:
+def sft_work(spec: ExperimentSpec, rows: Rows, *, part: str | None = None, only: str | None = None) -> Effort | None:
     """Supervised training, and a forward pass over the validation split after each epoch.
 
     Args:
@@ -42,13 +42,13 @@ def sft_work(spec: ExperimentSpec, rows: Rows, *, part: str | None = None, only:
     return (once + forward(shape, row) * counts[1]) * epochs
 
 
-def forward_work(spec: ExperimentSpec, rows: int) -> Work | None:
+def forward_work(spec: ExperimentSpec, rows: int) -> Effort | None:
     """One forward pass of so many rows."""
     shape = backbone_shape(spec)
     return None if shape is None else forward(shape, row_of(spec)) * rows
 
 
-def grpo_work(spec: ExperimentSpec, rows: Rows) -> Work | None:
+def grpo_work(spec: ExperimentSpec, rows: Rows) -> Effort | None:
     """Reinforcement learning: each step samples, scores what was sampled by one forward pass, and trains on it; validations sample."""
     grpo, shape, asked = spec.grpo, backbone_shape(spec), asked_row(spec)
     if shape is None:
@@ -63,14 +63,14 @@ def grpo_work(spec: ExperimentSpec, rows: Rows) -> Work | None:
     whole = type(asked)(asked.tokens + tokens, asked.audio, asked.patches)
     trained = training_step(shape, whole, "all" if grpo.lora is None else "lora", recompute=True)
     scored = forward(shape, whole) * (2 if grpo.kl > 0 else 1)
-    learnt = (sampling(shape, tokens) + scored + trained) * responses + Work(waits=SYNCHRONISING * steps)
+    learnt = (sampling(shape, tokens) + scored + trained) * responses + Effort(waits=SYNCHRONISING * steps)
     validations = 1 + steps // grpo.validate_every if grpo.validate_every else 0
     held = rows.of("validation", without=left_out)
     asked_again = validations * min(held, grpo.validation_rows or held)
     return learnt + (sampling(shape, tokens) + forward(shape, asked)) * asked_again
 
 
-def prediction_work(spec: ExperimentSpec, arm: Arm, rows: Rows) -> Work | None:
+def prediction_work(spec: ExperimentSpec, arm: Arm, rows: Rows) -> Effort | None:
     """Predictions of an arm on the evaluated split: those of a model with heads, or sampled responses."""
     split = spec.evaluate.split
     if not arm.is_generative:

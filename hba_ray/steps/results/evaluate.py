@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from hba_ray.data.tasks import DATASETS
 from hba_ray.evaluation.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, baselines, last_part
-from hba_ray.models.size.estimates import Work
+from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
 from hba_ray.steps.base import READ_EXACTLY, Context, Draft, Result, Step, StepKind, precision_of, training_resources
@@ -87,7 +87,7 @@ class EvaluateSteps(StepKind[EvaluateResult]):
             yield from (Architecture("evaluate.baselines", name, known_architecture(name)) for name in named)
         yield from prediction_needs(spec)
 
-    def work(self, step: Step, rows: Rows) -> Work | None:
+    def work(self, step: Step, rows: Rows) -> Effort | None:
         assert step.spec is not None and step.arm is not None
         return prediction_work(step.spec, step.arm, rows)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from hba_ray.cluster.session import ANYWHERE
-from hba_ray.models.size.estimates import Work
+from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.base import Context, Draft, Result, Step, StepKind, training_resources
@@ -70,7 +70,7 @@ class RetentionSteps(StepKind[RetentionResult]):
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
         return [*backbone.needs_weights(spec), *needs_key(spec)]
 
-    def work(self, step: Step, rows: Rows) -> Work | None:
+    def work(self, step: Step, rows: Rows) -> Effort | None:
         assert step.spec is not None
         return forward_work(step.spec, rows.of(step.spec.evaluate.split, open_answers=True))
 

@@ -18,7 +18,7 @@ from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.errors import DataError, SpecError
 from hba_ray.evaluation.arms import ADAPTED, MEDIA, adapted_model
 from hba_ray.models.settings import sources_of
-from hba_ray.models.size.estimates import Work
+from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.bam import BamSpec
@@ -66,7 +66,7 @@ class StatesSteps(StepKind[StatesResult]):
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
         return states_needs(spec)
 
-    def work(self, step: Step, rows: Rows) -> Work | None:
+    def work(self, step: Step, rows: Rows) -> Effort | None:
         assert step.spec is not None and step.part is not None
         return forward_work(step.spec, rows.of(step.part, without=trained_without(step.spec, step.part)))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.tasks import find_dataset
 from hba_ray.errors import SpecError, TrainingError
-from hba_ray.models.size.estimates import Work
+from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.rl import CUT_SHARE, EQUAL_GROUPS
 from hba_ray.specs import ExperimentSpec
@@ -111,7 +111,7 @@ class GrpoSteps(StepKind[GrpoResult]):
         yield from backbone.needs_weights(spec)
         yield from reinforcement_needs(spec)
 
-    def work(self, step: Step, rows: Rows) -> Work | None:
+    def work(self, step: Step, rows: Rows) -> Effort | None:
         assert step.spec is not None
         return grpo_work(step.spec, rows)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hba_ray.errors import SpecError
 from hba_ray.evaluation.arms import transferred
 from hba_ray.models.settings import sources_of, write_settings
-from hba_ray.models.size.estimates import Work
+from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
 from hba_ray.steps.base import (
@@ -89,7 +89,7 @@ class SftSteps(StepKind[TrainingResult]):
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
         return [] if spec.sft.checkpoint is not None else [*backbone.needs_weights(spec), *training_needs(spec, "sft")]
 
-    def work(self, step: Step, rows: Rows) -> Work | None:
+    def work(self, step: Step, rows: Rows) -> Effort | None:
         assert step.spec is not None
         return None if step.spec.sft.checkpoint is not None else sft_work(step.spec, rows, part=step.part)
 
@@ -168,7 +168,7 @@ class TransferSteps(StepKind[TrainingResult]):
         trained = transfer_spec(spec, min(held_out(spec), key=spec.transfer.batch_of))
         return [*backbone.needs_weights(spec), *training_needs(trained, "transfer")]
 
-    def work(self, step: Step, rows: Rows) -> Work | None:
+    def work(self, step: Step, rows: Rows) -> Effort | None:
         assert step.spec is not None and step.part is not None
         return sft_work(transfer_spec(step.spec, step.part), rows, only=step.part)
 
