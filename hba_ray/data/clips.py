@@ -9,6 +9,8 @@ Shapes: T frames or samples, C colours, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -41,18 +43,58 @@ def decode_clips(row: Row, budget: MediaSpec, *, where: str) -> Clips:
     }
 
 
+@dataclass(frozen=True)
+class PixelScale:
+    """How a processor makes floats of the bytes of pictures.
+
+    Attributes:
+        mean, std: of each colour, where white is 1.
+        white: value of a white byte times this is 1.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    white: float
+
+    @classmethod
+    def of(cls, picture_processor: Any) -> PixelScale:
+        """That of an image or video processor."""
+        return cls(tuple(picture_processor.image_mean), tuple(picture_processor.image_std), picture_processor.rescale_factor)
+
+    def floats(self, patches_NP: torch.Tensor) -> torch.Tensor:
+        """Patches of bytes [patches, colours x values] as the processor itself would have made them, bit for bit, on their device."""
+        mean, std = (torch.tensor(values, device=patches_NP.device)[:, None] * (1.0 / self.white) for values in (self.mean, self.std))
+        values_NCV = patches_NP.to(torch.float32).view(len(patches_NP), len(self.mean), -1)
+        return values_NCV.sub_(mean).div_(std).view(patches_NP.shape)
+
+
+def pixel_scales(processor: Any) -> dict[str, PixelScale]:
+    """Name of the thinker's argument -> the scale of its pixels."""
+    return {
+        "pixel_values": PixelScale.of(processor.image_processor),
+        "pixel_values_videos": PixelScale.of(processor.video_processor),
+    }
+
+
 def process(
-    processor: Any, prompts: list[str], clips: Mapping[str, list[Any]], call: Callable[..., Mapping[str, Any]] | None = None
+    processor: Any,
+    prompts: list[str],
+    clips: Mapping[str, list[Any]],
+    call: Callable[..., Mapping[str, Any]] | None = None,
+    *,
+    as_bytes: bool = False,
 ) -> dict[str, Any]:
     """Token ids of each prompt and tensors of all clips, by Qwen2.5-Omni's processor.
 
     Three defaults of the processor do not fit us: it would resize the frames, give all videos one rate,
-    and pad audio to the longest clip that the model could take.
+    and pad audio to the longest clip that the model could take. Audio is padded by a second of silence at least,
+    which lets the last window of the longest clip end in silence, as it does in the processor's own padding.
 
     Args:
         prompts: with the chat template applied; placeholders stand for the clips, in their order.
         clips: of all prompts, in order.
         call: the processor's call, where it is not `processor` itself.
+        as_bytes: leave pixels as uint8, a quarter of the size; `PixelScale.floats` makes of them what the model takes.
 
     Returns:
         `input_ids`, a list of ids for each prompt; and where there are clips, under the names of the
@@ -60,8 +102,13 @@ def process(
         `image_grid_thw`, `video_grid_thw`, `video_second_per_grid`.
     """
     arguments: dict[str, Any] = {"text": prompts, "padding": False, **ALREADY_SIZED}
+    if as_bytes:
+        arguments |= {"do_rescale": False, "do_normalize": False}
     if clips["audio"]:
         arguments["audio"] = clips["audio"]
+        extractor = processor.feature_extractor
+        seconds = ceil(max(map(len, clips["audio"])) / extractor.sampling_rate) + 1
+        arguments["audio_kwargs"] = {"max_length": min(seconds * extractor.sampling_rate, extractor.n_samples)}
     if clips["image"]:
         arguments["images"] = [torch.from_numpy(image_CHW) for image_CHW in clips["image"]]
     if clips["video"]:

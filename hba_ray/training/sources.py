@@ -152,7 +152,7 @@ class LiveBackbone:
         window = Window((Share(tuple(self.lines[row] for row in rows.tolist()), micro_batches=1),))
         (batch,) = maker.window(window)
         place = {row["sample_id"]: i for i, row in enumerate(batch.rows)}
-        inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
+        inputs = batch.inputs_on(self.device)
         return batch, inputs, torch.tensor([place[self.samples[row]["sample_id"]] for row in rows.tolist()], device=self.device)
 
     def pooled(self, rows: Tensor) -> Tensor:

@@ -237,7 +237,7 @@ class StateExtractor:
         """The states of a micro-batch's rows, fillers left out."""
         if not batch.rows:
             return SCHEMA.empty_table()
-        inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
+        inputs = batch.inputs_on(self.device)
         if self.kind == "pooled":
             h_BH = self.model.pooled(inputs)
             made = [{"states": self._bytes(h_BH[i]), "class_index": int(batch.class_index[i])} for i in range(len(batch.rows))]

@@ -8,7 +8,7 @@ Letters: B rows of a micro-batch, S tokens of the longest row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hba_ray.data.atlas import AtlasIndex, Drop, read_rows
-from hba_ray.data.clips import Clips, decode_clips, process
+from hba_ray.data.clips import Clips, PixelScale, decode_clips, pixel_scales, process
 from hba_ray.data.feed.order import Window
 from hba_ray.data.media import probe_audio, probe_video
 from hba_ray.data.predictions import Columns, asked_columns
@@ -111,6 +111,7 @@ class MicroBatch:
     Attributes:
         inputs: the thinker's arguments: input_ids [B, S], attention_mask [B, S], and where there are
             clips input_features, feature_attention_mask, pixel_values(_videos), ..._grid_thw, video_second_per_grid.
+            Pixels are bytes while they travel; `inputs_on` makes floats of them.
         class_index: [B] global class, IGNORED for open answers.
         task_slot: [B] place in CLASS_TASKS, -1 for open answers.
         answer_labels: [B, S] token ids at answer positions, IGNORED elsewhere.
@@ -118,6 +119,7 @@ class MicroBatch:
         rows: of each real row, the columns of a predictions table that do not come from the model (`data.predictions`).
         drops: rows that this batch should have held but could not.
         real_tokens, padded_tokens: of input_ids.
+        scales: what makes floats of the pixels, by the name of the input.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -129,6 +131,12 @@ class MicroBatch:
     drops: list[Drop] = field(default_factory=list)
     real_tokens: int = 0
     padded_tokens: int = 0
+    scales: Mapping[str, PixelScale] = field(default_factory=dict)
+
+    def inputs_on(self, device: torch.device | str) -> dict[str, torch.Tensor]:
+        """The thinker's arguments on a device, where the bytes of pixels become floats."""
+        moved = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        return {name: self.scales[name].floats(tensor) if tensor.dtype == torch.uint8 else tensor for name, tensor in moved.items()}
 
     def targets(self, device: torch.device | str) -> dict[str, torch.Tensor]:
         """Classes, labels and weights as the arguments of `OmniSapiens.forward`, on the device."""
@@ -163,6 +171,7 @@ class BatchMaker:
         tokenizer = processor.tokenizer
         self.pad_id = int(tokenizer.pad_token_id)
         self.end_id = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
+        self.scales = pixel_scales(processor)
 
     def window(self, window: Window) -> Iterator[MicroBatch]:
         """The micro-batches of each share in turn; when training exactly `window.micro_batches`, fillers of weight 0 among them.
@@ -274,7 +283,7 @@ class BatchMaker:
         if lacking or not rows:
             messages.append(_filler(lacking, clips))
         prompts = [self.processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False) for message in messages]
-        processed = process(self.processor, prompts, clips)
+        processed = process(self.processor, prompts, clips, as_bytes=True)
         tokens = [list(ids) for ids in processed.pop("input_ids")]
         training = self.settings.appends_answers
         answers = [self._answer_ids(row) if training and row.dataset.task.is_open else [] for row in rows]
@@ -294,6 +303,7 @@ class BatchMaker:
             rows=[asked_columns(row, prompt) for row, prompt in zip(rows, prompts, strict=False)],  # fillers come last
             real_tokens=int(attention_mask[: len(rows)].sum()),
             padded_tokens=attention_mask[: len(rows)].numel(),
+            scales=self.scales,
         )
 
     def _answer_ids(self, row: Row) -> list[int]:

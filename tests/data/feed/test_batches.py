@@ -250,7 +250,7 @@ def test_a_batch_of_mixed_rows_gives_each_the_logits_it_has_alone(index, process
 def logits_of(model, batches: list[MicroBatch]) -> dict[str, np.ndarray]:
     logits = {}
     for batch in batches:
-        outputs = model(batch.inputs, batch.class_index, batch.task_slot, batch.answer_labels, batch.weight)
+        outputs = model(batch.inputs_on("cpu"), batch.class_index, batch.task_slot, batch.answer_labels, batch.weight)
         for row, values in zip(batch.rows, outputs.class_logits_B25, strict=True):
             if row["task"] != "NVC":
                 logits[row["sample_id"]] = values.numpy()
