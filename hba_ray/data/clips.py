@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hba_ray.data.media import SHORTEST_AUDIO, decode_audio, decode_image, decode_video
-from hba_ray.data.rows import Row
+from hba_ray.data.media import SHORTEST_AUDIO, decode_audio, decode_image, decode_video, probe_audio, probe_video
+from hba_ray.data.packed import PackedClip
+from hba_ray.data.rows import Clip, Row
 from hba_ray.specs import MediaSpec
 
 Clips = dict[str, list[Any]]
@@ -34,13 +35,39 @@ def decode_clips(row: Row, budget: MediaSpec, *, where: str) -> Clips:
     Raises:
         BadMedia: a clip cannot be decoded, or is too short for the audio tower; the error names `where`.
     """
-    video = {"max_pixels": budget.video_pixels, "min_pixels": budget.video_min_pixels}
-    image = {"max_pixels": budget.image_pixels or budget.video_pixels, "min_pixels": budget.image_min_pixels}
-    return {
-        "audio": [decode_audio(clip, budget.audio_seconds, where=where, shortest=SHORTEST_AUDIO) for clip in row.media.get("audio", ())],
-        "video": [decode_video(clip, budget.video_frames, where=where, **video) for clip in row.media.get("video", ())],
-        "image": [decode_image(clip, where=where, **image) for clip in row.media.get("image", ())],
-    }
+    return {name: [decode(name, clip, budget, where=where) for clip in row.media.get(name, ())] for name in ("audio", "video", "image")}
+
+
+def decode(modality: str, clip: Clip, budget: MediaSpec, *, where: str) -> Any:
+    """One clip within the budget, in the form of `Clips`.
+
+    Raises:
+        BadMedia: see `decode_clips`.
+    """
+    if isinstance(clip, PackedClip):
+        return clip.decoded(where)
+    if modality == "audio":
+        return decode_audio(clip, budget.audio_seconds, where=where, shortest=SHORTEST_AUDIO)
+    if modality == "video":
+        sizes = {"max_pixels": budget.video_pixels, "min_pixels": budget.video_min_pixels}
+        return decode_video(clip, budget.video_frames, where=where, **sizes)
+    return decode_image(clip, budget.image_pixels or budget.video_pixels, where=where, min_pixels=budget.image_min_pixels)
+
+
+def length_of(modality: str, clip: Clip, *, where: str) -> float:
+    """From the header of a clip: seconds of a sound, pixels of a stored frame of a video; 0 of an image, whose header is not read.
+
+    Raises:
+        BadMedia: the header is damaged.
+    """
+    if isinstance(clip, PackedClip):
+        return clip.length(where)
+    if modality == "audio":
+        return probe_audio(clip, where=where)
+    if modality == "video":
+        info = probe_video(clip, where=where)
+        return float(info.width * info.height)
+    return 0.0
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from hba_ray.data.packed import PackedClip
 from hba_ray.data.tasks import Dataset, consolidate, find_dataset, find_label
 from hba_ray.data.text import clean, comparable, visible
 from hba_ray.errors import DataError
+
+Clip = bytes | Path | PackedClip
 
 MEDIA_COLUMNS = {"image": "images", "video": "videos", "audio": "audios"}
 """Modality -> column, in the order in which the released files list them."""
@@ -59,7 +62,7 @@ class Row:
         problem: the prompt, with `<video>` and `<audio>` marks.
         answer: the target as free text.
         label: the target as one of the dataset's classes; None for open answers.
-        media: modality -> clips, each the file's bytes or its path.
+        media: modality -> clips, each the file's bytes, its path, or what was made of it in a pack.
         descriptors: `ext_video_feats` and `ext_audio_feats` as bytes or paths, where the atlas ships them. Nobody has looked
             whether such a file is there: it concerns only the stages that read it.
         changes: what was changed in its text, as `text.clean` says it.
@@ -71,7 +74,7 @@ class Row:
     problem: str
     answer: str
     label: str | None
-    media: Mapping[str, tuple[bytes | Path, ...]] = field(default_factory=dict)
+    media: Mapping[str, tuple[Clip, ...]] = field(default_factory=dict)
     descriptors: Mapping[str, tuple[bytes | Path, ...]] = field(default_factory=dict)
     changes: tuple[str, ...] = ()
 

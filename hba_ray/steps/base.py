@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 TRANSCRIPTS = "transcripts.parquet"
 """In the folder of the describe step: `line`, the number of a row in the whole index, and `text`, what is said in its clip."""
+BEFORE_PACK = ("atlas", "describe", "backbone", "pack")
+"""Kinds of steps that read clips as they are stored, or none."""
 STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
 TRAINED_ON = ("train", "validation")
@@ -333,10 +335,17 @@ class Context:
 
     @property
     def whole_index(self) -> AtlasIndex:
-        """All rows of the atlas; once the describe step is done, with the transcripts of rows that have no text of their own."""
+        """All rows of the atlas; once the describe step is done, with the transcripts of rows that have no text of their own.
+
+        After the pack step, their clips are read in the pack. A step is not made from it, since it gets the same without it.
+        """
         from hba_ray.data.atlas import AtlasIndex, stated_root
+        from hba_ray.data.packed import ROWS, Pack
 
         index = AtlasIndex.load(self.folder_of("atlas"), root=stated_root(self.spec.atlas))
+        pack = self.earlier.get("pack")
+        if pack is not None and pack.is_done and self.step.kind.name not in BEFORE_PACK:
+            index = replace(index, pack=Pack(str(pack.file(ROWS).parent)))
         if "describe" not in self.earlier or "transcripts" not in self.spec.descriptors.streams:
             return index
         said = read_parquet(self.folder_of("describe") / TRANSCRIPTS).to_pydict()

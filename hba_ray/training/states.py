@@ -32,7 +32,7 @@ from torch import Tensor
 from hba_ray.data.atlas import AtlasIndex, Drop
 from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.feed.order import Order, Window, plan_epoch
-from hba_ray.data.feed.stream import make_here, map_with_model_actors, micro_batch_dataset
+from hba_ray.data.feed.stream import loaders_here, make_here, map_with_model_actors, micro_batch_dataset
 from hba_ray.data.predictions import ROW_COLUMNS
 from hba_ray.data.prompts import chat_message
 from hba_ray.data.rows import Row
@@ -286,7 +286,7 @@ def _maker_on_ray(job: StatesJob) -> Callable[[Sequence[Window]], Iterator[tuple
 
     def make(windows: Sequence[Window]) -> Iterator[tuple[pa.Table, list[Drop]]]:
         processor = partial(load_processor, job.backbone)
-        loading = {"loaders": compute.loaders, "cpus_per_loader": compute.cpus_per_loader}
+        loading = {"loaders": loaders_here(compute), "cpus_per_loader": compute.cpus_per_loader}
         batches = micro_batch_dataset(job.rows, job.settings, job.split, processor, windows, **loading)
         yield from map_with_model_actors(batches, partial(_load, job), compute)
 

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from hba_ray.data.atlas import AtlasIndex, Drop, read_rows
-from hba_ray.data.clips import Clips, PixelScale, decode_clips, pixel_scales, process
+from hba_ray.data.clips import Clips, PixelScale, decode_clips, length_of, pixel_scales, process
 from hba_ray.data.feed.order import Window
-from hba_ray.data.media import probe_audio, probe_video
 from hba_ray.data.predictions import Columns, asked_columns
 from hba_ray.data.prompts import chat_message, withhold
 from hba_ray.data.rows import Row
@@ -153,6 +152,19 @@ class MicroBatch:
         return self.inputs["attention_mask"].sum(1).tolist()
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a micro-batch will be made of; picklable.
+
+    Attributes:
+        rows: with their clips as they are stored.
+        drops: rows before them that could not be read.
+    """
+
+    rows: Sequence[Row]
+    drops: Sequence[Drop] = ()
+
+
 class BatchMaker:
     """Cuts windows of an atlas into micro-batches.
 
@@ -179,19 +191,34 @@ class BatchMaker:
         Raises:
             DataError: a bad row, where the settings say to fail.
         """
+        return map(self.make, self.recipes(window))
+
+    def recipes(self, window: Window) -> Iterator[Recipe]:
+        """What these micro-batches are made of, in their order: rows are read, and no clip is decoded.
+
+        Raises:
+            DataError: see `window`.
+        """
         generator = np.random.default_rng(window.seed)
         rows, drops = self._read(window)
         for share in window.shares:
             own = [rows.pop(line) for line in share.lines if line in rows]
             for bucket in self._buckets(own, share.micro_batches, generator):
-                batch = self.batch(bucket, drops)
-                batch.drops += drops
+                yield Recipe(bucket, drops)
                 drops = []
-                yield batch
         if drops:  # every row of the window was bad, and prediction makes no fillers
-            nothing = self.batch((), drops)
-            nothing.drops += drops
-            yield nothing
+            yield Recipe((), drops)
+
+    def make(self, recipe: Recipe) -> MicroBatch:
+        """The micro-batch of a recipe: its clips are decoded.
+
+        Raises:
+            DataError: see `window`.
+        """
+        drops = list(recipe.drops)
+        batch = self.batch(recipe.rows, drops)
+        batch.drops += drops
+        return batch
 
     def _read(self, window: Window) -> tuple[dict[int, Row], list[Drop]]:
         """Line of the index -> row, of the good rows."""
@@ -236,16 +263,16 @@ class BatchMaker:
         for name, clips in row.media.items():
             for clip in clips:
                 try:
-                    if name == "audio":
-                        tokens += round(min(probe_audio(clip, where=row.sample_id), media.audio_seconds) * AUDIO_TOKENS_PER_SECOND)
-                    elif name == "video":
-                        info = probe_video(clip, where=row.sample_id)
-                        pixels = max(min(info.width * info.height, media.video_pixels), media.video_min_pixels)
-                        tokens += max(1, round(pixels / PIXELS_PER_TOKEN)) * media.video_frames // 2
-                    else:
-                        tokens += (media.image_pixels or media.video_pixels) // PIXELS_PER_TOKEN
+                    length = length_of(name, clip, where=row.sample_id)
                 except DataError:
                     continue
+                if name == "audio":
+                    tokens += round(min(length, media.audio_seconds) * AUDIO_TOKENS_PER_SECOND)
+                elif name == "video":
+                    pixels = max(min(length, media.video_pixels), media.video_min_pixels)
+                    tokens += max(1, round(pixels / PIXELS_PER_TOKEN)) * media.video_frames // 2
+                else:
+                    tokens += (media.image_pixels or media.video_pixels) // PIXELS_PER_TOKEN
         return tokens
 
     def batch(self, rows: Sequence[Row], drops: list[Drop]) -> MicroBatch:

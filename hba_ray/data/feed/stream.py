@@ -1,19 +1,20 @@
 """How micro-batches reach a worker: made by Ray Data on the cluster's CPUs, or in this process.
 
-A loader is sent a window, a few hundred row numbers, and sends back finished micro-batches. Clips are
-read and decoded in the loader and never stored in between. Both ways give the same micro-batches in
-the same order.
+One loader alone is sent a window, a few hundred row numbers, and sends back finished micro-batches. Where there are several, a
+reader goes before them: it reads the rows of a window, puts those of like length together, and hands on tasks of `TASK_ROWS`
+rows, clips as they are stored; loaders decode the tasks side by side. So what waits in the object store is a few tasks and not
+a few windows, and the micro-batches do not depend on how they are shared out: all ways give the same ones in the same order.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.atlas import AtlasIndex
-from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch
+from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch, Recipe
 from hba_ray.data.feed.order import Window
 from hba_ray.errors import HbaError
 
@@ -21,12 +22,24 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import ray
 
-    from hba_ray.specs import ComputeSpec
+    from hba_ray.specs import ComputeSpec, MediaSpec
+
+Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+"""How a piece of work is done on many items: results come in the order of the items."""
 
 _RESULT = "result"
 """Column of what model actors make."""
+_ITEM = "item"
+"""Column of what is sent to them, and to loaders."""
 _MICRO_BATCH = "micro_batch"
 """Column of what loaders make."""
+TASK_ROWS = 16
+"""Rows that a loader decodes at a time, at least, where there are several; a last micro-batch may make them a few more."""
+WAITING_TASKS = 2
+"""Tasks a loader, and what was made of them, that may wait in the object store."""
+_MEL_BYTES = 100 * 128 * 4
+"""Bytes of a second of sound for the audio tower."""
+_LEAST_STORE = 64 << 20
 BLOCK_BYTES = 4 << 20
 """Ray Data hands micro-batches on once they fill this many bytes; its own default would hold back whole windows."""
 
@@ -52,7 +65,7 @@ def make_on_ray(
 
     Args:
         load_processor: called once in each loader process.
-        loaders: tasks that decode at a time, `cpus_per_loader` each.
+        loaders: tasks that decode at a time, `cpus_per_loader` each; the reader before them takes no CPU of its own.
         prefetch: micro-batches fetched ahead of the consumer.
 
     Raises:
@@ -77,19 +90,67 @@ def micro_batch_dataset(
     import ray
     import ray.data
 
+    job = {"job": ray.put((index, settings, split, load_processor))}
+    loading: dict[str, Any] = {"compute": ray.data.TaskPoolStrategy(size=loaders), "num_cpus": cpus_per_loader}
+    if loaders == 1:
+        return _mapped(_items(windows), _load, fn_kwargs=job, **loading)
+    # Blocks of one task each: a block of several would keep one loader busy while others wait.
+    tasks = _items(windows, block_bytes=1, store_bytes=loaders * task_bytes(settings.media))
+    tasks = _mapped(tasks, _read, fn_kwargs=job, compute=ray.data.TaskPoolStrategy(size=1), num_cpus=0)
+    return _mapped(tasks, _make, fn_kwargs=job, **loading)
+
+
+def task_bytes(media: MediaSpec) -> int:
+    """Bytes of the object store that one of several loaders is given: those of `WAITING_TASKS` tasks of whole clips."""
+    row = media.video_frames * media.video_pixels * 3 + round(media.audio_seconds * _MEL_BYTES)
+    return WAITING_TASKS * TASK_ROWS * row
+
+
+def loaders_here(compute: ComputeSpec) -> int:
+    """Loaders of each worker on the Ray that this process is connected to."""
+    import ray
+
+    return compute.loaders_on(ray.cluster_resources().get("CPU", 0.0))
+
+
+def spread_here(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """The work done in this process."""
+    return map(work, items)
+
+
+def spread_on_ray(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """The work done by Ray Data, on all CPUs of the cluster.
+
+    Raises:
+        HbaError: the first that the work raised.
+    """
+    import ray
+
+    if items:
+        yield from unpacked(_mapped(_items(items), _done, fn_kwargs={"work": ray.put(work)}, num_cpus=1), _RESULT)
+
+
+def _items(items: Sequence[Any], *, block_bytes: int = BLOCK_BYTES, store_bytes: int = 0) -> ray.data.Dataset:
+    """A dataset of pickled items in their order, a block each.
+
+    Args:
+        block_bytes: what is made of them is handed on once it fills so many.
+        store_bytes: that this dataset may fill; 0 leaves it to Ray Data.
+    """
+    import ray.data
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = BLOCK_BYTES
+    context.target_max_block_size = block_bytes
     context.execution_options.preserve_order = True
-    items = [{"window": pickle.dumps(window)} for window in windows]
-    return ray.data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
-        _load,  # type: ignore[arg-type]
-        fn_kwargs={"job": ray.put((index, settings, split, load_processor))},
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.TaskPoolStrategy(size=loaders),
-        num_cpus=cpus_per_loader,
-    )
+    store = float(max(store_bytes, _LEAST_STORE)) if store_bytes else None
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=store)
+    packed = [{_ITEM: pickle.dumps(item)} for item in items]
+    return ray.data.from_items(packed, override_num_blocks=max(1, len(packed)))
+
+
+def _mapped(dataset: ray.data.Dataset, function: Any, **arguments: Any) -> ray.data.Dataset:
+    return dataset.map_batches(function, batch_size=1, batch_format="pyarrow", **arguments)
 
 
 def map_with_model_actors(
@@ -159,14 +220,56 @@ def unpacked(dataset: ray.data.Dataset, column: str, prefetch: int = 1) -> Itera
 
 
 def _load(windows: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
-    """The micro-batches of some windows, in a loader: the operator that reads, decodes and calls the processor."""
-    for window in windows.column("window").to_pylist():
-        try:
-            for batch in _maker(job).window(pickle.loads(window)):
-                yield {_MICRO_BATCH: [pickle.dumps(batch, protocol=5)]}
-        except HbaError as bad:  # handed on as data, as in `_ModelActor`
-            yield {_MICRO_BATCH: [pickle.dumps(bad)]}
+    """The micro-batches of some windows, in the only loader: the operator that reads, decodes and calls the processor."""
+    yield from _outputs(windows, _MICRO_BATCH, lambda window: _maker(job).window(window))
+
+
+def _read(windows: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
+    """The tasks of some windows, in the reader: lists of recipes."""
+    yield from _outputs(windows, _ITEM, lambda window: _tasks(_maker(job).recipes(window)))
+
+
+def _make(tasks: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
+    """The micro-batches of some tasks, in one of several loaders."""
+    yield from _outputs(tasks, _MICRO_BATCH, lambda task: map(_maker(job).make, task))
+
+
+def _done(items: pa.Table, work: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
+    """The results of some items."""
+    yield from _outputs(items, _RESULT, lambda item: [_work(work)(item)])
+
+
+def _outputs(items: pa.Table, column: str, function: Callable[[Any], Iterable[Any]]) -> Iterator[dict[str, list[bytes]]]:
+    """What a function makes of each item, a row each; an error is handed on as data, as in `_ModelActor`, and is the last row."""
+    for item in map(pickle.loads, items.column(_ITEM).to_pylist()):
+        if isinstance(item, HbaError):
+            yield {column: [pickle.dumps(item)]}
             return
+        try:
+            for made in function(item):
+                yield {column: [pickle.dumps(made, protocol=5)]}
+        except HbaError as bad:
+            yield {column: [pickle.dumps(bad)]}
+            return
+
+
+def _tasks(recipes: Iterator[Recipe]) -> Iterator[list[Recipe]]:
+    """The recipes in lists of at least `TASK_ROWS` rows; a last one may have fewer."""
+    task: list[Recipe] = []
+    for recipe in recipes:
+        task.append(recipe)
+        if sum(len(one.rows) for one in task) >= TASK_ROWS:
+            yield task
+            task = []
+    if task:
+        yield task
+
+
+@lru_cache(maxsize=4)
+def _work(work: ray.ObjectRef) -> Callable[[Any], Any]:
+    import ray
+
+    return ray.get(work)
 
 
 @lru_cache(maxsize=4)
