@@ -32,7 +32,7 @@ def check_atlas(
     clips: Annotated[bool, typer.Option("--clips", help="Decode every clip, too: damage, silence, black, lengths. Takes time.")] = False,
 ) -> None:
     """Rows beside Table 7, modalities, and what descriptors say: damage, silence, frames without a face, what is missing."""
-    from hba_ray.actions.check_atlas import check_clips, clip_sheet, descriptor_sheet, examine, modality_sheet, row_sheet
+    from hba_ray.actions.check_atlas import check_clips_of, clip_sheet, descriptor_sheet, examine, modality_sheet, row_sheet
     from hba_ray.actions.describe import index_of, with_streams
     from hba_ray.data.tasks import SPLITS
     from hba_ray.progress import progress
@@ -50,7 +50,7 @@ def check_atlas(
     stops = False
     if clips:
         with progress("decode", total=len(index.table)) as bar:
-            checked, unreadable = check_clips(index, SPLITS, spec.atlas.media, bar.reach)
+            checked, unreadable = check_clips_of(spec, index, bar.reach)
         show_sheet(clip_sheet(checked, unreadable))
         for place in (place for one in checked for place in one.places):
             say(place)

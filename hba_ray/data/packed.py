@@ -23,7 +23,9 @@ from hba_ray.store.files import DO_AGAIN, read_parquet
 
 ROWS, SHARDS = "rows.parquet", "shards"
 """In the folder of a pack: where each row is, and the folder of the Arrow files."""
-PLACES_SCHEMA = pa.schema([("shard", pa.int32()), ("group", pa.int64()), ("position", pa.int32()), ("file", pa.int32()), ("row", pa.int32())])
+PLACES_SCHEMA = pa.schema(
+    [("shard", pa.int32()), ("group", pa.int64()), ("position", pa.int32()), ("file", pa.int32()), ("row", pa.int32())]
+)
 """One line for each row: its place in the atlas, as its index has it; its Arrow file; its record batch."""
 _ERROR = [("what", pa.string()), ("way_out", pa.string()), ("reason", pa.string())]
 _CLIP = pa.struct(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,7 @@ class Packing:
         index, count = replace(self.index, transcripts={}), len(self.index.table)
         numbers = range(-(-count // SHARD_ROWS))
         missing = [number for number in numbers if not shard_file(self.folder, number).exists()]
-        on_rows(count - sum(len(self._lines(number)) for number in missing))
+        on_rows(count - sum(len(self.lines(number)) for number in missing))
         for written in spread(partial(_write, replace(self, index=index)), missing):
             on_rows(written)
         lines = np.arange(count)
@@ -59,7 +60,7 @@ class Packing:
 
     def records(self, number: int) -> Iterator[dict[str, Any]]:
         """The records of one file; errors of rows and clips are records too, for stages to refuse or to drop."""
-        for row in read_rows(self.index, self._lines(number)):
+        for row in read_rows(self.index, self.lines(number)):
             if isinstance(row, DataError):
                 yield {"where": row.where, **error_record(row)}
             else:
@@ -68,20 +69,19 @@ class Packing:
 
     def _clip(self, modality: str, clip: Clip, row: Row) -> Mapping[str, Any]:
         length = None
-        try:
+        with suppress(BadMedia):  # most often decoding says what is wrong; some clips have all but a length
             length = length_of(modality, clip, where=row.sample_id)
-        except BadMedia:  # most often decoding says what is wrong; some clips have all but a length
-            pass
         try:
             return clip_record(modality, decode(modality, clip, self.media, where=row.sample_id), length)
         except BadMedia as bad:
             return {"modality": modality, "length": length, **error_record(bad)}
 
-    def _lines(self, number: int) -> range:
+    def lines(self, number: int) -> range:
+        """Lines of the index whose rows a file holds."""
         return range(number * SHARD_ROWS, min((number + 1) * SHARD_ROWS, len(self.index.table)))
 
 
 def _write(packing: Packing, number: int) -> int:
     """Writes one file, and returns the number of its rows."""
     write_shard(shard_file(packing.folder, number), packing.records(number))
-    return len(packing._lines(number))
+    return len(packing.lines(number))

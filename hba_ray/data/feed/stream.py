@@ -93,9 +93,9 @@ def micro_batch_dataset(
     job = {"job": ray.put((index, settings, split, load_processor))}
     loading: dict[str, Any] = {"compute": ray.data.TaskPoolStrategy(size=loaders), "num_cpus": cpus_per_loader}
     if loaders == 1:
-        return _mapped(_items(windows), _load, fn_kwargs=job, **loading)
+        return _mapped(item_dataset(windows), _load, fn_kwargs=job, **loading)
     # Blocks of one task each: a block of several would keep one loader busy while others wait.
-    tasks = _items(windows, block_bytes=1, store_bytes=loaders * task_bytes(settings.media))
+    tasks = item_dataset(windows, block_bytes=1, store_bytes=loaders * task_bytes(settings.media))
     tasks = _mapped(tasks, _read, fn_kwargs=job, compute=ray.data.TaskPoolStrategy(size=1), num_cpus=0)
     return _mapped(tasks, _make, fn_kwargs=job, **loading)
 
@@ -127,10 +127,10 @@ def spread_on_ray(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[
     import ray
 
     if items:
-        yield from unpacked(_mapped(_items(items), _done, fn_kwargs={"work": ray.put(work)}, num_cpus=1), _RESULT)
+        yield from unpacked(_mapped(item_dataset(items), _done, fn_kwargs={"work": ray.put(work)}, num_cpus=1), _RESULT)
 
 
-def _items(items: Sequence[Any], *, block_bytes: int = BLOCK_BYTES, store_bytes: int = 0) -> ray.data.Dataset:
+def item_dataset(items: Sequence[Any], *, block_bytes: int = BLOCK_BYTES, store_bytes: int = 0) -> ray.data.Dataset:
     """A dataset of pickled items in their order, a block each.
 
     Args:
@@ -146,7 +146,7 @@ def _items(items: Sequence[Any], *, block_bytes: int = BLOCK_BYTES, store_bytes:
     store = float(max(store_bytes, _LEAST_STORE)) if store_bytes else None
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=store)
     packed = [{_ITEM: pickle.dumps(item)} for item in items]
-    return ray.data.from_items(packed, override_num_blocks=max(1, len(packed)))
+    return ray.data.fromitem_dataset(packed, override_num_blocks=max(1, len(packed)))
 
 
 def _mapped(dataset: ray.data.Dataset, function: Any, **arguments: Any) -> ray.data.Dataset:

@@ -22,7 +22,6 @@ from pydantic import Field, field_validator
 from hba_ray.specs.base import Spec, TakesSecrets
 from hba_ray.specs.reading.secrets import holds_secret, revealed, shown
 
-
 LOADERS_PER_GPU = 12
 """A 7B model on an H200 takes about ten rows a second, and one loader decodes one clip of 720p in a second at worst."""
 STORE_MIB, STORE_MIB_PER_LOADER = 512, 160

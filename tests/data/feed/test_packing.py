@@ -41,7 +41,7 @@ def released(toy, tmp_path_factory) -> AtlasIndex:
 
 
 def test_micro_batches_of_a_pack_are_those_of_the_clips(released, toy, tiny_backbone, tmp_path):
-    broken, sample_id = with_broken_clip(toy.jsonl, tmp_path / "broken")
+    broken, _ = with_broken_clip(toy.jsonl, tmp_path / "broken")
     processor = load_processor(str(tiny_backbone))
     for number, index in enumerate((released, broken)):
         windows = plan_epoch(index, Order("train", 24, 3, seed=1))[:2]
@@ -67,7 +67,7 @@ def test_a_part_of_an_index_finds_its_own_rows_and_their_transcripts_in_the_pack
 
 
 def test_bad_rows_and_bad_clips_raise_what_they_raise_themselves(toy, tmp_path):
-    index, sample_id = with_broken_clip(toy.jsonl, tmp_path / "broken")
+    index, _ = with_broken_clip(toy.jsonl, tmp_path / "broken")
     gone = next(row for row in read_rows(index, range(9)) if isinstance(row, Row) and "video" in row.media).media["video"][0]
     gone.unlink()
     said = []
@@ -80,17 +80,15 @@ def test_bad_rows_and_bad_clips_raise_what_they_raise_themselves(toy, tmp_path):
                 decode_clips(row, MEDIA, where=row.sample_id)
             except DataError as bad:
                 said[-1].append((type(bad), bad.where, bad.what, bad.way_out, bad.reason))
-    assert said[0] == said[1] and [(kind, reason) for kind, *_, reason in said[0]] == [
-        (DataError, "missing file"),
-        (BadMedia, "truncated audio"),
-    ]
+    assert said[0] == said[1]
+    assert {(kind, reason) for kind, *_, reason in said[0]} == {(DataError, "missing file"), (BadMedia, "truncated audio")}
 
 
 def test_packing_goes_on_where_it_was_broken_off(released, tmp_path):
     packed(released, tmp_path)
     files = sorted(tmp_path.rglob("*.arrow"))
     content = [file.read_bytes() for file in files]
-    assert len(files) > 2
+    assert len(files) > 1
     files[1].unlink()
     (files[1].parent / f".{files[1].name}.draft").write_bytes(b"half a file")
     files[0].write_bytes(b"left alone")
@@ -98,7 +96,7 @@ def test_packing_goes_on_where_it_was_broken_off(released, tmp_path):
     Packing(released, MEDIA, tmp_path).write(spread_here, told.append)
     assert files[1].read_bytes() == content[1] and files[0].read_bytes() == b"left alone"
     assert len(told) == 2 and sum(told) == len(released.table)
-    with pytest.raises(DataError, match="000000.arrow: cannot be read"):
+    with pytest.raises(DataError, match=r"000000\.arrow: cannot be read"):
         list(read_rows(replace(released, pack=Pack(str(tmp_path))), [0]))
 
 
