@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -32,7 +32,7 @@ from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.sections.model import model_folder
 from hba_ray.store.files import folder_digests, read_parquet
 from hba_ray.store.finished import check_files, known_files, outdated_by, state_of
-from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done, read_lines
+from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done
 from hba_ray.store.follow import Metrics
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 TRANSCRIPTS = "transcripts.parquet"
 """In the folder of the describe step: `line`, the number of a row in the whole index, and `text`, what is said in its clip."""
-BEFORE_PACK = ("atlas", "describe", "backbone", "pack")
-"""Kinds of steps that read clips as they are stored, or none."""
 STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
 TRAINED_ON = ("train", "validation")
@@ -343,8 +341,8 @@ class Context:
         from hba_ray.data.packed import ROWS, Pack
 
         index = AtlasIndex.load(self.folder_of("atlas"), root=stated_root(self.spec.atlas))
-        pack = self.earlier.get("pack")
-        if pack is not None and pack.is_done and self.step.kind.name not in BEFORE_PACK:
+        pack = None if self.step.kind.name in ("atlas", "describe", "pack") else self.earlier.get("pack")
+        if pack is not None and pack.is_done:
             index = replace(index, pack=Pack(str(pack.file(ROWS).parent)))
         if "describe" not in self.earlier or "transcripts" not in self.spec.descriptors.streams:
             return index
@@ -388,13 +386,6 @@ def shown_metrics(name: str, line: Mapping[str, Any]) -> tuple[Metrics, int]:
     numbers = {key: value for key, value in line.items() if isinstance(value, int | float) and not isinstance(value, bool)}
     place = name.replace(" ", "/")
     return {f"{place}/{key}": float(value) for key, value in numbers.items() if key != "step"}, int(line["step"])
-
-
-def logged_metrics(step: Step) -> Iterator[tuple[Metrics, int]]:
-    """(metrics, optimiser step) of each line of a step's log, whichever run did the step."""
-    for line in read_lines(step.file(STEP_LOG)) if step.has(STEP_LOG) else ():
-        if "step" in line:
-            yield shown_metrics(step.name, line)
 
 
 def digest_checkpoint(draft: Draft, name: str, key: str) -> list[list[str]]:
