@@ -25,7 +25,7 @@ from hba_ray.data.media import (
     decode_video,
     probe_video,
 )
-from hba_ray.data.rows import MEDIA_COLUMNS, Clip, Row
+from hba_ray.data.rows import MEDIA_COLUMNS, Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.descriptors.keys import KeyStore, Wanted, find_wanted
 from hba_ray.descriptors.pose import PARTS
@@ -143,7 +143,7 @@ def check_clips_of(
         index: of the spec's rows.
     """
     stored = KeyStore.of(Path(), index).folder.name  # changes with the files, and with the rows that are taken from them
-    named = (clip for row in _jsonl_rows(index) for clips in row.media.values() for clip in clips if isinstance(clip, Path))
+    named = (clip for row in _jsonl_rows(index) for clips in row.files.values() for clip in clips if isinstance(clip, Path))
     name = fingerprint([stored, spec.atlas.media.identity(), stamps(sorted(set(named)))])
     storage = Storage(spec.compute.storage).folder
     keep = storage / f"check-{name}.jsonl"
@@ -168,7 +168,7 @@ def _check_rows(index: AtlasIndex, media: MediaSpec, lines: Sequence[int]) -> Ch
         if isinstance(row, DataError):
             checked.unreadable[row.reason] += 1
             continue
-        for modality, clips in row.media.items():
+        for modality, clips in row.files.items():
             one = found.setdefault((row.dataset.id, modality), Clips(row.dataset.id, modality))
             for clip in clips:
                 for finding, what in _check(one, clip, row, media):
@@ -195,7 +195,7 @@ def _together(parts: Sequence[Checked], places: int) -> tuple[list[Clips], dict[
     return [found[key] for key in sorted(found)], dict(unreadable)
 
 
-def _check(found: Clips, clip: Clip, row: Row, media: MediaSpec) -> Iterator[tuple[str, str]]:
+def _check(found: Clips, clip: bytes | Path, row: Row, media: MediaSpec) -> Iterator[tuple[str, str]]:
     """Counts a clip, and tells what is to be said of it: (kind of finding, sentence)."""
     found.clips += 1
     where = f"{row.dataset.id} {row.sample_id}"

@@ -79,12 +79,27 @@ class Row:
     changes: tuple[str, ...] = ()
 
     @property
+    def files(self) -> dict[str, tuple[bytes | Path, ...]]:
+        """`media` of a row that was not read from a pack, for those who need the files themselves.
+
+        Raises:
+            TypeError: the row is of a pack.
+        """
+        return {name: tuple(_stored(clip) for clip in clips) for name, clips in self.media.items()}
+
+    @property
     def signature(self) -> str:
         """The modalities present, as the released files write them: `text_video_audio`.
 
         The order is that of the released signature: text, image, video, audio.
         """
         return signature_of(None, [name for name, clips in self.media.items() if clips])
+
+
+def _stored(clip: Clip) -> bytes | Path:
+    if isinstance(clip, PackedClip):
+        raise TypeError("a packed clip has no file")
+    return clip
 
 
 def stated_modalities(stated: Any) -> frozenset[str] | None:
