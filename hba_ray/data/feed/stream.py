@@ -226,7 +226,7 @@ def _load(windows: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[byte
 
 def _read(windows: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
     """The tasks of some windows, in the reader: lists of recipes."""
-    yield from _outputs(windows, _ITEM, lambda window: _tasks(_maker(job).recipes(window)))
+    yield from _outputs(windows, _ITEM, lambda window: tasks_of(_maker(job).recipes(window)))
 
 
 def _make(tasks: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
@@ -253,7 +253,7 @@ def _outputs(items: pa.Table, column: str, function: Callable[[Any], Iterable[An
             return
 
 
-def _tasks(recipes: Iterator[Recipe]) -> Iterator[list[Recipe]]:
+def tasks_of(recipes: Iterator[Recipe]) -> Iterator[list[Recipe]]:
     """The recipes in lists of at least `TASK_ROWS` rows; a last one may have fewer."""
     task: list[Recipe] = []
     for recipe in recipes:
