@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import AtlasIndex, read_rows
-from hba_ray.data.feed.stream import Spread, spread_here, spread_on_ray
+from hba_ray.data.feed.spread import Spread, spread_here, spread_on_ray
 from hba_ray.data.media import (
     LONGEST_SECONDS,
     SAMPLE_RATE,

@@ -25,7 +25,8 @@ from hba_ray.cluster.environment import require_vllm, vllm_environ
 from hba_ray.data.atlas import Drop, read_rows
 from hba_ray.data.clips import decode_clips
 from hba_ray.data.feed.order import Order, Window, plan_epoch
-from hba_ray.data.feed.stream import item_dataset, loaders_here, map_with_model_actors
+from hba_ray.data.feed.spread import item_dataset
+from hba_ray.data.feed.stream import loaders_here, map_with_model_actors
 from hba_ray.data.predictions import asked_columns
 from hba_ray.data.prompts import chat_message, system_turn, withhold
 from hba_ray.data.rows import Row

@@ -25,7 +25,8 @@ from hba_ray.data.atlas import INDEX_SCHEMA, AtlasIndex, build_index
 from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.feed.order import Order, plan_epoch
 from hba_ray.data.feed.packing import Packing
-from hba_ray.data.feed.stream import make_here, make_on_ray, spread_here, task_bytes
+from hba_ray.data.feed.spread import spread_here
+from hba_ray.data.feed.stream import make_here, make_on_ray, task_bytes
 from hba_ray.data.packed import Pack
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.clips import decode, length_of
-from hba_ray.data.feed.stream import Spread
+from hba_ray.data.feed.spread import Spread
 from hba_ray.data.packed import PLACES_SCHEMA, ROWS, clip_record, error_record, shard_file, write_shard
 from hba_ray.data.rows import Clip, Row
 from hba_ray.errors import BadMedia, DataError

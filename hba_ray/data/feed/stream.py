@@ -9,13 +9,14 @@ a few windows, and the micro-batches do not depend on how they are shared out: a
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch, Recipe
 from hba_ray.data.feed.order import Window
+from hba_ray.data.feed.spread import ITEM, RESULT, item_dataset, mapped, outputs, unpacked
 from hba_ray.errors import HbaError
 
 if TYPE_CHECKING:
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
 
     from hba_ray.specs import ComputeSpec, MediaSpec
 
-Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
-"""How a piece of work is done on many items: results come in the order of the items."""
-
-_RESULT = "result"
-"""Column of what model actors make."""
-_ITEM = "item"
-"""Column of what is sent to them, and to loaders."""
 _MICRO_BATCH = "micro_batch"
 """Column of what loaders make."""
 TASK_ROWS = 16
@@ -39,9 +33,6 @@ WAITING_TASKS = 2
 """Tasks a loader, and what was made of them, that may wait in the object store."""
 _MEL_BYTES = 100 * 128 * 4
 """Bytes of a second of sound for the audio tower."""
-_LEAST_STORE = 64 << 20
-BLOCK_BYTES = 4 << 20
-"""Ray Data hands micro-batches on once they fill this many bytes; its own default would hold back whole windows."""
 
 
 def make_here(maker: BatchMaker, windows: Sequence[Window]) -> Iterator[MicroBatch]:
@@ -93,11 +84,11 @@ def micro_batch_dataset(
     job = {"job": ray.put((index, settings, split, load_processor))}
     loading: dict[str, Any] = {"compute": ray.data.TaskPoolStrategy(size=loaders), "num_cpus": cpus_per_loader}
     if loaders == 1:
-        return _mapped(item_dataset(windows), _load, fn_kwargs=job, **loading)
+        return mapped(item_dataset(windows), _load, fn_kwargs=job, **loading)
     # Blocks of one task each: a block of several would keep one loader busy while others wait.
     tasks = item_dataset(windows, block_bytes=1, store_bytes=loaders * task_bytes(settings.media))
-    tasks = _mapped(tasks, _read, fn_kwargs=job, compute=ray.data.TaskPoolStrategy(size=1), num_cpus=0)
-    return _mapped(tasks, _make, fn_kwargs=job, **loading)
+    tasks = mapped(tasks, _read, fn_kwargs=job, compute=ray.data.TaskPoolStrategy(size=1), num_cpus=0)
+    return mapped(tasks, _make, fn_kwargs=job, **loading)
 
 
 def task_bytes(media: MediaSpec) -> int:
@@ -111,46 +102,6 @@ def loaders_here(compute: ComputeSpec) -> int:
     import ray
 
     return compute.loaders_on(ray.cluster_resources().get("CPU", 0.0))
-
-
-def spread_here(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """The work done in this process."""
-    return map(work, items)
-
-
-def spread_on_ray(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """The work done by Ray Data, on all CPUs of the cluster.
-
-    Raises:
-        HbaError: the first that the work raised.
-    """
-    import ray
-
-    if items:
-        yield from unpacked(_mapped(item_dataset(items), _done, fn_kwargs={"work": ray.put(work)}, num_cpus=1), _RESULT)
-
-
-def item_dataset(items: Sequence[Any], *, block_bytes: int = BLOCK_BYTES, store_bytes: int = 0) -> ray.data.Dataset:
-    """A dataset of pickled items in their order, a block each.
-
-    Args:
-        block_bytes: what is made of them is handed on once it fills so many.
-        store_bytes: that this dataset may fill; 0 leaves it to Ray Data.
-    """
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = block_bytes
-    context.execution_options.preserve_order = True
-    store = float(max(store_bytes, _LEAST_STORE)) if store_bytes else None
-    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=store)
-    packed = [{_ITEM: pickle.dumps(item)} for item in items]
-    return ray.data.fromitem_dataset(packed, override_num_blocks=max(1, len(packed)))
-
-
-def _mapped(dataset: ray.data.Dataset, function: Any, **arguments: Any) -> ray.data.Dataset:
-    return dataset.map_batches(function, batch_size=1, batch_format="pyarrow", **arguments)
 
 
 def map_with_model_actors(
@@ -179,7 +130,7 @@ def map_with_model_actors(
         num_gpus=compute.gpus_per_worker or None,
         **own,
     )
-    yield from unpacked(results, _RESULT)
+    yield from unpacked(results, RESULT)
 
 
 class _ModelActor:
@@ -193,7 +144,7 @@ class _ModelActor:
         return self._load()
 
     def __call__(self, rows: pa.Table) -> dict[str, list[bytes]]:
-        return {_RESULT: [self._result(packed) for packed in rows.column(0).to_pylist()]}
+        return {RESULT: [self._result(packed) for packed in rows.column(0).to_pylist()]}
 
     def _result(self, packed: bytes) -> bytes:
         item = pickle.loads(packed)
@@ -205,52 +156,19 @@ class _ModelActor:
             return pickle.dumps(bad)
 
 
-def unpacked(dataset: ray.data.Dataset, column: str, prefetch: int = 1) -> Iterator[Any]:
-    """The objects pickled in a column, row by row.
-
-    Raises:
-        HbaError: one of them is an error that a loader or a model actor handed on.
-    """
-    batch: Any
-    for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=prefetch):
-        item = pickle.loads(batch.column(column)[0].as_py())
-        if isinstance(item, HbaError):
-            raise item
-        yield item
-
-
 def _load(windows: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
     """The micro-batches of some windows, in the only loader: the operator that reads, decodes and calls the processor."""
-    yield from _outputs(windows, _MICRO_BATCH, lambda window: _maker(job).window(window))
+    yield from outputs(windows, _MICRO_BATCH, lambda window: _maker(job).window(window))
 
 
 def _read(windows: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
     """The tasks of some windows, in the reader: lists of recipes."""
-    yield from _outputs(windows, _ITEM, lambda window: tasks_of(_maker(job).recipes(window)))
+    yield from outputs(windows, ITEM, lambda window: tasks_of(_maker(job).recipes(window)))
 
 
 def _make(tasks: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
     """The micro-batches of some tasks, in one of several loaders."""
-    yield from _outputs(tasks, _MICRO_BATCH, lambda task: map(_maker(job).make, task))
-
-
-def _done(items: pa.Table, work: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
-    """The results of some items."""
-    yield from _outputs(items, _RESULT, lambda item: [_work(work)(item)])
-
-
-def _outputs(items: pa.Table, column: str, function: Callable[[Any], Iterable[Any]]) -> Iterator[dict[str, list[bytes]]]:
-    """What a function makes of each item, a row each; an error is handed on as data, as in `_ModelActor`, and is the last row."""
-    for item in map(pickle.loads, items.column(_ITEM).to_pylist()):
-        if isinstance(item, HbaError):
-            yield {column: [pickle.dumps(item)]}
-            return
-        try:
-            for made in function(item):
-                yield {column: [pickle.dumps(made, protocol=5)]}
-        except HbaError as bad:
-            yield {column: [pickle.dumps(bad)]}
-            return
+    yield from outputs(tasks, _MICRO_BATCH, lambda task: map(_maker(job).make, task))
 
 
 def tasks_of(recipes: Iterator[Recipe]) -> Iterator[list[Recipe]]:
@@ -263,13 +181,6 @@ def tasks_of(recipes: Iterator[Recipe]) -> Iterator[list[Recipe]]:
             task = []
     if task:
         yield task
-
-
-@lru_cache(maxsize=4)
-def _work(work: ray.ObjectRef) -> Callable[[Any], Any]:
-    import ray
-
-    return ray.get(work)
 
 
 @lru_cache(maxsize=4)

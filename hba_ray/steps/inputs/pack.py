@@ -39,7 +39,7 @@ class PackSteps(StepKind[PackResult]):
 
     def make(self, context: Context) -> PackResult:
         from hba_ray.data.feed.packing import Packing
-        from hba_ray.data.feed.stream import spread_here, spread_on_ray
+        from hba_ray.data.feed.spread import spread_here, spread_on_ray
 
         index = context.whole_index
         with progress("pack", total=len(index.table)) as bar:

@@ -13,7 +13,8 @@ from hba_ray.data.clips import decode_clips
 from hba_ray.data.feed.batches import BatchMaker, BatchSettings
 from hba_ray.data.feed.order import Order, plan_epoch
 from hba_ray.data.feed.packing import Packing
-from hba_ray.data.feed.stream import make_here, spread_here
+from hba_ray.data.feed.spread import spread_here
+from hba_ray.data.feed.stream import make_here
 from hba_ray.data.packed import Pack, clip_record, shard_file
 from hba_ray.data.rows import Row
 from hba_ray.errors import BadMedia, DataError

@@ -12,7 +12,8 @@ import torch
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.feed.order import Order, Window, plan_epoch
-from hba_ray.data.feed.stream import make_here, make_on_ray, map_with_model_actors, micro_batch_dataset, spread_here, spread_on_ray
+from hba_ray.data.feed.spread import spread_here, spread_on_ray
+from hba_ray.data.feed.stream import make_here, make_on_ray, map_with_model_actors, micro_batch_dataset
 from hba_ray.errors import BadMedia, CheckpointError
 from hba_ray.models.backbone import load_processor
 from hba_ray.specs import AtlasSpec, ComputeSpec, MediaSpec
