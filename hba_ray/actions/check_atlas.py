@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import AtlasIndex, read_rows
+from hba_ray.data.feed.spread import Spread, spread_here, spread_on_ray
 from hba_ray.data.media import (
     LONGEST_SECONDS,
     SAMPLE_RATE,
@@ -29,8 +33,11 @@ from hba_ray.descriptors.store import Table
 from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import BadMedia, DataError
 from hba_ray.report.sheets import MISSING, Sheet
+from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.sections.atlas import MediaSpec
 from hba_ray.specs.sections.descriptors import Stream
+from hba_ray.store.files import stamps
+from hba_ray.store.folders import Storage, append_line, read_lines
 
 if TYPE_CHECKING:
     from hba_ray.specs.sections.descriptors import DescriptorsSpec
@@ -40,7 +47,6 @@ SILENCE = 1e-3
 """Peaks below this share of full scale, -60 dB, count as silence."""
 DARK, DARK_SHARE = 0.1, 0.98
 """A frame is black where this share of its pixels is no brighter than 0.1 of white (the defaults of FFmpeg's blackdetect)."""
-_READ_ROWS = 256
 
 
 @dataclass
@@ -68,8 +74,34 @@ class Clips:
     places: list[str] = field(default_factory=list)
 
 
+@dataclass
+class Checked:
+    """What was found in some rows; as JSON, a line of the file that an interrupted check goes on from.
+
+    Attributes:
+        said: (dataset, modality, kind of finding, sentence) in the order of the rows.
+        unreadable: reason -> rows.
+    """
+
+    rows: int
+    clips: list[Clips] = field(default_factory=list)
+    said: list[tuple[str, str, str, str]] = field(default_factory=list)
+    unreadable: Counter[str] = field(default_factory=Counter)
+
+
+_CHECKED = TypeAdapter(Checked)
+
+
 def check_clips(
-    index: AtlasIndex, splits: Sequence[str], media: MediaSpec, progress: Callable[[int], None] = lambda rows: None, *, places: int = 5
+    index: AtlasIndex,
+    splits: Sequence[str],
+    media: MediaSpec,
+    progress: Callable[[int], None] = lambda rows: None,
+    *,
+    places: int = 5,
+    spread: Spread = spread_here,
+    kept: Path | None = None,
+    part_rows: int = 64,
 ) -> tuple[list[Clips], dict[str, int]]:
     """Decodes the sound of every clip whole, of every video the frames that a model would be shown, every image.
 
@@ -77,29 +109,89 @@ def check_clips(
         media: how much of a clip is read.
         progress: told how many rows are done.
         places: rows that are named for each finding (bad, silent, black, longer), dataset and modality.
+        spread: does the work on several rows.
+        kept: file of what an interrupted check of the same clips has found; it is taken away at the end.
+        part_rows: rows that are checked at a time.
 
     Returns:
         the clips by dataset and modality, and reason -> rows that could not be read at all.
     """
+    parts = [
+        tuple(index.rows_of(split)[start : start + part_rows].tolist())
+        for split in splits
+        for start in range(0, len(index.rows_of(split)), part_rows)
+    ]
+    known = {facts["part"]: _CHECKED.validate_python(facts["checked"]) for facts in (read_lines(kept) if kept else ())}
+    missing = [part for part in range(len(parts)) if part not in known]
+    progress(done := sum(checked.rows for checked in known.values()))
+    for part, checked in zip(missing, spread(partial(_check_rows, index, media), [parts[part] for part in missing]), strict=True):
+        known[part] = checked
+        if kept:
+            append_line(kept, {"part": part, "checked": _CHECKED.dump_python(checked, mode="json")}, durable=False)
+        progress(done := done + checked.rows)
+    if kept:
+        kept.unlink(missing_ok=True)
+    return _together([known[part] for part in range(len(parts))], places)
+
+
+def check_clips_of(
+    spec: ExperimentSpec, index: AtlasIndex, progress: Callable[[int], None], *, places: int = 5
+) -> tuple[list[Clips], dict[str, int]]:
+    """`check_clips` of all splits, on all CPUs of the spec's Ray where it has workers; an interrupted check goes on where it was.
+
+    Args:
+        index: of the spec's rows.
+    """
+    stored = KeyStore.of(Path(), index).folder.name  # changes with the files, and with the rows that are taken from them
+    named = (clip for row in _jsonl_rows(index) for clips in row.files.values() for clip in clips if isinstance(clip, Path))
+    name = fingerprint([stored, spec.atlas.media.identity(), stamps(sorted(set(named)))])
+    storage = Storage(spec.compute.storage).folder
+    keep = storage / f"check-{name}.jsonl"
+    if not spec.compute.workers:
+        return check_clips(index, SPLITS, spec.atlas.media, progress, places=places, kept=keep)
+    with ray_session(spec.compute, storage / "check-logs"):
+        return check_clips(index, SPLITS, spec.atlas.media, progress, places=places, spread=spread_on_ray, kept=keep)
+
+
+def _jsonl_rows(index: AtlasIndex) -> Iterator[Row]:
+    """The rows whose clips are files beside them."""
+    beside = [number for number, shard in enumerate(index.shards) if not shard.is_parquet]
+    lines = np.flatnonzero(np.isin(index.table.column("shard").to_numpy(), beside))
+    return (row for row in read_rows(index, lines.tolist()) if isinstance(row, Row))
+
+
+def _check_rows(index: AtlasIndex, media: MediaSpec, lines: Sequence[int]) -> Checked:
+    """What is found in the rows at these lines."""
+    found: dict[tuple[str, str], Clips] = {}
+    checked = Checked(len(lines))
+    for row in read_rows(index, lines):
+        if isinstance(row, DataError):
+            checked.unreadable[row.reason] += 1
+            continue
+        for modality, clips in row.files.items():
+            one = found.setdefault((row.dataset.id, modality), Clips(row.dataset.id, modality))
+            for clip in clips:
+                for finding, what in _check(one, clip, row, media):
+                    checked.said.append((row.dataset.id, modality, finding, f"{row.dataset.id} {row.sample_id}: {what}"))
+    checked.clips = list(found.values())
+    return checked
+
+
+def _together(parts: Sequence[Checked], places: int) -> tuple[list[Clips], dict[str, int]]:
+    """All parts as one."""
     found: dict[tuple[str, str], Clips] = {}
     named: Counter[tuple[str, str, str]] = Counter()
     unreadable: Counter[str] = Counter()
-    done = 0
-    for lines in (
-        index.rows_of(split)[start : start + _READ_ROWS] for split in splits for start in range(0, len(index.rows_of(split)), _READ_ROWS)
-    ):
-        for row in read_rows(index, lines.tolist()):
-            if isinstance(row, DataError):
-                unreadable[row.reason] += 1
-            else:
-                for modality, clips in row.media.items():
-                    one = found.setdefault((row.dataset.id, modality), Clips(row.dataset.id, modality))
-                    for finding, what in (said for clip in clips for said in _check(one, clip, row, media)):
-                        named[row.dataset.id, modality, finding] += 1
-                        if named[row.dataset.id, modality, finding] <= places:
-                            one.places.append(f"{row.dataset.id} {row.sample_id}: {what}")
-            done += 1
-            progress(done)
+    for part in parts:
+        unreadable += part.unreadable
+        for one in part.clips:
+            whole = found.setdefault((one.dataset, one.modality), Clips(one.dataset, one.modality))
+            for count in ("clips", "silent", "black", "longer", "seconds", "bad"):
+                setattr(whole, count, getattr(whole, count) + getattr(one, count))
+        for dataset, modality, finding, sentence in part.said:
+            named[dataset, modality, finding] += 1
+            if named[dataset, modality, finding] <= places:
+                found[dataset, modality].places.append(sentence)
     return [found[key] for key in sorted(found)], dict(unreadable)
 
 

@@ -131,7 +131,7 @@ def _clips(needed: bool) -> Check:
 def _shared(spec: ExperimentSpec, needed: bool) -> Check:
     """Looks at the size of shared memory: where it is too small, Ray keeps its objects on the disk and says so only in a log."""
     free = shutil.disk_usage(SHARED).free / 2**20 if SHARED.is_dir() else 0.0
-    asked = spec.compute.object_store_mib
+    asked = spec.compute.store_mib(local_cpus(spec.compute))
     way_out = f"lower compute.object_store_mib, or start the container with --shm-size={2 * asked}m" if free < asked else ""
     return Check("shared memory", f"{free:.0f} MiB free in {SHARED}, {asked} asked for", way_out, needed)
 

@@ -140,16 +140,16 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: int) -> Iterator[Non
     os.environ.update(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{LOOPBACK}:{port}")
     for name, value in local_ray_environ(gpu=spec.gpus_per_worker > 0, cpus=local_cpus(spec)).items():
         os.environ.setdefault(name, value)
-    forks = spec.fork and not spec.gpus_per_worker
+    forks, cpus = spec.fork and not spec.gpus_per_worker, local_cpus(spec, rollouts=rollouts)
     with private_folder() as folder, ray_private.own_token(lambda: write_token(folder)), ray_private.on_loopback():
         try:
             with _Starting(log_folder):
                 ray.init(
                     address="local",
                     runtime_env={"py_executable": forkserver.executable(str(folder))} if forks else None,
-                    num_cpus=local_cpus(spec, rollouts=rollouts),
+                    num_cpus=cpus,
                     num_gpus=max(1, spec.workers) if rollouts and not spec.gpus_per_worker else None,
-                    object_store_memory=spec.object_store_mib * 2**20,
+                    object_store_memory=spec.store_mib(cpus) * 2**20,
                     include_dashboard=True,
                     dashboard_host=LOOPBACK,
                     dashboard_port=0,

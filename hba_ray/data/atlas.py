@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hba_ray.data.packed import Pack
 from hba_ray.data.prompts import with_transcript
 from hba_ray.data.repeats import Kept, Leak, find_repeats, text_digest
 from hba_ray.data.rows import Row, contradicts, parse_row, signature_of
@@ -74,6 +75,7 @@ class AtlasIndex:
         changes: dataset -> what was changed in a row, or stated wrongly in it -> rows. Known when the index is made, and kept in
             the result of the atlas step.
         leaks: rows that are in two splits; known and kept likewise.
+        pack: where the clips of its rows are decoded already; `read_rows` reads them there, if it is given.
     """
 
     root: str
@@ -84,6 +86,7 @@ class AtlasIndex:
     transcripts: Mapping[int, str] = field(default_factory=dict)
     changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     leaks: tuple[Leak, ...] = ()
+    pack: Pack | None = None
 
     @cached_property
     def _split_rows(self) -> dict[str, np.ndarray]:
@@ -157,6 +160,7 @@ class AtlasIndex:
             "drops": [[drop.split, drop.dataset, drop.row, drop.reason] for drop in self.drops],
             "split_surprise": self.split_surprise,
             "transcripts": list(self.transcripts.items()),
+            **({} if self.pack is None else {"pack": self.pack.folder}),
         }
         (folder / "index.json").write_text(json.dumps(rest, indent=1))
 
@@ -183,6 +187,7 @@ class AtlasIndex:
                 drops=tuple(Drop(*drop) for drop in rest["drops"]),
                 split_surprise=rest["split_surprise"],
                 transcripts={int(line): str(text) for line, text in rest["transcripts"]},
+                pack=Pack(rest["pack"]) if rest.get("pack") else None,
             )
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as cause:
             raise DataError(str(file), f"cannot be read: {cause}", DO_AGAIN, reason="corrupt file") from cause
@@ -377,14 +382,17 @@ def read_rows(index: AtlasIndex, lines: Sequence[int], *, light: bool = False) -
     for (number, group), positions in by_group.items():
         shard = index.shards[number]
         root = None if shard.is_parquet else Path(shard.root)
-        for position, record in read_records(shard, group, positions, LIGHT if light else (*LIGHT, *HEAVY)):
+        without_clips = light or index.pack is not None
+        for position, record in read_records(shard, group, positions, LIGHT if without_clips else (*LIGHT, *HEAVY)):
             try:
                 if isinstance(record, DataError):
                     raise record
-                if light:
+                if without_clips:
                     record = {name: value for name, value in record.items() if name in LIGHT}
                 where = _place(shard, group, position)
-                row = parse_row(record, where=where, root=root, split_surprise=index.split_surprise, light=light)
+                row = parse_row(record, where=where, root=root, split_surprise=index.split_surprise, light=without_clips)
+                if index.pack is not None and not light:
+                    row = replace(row, **index.pack.row((number, group, position)))
                 yield with_transcript(row, clean(said.get((number, group, position), ""))[0])
             except DataError as bad:
                 yield bad

@@ -9,14 +9,17 @@ Shapes: T frames or samples, C colours, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from hba_ray.data.media import SHORTEST_AUDIO, decode_audio, decode_image, decode_video
-from hba_ray.data.rows import Row
+from hba_ray.data.media import SHORTEST_AUDIO, decode_audio, decode_image, decode_video, probe_audio, probe_video
+from hba_ray.data.packed import PackedClip
+from hba_ray.data.rows import Clip, Row
 from hba_ray.specs import MediaSpec
 
 Clips = dict[str, list[Any]]
@@ -32,27 +35,93 @@ def decode_clips(row: Row, budget: MediaSpec, *, where: str) -> Clips:
     Raises:
         BadMedia: a clip cannot be decoded, or is too short for the audio tower; the error names `where`.
     """
-    video = {"max_pixels": budget.video_pixels, "min_pixels": budget.video_min_pixels}
-    image = {"max_pixels": budget.image_pixels or budget.video_pixels, "min_pixels": budget.image_min_pixels}
+    return {name: [decode(name, clip, budget, where=where) for clip in row.media.get(name, ())] for name in ("audio", "video", "image")}
+
+
+def decode(modality: str, clip: Clip, budget: MediaSpec, *, where: str) -> Any:
+    """One clip within the budget, in the form of `Clips`.
+
+    Raises:
+        BadMedia: see `decode_clips`.
+    """
+    if isinstance(clip, PackedClip):
+        return clip.decoded(where)
+    if modality == "audio":
+        return decode_audio(clip, budget.audio_seconds, where=where, shortest=SHORTEST_AUDIO)
+    if modality == "video":
+        sizes = {"max_pixels": budget.video_pixels, "min_pixels": budget.video_min_pixels}
+        return decode_video(clip, budget.video_frames, where=where, **sizes)
+    return decode_image(clip, budget.image_pixels or budget.video_pixels, where=where, min_pixels=budget.image_min_pixels)
+
+
+def length_of(modality: str, clip: Clip, *, where: str) -> float:
+    """From the header of a clip: seconds of a sound, pixels of a stored frame of a video; 0 of an image, whose header is not read.
+
+    Raises:
+        BadMedia: the header is damaged.
+    """
+    if isinstance(clip, PackedClip):
+        return clip.length(where)
+    if modality == "audio":
+        return probe_audio(clip, where=where)
+    if modality == "video":
+        info = probe_video(clip, where=where)
+        return float(info.width * info.height)
+    return 0.0
+
+
+@dataclass(frozen=True)
+class PixelScale:
+    """How a processor makes floats of the bytes of pictures.
+
+    Attributes:
+        mean, std: of each colour, where white is 1.
+        white: value of a white byte times this is 1.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    white: float
+
+    @classmethod
+    def of(cls, picture_processor: Any) -> PixelScale:
+        """That of an image or video processor."""
+        return cls(tuple(picture_processor.image_mean), tuple(picture_processor.image_std), picture_processor.rescale_factor)
+
+    def floats(self, patches_NP: torch.Tensor) -> torch.Tensor:
+        """Patches of bytes [patches, colours x values] as the processor itself would have made them, bit for bit, on their device."""
+        mean, std = (torch.tensor(values, device=patches_NP.device)[:, None] * (1.0 / self.white) for values in (self.mean, self.std))
+        values_NCV = patches_NP.to(torch.float32).view(len(patches_NP), len(self.mean), -1)
+        return values_NCV.sub_(mean).div_(std).view(patches_NP.shape)
+
+
+def pixel_scales(processor: Any) -> dict[str, PixelScale]:
+    """Name of the thinker's argument -> the scale of its pixels."""
     return {
-        "audio": [decode_audio(clip, budget.audio_seconds, where=where, shortest=SHORTEST_AUDIO) for clip in row.media.get("audio", ())],
-        "video": [decode_video(clip, budget.video_frames, where=where, **video) for clip in row.media.get("video", ())],
-        "image": [decode_image(clip, where=where, **image) for clip in row.media.get("image", ())],
+        "pixel_values": PixelScale.of(processor.image_processor),
+        "pixel_values_videos": PixelScale.of(processor.video_processor),
     }
 
 
 def process(
-    processor: Any, prompts: list[str], clips: Mapping[str, list[Any]], call: Callable[..., Mapping[str, Any]] | None = None
+    processor: Any,
+    prompts: list[str],
+    clips: Mapping[str, list[Any]],
+    call: Callable[..., Mapping[str, Any]] | None = None,
+    *,
+    as_bytes: bool = False,
 ) -> dict[str, Any]:
     """Token ids of each prompt and tensors of all clips, by Qwen2.5-Omni's processor.
 
     Three defaults of the processor do not fit us: it would resize the frames, give all videos one rate,
-    and pad audio to the longest clip that the model could take.
+    and pad audio to the longest clip that the model could take. Audio is padded by a second of silence at least,
+    which lets the last window of the longest clip end in silence, as it does in the processor's own padding.
 
     Args:
         prompts: with the chat template applied; placeholders stand for the clips, in their order.
         clips: of all prompts, in order.
         call: the processor's call, where it is not `processor` itself.
+        as_bytes: leave pixels as uint8, a quarter of the size; `PixelScale.floats` makes of them what the model takes.
 
     Returns:
         `input_ids`, a list of ids for each prompt; and where there are clips, under the names of the
@@ -60,8 +129,13 @@ def process(
         `image_grid_thw`, `video_grid_thw`, `video_second_per_grid`.
     """
     arguments: dict[str, Any] = {"text": prompts, "padding": False, **ALREADY_SIZED}
+    if as_bytes:
+        arguments |= {"do_rescale": False, "do_normalize": False}
     if clips["audio"]:
         arguments["audio"] = clips["audio"]
+        extractor = processor.feature_extractor
+        seconds = ceil(max(map(len, clips["audio"])) / extractor.sampling_rate) + 1
+        arguments["audio_kwargs"] = {"max_length": min(seconds * extractor.sampling_rate, extractor.n_samples)}
     if clips["image"]:
         arguments["images"] = [torch.from_numpy(image_CHW) for image_CHW in clips["image"]]
     if clips["video"]:

@@ -126,7 +126,7 @@ def _clips(row: Row) -> tuple[Clip, ...] | None:
     """A row's clips; None where a file of one is gone."""
     found: list[Clip] = []
     for modality in MEDIA_COLUMNS:
-        for clip in row.media.get(modality, ()):
+        for clip in row.files.get(modality, ()):
             if isinstance(clip, bytes):
                 found.append((modality, len(clip), hashlib.sha256(clip).hexdigest()))
             else:

@@ -16,9 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from hba_ray.data.packed import PackedClip
 from hba_ray.data.tasks import Dataset, consolidate, find_dataset, find_label
 from hba_ray.data.text import clean, comparable, visible
 from hba_ray.errors import DataError
+
+Clip = bytes | Path | PackedClip
 
 MEDIA_COLUMNS = {"image": "images", "video": "videos", "audio": "audios"}
 """Modality -> column, in the order in which the released files list them."""
@@ -59,7 +62,7 @@ class Row:
         problem: the prompt, with `<video>` and `<audio>` marks.
         answer: the target as free text.
         label: the target as one of the dataset's classes; None for open answers.
-        media: modality -> clips, each the file's bytes or its path.
+        media: modality -> clips, each the file's bytes, its path, or what was made of it in a pack.
         descriptors: `ext_video_feats` and `ext_audio_feats` as bytes or paths, where the atlas ships them. Nobody has looked
             whether such a file is there: it concerns only the stages that read it.
         changes: what was changed in its text, as `text.clean` says it.
@@ -71,9 +74,18 @@ class Row:
     problem: str
     answer: str
     label: str | None
-    media: Mapping[str, tuple[bytes | Path, ...]] = field(default_factory=dict)
+    media: Mapping[str, tuple[Clip, ...]] = field(default_factory=dict)
     descriptors: Mapping[str, tuple[bytes | Path, ...]] = field(default_factory=dict)
     changes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> dict[str, tuple[bytes | Path, ...]]:
+        """`media` of a row that was not read from a pack, for those who need the files themselves.
+
+        Raises:
+            TypeError: the row is of a pack.
+        """
+        return {name: tuple(_stored(clip) for clip in clips) for name, clips in self.media.items()}
 
     @property
     def signature(self) -> str:
@@ -82,6 +94,12 @@ class Row:
         The order is that of the released signature: text, image, video, audio.
         """
         return signature_of(None, [name for name, clips in self.media.items() if clips])
+
+
+def _stored(clip: Clip) -> bytes | Path:
+    if isinstance(clip, PackedClip):
+        raise TypeError("a packed clip has no file")
+    return clip
 
 
 def stated_modalities(stated: Any) -> frozenset[str] | None:

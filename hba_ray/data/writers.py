@@ -112,7 +112,8 @@ def _unique(rows: Iterable[Row], where: str) -> Iterator[Row]:
 
 def record_of(row: Row, put: Callable[[bytes | Path, str, int], Any]) -> dict[str, Any]:
     """The released columns of a row; `put` turns a clip of a column into what the layout holds."""
-    clips = {column: row.media.get(name, ()) for name, column in MEDIA_COLUMNS.items()}
+    files = row.files
+    clips = {column: files.get(name, ()) for name, column in MEDIA_COLUMNS.items()}
     clips |= {column: row.descriptors.get(column, ()) for column in FEATURE_COLUMNS}
     record = {
         "problem": row.problem,

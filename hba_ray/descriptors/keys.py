@@ -89,7 +89,7 @@ def find_wanted(keys: pa.Table, spec: DescriptorsSpec, stream: Stream, index: At
 
 def clip_of(row: Row, source: str) -> bytes | Path | None:
     """A row's first clip of a source, as bytes or as a path; None if it has none."""
-    held = row.media if source in ("video", "audio") else row.descriptors
+    held = row.files if source in ("video", "audio") else row.descriptors
     return next(iter(held.get(source, ())), None)
 
 

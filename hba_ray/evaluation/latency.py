@@ -83,7 +83,7 @@ class _Forward:
         self.gpu = predictor.device == "cuda"
 
     def moved(self, batch: MicroBatch) -> dict[str, Tensor]:
-        return {name: tensor.to(self.predictor.device) for name, tensor in batch.inputs.items()}
+        return batch.inputs_on(self.predictor.device)
 
     @torch.inference_mode()
     def plain(self, batch: MicroBatch) -> Tensor:

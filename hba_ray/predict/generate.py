@@ -62,7 +62,7 @@ class Generator:
         """One record for each row of the micro-batch."""
         if not batch.rows:
             return []
-        inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
+        inputs = batch.inputs_on(self.device)
         if "input_features" in inputs:  # the vision tower casts its input, the audio tower does not
             inputs["input_features"] = inputs["input_features"].to(self.thinker.audio_tower.dtype)
         room = self.job.context - batch.inputs["input_ids"].shape[1]  # at least 1: longer prompts are bad rows

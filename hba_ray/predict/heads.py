@@ -62,7 +62,7 @@ class Predictor:
 
     def moved(self, batch: MicroBatch) -> dict[str, torch.Tensor]:
         """The inputs of a micro-batch on the model's device."""
-        return {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
+        return batch.inputs_on(self.device)
 
     def answers(self, batch: MicroBatch, inputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
         """Records of open questions, answered by greedy decoding."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from hba_ray.data.atlas import AtlasIndex, Drop
 from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.feed.order import Order, Share, Window, plan_epoch
-from hba_ray.data.feed.stream import make_here, map_with_model_actors, micro_batch_dataset
+from hba_ray.data.feed.stream import loaders_here, make_here, map_with_model_actors, micro_batch_dataset
 from hba_ray.data.predictions import Columns, make_record
 from hba_ray.data.prompts import AnswerFrom, Matching, ReasoningPrompt, ask_plainly, read_answer, read_class
 from hba_ray.data.rows import Row
@@ -217,7 +217,7 @@ def predict_micro_batches(job: Job, load: Callable[[Job], MicroBatchPredictor]) 
         job.split,
         partial(load_processor, job.backbone),
         job.windows(),
-        loaders=compute.loaders,
+        loaders=loaders_here(compute),
         cpus_per_loader=compute.cpus_per_loader,
     )
     yield from map_with_model_actors(batches, partial(_load, job, load), compute)

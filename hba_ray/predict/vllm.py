@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
+from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,8 @@ from hba_ray.cluster.environment import require_vllm, vllm_environ
 from hba_ray.data.atlas import Drop, read_rows
 from hba_ray.data.clips import decode_clips
 from hba_ray.data.feed.order import Order, Window, plan_epoch
-from hba_ray.data.feed.stream import map_with_model_actors
+from hba_ray.data.feed.spread import item_dataset
+from hba_ray.data.feed.stream import loaders_here, map_with_model_actors
 from hba_ray.data.predictions import asked_columns
 from hba_ray.data.prompts import chat_message, system_turn, withhold
 from hba_ray.data.rows import Row
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 WINDOW_ROWS = 128
 """Rows that are in an engine at a time."""
+_RUN_WINDOWS = 8
+"""Windows that an actor is sent at a time, at most: it decodes each while the model answers the one before."""
 _OUT_OF_CONTEXT = ("longer than the maximum", "exceeds the maximum", "maximum context length")
 """How vLLM says that a prompt does not fit."""
 
@@ -63,6 +67,19 @@ class Question:
     as_images: bool
 
 
+@dataclass(frozen=True)
+class _Decoding:
+    """A window whose clips threads are decoding.
+
+    Attributes:
+        rows: in their order, each with the question that will come of it.
+        bad: errors of rows that could not be read, each with the row's dataset.
+    """
+
+    rows: list[tuple[Row, Future[Question]]]
+    bad: list[tuple[DataError, str]]
+
+
 def generate_with_vllm(job: GenerateJob) -> Iterator[Predictions]:
     """Predictions of each window.
 
@@ -83,24 +100,22 @@ def generate_with_vllm(job: GenerateJob) -> Iterator[Predictions]:
 
 def _here(job: GenerateJob, windows: list[Window]) -> Iterator[Predictions]:
     with VllmEngine(job) as engine:
-        for window in windows:
-            yield engine.window(window)
+        for window, following in zip_longest(windows, windows[1:]):
+            yield engine.window(window, following)
 
 
 def _on_ray(job: GenerateJob, windows: list[Window]) -> Iterator[Predictions]:
-    import ray.data
-
     compute = job.spec.compute
     gpu = compute.gpus_per_worker > 0
     # The actor's process is the engine's own, so on a CPU the engine need not start another.
     alone = {} if gpu else {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    items = [{"window": pickle.dumps(window)} for window in windows]
-    rows = ray.data.from_items(items, override_num_blocks=max(1, len(items)))
-    yield from map_with_model_actors(rows, partial(_load, job), compute, vllm_environ(gpu=gpu) | alone)
+    length = min(_RUN_WINDOWS, ceil(len(windows) / compute.workers))
+    runs = item_dataset([windows[start : start + length] for start in range(0, len(windows), length or 1)])
+    yield from map_with_model_actors(runs, partial(_load, job), compute, vllm_environ(gpu=gpu) | alone)
 
 
-def _load(job: GenerateJob) -> Callable[[Window], Predictions]:
-    return VllmEngine(job).__enter__().window  # for as long as its process lives
+def _load(job: GenerateJob) -> Callable[[list[Window]], Predictions]:
+    return VllmEngine(job).__enter__().run  # for as long as its process lives
 
 
 def engine_settings(compute: ComputeSpec, context: int | None) -> dict[str, Any]:
@@ -127,13 +142,16 @@ class VllmEngine:
 
     def __init__(self, job: GenerateJob):
         self.job, self._stack = job, ExitStack()
+        self._ahead: dict[Window, _Decoding] = {}
 
     def __enter__(self) -> VllmEngine:
         with ExitStack() as stack:
             stack.callback(_restore, dict(os.environ))
             for name, value in vllm_environ(gpu=self.job.spec.compute.gpus_per_worker > 0).items():
                 os.environ.setdefault(name, value)
-            self._pool = stack.enter_context(ThreadPoolExecutor(max(1, int(self.job.spec.compute.cpus_per_worker))))
+            compute = self.job.spec.compute
+            threads = max(compute.cpus_per_worker, (loaders_here(compute) if compute.workers else 1) * compute.cpus_per_loader)
+            self._pool = stack.enter_context(ThreadPoolExecutor(max(1, int(threads))))
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hba-vllm-")))
             self._start(_servable(self.job.model, folder))
             stack.callback(self.llm.llm_engine.engine_core.shutdown)
@@ -180,18 +198,27 @@ class VllmEngine:
         if hasattr(tokenizer, "get_chat_template") and resolve_chat_template(tokenizer, None, None, model_config=config) is None:
             raise CheckpointError(self.job.model, "has no chat template, so it cannot be asked", "give an instruction-tuned model")
 
-    def window(self, window: Window) -> Predictions:
+    def run(self, windows: Sequence[Window]) -> Predictions:
+        """Predictions of the rows of several windows; see `window`."""
+        parts = [self.window(window, following) for window, following in zip_longest(windows, windows[1:])]
+        return Predictions([record for part in parts for record in part.records], [drop for part in parts for drop in part.drops])
+
+    def window(self, window: Window, following: Window | None = None) -> Predictions:
         """Predictions of a window's rows. In a record, `withheld` and `as_images` say what the model was not shown as it is.
+
+        Args:
+            following: the window that will be asked for next; its clips are decoded while the model writes.
 
         Raises:
             DataError: a bad row, where the spec says to fail.
             EnvironmentMissing: the engine died.
         """
-        drops: list[Drop] = []
+        decoding = self._ahead.pop(window, None) or self._decode(window)
+        drops = [self._drop(bad, dataset) for bad, dataset in decoding.bad]
         asked: list[Question] = []
         under_way: list[str] = []
         try:
-            for question in self._questions(window, drops):
+            for question in self._questions(decoding, drops):
                 try:
                     under_way += self._enqueue(question)
                     asked.append(question)
@@ -200,6 +227,8 @@ class VllmEngine:
         except DataError:  # the spec says to fail; the next window must not get these answers
             self.llm.llm_engine.abort_request(under_way, internal=True)
             raise
+        if following is not None:
+            self._ahead[following] = self._decode(following)
         records = []
         for question, output in zip(asked, self._answers(), strict=True):
             asked_row = asked_columns(question.row, output.prompt or "")
@@ -209,17 +238,20 @@ class VllmEngine:
             records.append({**record, "withheld": question.withheld, "as_images": question.as_images})
         return Predictions(records, drops)
 
-    def _questions(self, window: Window, drops: list[Drop]) -> Iterator[Question]:
-        """The rows of a window in their order, decoded by threads ahead of the caller; bad rows are added to `drops`."""
-        futures: list[tuple[Row, Future[Question]]] = []
+    def _decode(self, window: Window) -> _Decoding:
+        """Reads the rows of a window, and has threads decode their clips."""
+        decoding = _Decoding([], [])
         for line, row in zip(sorted(window.lines), read_rows(self.job.index, window.lines), strict=True):
             if isinstance(row, DataError):
-                drops.append(self._drop(row, self.job.index.dataset_of(line)))
+                decoding.bad.append((row, self.job.index.dataset_of(line)))
             else:
-                futures.append(
-                    (row, self._pool.submit(self._question, withhold(row, self.job.spec.atlas.modalities, self.job.wording.layout)))
-                )
-        for row, future in futures:
+                shown = withhold(row, self.job.spec.atlas.modalities, self.job.wording.layout)
+                decoding.rows.append((row, self._pool.submit(self._question, shown)))
+        return decoding
+
+    def _questions(self, decoding: _Decoding, drops: list[Drop]) -> Iterator[Question]:
+        """The rows of a window in their order, once their clips are decoded; bad rows are added to `drops`."""
+        for row, future in decoding.rows:
             try:
                 question = future.result()
             except DataError as bad:

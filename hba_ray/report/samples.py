@@ -237,7 +237,7 @@ def _of_dataset(index: AtlasIndex, lines: list[int], share: int) -> Iterator[tup
     for row in read_rows(index, lines):
         if isinstance(row, DataError):
             continue
-        clips = tuple(_clip(clip, modality, index.roots) for modality, several in row.media.items() for clip in several)
+        clips = tuple(_clip(clip, modality, index.roots) for modality, several in row.files.items() for clip in several)
         size = sum(clip.size or 0 for clip in clips)
         fits = size <= share and all((clip.size or 0) <= LARGEST for clip in clips)
         share -= size if fits else 0

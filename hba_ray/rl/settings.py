@@ -171,7 +171,7 @@ def _data(spec: ExperimentSpec, paths: RlPaths) -> dict[str, Any]:
         "data.max_response_length": grpo.response_tokens,
         "data.truncation": "error",
         "data.seed": spec.seed,
-        "data.dataloader_num_workers": spec.compute.loaders if uses_gpu(spec) else 0,
+        "data.dataloader_num_workers": (spec.compute.loaders or 1) if uses_gpu(spec) else 0,
     }
 
 

@@ -8,6 +8,7 @@ from hba_ray.steps.base import StepKind
 from hba_ray.steps.inputs.atlas import AtlasSteps
 from hba_ray.steps.inputs.backbone import BackboneSteps
 from hba_ray.steps.inputs.describe import DescribeSteps
+from hba_ray.steps.inputs.pack import PackSteps
 from hba_ray.steps.results.compare import CompareSteps
 from hba_ray.steps.results.evaluate import EvaluateSteps
 from hba_ray.steps.results.judge import JudgeSteps
@@ -17,7 +18,7 @@ from hba_ray.steps.stages.bam import BamSteps, StatesSteps
 from hba_ray.steps.stages.grpo import GrpoSteps
 from hba_ray.steps.stages.sft import SftSteps, TransferSteps
 
-BEFORE: tuple[StepKind[Any], ...] = (AtlasSteps(), DescribeSteps(), BackboneSteps())
+BEFORE: tuple[StepKind[Any], ...] = (AtlasSteps(), DescribeSteps(), BackboneSteps(), PackSteps())
 """Kinds that every experiment begins with."""
 STAGES: dict[str, StepKind[Any]] = {"sft": SftSteps(), "bam": BamSteps(), "transfer": TransferSteps(), "grpo": GrpoSteps()}
 """Stage of a spec -> the kind that trains it."""

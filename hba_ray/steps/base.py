@@ -363,10 +363,17 @@ class Context:
 
     @property
     def whole_index(self) -> AtlasIndex:
-        """All rows of the atlas; once the describe step is done, with the transcripts of rows that have no text of their own."""
+        """All rows of the atlas; once the describe step is done, with the transcripts of rows that have no text of their own.
+
+        After the pack step, their clips are read in the pack. A step is not made from it, since it gets the same without it.
+        """
         from hba_ray.data.atlas import AtlasIndex
+        from hba_ray.data.packed import ROWS, Pack
 
         index = AtlasIndex.load(self.folder_of("atlas"), stated=self.spec.atlas.stated_roots)
+        pack = None if self.step.kind.name in ("atlas", "describe", "pack") else self.earlier.get("pack")
+        if pack is not None and pack.is_done:
+            index = replace(index, pack=Pack(str(pack.file(ROWS).parent)))
         if "describe" not in self.earlier or "transcripts" not in self.spec.descriptors.streams:
             return index
         said = read_parquet(self.folder_of("describe") / TRANSCRIPTS).to_pydict()

@@ -289,7 +289,7 @@ def _record_best_epoch(run: Run, validation: dict[str, float]) -> None:
 
 def _forward(engine: Any, batch: MicroBatch) -> Any:
     device, dtype = engine.device, next(engine.module.parameters()).dtype
-    inputs = {name: _to(tensor, device, dtype, name) for name, tensor in batch.inputs.items()}
+    inputs = {name: _to(tensor, device, dtype, name) for name, tensor in batch.inputs_on(device).items()}
     return engine(inputs=inputs, **batch.targets(device))
 
 

@@ -22,7 +22,7 @@ from ray.train.v2.api.exceptions import RayTrainError  # pyright: ignore[reportP
 from hba_ray.cluster.failures import as_final
 from hba_ray.data.feed.batches import MicroBatch
 from hba_ray.data.feed.order import Window
-from hba_ray.data.feed.stream import make_on_ray
+from hba_ray.data.feed.stream import loaders_here, make_on_ray
 from hba_ray.errors import CheckpointError, EnvironmentMissing, HbaError, TrainingError
 from hba_ray.training.hooks import RAY_RUN
 from hba_ray.training.job import StageJob
@@ -132,7 +132,7 @@ def _worker(config: dict[str, Any]) -> None:
             split,
             partial(load_processor, job.backbone),
             windows,
-            loaders=compute.loaders,
+            loaders=loaders_here(compute),
             cpus_per_loader=compute.cpus_per_loader,
             prefetch=compute.prefetch,
         )

@@ -33,7 +33,7 @@ from torch import Tensor
 from hba_ray.data.atlas import AtlasIndex, Drop
 from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.feed.order import Order, Window, plan_epoch
-from hba_ray.data.feed.stream import make_here, map_with_model_actors, micro_batch_dataset
+from hba_ray.data.feed.stream import loaders_here, make_here, map_with_model_actors, micro_batch_dataset
 from hba_ray.data.predictions import ROW_COLUMNS
 from hba_ray.data.prompts import chat_message
 from hba_ray.data.rows import Row
@@ -237,7 +237,7 @@ class StateExtractor:
         """The states of a micro-batch's rows, fillers left out."""
         if not batch.rows:
             return SCHEMA.empty_table()
-        inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.items()}
+        inputs = batch.inputs_on(self.device)
         if self.kind == "pooled":
             h_BH = self.model.pooled(inputs)
             made = [{"states": self._bytes(h_BH[i]), "class_index": int(batch.class_index[i])} for i in range(len(batch.rows))]
@@ -284,7 +284,7 @@ def _make_on_ray(job: StatesJob, windows: Sequence[Window]) -> Iterator[tuple[pa
     """The states of each micro-batch in turn, from `compute.workers` model actors that live until the last one."""
     compute = job.spec.compute
     processor = partial(load_processor, job.backbone)
-    loading = {"loaders": compute.loaders, "cpus_per_loader": compute.cpus_per_loader}
+    loading = {"loaders": loaders_here(compute), "cpus_per_loader": compute.cpus_per_loader}
     batches = micro_batch_dataset(job.rows, job.settings, job.split, processor, windows, **loading)
     return map_with_model_actors(batches, partial(_load, job), compute)
 

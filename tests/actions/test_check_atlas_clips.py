@@ -6,6 +6,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 import soundfile
 
 from hba_ray.actions.check_atlas import check_clips
@@ -26,7 +27,7 @@ def test_bad_and_silent_clips_are_counted_and_named(toy, tmp_path: Path):
     told: list[int] = []
     found, unreadable = check_clips(index, SPLITS, MediaSpec(), told.append)
     clips = {(one.dataset, one.modality): one for one in found}
-    assert told == list(range(1, len(index.table) + 1))
+    assert told == sorted(told) and (told[0], told[-1]) == (0, len(index.table))
     sound, film = clips["toy_tone", "audio"], clips["toy_nod", "video"]
     assert (sound.silent, sound.bad, min(sound.seconds)) == (1, {"empty file": 1}, 0.5)
     assert len(sound.seconds) == sound.clips - 1 and 1.0 < max(sound.seconds) < 1.5
@@ -55,3 +56,25 @@ def test_black_short_and_long_clips_are_named_but_not_more_than_asked_for(toy, t
     assert film.black == 1 and [place.partition(": ")[2] for place in film.places] == ["the video is black"]
     assert sound.bad == {"audio too short": 1} and sound.longer == sound.clips - 2 > 3
     assert sum("of which the first 0.5 are read" in place for place in sound.places) == 3
+
+
+def test_an_interrupted_check_goes_on_where_it_was_and_finds_the_same(toy, tmp_path: Path):
+    index, kept = build_index(AtlasSpec(root=str(toy.jsonl)), toy.jsonl), tmp_path / "check.jsonl"
+    whole = check_clips(index, SPLITS, MediaSpec(audio_seconds=0.5))
+
+    def interrupted(work: Any, parts: Any) -> Any:
+        yield from map(work, parts[:3])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check_clips(index, SPLITS, MediaSpec(audio_seconds=0.5), spread=interrupted, kept=kept, part_rows=8)
+    left: list[Any] = []
+    told: list[int] = []
+
+    def rest(work: Any, parts: Any) -> Any:
+        left.extend(parts)
+        return map(work, parts)
+
+    assert check_clips(index, SPLITS, MediaSpec(audio_seconds=0.5), told.append, spread=rest, kept=kept, part_rows=8) == whole
+    assert told[0] == 24 and sum(map(len, left)) == len(index.table) - 24
+    assert not kept.exists()

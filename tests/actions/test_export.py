@@ -129,7 +129,7 @@ def class_probabilities(folder: Path, index: AtlasIndex, rows: list[Row]) -> lis
     lines = made_up.lines_of("test", [str(row["sample_id"]) for row in batch.rows])
     vectors, present = (torch.from_numpy(array) for array in made_up.vectors("acoustic", lines))
     with torch.no_grad():
-        thinker(**batch.inputs, use_cache=False)
+        thinker(**batch.inputs_on("cpu"), use_cache=False)
         mask_BS1 = batch.inputs["attention_mask"].unsqueeze(-1)
         h_BH = (seen[0] * mask_BS1).sum(1) / mask_BS1.sum(1)
         logits_BK = bam.class_logits(h_BH, bam({"acoustic": DescriptorBatch(vectors, present)}))

@@ -70,7 +70,7 @@ def test_a_response_says_whether_it_ended_by_itself(index, tiny_backbone, greedy
     asked = job(index, tiny_backbone)
     generator, maker = Generator(asked), BatchMaker(index, asked.settings, load_processor(str(tiny_backbone)), "test")
     batch = next(make_here(maker, asked.windows()))
-    third = int(decode(generator.thinker, batch.inputs, generator.decoding)[0][2])
+    third = int(decode(generator.thinker, batch.inputs_on("cpu"), generator.decoding)[0][2])
     generator.decoding = replace(generator.decoding, eos_token_id=third)
     made = generator.predict(batch)
     assert not made[0]["cut"] and greedy[made[0]["sample_id"]]["response"].startswith(made[0]["response"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,43 @@ def test_rows_that_cannot_be_asked_stop_the_run_or_are_dropped_and_counted(engin
         engine.window(window_of(bad))
     monkeypatch.undo()
     assert len(engine.window(window_of(index))[0]) == len(rows)  # it goes on answering
+
+
+class _Recorder(VllmEngine):
+    """An engine without a model, which notes when it decodes a window and when it answers one."""
+
+    def __init__(self, job: GenerateJob):
+        super().__init__(job)
+        self._pool, self.takes, self.tokenizer = ThreadPoolExecutor(2), dict.fromkeys(("audio", "video", "image")), self
+        self.done: list[str] = []
+        self.asked: list[str] = []
+
+    def _decode(self, window: Window) -> Any:
+        self.done.append(f"decode {window.number}")
+        return super()._decode(window)
+
+    def _enqueue(self, question: Any) -> list[str]:
+        self.asked.append(question.row.sample_id)
+        return [question.row.sample_id]
+
+    def _answers(self) -> list[Any]:
+        self.done.append("answer")
+        outputs = [SimpleNamespace(token_ids=[], finish_reason="stop")]
+        asked, self.asked = self.asked, []
+        return [SimpleNamespace(prompt=name, outputs=outputs) for name in asked]
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        return ""
+
+
+def test_the_next_window_is_decoded_while_the_model_writes_and_rows_keep_their_order(index):
+    rows = index.rows_of("test").tolist()
+    windows = [Window((Share(tuple(rows[start : start + 2]), 1),), number=start // 2) for start in range(0, 6, 2)]
+    engine, alone = _Recorder(job(index, "unused")), _Recorder(job(index, "unused"))
+    records, drops = engine.run(windows)
+    assert not drops and records == [record for window in windows for record in alone.window(window).records]
+    assert len(records) == 6
+    assert engine.done == ["decode 0", "decode 1", "answer", "decode 2", "answer", "answer"]
 
 
 @pytest.mark.ray

@@ -55,7 +55,7 @@ def test_pooled_states_are_the_model_s(made):
     seen = 0
     for batch in states.make_here(maker, windows):
         with torch.no_grad():
-            h = model.pooled(batch.inputs)[0]
+            h = model.pooled(batch.inputs_on("cpu"))[0]
         assert torch.allclose(kept[batch.rows[0]["sample_id"]], h, atol=1e-5)
         seen += 1
     assert seen == len(kept) == 15
@@ -84,7 +84,7 @@ def test_open_answer_states_give_the_model_s_answer_loss(made):
             windows = states.plan_epoch(wanted.rows, states.Order("train", 64, 4, shuffle=False))
             batches = list(states.make_here(maker, windows))
             whole = sum(
-                model(batch.inputs, batch.class_index, batch.task_slot, batch.answer_labels, batch.weight).answer_loss_sum
+                model(batch.inputs_on("cpu"), batch.class_index, batch.task_slot, batch.answer_labels, batch.weight).answer_loss_sum
                 for batch in batches
             )
         assert len(rows) == 5 and float(loss) == pytest.approx(float(whole), rel=1e-6)

@@ -8,7 +8,7 @@ Letters: B rows of a micro-batch, S tokens of the longest row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from hba_ray.data.atlas import AtlasIndex, Drop, read_rows
-from hba_ray.data.clips import Clips, decode_clips, process
+from hba_ray.data.clips import Clips, PixelScale, decode_clips, length_of, pixel_scales, process
 from hba_ray.data.feed.order import Window
-from hba_ray.data.media import probe_audio, probe_video
 from hba_ray.data.predictions import Columns, asked_columns
 from hba_ray.data.prompts import chat_message, withhold
 from hba_ray.data.rows import Row
@@ -115,6 +114,7 @@ class MicroBatch:
     Attributes:
         inputs: the thinker's arguments: input_ids [B, S], attention_mask [B, S], and where there are
             clips input_features, feature_attention_mask, pixel_values(_videos), ..._grid_thw, video_second_per_grid.
+            Pixels are bytes while they travel; `inputs_on` makes floats of them.
         class_index: [B] global class, IGNORED for open answers.
         task_slot: [B] place of the task's head, -1 for open answers.
         answer_labels: [B, S] token ids at answer positions, IGNORED elsewhere.
@@ -123,6 +123,7 @@ class MicroBatch:
         drops: rows that this batch should have held but could not.
         real_tokens, padded_tokens: of input_ids.
         attached: what `BatchSettings.attach` adds, [B, ...] each.
+        scales: what makes floats of the pixels, by the name of the input.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -135,6 +136,12 @@ class MicroBatch:
     real_tokens: int = 0
     padded_tokens: int = 0
     attached: dict[str, torch.Tensor] = field(default_factory=dict)
+    scales: Mapping[str, PixelScale] = field(default_factory=dict)
+
+    def inputs_on(self, device: torch.device | str) -> dict[str, torch.Tensor]:
+        """The thinker's arguments on a device, where the bytes of pixels become floats."""
+        moved = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        return {name: self.scales[name].floats(tensor) if tensor.dtype == torch.uint8 else tensor for name, tensor in moved.items()}
 
     def targets(self, device: torch.device | str) -> dict[str, Any]:
         """Classes, labels and weights as the arguments of `OmniSapiens.forward`, on the device, and where there is more, `attached`."""
@@ -151,6 +158,21 @@ class MicroBatch:
     def row_tokens(self) -> list[int]:
         """Tokens of each row, fillers last."""
         return self.inputs["attention_mask"].sum(1).tolist()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a micro-batch will be made of; picklable.
+
+    Attributes:
+        rows: with their clips as they are stored.
+        drops: rows before them that could not be read.
+        epoch: that they are of.
+    """
+
+    rows: Sequence[Row]
+    drops: Sequence[Drop] = ()
+    epoch: int = 0
 
 
 class BatchMaker:
@@ -171,6 +193,7 @@ class BatchMaker:
         tokenizer = processor.tokenizer
         self.pad_id = int(tokenizer.pad_token_id)
         self.end_id = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
+        self.scales = pixel_scales(processor)
 
     def window(self, window: Window) -> Iterator[MicroBatch]:
         """The micro-batches of each share in turn; when training exactly `window.micro_batches`, fillers of weight 0 among them.
@@ -178,21 +201,39 @@ class BatchMaker:
         Raises:
             DataError: a bad row, where the settings say to fail.
         """
+        return map(self.make, self.recipes(window))
+
+    def recipes(self, window: Window) -> Iterator[Recipe]:
+        """What these micro-batches are made of, in their order: rows are read, and no clip is decoded.
+
+        Raises:
+            DataError: see `window`.
+        """
         generator = np.random.default_rng(window.seed)
         rows, drops = self._read(window)
         for share in window.shares:
             own = [rows.pop(line) for line in share.lines if line in rows]
             for bucket in self._buckets(own, share.micro_batches, generator):
-                batch = self.batch(bucket, drops)
-                batch.drops += drops
+                yield Recipe(bucket, drops, window.epoch)
                 drops = []
                 if self.settings.attach is not None:
                     batch.attached = self.settings.attach(batch, window.epoch)
                 yield batch
         if drops:  # every row of the window was bad, and prediction makes no fillers
-            nothing = self.batch((), drops)
-            nothing.drops += drops
-            yield nothing
+            yield Recipe((), drops, window.epoch)
+
+    def make(self, recipe: Recipe) -> MicroBatch:
+        """The micro-batch of a recipe: its clips are decoded.
+
+        Raises:
+            DataError: see `window`.
+        """
+        drops = list(recipe.drops)
+        batch = self.batch(recipe.rows, drops)
+        batch.drops += drops
+        if self.settings.attach is not None:
+            batch.attached = self.settings.attach(batch, recipe.epoch)
+        return batch
 
     def _read(self, window: Window) -> tuple[dict[int, Row], list[Drop]]:
         """Line of the index -> row, of the good rows."""
@@ -237,16 +278,16 @@ class BatchMaker:
         for name, clips in row.media.items():
             for clip in clips:
                 try:
-                    if name == "audio":
-                        tokens += round(min(probe_audio(clip, where=row.sample_id), media.audio_seconds) * AUDIO_TOKENS_PER_SECOND)
-                    elif name == "video":
-                        info = probe_video(clip, where=row.sample_id)
-                        pixels = max(min(info.width * info.height, media.video_pixels), media.video_min_pixels)
-                        tokens += max(1, round(pixels / PIXELS_PER_TOKEN)) * media.video_frames // 2
-                    else:
-                        tokens += (media.image_pixels or media.video_pixels) // PIXELS_PER_TOKEN
+                    length = length_of(name, clip, where=row.sample_id)
                 except DataError:
                     continue
+                if name == "audio":
+                    tokens += round(min(length, media.audio_seconds) * AUDIO_TOKENS_PER_SECOND)
+                elif name == "video":
+                    pixels = max(min(length, media.video_pixels), media.video_min_pixels)
+                    tokens += max(1, round(pixels / PIXELS_PER_TOKEN)) * media.video_frames // 2
+                else:
+                    tokens += (media.image_pixels or media.video_pixels) // PIXELS_PER_TOKEN
         return tokens
 
     def batch(self, rows: Sequence[Row], drops: list[Drop]) -> MicroBatch:
@@ -284,7 +325,7 @@ class BatchMaker:
         if lacking or not rows:
             messages.append(_filler(lacking, clips))
         prompts = [self.processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False) for message in messages]
-        processed = process(self.processor, prompts, clips)
+        processed = process(self.processor, prompts, clips, as_bytes=True)
         tokens = [list(ids) for ids in processed.pop("input_ids")]
         training = self.settings.appends_answers
         answers = [self._answer_ids(row) if training and row.dataset.task.is_open else [] for row in rows]
@@ -304,6 +345,7 @@ class BatchMaker:
             rows=[asked_columns(row, prompt) for row, prompt in zip(rows, prompts, strict=False)],  # fillers come last
             real_tokens=int(attention_mask[: len(rows)].sum()),
             padded_tokens=attention_mask[: len(rows)].numel(),
+            scales=self.scales,
         )
 
     def _answer_ids(self, row: Row) -> list[int]:

@@ -1,8 +1,9 @@
 """How micro-batches reach a worker: made by Ray Data on the cluster's CPUs, or in this process.
 
-A loader is sent a window, a few hundred row numbers, and sends back finished micro-batches. Clips are
-read and decoded in the loader and never stored in between. Both ways give the same micro-batches in
-the same order.
+One loader alone is sent a window, a few hundred row numbers, and sends back finished micro-batches. Where there are several, a
+reader goes before them: it reads the rows of a window, puts those of like length together, and hands on tasks of `TASK_ROWS`
+rows, clips as they are stored; loaders decode the tasks side by side. So what waits in the object store is a few tasks and not
+a few windows, and the micro-batches do not depend on how they are shared out: all ways give the same ones in the same order.
 """
 
 from __future__ import annotations
@@ -13,22 +14,25 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hba_ray.data.atlas import AtlasIndex
-from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch
+from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch, Recipe
 from hba_ray.data.feed.order import Window
+from hba_ray.data.feed.spread import ITEM, RESULT, item_dataset, mapped, outputs, unpacked
 from hba_ray.errors import HbaError
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import ray
 
-    from hba_ray.specs import ComputeSpec
+    from hba_ray.specs import ComputeSpec, MediaSpec
 
-_RESULT = "result"
-"""Column of what model actors make."""
 _MICRO_BATCH = "micro_batch"
 """Column of what loaders make."""
-BLOCK_BYTES = 4 << 20
-"""Ray Data hands micro-batches on once they fill this many bytes; its own default would hold back whole windows."""
+TASK_ROWS = 16
+"""Rows that a loader decodes at a time, at least, where there are several; a last micro-batch may make them a few more."""
+WAITING_TASKS = 2
+"""Tasks a loader, and what was made of them, that may wait in the object store."""
+_MEL_BYTES = 100 * 128 * 4
+"""Bytes of a second of sound for the audio tower."""
 
 
 def make_here(maker: BatchMaker, windows: Sequence[Window]) -> Iterator[MicroBatch]:
@@ -52,7 +56,7 @@ def make_on_ray(
 
     Args:
         load_processor: called once in each loader process.
-        loaders: tasks that decode at a time, `cpus_per_loader` each.
+        loaders: tasks that decode at a time, `cpus_per_loader` each; the reader before them takes no CPU of its own.
         prefetch: micro-batches fetched ahead of the consumer.
 
     Raises:
@@ -77,19 +81,27 @@ def micro_batch_dataset(
     import ray
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = BLOCK_BYTES
-    context.execution_options.preserve_order = True
-    items = [{"window": pickle.dumps(window)} for window in windows]
-    return ray.data.from_items(items, override_num_blocks=max(1, len(items))).map_batches(
-        _load,  # type: ignore[arg-type]
-        fn_kwargs={"job": ray.put((index, settings, split, load_processor))},
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.TaskPoolStrategy(size=loaders),
-        num_cpus=cpus_per_loader,
-    )
+    job = {"job": ray.put((index, settings, split, load_processor))}
+    loading: dict[str, Any] = {"compute": ray.data.TaskPoolStrategy(size=loaders), "num_cpus": cpus_per_loader}
+    if loaders == 1:
+        return mapped(item_dataset(windows), _load, fn_kwargs=job, **loading)
+    # Blocks of one task each: a block of several would keep one loader busy while others wait.
+    tasks = item_dataset(windows, block_bytes=1, store_bytes=loaders * task_bytes(settings.media))
+    tasks = mapped(tasks, _read, fn_kwargs=job, compute=ray.data.TaskPoolStrategy(size=1), num_cpus=0)
+    return mapped(tasks, _make, fn_kwargs=job, **loading)
+
+
+def task_bytes(media: MediaSpec) -> int:
+    """Bytes of the object store that one of several loaders is given: those of `WAITING_TASKS` tasks of whole clips."""
+    row = media.video_frames * media.video_pixels * 3 + round(media.audio_seconds * _MEL_BYTES)
+    return WAITING_TASKS * TASK_ROWS * row
+
+
+def loaders_here(compute: ComputeSpec) -> int:
+    """Loaders of each worker on the Ray that this process is connected to."""
+    import ray
+
+    return compute.loaders_on(ray.cluster_resources().get("CPU", 0.0))
 
 
 def map_with_model_actors(
@@ -118,7 +130,7 @@ def map_with_model_actors(
         num_gpus=compute.gpus_per_worker or None,
         **own,
     )
-    yield from unpacked(results, _RESULT)
+    yield from unpacked(results, RESULT)
 
 
 class _ModelActor:
@@ -132,7 +144,7 @@ class _ModelActor:
         return self._load()
 
     def __call__(self, rows: pa.Table) -> dict[str, list[bytes]]:
-        return {_RESULT: [self._result(packed) for packed in rows.column(0).to_pylist()]}
+        return {RESULT: [self._result(packed) for packed in rows.column(0).to_pylist()]}
 
     def _result(self, packed: bytes) -> bytes:
         item = pickle.loads(packed)
@@ -144,29 +156,31 @@ class _ModelActor:
             return pickle.dumps(bad)
 
 
-def unpacked(dataset: ray.data.Dataset, column: str, prefetch: int = 1) -> Iterator[Any]:
-    """The objects pickled in a column, row by row.
-
-    Raises:
-        HbaError: one of them is an error that a loader or a model actor handed on.
-    """
-    batch: Any
-    for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=prefetch):
-        item = pickle.loads(batch.column(column)[0].as_py())
-        if isinstance(item, HbaError):
-            raise item
-        yield item
-
-
 def _load(windows: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
-    """The micro-batches of some windows, in a loader: the operator that reads, decodes and calls the processor."""
-    for window in windows.column("window").to_pylist():
-        try:
-            for batch in _maker(job).window(pickle.loads(window)):
-                yield {_MICRO_BATCH: [pickle.dumps(batch, protocol=5)]}
-        except HbaError as bad:  # handed on as data, as in `_ModelActor`
-            yield {_MICRO_BATCH: [pickle.dumps(bad)]}
-            return
+    """The micro-batches of some windows, in the only loader: the operator that reads, decodes and calls the processor."""
+    yield from outputs(windows, _MICRO_BATCH, lambda window: _maker(job).window(window))
+
+
+def _read(windows: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
+    """The tasks of some windows, in the reader: lists of recipes."""
+    yield from outputs(windows, ITEM, lambda window: tasks_of(_maker(job).recipes(window)))
+
+
+def _make(tasks: pa.Table, job: ray.ObjectRef) -> Iterator[dict[str, list[bytes]]]:
+    """The micro-batches of some tasks, in one of several loaders."""
+    yield from outputs(tasks, _MICRO_BATCH, lambda task: map(_maker(job).make, task))
+
+
+def tasks_of(recipes: Iterator[Recipe]) -> Iterator[list[Recipe]]:
+    """The recipes in lists of at least `TASK_ROWS` rows; a last one may have fewer."""
+    task: list[Recipe] = []
+    for recipe in recipes:
+        task.append(recipe)
+        if sum(len(one.rows) for one in task) >= TASK_ROWS:
+            yield task
+            task = []
+    if task:
+        yield task
 
 
 @lru_cache(maxsize=4)

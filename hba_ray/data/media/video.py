@@ -198,12 +198,13 @@ def _by_seeking(container: Any, stream: Any, packets: _Packets, frames: int, fit
     shown: list[_Shown] = []
     decoded: Iterator[Any] = iter(())
     current = None
-    for time in (packets.times[index] for index in _indices(len(packets.times), frames)):
+    wanted = [packets.times[index] for index in _indices(len(packets.times), frames)]
+    for time in wanted:
         at = bisect_right(packets.keys, time, key=lambda key: key[0])
         if not at:
             return None
         if current is None or packets.keys[at - 1][0] > current.pts:
-            decoded = _from_key(container, stream, packets.keys[:at], time)
+            decoded = _from_key(container, stream, packets.keys[:at], set(wanted), time)
             current = next(decoded, None)
         while current is not None and (current.pts is None or current.pts < time):
             current = next(decoded, None)
@@ -213,8 +214,11 @@ def _by_seeking(container: Any, stream: Any, packets: _Packets, frames: int, fit
     return shown
 
 
-def _from_key(container: Any, stream: Any, keys: list[tuple[int, int]], time: int) -> Iterator[Any]:
+def _from_key(container: Any, stream: Any, keys: list[tuple[int, int]], wanted: set[int], time: int) -> Iterator[Any]:
     """The frames from a key frame at or before `time` on; none where the container cannot be brought there.
+
+    Frames of H.264 that no other frame is made from are left out where they are not wanted: often half of all, and the others
+    stay what they are. Other codecs do not mark them as surely.
 
     Some containers are sought in by the times of presentation, others by those of decoding, and a seek may land late.
     """
@@ -227,6 +231,8 @@ def _from_key(container: Any, stream: Any, keys: list[tuple[int, int]], time: in
         first = next((packet for packet in packets if packet.is_keyframe and packet.size), None)
         if first is not None and first.pts is not None and first.pts <= time:
             for packet in chain([first], packets):
+                if stream.codec_context.name == "h264":
+                    stream.codec_context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
                 yield from packet.decode()
             return
 

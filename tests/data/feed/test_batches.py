@@ -1,6 +1,7 @@
 """Micro-batches hold what the rows say, in buckets of like length, and never a stand-in for a broken clip."""
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from hba_ray.data.atlas import build_index
 from hba_ray.data.feed.batches import IGNORED, BatchMaker, BatchSettings, MicroBatch, padding_ratio
 from hba_ray.data.feed.order import Order, Share, Window, plan_epoch
+from hba_ray.data.feed.stream import TASK_ROWS, tasks_of
 from hba_ray.data.media import SHORTEST_AUDIO
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import CLASSES, DATASETS
@@ -250,7 +252,7 @@ def test_a_batch_of_mixed_rows_gives_each_the_logits_it_has_alone(index, process
 def logits_of(model, batches: list[MicroBatch]) -> dict[str, np.ndarray]:
     logits = {}
     for batch in batches:
-        outputs = model(batch.inputs, batch.class_index, batch.task_slot, batch.answer_labels, batch.weight)
+        outputs = model(batch.inputs_on("cpu"), batch.class_index, batch.task_slot, batch.answer_labels, batch.weight)
         for row, values in zip(batch.rows, outputs.class_logits_B25, strict=True):
             if row["task"] != "NVC":
                 logits[row["sample_id"]] = values.numpy()
@@ -273,3 +275,16 @@ def test_a_micro_batch_has_the_wording_of_the_spec(index, processor, tmp_path):
     ]
     assert all("system\nBe brief." in text for text in texts[0]) and not any("Be brief." in text for text in texts[1])
     assert sum(text.count("\n") for text in texts[0]) > sum(text.count("\n") for text in texts[1]), "line breaks around clips are kept"
+
+
+def test_recipes_that_are_sent_to_several_loaders_make_the_batches_of_one(index, processor):
+    (window,) = plan_epoch(index, Order("train", 10_000, SETTINGS.micro_batch, seed=5))
+    reader, loaders = BatchMaker(index, SETTINGS, processor, "train"), [BatchMaker(index, SETTINGS, processor, "train") for _ in range(2)]
+    tasks = list(tasks_of(reader.recipes(window)))
+    sizes = [sum(len(recipe.rows) for recipe in task) for task in tasks]
+    assert len(tasks) > 2 and all(TASK_ROWS <= size < TASK_ROWS + SETTINGS.micro_batch for size in sizes[:-1])
+    made = [loaders[number % 2].make(recipe) for number, task in enumerate(tasks) for recipe in pickle.loads(pickle.dumps(task))]
+    for batch, other in zip(made, reader.window(window), strict=True):
+        assert batch.rows == other.rows and batch.drops == other.drops
+        for name, tensor in other.inputs.items():
+            assert torch.equal(batch.inputs[name], tensor), name

@@ -12,6 +12,7 @@ import torch
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.feed.order import Order, Window, plan_epoch
+from hba_ray.data.feed.spread import spread_here, spread_on_ray
 from hba_ray.data.feed.stream import make_here, make_on_ray, map_with_model_actors, micro_batch_dataset
 from hba_ray.errors import BadMedia, CheckpointError
 from hba_ray.models.backbone import load_processor
@@ -124,3 +125,22 @@ def test_what_travels_to_a_loader_is_row_numbers_and_no_clip(index, load, toy, m
     micro_batch_dataset(index, SETTINGS, "train", load, windows_of(index), loaders=1, cpus_per_loader=1)
     assert sum(sent) < 500 * len(index.table)
     assert sum(sent) < sum(file.stat().st_size for file in toy.parquet.glob("*.parquet")) / 20
+
+
+def test_several_loaders_share_the_tasks_of_a_window_and_the_batches_stay_what_they_are(index, load):
+    (window,) = plan_epoch(index, Order("train", 10_000, SETTINGS.micro_batch, seed=3))
+    made = list(make_on_ray(index, SETTINGS, "train", load, [window], loaders=3, cpus_per_loader=1))
+    assert_same(made, here(index, SETTINGS, load, [window]))
+
+
+def test_work_is_spread_over_the_cluster_and_comes_back_in_order():
+    assert list(spread_on_ray(partial(divmod, 100), [7, 3, 9])) == list(spread_here(partial(divmod, 100), [7, 3, 9]))
+    assert list(spread_on_ray(partial(divmod, 100), [])) == []
+    with pytest.raises(BadMedia, match="row 3"):
+        list(spread_on_ray(refuse, [1, 3]))
+
+
+def refuse(number: int) -> int:
+    if number == 3:
+        raise BadMedia("row 3", "is broken", reason="corrupt audio")
+    return number
