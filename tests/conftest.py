@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.hostile import TALLIES, is_nightly, register_profiles, table
+from tests.helpers.packages import SMOLLM2, WHISPER_TINY, files_of
 
 register_profiles()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -82,6 +83,18 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("backbone") / "tiny"
     build_tiny(TinySpec(hidden=64, layers=2, heads=2, vocabulary=512), folder, ["what does the person feel", "sarcasm"], audio_seconds=2.0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(request: pytest.FixtureRequest) -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct."""
+    return files_of(request.config, SMOLLM2, "*.gguf")[0]
+
+
+@pytest.fixture(scope="session")
+def whisper_tiny(request: pytest.FixtureRequest) -> Path:
+    """The model.bin of Whisper tiny.en."""
+    return files_of(request.config, WHISPER_TINY, "model.bin")[0]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from hba_ray.descriptors.pools import Extractor
 from hba_ray.descriptors.store import Table
 from hba_ray.specs import fingerprint
 from hba_ray.specs.sections.descriptors import DescriptorsSpec, Stream
+from hba_ray.specs.sections.model import PACKAGE, weights_of
 from hba_ray.store.files import file_digest
 from hba_ray.store.folders import write_text
 
@@ -44,7 +45,8 @@ def maker(spec: DescriptorsSpec, stream: Stream) -> Callable[[], Extractor]:
         return partial(AcousticExtractor, spec.acoustic.features)
     from hba_ray.descriptors.transcripts import TranscriptExtractor
 
-    return partial(TranscriptExtractor, spec.transcripts.model, spec.transcripts.language)
+    chosen = spec.transcripts
+    return partial(TranscriptExtractor, str(_whisper_file(chosen.model) or chosen.model), chosen.language)
 
 
 def released_maker(stream: Stream) -> Callable[[], Extractor]:
@@ -61,7 +63,20 @@ def identity_of(spec: DescriptorsSpec, stream: Stream, store: Path) -> dict[str,
         store: folder of the tables; it remembers the digest of a Whisper checkpoint.
     """
     identity = {"extractor": ENVIRONMENTS[stream].requirement, "version": VERSIONS[stream], "settings": spec.of(stream).extraction()}
-    checkpoint = Path(spec.transcripts.model).expanduser()
-    if stream == "transcripts" and checkpoint.is_file():
-        identity["settings"] = {**identity["settings"], "model": file_digest(checkpoint, memory=store)}
+    weights = _whisper_file(spec.transcripts.model) if stream == "transcripts" else None
+    if weights is not None:
+        identity["settings"] = {**identity["settings"], "model": file_digest(weights, memory=store)}
     return identity
+
+
+def _whisper_file(model: str) -> Path | None:
+    """The file that `descriptors.transcripts.model` stands for; None where it is the name of one of Whisper's own models.
+
+    Raises:
+        EnvironmentMissing: it is a package that is not installed.
+        CheckpointError: it is a package without weights.
+    """
+    if model.startswith(PACKAGE):
+        return weights_of(model, "descriptors.transcripts.model")
+    file = Path(model).expanduser()
+    return file if file.is_file() else None

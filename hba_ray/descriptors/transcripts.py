@@ -1,4 +1,4 @@
-"""Transcribes what is said in a clip, by Whisper.
+"""Transcribes what is said in a clip, by openai-whisper, from weights of its own, of a checkpoint, or of a model.bin of CTranslate2.
 
 Sound is decoded by `hba_ray.data.media`, since Whisper's own reader calls an ffmpeg program that may not be installed.
 """
@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from hba_ray.data.media import LONGEST_SECONDS, SAMPLE_RATE, decode_audio
+from hba_ray.descriptors.ctranslate2 import dimensions, read_whisper
+from hba_ray.errors import CheckpointError
 
 
 class TranscriptExtractor:
     """Transcribes clips with one Whisper model, on a GPU if this process has one.
 
     Args:
-        model: name of a Whisper model, or path of its checkpoint.
+        model: name of a Whisper model, or path of its checkpoint or of a model.bin of CTranslate2.
         language: spoken in the clips; None lets Whisper detect it.
     """
 
@@ -25,7 +27,8 @@ class TranscriptExtractor:
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._language = language
-        self._model = whisper.load_model(model, device=self._device)
+        of_ctranslate2 = model.endswith(".bin")
+        self._model = _load(Path(model)).to(self._device) if of_ctranslate2 else whisper.load_model(model, device=self._device)
 
     def describe(self, clip: bytes | Path, *, where: str, keep: Path | None = None) -> dict[str, Any]:
         """The columns of a row of the transcripts table.
@@ -47,3 +50,20 @@ class TranscriptExtractor:
             "language": said["language"],
             "segments": [{name: segment[name] for name in ("start", "end", "text")} for segment in said["segments"]],
         }
+
+
+def _load(file: Path) -> Any:
+    """The Whisper of a model.bin of CTranslate2.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no whole Whisper.
+    """
+    import torch
+    from whisper.model import ModelDimensions, Whisper
+
+    weights = read_whisper(file)
+    if "decoder.token_embedding.weight" not in weights:
+        raise CheckpointError(str(file), "holds an encoder alone", "give a whole Whisper")
+    model = Whisper(ModelDimensions(**dimensions(weights)))
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    return model.eval()

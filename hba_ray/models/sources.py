@@ -12,25 +12,19 @@ from __future__ import annotations
 
 import math
 import re
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, WhisperModel
 
+from hba_ray.descriptors.ctranslate2 import HEAD, read_whisper
 from hba_ray.errors import CheckpointError
 
 _LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
 _LANGUAGE_TYPES = ("llama", "qwen2")
-_CT2_TYPES = {0: np.float32, 4: np.float16}
-"""Code of a type in a file of CTranslate2 -> the type, where its numbers need no scale."""
-_OLDEST_CT2 = 4
-"""The first version of CTranslate2's file in which a variable names its type and its size in bytes."""
 
 
 @dataclass(frozen=True)
@@ -147,57 +141,17 @@ def sinusoids(count: int, width: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def read_ctranslate2(file: Path) -> dict[str, np.ndarray]:
-    """The variables of a model.bin of CTranslate2, by name; those of other types than float16 and float32 are left out.
-
-    Raises:
-        CheckpointError: not there, of an old version, or cut short.
-    """
-    try:
-        with file.open("rb") as stream:
-            return dict(_variables(stream, str(file)))
-    except (OSError, struct.error, ValueError, UnicodeDecodeError) as cause:
-        raise CheckpointError(
-            str(file), f"cannot be read as a model of CTranslate2: {cause}", "give a model.bin of version 4 or newer"
-        ) from cause
-
-
-def _variables(stream: BinaryIO, where: str) -> Iterator[tuple[str, np.ndarray]]:
-    version = _number(stream, "I")
-    if not _OLDEST_CT2 <= version < 100:
-        raise CheckpointError(where, f"has version {version} of the file, or is none", "convert the model with a newer CTranslate2")
-    _text(stream)  # name of the specification
-    _number(stream, "I")  # its revision
-    for _ in range(_number(stream, "I")):
-        name = _text(stream)
-        sizes = [_number(stream, "I") for _ in range(_number(stream, "B"))]
-        kind, length = _number(stream, "B"), _number(stream, "I")
-        content = stream.read(length)
-        if len(content) < length:
-            raise ValueError(f"'{name}' has {len(content)} of {length} bytes")
-        if kind in _CT2_TYPES:
-            yield name, np.frombuffer(content, _CT2_TYPES[kind]).reshape(sizes)
-
-
-def _number(stream: BinaryIO, kind: str) -> int:
-    return struct.unpack(f"<{kind}", stream.read(struct.calcsize(kind)))[0]
-
-
-def _text(stream: BinaryIO) -> str:
-    return stream.read(_number(stream, "H")).rstrip(b"\0").decode()
-
-
-_CT2_LAYER = {
-    "self_attention/layer_norm": "self_attn_layer_norm",
-    "self_attention/linear_1": "self_attn.out_proj",
-    "ffn/layer_norm": "final_layer_norm",
-    "ffn/linear_0": "fc1",
-    "ffn/linear_1": "fc2",
+_LAYER = {
+    "attn.query": "self_attn.q_proj",
+    "attn.key": "self_attn.k_proj",
+    "attn.value": "self_attn.v_proj",
+    "attn.out": "self_attn.out_proj",
+    "attn_ln": "self_attn_layer_norm",
+    "mlp.0": "fc1",
+    "mlp.2": "fc2",
+    "mlp_ln": "final_layer_norm",
 }
-"""A part of a layer in CTranslate2 -> in transformers. `self_attention/linear_0` is q, k and v, one above the other."""
-_HEAD = 64
-"""Width of the heads of every Whisper."""
-_CT2_KINDS = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
+"""A part of a layer of the encoder in openai-whisper -> in transformers."""
 
 
 def _from_ctranslate2(file: Path) -> SpeechEncoder:
@@ -207,25 +161,14 @@ def _from_ctranslate2(file: Path) -> SpeechEncoder:
         CheckpointError: it cannot be read, is quantised to integers, or is no Whisper.
     """
     whisper: dict[str, torch.Tensor] = {}
-    for name, array in read_ctranslate2(file).items():
-        parts = re.fullmatch(r"encoder/(?:layer_(\d+)/)?(.+)/(\w+)", name)
-        if parts is None:
+    for name, array in read_whisper(file).items():
+        side, _, inside = name.partition(".")
+        if side != "encoder":
             continue
-        layer, part, kind = parts.groups()
-        tensor, last = torch.from_numpy(array.astype(np.float32)), _CT2_KINDS.get(kind, kind)
-        if layer is None:
-            whisper["embed_positions.weight" if part == "position_encodings" else f"{part}.{last}"] = tensor
-        elif part == "self_attention/linear_0":
-            for projection, share in zip("qkv", tensor.chunk(3), strict=True):
-                if (projection, kind) != ("k", "bias"):  # Whisper's keys have none; the file holds zeros
-                    whisper[f"layers.{layer}.self_attn.{projection}_proj.{kind}"] = share.clone()
-        elif part in _CT2_LAYER:
-            whisper[f"layers.{layer}.{_CT2_LAYER[part]}.{last}"] = tensor
-    if not {"conv1.weight", "embed_positions.weight", "layers.0.fc1.weight"} <= whisper.keys():
-        raise CheckpointError(
-            str(file), "holds no Whisper encoder in half or single precision", "give one that is not quantised to integers"
-        )
-    return _encoder(whisper, whisper["conv1.weight"].shape[0] // _HEAD, str(file))
+        layer = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(\w+)", inside)
+        name = f"layers.{layer[1]}.{_LAYER[layer[2]]}.{layer[3]}" if layer else inside
+        whisper["embed_positions.weight" if name == "positional_embedding" else name] = torch.from_numpy(array)
+    return _encoder(whisper, len(whisper["conv1.weight"]) // HEAD, str(file))
 
 
 def _unusable(source: str | Path, kind: str, cause: BaseException) -> CheckpointError:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from hba_ray.data.media import decode_audio
@@ -11,11 +12,13 @@ from hba_ray.data.toy import speak
 from hba_ray.descriptors.extract import extract
 from hba_ray.descriptors.tables import table_of
 from hba_ray.descriptors.transcripts import TranscriptExtractor
-from hba_ray.errors import BadMedia
+from hba_ray.errors import BadMedia, CheckpointError
 from hba_ray.specs import ComputeSpec
 from hba_ray.specs.sections.descriptors import DescriptorsSpec, TranscriptSpec
 from tests.helpers.indices import index_of
-from tests.helpers.whisper import checkpoint
+from tests.helpers.packages import ESPEAK, files_of
+from tests.helpers.speech import RATE, SENTENCES, Speaker, word_errors
+from tests.helpers.whisper import checkpoint, write_ctranslate2
 
 from .conftest import movie
 
@@ -71,3 +74,40 @@ def test_transcripts_of_an_atlas_are_read_back_by_row(odd_atlas, tmp_path):
     said = Descriptors.open(tmp_path / "store", spec, index, ("train",)).transcripts(range(14))
     assert sum(text is not None for text in said) == summary.described > 3
     assert said[0] == said[1] and said[11] is None
+
+
+def test_a_model_of_ctranslate2_hears_what_the_same_checkpoint_hears(tmp_path: Path):
+    """Heads are 64 wide there, as in every Whisper."""
+    weights = torch.load(checkpoint(tmp_path / "tiny.pt", state=64), weights_only=True)["model_state_dict"]
+    write_ctranslate2(tmp_path / "model.bin", weights)
+    one, other = (TranscriptExtractor(str(tmp_path / name), None).describe(voice(), where="row 1") for name in ("tiny.pt", "model.bin"))
+    assert one == other and one["text"]
+
+
+def test_an_encoder_alone_hears_nothing(tmp_path: Path):
+    weights = torch.load(checkpoint(tmp_path / "tiny.pt", state=64), weights_only=True)["model_state_dict"]
+    encoder = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
+    write_ctranslate2(tmp_path / "model.bin", encoder)
+    with pytest.raises(CheckpointError, match="holds an encoder alone"):
+        TranscriptExtractor(str(tmp_path / "model.bin"), None)
+
+
+@pytest.mark.slow
+def test_real_weights_hear_speech_and_hear_no_words_in_silence_and_noise(
+    whisper_tiny: Path, request: pytest.FixtureRequest, tmp_path: Path
+):
+    library, data = (files_of(request.config, ESPEAK, name)[0] for name in ("libespeak-ng.*", "espeak-ng-data"))
+    speaker, extractor = Speaker(library, data), TranscriptExtractor(str(whisper_tiny), None)
+    errors = words = 0
+    for number, sentence in enumerate(SENTENCES):
+        row = extractor.describe(speaker.say(sentence, tmp_path / f"{number}.wav"), where=f"row {number}")
+        assert row["language"] == "en" and row["frames"] >= 1
+        wrong, said = word_errors(sentence, row["text"])
+        errors, words = errors + wrong, words + said
+    print(f"word error rate of Whisper tiny.en on espeak-ng: {errors / words:.3f} of {words} words")
+    assert errors / words < 0.25
+    noise_T = np.random.default_rng(0).normal(size=3 * RATE)
+    for name, samples_T in {"silence": 0 * noise_T, "loud noise": 0.05 * noise_T, "quiet noise": 0.002 * noise_T}.items():
+        soundfile.write(tmp_path / "no words.wav", samples_T, RATE)
+        row = extractor.describe(tmp_path / "no words.wav", where=name)
+        assert (row["text"], row["frames"], row["segments"]) == ("", 0, [])

