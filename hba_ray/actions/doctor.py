@@ -17,7 +17,7 @@ from hba_ray.cluster.session import CONNECT_SECONDS, check_capacity, check_reach
 from hba_ray.descriptors.environments import ENVIRONMENTS, built_python, default_folder, find_uv
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.models.settings import settled
-from hba_ray.report.differences import differences, sentences
+from hba_ray.report.differences import SpecDifference, differences
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.reading.secrets import masked
 from hba_ray.specs.sections.descriptors import STREAMS, Stream
@@ -83,14 +83,14 @@ def check_machine(spec: ExperimentSpec, *, stated: bool = True) -> list[Check]:
     return [*checks, *_judge(spec), *_wordings(spec)]
 
 
-def known_differences(spec: ExperimentSpec) -> tuple[str, ...]:
-    """Sentences in what a spec, run with the settings of the checkpoints that it names, differs from the paper and the released code.
+def known_differences(spec: ExperimentSpec) -> tuple[SpecDifference, ...]:
+    """In what a spec, run with the settings of the checkpoints that it names, differs from the paper and the released code.
 
     Raises:
         SpecError: it states other settings than a checkpoint's.
         CheckpointError: the settings of a checkpoint are damaged.
     """
-    return tuple(sentences(differences(settled(spec))))
+    return differences(settled(spec))
 
 
 def _wordings(spec: ExperimentSpec) -> Iterator[Check]:
