@@ -30,6 +30,7 @@ from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.descriptors.keys import KeyStore, Wanted, find_wanted
 from hba_ray.descriptors.pose import PARTS
 from hba_ray.descriptors.store import Table
+from hba_ray.descriptors.summary import SILENCE
 from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import BadMedia, DataError
 from hba_ray.report.sheets import MISSING, Sheet
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from hba_ray.specs.sections.descriptors import DescriptorsSpec
 
 
-SILENCE = 1e-3
-"""Peaks below this share of full scale, -60 dB, count as silence."""
 DARK, DARK_SHARE = 0.1, 0.98
 """A frame is black where this share of its pixels is no brighter than 0.1 of white (the defaults of FFmpeg's blackdetect)."""
 
@@ -258,13 +257,16 @@ def examine(store: Path, spec: DescriptorsSpec, index: AtlasIndex, splits: Seque
     keys = [kept.load(chunk, bad_rows=True) for split in splits for chunk in kept.chunks(index.rows_of(split))]
     datasets = index.table.column("dataset").to_numpy(zero_copy_only=False)
     rows = Counter(datasets[line] for split in splits for line in index.rows_of(split))
+    signatures = index.table.column("modality_signature").to_pylist()
+    described = {line for chunk in keys if chunk is not None for line in chunk.column("line").to_pylist()}
     found = []
     for stream in spec.streams:
         wanted: dict[str, list[Wanted]] = {dataset: [] for dataset in rows}
-        unkept = Counter(rows)
+        sources = {"video"} if stream == "pose" else {"video", "audio"}
+        unread = (line for split in splits for line in index.rows_of(split).tolist() if line not in described)
+        unkept = Counter(datasets[line] for line in unread if sources.intersection(signatures[line].split("_")))
         for chunk in keys:
             if chunk is not None:
-                unkept.subtract(datasets[chunk.column("line").to_numpy()])
                 for one in find_wanted(chunk, spec, stream, index):
                     wanted[datasets[one.line]].append(one)
         facts = _facts(table_of(store, spec, stream))

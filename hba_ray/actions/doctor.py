@@ -16,7 +16,7 @@ from hba_ray.cluster.machine import Machine, look
 from hba_ray.cluster.session import CONNECT_SECONDS, check_reachable
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.models.settings import settled
-from hba_ray.report.differences import differences, sentences
+from hba_ray.report.differences import SpecDifference, differences
 from hba_ray.runs.preflight import capacity_of, judged, look_here, merged, needs_of, unreachable
 from hba_ray.runs.sweep_plan import planned_trials
 from hba_ray.specs import ExperimentSpec
@@ -83,14 +83,14 @@ def _flash(machine: Machine) -> Iterator[Check]:
         yield Check("flash-attn", version or "not installed", way_out, needed=False)
 
 
-def known_differences(spec: ExperimentSpec) -> tuple[str, ...]:
-    """Sentences in what a spec, run with the settings of the checkpoints that it names, differs from the paper and the released code.
+def known_differences(spec: ExperimentSpec) -> tuple[SpecDifference, ...]:
+    """In what a spec, run with the settings of the checkpoints that it names, differs from the paper and the released code.
 
     Raises:
         SpecError: it states other settings than a checkpoint's.
         CheckpointError: the settings of a checkpoint are damaged.
     """
-    return tuple(sentences(differences(settled(spec))))
+    return differences(settled(spec))
 
 
 def _wordings(spec: ExperimentSpec) -> Iterator[Check]:

@@ -36,6 +36,8 @@ def machine(
     from rich.table import Table
 
     from hba_ray.actions.doctor import check_machine, known_differences
+    from hba_ray.escaping import plain
+    from hba_ray.report.differences import VALUES, sentences, value_table
     from hba_ray.specs import AtlasSpec, ExperimentSpec
 
     loaded = read(spec, overrides) if spec else ExperimentSpec(name="doctor", atlas=AtlasSpec(source="toy"))
@@ -46,7 +48,13 @@ def machine(
         if check.way_out:
             table.add_row("", "", f"→ {check.way_out}")
     console.print(table)
-    for line in known_differences(loaded) if spec else ():
+    differing = known_differences(loaded) if spec else ()
+    if values := list(value_table(differing, missing="–")):
+        shown = Table(*VALUES, box=None, pad_edge=False)
+        for row in values:
+            shown.add_row(*map(plain, row))
+        console.print("", shown, sep="\n")
+    for line in sentences(one for one in differing if not one.is_value):
         say(f"differs {line}")
     raise typer.Exit(5 if any(check.state == "missing" for check in checks) else 0)
 

@@ -84,8 +84,12 @@ def report(
     """Print the tables of a finished run or sweep, and make its page again."""
     file = file_of_run(folder, REPORT)
     from hba_ray.report.tables import document, read_json, terminal_table
-    from hba_ray.runs.opened import rebuild_page
+    from hba_ray.runs.opened import ledger_steps, rebuild_page
+    from hba_ray.store.finished import first_damage
 
+    for step in ledger_steps(folder):
+        if (damage := first_damage(step.folder)) is not None:
+            say(f"{step.folder / damage.file}: {damage.what}; the tables were made before that")
     found = read_json(file.read_bytes(), where=str(file))
     if format in (None, HTML):
         page = rebuild_page(folder)
@@ -208,5 +212,5 @@ def verify(
     former = f"; {verified.unlisted} of a former version list no files" if verified.unlisted else ""
     say(f"{verified.steps} finished steps, {verified.files} files: {len(verified.found)} damaged{former}")
     if verified.found:
-        say("do their steps again: hba run SPEC --redo STEP; `hba plan SPEC` shows their names and fingerprints")
+        say("do their steps again: give `hba run` the same spec and overrides and --redo STEP; `hba plan` shows their names")
         raise typer.Exit(1)

@@ -13,6 +13,7 @@ from hba_ray.cli.base import Overrides, SpecFile, console, read
 from hba_ray.escaping import plain
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.load import as_yaml
+from hba_ray.store.finished import first_damage
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,7 +83,8 @@ def _facts(said: Sequence[tuple[str, str]]) -> Table:
 
 def _how_far(step: Step) -> str:
     if step.is_done:
-        return "yes"
+        found = first_damage(step.folder)
+        return "yes" if found is None else f"damaged: {found.file} {found.what}"
     return f"at {step.progress}" if step.progress else "no"
 
 

@@ -17,8 +17,6 @@ the client has to start in milliseconds.
 from __future__ import annotations
 
 import fcntl
-import gc
-import importlib
 import json
 import os
 import runpy
@@ -30,8 +28,8 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
 MODULES = (
@@ -60,8 +58,8 @@ _READ_BY_IMPORTS = ("DS_", "HF_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTORCH_
 _START_SECONDS = 30.0
 _POLL_SECONDS = 0.5
 _STREAMS = (0, 1, 2)
-_FORKABLE_THREADS = {"jemalloc_bg_thd"}
-"""Names of threads that may run when the process forks: that of pyarrow's allocator, which restarts it in a fork."""
+FAILED = ".failed"
+"""End of the name of an empty file that says that a server could not import what it has to."""
 _KILLED = 128 + signal.SIGKILL
 """Exit status of a worker that was killed, as a shell says it."""
 
@@ -88,18 +86,31 @@ def executable(folder: str) -> str:
 def ask(folder: str, argv: list[str]) -> int:
     """Asks the server for a worker and waits for its end. The worker of a client that is killed is killed, too.
 
+    Where the server could not import what it has to, this process becomes the worker, as Ray would have started it.
+
     Args:
         argv: the worker's command line.
 
     Returns:
         The worker's exit status.
     """
-    message = json.dumps(Request(argv, os.getcwd(), dict(os.environ))).encode()
-    with _connection(folder, stem(os.environ)) as server:
-        socket.send_fds(server, [len(message).to_bytes(8, "big")], _STREAMS)
-        server.sendall(message)
-        answer = server.recv(4)
+    message, name, answer = json.dumps(Request(argv, os.getcwd(), dict(os.environ))).encode(), stem(os.environ), b""
+    server = _connection(folder, name)
+    with suppress(ConnectionError), server or nullcontext():
+        if server is not None:
+            socket.send_fds(server, [len(message).to_bytes(8, "big")], _STREAMS)
+            server.sendall(message)
+            answer = server.recv(4)
+    if not answer and _has_failed(folder, name):
+        sys.stderr.write(f"{folder}/{name}.log: workers cannot be forked here, so this one is started by itself\n")
+        os.execv(sys.executable, [sys.executable, *argv])
     return int.from_bytes(answer, "big") if answer else _KILLED
+
+
+def _has_failed(folder: str, name: str) -> bool:
+    """Whether the server could not import what it has to."""
+    with _private(folder) as private:
+        return name + FAILED in os.listdir(private)
 
 
 def stem(environ: Mapping[str, str]) -> str:
@@ -145,8 +156,8 @@ def _private(folder: str) -> Iterator[int]:
         sys.exit(f"{folder}: workers are not forked here: {cause}")
 
 
-def _connection(folder: str, name: str) -> socket.socket:
-    """A connection to the server of a name, which is started where there is none.
+def _connection(folder: str, name: str) -> socket.socket | None:
+    """A connection to the server of a name, which is started where there is none; None where it has failed.
 
     Raises:
         SystemExit: the folder is not this user's alone, the server is another user's, or it does not start.
@@ -154,6 +165,8 @@ def _connection(folder: str, name: str) -> socket.socket:
     with _private(folder) as private, os.fdopen(_open_file(private, name + ".lock", os.O_RDWR)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         server = _try(private, name)
+        if server is None and name + FAILED in os.listdir(private):
+            return None
         if server is None:
             _start(private, name, folder)
         deadline = time.monotonic() + _START_SECONDS
@@ -208,7 +221,9 @@ def serve(folder: str, name: str) -> tuple[Request, list[int]]:
     raylet = f"/proc/{int(os.environ['RAY_RAYLET_PID'])}"
     listener = _listener(folder, name)  # before the imports: clients wait in the queue, instead of starting another server
     before = dict(os.environ)
-    _import(MODULES + (VERL_MODULES if _OF_VERL in before else ()))
+    with _failure_noted(folder, name):
+        import_all = runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)), "forkable.py"))["import_all"]
+        import_all(MODULES + (VERL_MODULES if _OF_VERL in before else ()))
     set_by_imports = {name: value for name, value in os.environ.items() if before.get(name) != value}
     clients: dict[int, socket.socket] = {}
     with selectors.DefaultSelector() as waiting, _woken_by_ends() as ends:
@@ -249,6 +264,21 @@ def serve(folder: str, name: str) -> tuple[Request, list[int]]:
     sys.exit(0)
 
 
+@contextmanager
+def _failure_noted(folder: str, name: str) -> Iterator[None]:
+    """Notes beside the socket that the block has raised, so that clients neither wait for the server nor start it again.
+
+    Raises:
+        BaseException: what the block raises, whatever it is: the process ends with it.
+    """
+    try:
+        yield
+    except BaseException:
+        with _private(folder) as private:
+            os.close(_open_file(private, name + FAILED, os.O_WRONLY))
+        raise
+
+
 def _listener(folder: str, name: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     with _private(folder) as private:
@@ -257,79 +287,6 @@ def _listener(folder: str, name: str) -> socket.socket:
         listener.bind(f"/proc/self/fd/{private}/{name}.sock")
     listener.listen(256)
     return listener
-
-
-def _import(modules: Sequence[str]) -> None:
-    """Imports modules, and checks that the process can still be forked.
-
-    Raises:
-        SystemExit: a module started threads, which a fork would lose in the middle of their work; or it drew an id from
-            Ray's generator, from which all forks would then draw the same ids.
-    """
-    with _ray_generator_untouched():
-        for module in modules:
-            try:
-                importlib.import_module(module)
-            except ModuleNotFoundError as missing:
-                sys.stderr.write(f"{module} is left out: {missing}\n")
-    lost = set(_threads()) - _FORKABLE_THREADS
-    if lost:
-        sys.exit(f"the imports started threads ({', '.join(sorted(lost))}), so workers cannot be forked; set compute.fork to false")
-    if "ray" in sys.modules and _drawn_in_a_fork() == _drawn_in_a_fork():
-        sys.exit("the imports drew ids from Ray's generator, so workers cannot be forked; set compute.fork to false")
-    gc.collect()
-    gc.freeze()  # collections in workers would write to, and so copy, the shared memory
-
-
-@contextmanager
-def _ray_generator_untouched() -> Iterator[None]:
-    """For the time of the block, classes that are declared as actors get ids from the operating system, not from Ray's generator.
-
-    That generator (C++, one per thread) is seeded when it is first used, and a fork copies it. Workers with copies would
-    give their placement groups the same ids, and Ray takes the second for the first (seen in Ray 2.60).
-    """
-    try:
-        import ray.actor
-    except ModuleNotFoundError:
-        yield
-        return
-    name = "ActorClassID"  # by its name, since ray.actor only imports it
-    own = getattr(ray.actor, name)
-
-    class FromTheSystem:
-        @staticmethod
-        def from_random() -> object:
-            return own(os.urandom(own.size()))
-
-    setattr(ray.actor, name, FromTheSystem)
-    try:
-        yield
-    finally:
-        setattr(ray.actor, name, own)
-
-
-def _drawn_in_a_fork() -> bytes:
-    """The first id that Ray's generator gives in a fork of this process; two forks differ where it is not seeded yet."""
-    from ray._raylet import JobID, TaskID
-
-    readable, writable = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.write(writable, TaskID.for_fake_task(JobID.nil()).binary())
-        os._exit(0)
-    os.close(writable)
-    with os.fdopen(readable, "rb") as answer:
-        drawn = answer.read()
-    os.waitpid(pid, 0)
-    return drawn
-
-
-def _threads() -> Iterator[str]:
-    """Names of the threads of this process but its main one."""
-    for thread in os.listdir("/proc/self/task"):
-        if int(thread) != os.getpid():
-            with open(f"/proc/self/task/{thread}/comm") as name:
-                yield name.read().strip()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -162,6 +163,15 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: int) -> Iterator[Non
         finally:
             ray.shutdown()
             keep_logs(folder, log_folder)
+            _tell_of_failed_forks(folder, log_folder)
+
+
+def _tell_of_failed_forks(folder: Path, log_folder: Path) -> None:
+    """Says that workers were not forked, where their server could not import what it has to, and keeps its log."""
+    for failed in folder.glob(f"*{forkserver.FAILED}"):
+        log = Path(shutil.copy(failed.with_suffix(".log"), log_folder))
+        message = "compute.fork: workers were started one by one, since the process to fork them from has failed; %s says why"
+        logging.getLogger(__name__).warning(message, log)
 
 
 @dataclass(frozen=True)

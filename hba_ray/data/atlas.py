@@ -74,7 +74,7 @@ class AtlasIndex:
         transcripts: line of the table -> what is said in the row's clip, which `read_rows` puts into its prompt.
         changes: dataset -> what was changed in a row, or stated wrongly in it -> rows. Known when the index is made, and kept in
             the result of the atlas step.
-        leaks: rows that are in two splits; known and kept likewise.
+        leaks: rows that are in two splits, or twice in one; known and kept likewise.
         pack: where the clips of its rows are decoded already; `read_rows` reads them there, if it is given.
     """
 
@@ -302,8 +302,9 @@ class _Making:
         repeats = find_repeats(self.kept, lambda lines: read_rows(index, lines))
         for line, before in repeats.duplicates.items():
             self._drop(_is_there_twice(self.places[line], self.places[before]), self.kept[line].split, self.kept[line].dataset)
-        if repeats.leaks and self.spec.leaks == "refuse":
-            what = f"rows are in two splits: {repeats.leaks[0]}"
+        across = [leak for leak in repeats.leaks if leak.split != leak.other]
+        if across and self.spec.leaks == "refuse":
+            what = f"rows are in two splits: {across[0]}"
             raise DataError(self.root, what, "take them out of one, or set atlas.leaks=tell", reason="leak between splits")
         left = np.setdiff1d(np.arange(len(self.kept)), list(repeats.duplicates))
         changes = {dataset: dict(counts) for dataset, counts in sorted(self.changes.items()) if counts}

@@ -1,4 +1,4 @@
-"""Finds rows that are there twice: in one split, where a prediction would count twice, and in two splits, where a test tests nothing.
+"""Finds rows that are there twice: in one split, where they would count twice, and in two splits, where a test tests nothing.
 
 Most rows are told apart by their text. Clips are read only of rows whose question and answer are those of another row.
 """
@@ -15,8 +15,8 @@ from typing import Literal
 from hba_ray.data.rows import MEDIA_COLUMNS, Row
 from hba_ray.errors import DataError
 
-PAIRS = (("test", "train"), ("validation", "train"), ("test", "validation"))
-"""Splits that should share no row."""
+PAIRS = (("test", "train"), ("validation", "train"), ("test", "validation"), ("test", "test"), ("validation", "validation"))
+"""Splits that should share no row; and those in which none should be there under two ids. Training may see a row twice."""
 NAMED = 10
 """Rows of a leak that are named."""
 Clip = tuple[str, int, str | Path]
@@ -42,9 +42,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Leak:
-    """Rows of one split that are in another one, too.
+    """Rows of one split that are in another one, too, or once more in the same.
 
     Attributes:
+        other: the other split, or the same.
         kind: `row`: question, answer and clips are the same; `sample_id`: only the id is.
         rows: of `split`.
         samples: ids of the first of them.
@@ -59,6 +60,8 @@ class Leak:
 
     def __str__(self) -> str:
         named = ", ".join(f"'{sample}'" for sample in self.samples) + (", …" if self.rows > len(self.samples) else "")
+        if self.split == self.other:
+            return f"{self.dataset}: rows of {self.split} that are there once more under another id: {self.rows} ({named})"
         same = f"in {self.other}, too" if self.kind == "row" else f"in {self.other} by sample_id, with other content"
         return f"{self.dataset}: rows of {self.split} that are {same}: {self.rows} ({named})"
 
@@ -114,12 +117,17 @@ def _same_text(kept: Sequence[Kept]) -> tuple[set[int], list[int]]:
     shared: set[int] = set()
     unread: set[int] = set()
     for lines in by_text.values():
-        if len({kept[line].split for line in lines}) > 1:
+        if _may_repeat(kept, lines):
             shared.update(lines)
         unnamed = [line for line in lines if kept[line].sample_id is None and kept[line].split != "train"]
         unread.update(unnamed if len(unnamed) > 1 else ())
     unread.update(line for line in shared if kept[line].has_clips)
     return shared, sorted(unread)
+
+
+def _may_repeat(kept: Sequence[Kept], lines: Sequence[int]) -> bool:
+    """Whether rows that look the same so far matter: they are in two splits, or twice in one that is no training split."""
+    return len(lines) > 1 and {kept[line].split for line in lines} != {"train"}
 
 
 def _clips(row: Row) -> tuple[Clip, ...] | None:
@@ -138,14 +146,14 @@ def _clips(row: Row) -> tuple[Clip, ...] | None:
 
 
 def _contents(kept: Sequence[Kept], clips: Mapping[int, tuple[Clip, ...]]) -> dict[int, tuple[object, ...]]:
-    """Line -> what two rows with the same content have in common. Files are read only where two splits have some of the same sizes."""
+    """Line -> what two rows with the same content have in common. Files are read only where some have the same sizes."""
     by_size: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for line, found in clips.items():
         by_size[kept[line].dataset, kept[line].text, tuple(clip[:2] for clip in found)].append(line)
     known: dict[Path, str] = {}
     contents: dict[int, tuple[object, ...]] = {}
     for key, lines in by_size.items():
-        if len({kept[line].split for line in lines}) > 1:
+        if _may_repeat(kept, lines):
             contents |= {line: (*key, *(_digest(clip, known) for _, _, clip in clips[line])) for line in lines}
     return contents
 
@@ -170,10 +178,10 @@ def _leaks(kept: Sequence[Kept], ids: Mapping[int, str], contents: Mapping[int, 
     for split, other in PAIRS:
         told: set[int] = set()
         for kind, of_line in kinds:
-            there = {value for line, value in of_line.items() if kept[line].split == other}
+            first = {value: line for line, value in sorted(of_line.items(), reverse=True) if kept[line].split == other}
             by_dataset: dict[str, list[int]] = defaultdict(list)
             for line, value in sorted(of_line.items()):
-                if kept[line].split == split and value in there and line not in told:
+                if kept[line].split == split and first.get(value, line) != line and line not in told:
                     by_dataset[kept[line].dataset].append(line)
                     told.add(line)
             for dataset, lines in sorted(by_dataset.items()):

@@ -48,6 +48,8 @@ SCHEMA = pa.schema(
 )
 """Columns of the parquet layout. The released files lack the last two, which are then derived."""
 
+LABEL_FILLED, LABEL_UNSEEN = "class_label taken from the answer", "unseen characters in class_label"
+"""What is told of a row's class beside the changes of `text.clean`."""
 TAG = re.compile(r"<(image|video|audio)>")
 """Marks in `problem` that stand for a clip, one each, in order."""
 
@@ -65,7 +67,7 @@ class Row:
         media: modality -> clips, each the file's bytes, its path, or what was made of it in a pack.
         descriptors: `ext_video_feats` and `ext_audio_feats` as bytes or paths, where the atlas ships them. Nobody has looked
             whether such a file is there: it concerns only the stages that read it.
-        changes: what was changed in its text, as `text.clean` says it.
+        changes: what was changed in its text, as `text.clean` says it, and in its class.
     """
 
     sample_id: str
@@ -163,7 +165,7 @@ def parse_row(record: Mapping[str, Any], *, where: str, root: Path | None = None
     problem, answer = (_text(record, column, where) for column in ("problem", "answer"))
     dataset = find_dataset(_text(record, "dataset", where), where=where)
     where = f"{where} ({dataset.id})"
-    label = _label(record, answer, dataset, where, split_surprise)
+    label, in_label = _label(record, answer, dataset, where, split_surprise)
     media = {name: _clips(record, column, where, root) for name, column in MEDIA_COLUMNS.items()}
     descriptors = {name: _clips(record, name, where, root, may_lack=True) for name in FEATURE_COLUMNS}
     for name, clips in () if light else media.items():
@@ -187,25 +189,27 @@ def parse_row(record: Mapping[str, Any], *, where: str, root: Path | None = None
         label=label,
         media={name: clips for name, clips in media.items() if clips},
         descriptors={name: clips for name, clips in descriptors.items() if clips},
-        changes=tuple(dict.fromkeys((*in_question, *in_answer))),
+        changes=tuple(dict.fromkeys((*in_question, *in_answer, *in_label))),
     )
 
 
-def _label(record: Mapping[str, Any], answer: str, dataset: Dataset, where: str, split_surprise: bool) -> str | None:
-    """The row's class: its `class_label` or, where it states none, its answer.
+def _label(record: Mapping[str, Any], answer: str, dataset: Dataset, where: str, split_surprise: bool) -> tuple[str | None, list[str]]:
+    """The row's class, its `class_label` or, where it states none, its answer; and what there is to tell of that.
 
     Raises:
         DataError: neither is a label of the dataset, or they are two different ones.
     """
     stated = _name(record, "class_label", where)
     if dataset.task.is_open:
-        return None
+        return None, []
     label = consolidate(stated or answer, dataset, where=where, split_surprise=split_surprise)
     answered = find_label(answer, dataset)
     if stated and answered not in (None, find_label(stated, dataset)):
         what = f"the answer is '{visible(answer)}' and the class_label '{visible(stated)}'"
         raise DataError(where, what, "correct one of them", reason="answer contradicts label")
-    return label
+    if not stated:
+        return label, [LABEL_FILLED]
+    return label, [LABEL_UNSEEN] if stated.strip() != stated or visible(stated) != stated else []
 
 
 def _text(record: Mapping[str, Any], column: str, where: str) -> str:

@@ -20,7 +20,8 @@ from hba_ray.data.atlas import AtlasIndex
 from hba_ray.descriptors.environments import check_here, default_folder, runtime_env
 from hba_ray.descriptors.keys import KeyStore, Wanted, find_wanted
 from hba_ray.descriptors.pools import Done, Work, describe_here, describe_on_ray, place_of
-from hba_ray.descriptors.summary import StreamSummary, Summary
+from hba_ray.descriptors.store import Table
+from hba_ray.descriptors.summary import SILENCE, StreamSummary, Summary
 from hba_ray.descriptors.tables import maker, note_identity, released_maker, table_of
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
@@ -183,7 +184,16 @@ def _describe(
         clips=len({one.clip for one in wanted}),
         extracted=extracted,
         seconds=time.monotonic() - started,
+        silent=_silent(wanted, table_of(store, spec, stream)),  # opened anew: a table reads its files once
     )
+
+
+def _silent(wanted: Sequence[Wanted], table: Table) -> int:
+    """Rows whose sound is silent, of a stream whose table knows the largest sample."""
+    if "peak" not in table.schema.names:
+        return 0
+    peaks = {row["clip"]: row["peak"] for row in table.columns(["clip", "peak"]).to_pylist()}
+    return sum(peak < SILENCE for one in wanted if (peak := peaks.get(one.clip)) is not None)
 
 
 def _refuse_bad(wanted: Sequence[Wanted], known: Mapping[str, tuple[str | None, str | None]], index: AtlasIndex) -> None:

@@ -9,16 +9,12 @@ Shapes: T frames, P points, D values.
 
 from __future__ import annotations
 
-import codecs
-import io
-import pickle
-import struct
-import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from hba_ray.data.torch_files import ForeignObjectError, TorchFileError, load_torch_file
 from hba_ray.descriptors.pooling import pad_points, pooled
 from hba_ray.descriptors.pose import PARTS
 from hba_ray.errors import BadMedia
@@ -27,12 +23,9 @@ from hba_ray.specs.sections.descriptors import FUNCTIONALS
 MOST_VALUES = 1 << 28
 """Values of an array that is read: a gigabyte of float32, the landmarks of more than an hour."""
 MOST_BYTES = 1 << 31
-"""Bytes of a file, unpacked."""
+"""Bytes of a file."""
 _EGEMAPS = {88: "eGeMAPS functionals", 62: "GeMAPS functionals", 25: "eGeMAPS low-level descriptors", 65: "ComParE low-level descriptors"}
 """openSMILE's other sets of features, by their width."""
-_READING = (RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError,
-            MemoryError, ImportError, struct.error, zipfile.BadZipFile)  # fmt: skip
-"""What torch.load, pickle and numpy raise about files that are not in order."""
 
 
 class ReleasedExtractor:
@@ -60,57 +53,36 @@ def load_released(clip: bytes | Path, *, where: str) -> dict[str, Any]:
     Raises:
         BadMedia: it is not there, is no `.pt` file, holds other objects than tensors and arrays, or more than MOST_BYTES.
     """
-    import torch
-
     if isinstance(clip, Path) and not clip.is_file():
         raise BadMedia(where, f"there is no descriptor file {clip.name!r}", reason="missing file")
-    try:
-        _check_size(clip, where)
-        with torch.serialization.safe_globals(_numpy_globals()):
-            loaded = torch.load(io.BytesIO(clip) if isinstance(clip, bytes) else clip, map_location="cpu", weights_only=True)
-        if not isinstance(loaded, dict):
-            raise BadMedia(where, f"the descriptor file holds {type(loaded).__name__}, not a dictionary", reason="corrupt descriptors")
-        return {name: _as_array(value) if isinstance(value, torch.Tensor) else value for name, value in loaded.items()}
-    except pickle.UnpicklingError as cause:
-        what = "the descriptor file holds a pickled object, or is damaged"
-        raise BadMedia(where, what, "only tensors and numpy arrays are read", reason="unsafe descriptors") from cause
-    except _READING as cause:
-        what = f"the descriptor file cannot be read: {next(iter(str(cause).splitlines()), type(cause).__name__)}"
-        raise BadMedia(where, what, reason="corrupt descriptors") from cause
-
-
-def _check_size(clip: bytes | Path, where: str) -> None:
-    """Refuses a file that would fill the memory, packed or not."""
     size = len(clip) if isinstance(clip, bytes) else clip.stat().st_size
-    file = io.BytesIO(clip) if isinstance(clip, bytes) else clip
-    if size <= MOST_BYTES and zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as packed:
-            size = max(size, sum(member.file_size for member in packed.infolist()))
     if size > MOST_BYTES:
         raise BadMedia(where, f"the descriptor file holds {size >> 20} MiB, more than {MOST_BYTES >> 20}", reason="corrupt descriptors")
+    try:
+        loaded = load_torch_file(clip)
+    except TorchFileError as cause:
+        reason = "unsafe descriptors" if isinstance(cause, ForeignObjectError) else "corrupt descriptors"
+        raise BadMedia(where, f"the descriptor file {cause}", cause.way_out, reason=reason) from cause
+    if not isinstance(loaded, dict):
+        raise BadMedia(where, f"the descriptor file holds {type(loaded).__name__}, not a dictionary", reason="corrupt descriptors")
+    return {name: _as_array(name, value, where) for name, value in loaded.items()}
 
 
-def _as_array(tensor: Any) -> np.ndarray:
-    """A tensor as numpy has it: without a gradient, and as float32 where numpy lacks its type, as it lacks bfloat16.
+def _as_array(name: str, value: Any, where: str) -> Any:
+    """A tensor as numpy has it, and as float32 where numpy lacks its type, as it lacks bfloat16; another value as it is.
 
     Raises:
-        ValueError: it says that it has more than MOST_VALUES values; a few bytes can say so.
+        BadMedia: it says that it has more than MOST_VALUES values; a few bytes can say so.
     """
     import torch
 
-    if tensor.numel() > MOST_VALUES:
-        raise ValueError(f"a tensor of {tensor.numel()} values")
-    tensor = tensor.detach()
-    known = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
-    return (tensor if known else tensor.to(torch.float32)).numpy()
-
-
-def _numpy_globals() -> list[Any]:
-    """The functions and classes that a pickled array of numbers refers to; none of them runs code from the file."""
-    makers: list[Any] = [np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]]  # _reconstruct and scalar, which numpy keeps private
-    kinds = [type(np.dtype(code)) for code in "?bhilBHILefd"]
-    named = [(made, f"{core}.multiarray.{made.__name__}") for made in makers for core in ("numpy.core", "numpy._core")]
-    return [*named, (codecs.encode, "_codecs.encode"), np.ndarray, np.dtype, *kinds]
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.numel() > MOST_VALUES:
+        what = f"'{name}' is a tensor of {value.numel()} values, more than {MOST_VALUES}"
+        raise BadMedia(where, what, reason="corrupt descriptors")
+    known = not value.is_floating_point() or value.dtype in (torch.float16, torch.float32, torch.float64)
+    return (value if known else value.to(torch.float32)).numpy()
 
 
 def _pool_pose(loaded: dict[str, Any], where: str) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SILENCE = 1e-3
+"""Peaks below this share of full scale, -60 dB, count as silence."""
+
 
 @dataclass(frozen=True)
 class StreamSummary:
@@ -17,6 +20,7 @@ class StreamSummary:
         clips: different clips of all rows.
         extracted: clips that this extraction described; the others were in the table.
         seconds: wall time.
+        silent: rows whose sound stays below SILENCE; they are described all the same.
     """
 
     rows: int
@@ -26,6 +30,7 @@ class StreamSummary:
     clips: int
     extracted: int
     seconds: float
+    silent: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,42 +1,24 @@
-"""Reads files of tensors: safetensors, and the zip files that `torch.save` writes. Whatever a file holds, nothing of it is executed.
+"""Reads files of tensors: safetensors, and those that `torch.save` writes. Whatever a file holds, nothing of it is executed.
 
 A file that is damaged, or made to do harm, ends in a `CheckpointError`, in a time and memory that its size bounds.
 """
 
 from __future__ import annotations
 
-import pickle
-import struct
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hba_ray.data.torch_files import MALFORMED, TorchFileError, load_torch_file
 from hba_ray.errors import CheckpointError
 
 MOST_NAMES = 100_000
 """The whole Qwen2.5-Omni-7B has some 2 000 tensors."""
-UNREADABLE = (
-    OSError,  # zipfile's and the system's
-    RuntimeError,  # torch's own, RecursionError and NotImplementedError among them
-    ValueError,  # UnicodeDecodeError among them
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    EOFError,
-    MemoryError,
-    struct.error,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    SafetensorError,
-)
+UNREADABLE = (SafetensorError, *MALFORMED)
 """What the readers of torch and safetensors raise for bytes that they do not understand."""
 
 
@@ -53,7 +35,9 @@ def read_tensors(path: Path, *, way_out: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(str(path), "is missing or no file", way_out)
     try:
-        given = load_file(path) if path.suffix == ".safetensors" else _read_zip(path)
+        given = load_file(path) if path.suffix == ".safetensors" else load_torch_file(path)
+    except TorchFileError as cause:
+        raise CheckpointError(str(path), str(cause), f"{cause.way_out}; or {way_out}") from cause
     except UNREADABLE as cause:
         reason = (str(cause) or type(cause).__name__).strip().splitlines()[0]
         raise CheckpointError(str(path), f"is damaged: {reason}", way_out) from cause
@@ -65,12 +49,3 @@ def read_tensors(path: Path, *, way_out: str) -> dict[str, Tensor]:
         if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_floating_point():
             raise CheckpointError(str(path), f"is damaged: {name[:80]!r} is no tensor of floating-point numbers in memory", way_out)
     return dict(given)
-
-
-def _read_zip(path: Path) -> Any:
-    """What `torch.save` wrote. Its files are stored without compression, so their size bounds what reading them takes."""
-    with zipfile.ZipFile(path) as archive:
-        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-        if packed:
-            raise zipfile.BadZipFile(f"{packed[0][:80]!r} in it is compressed, as torch does not write it")
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -27,14 +27,19 @@ class SpecDifference:
     Attributes:
         differs_from: what the spec differs from.
         key: dotted key of the spec that makes the difference; empty where none does.
-        says: one sentence; or the value here and, in brackets, theirs, where that is all there is to say.
-        is_value: whether it is such values.
+        says: one sentence; empty where the two values say all.
+        values: of the key, here and there.
     """
 
     differs_from: From
     key: str
-    says: str
-    is_value: bool = False
+    says: str = ""
+    values: tuple[str, str] | None = None
+
+    @property
+    def is_value(self) -> bool:
+        """Whether there is no more to say than the values."""
+        return not self.says
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,29 @@ def sentences(found: Iterable[SpecDifference]) -> Iterator[str]:
     found = tuple(found)
     for other in get_args(From):
         own = [one for one in found if one.differs_from == other]
-        values = ", ".join(one.says for one in own if one.is_value)
+        values = ", ".join(f"{one.key}={one.values[0]} ({one.values[1]})" for one in own if one.values and one.is_value)
         if values:
             yield f"from {other}, whose values are in brackets: {values}."
         yield from (f"from {other}: {one.says}" for one in own if not one.is_value)
+
+
+VALUES = ("key", "ours", *get_args(From))
+"""Header of `value_table`."""
+
+
+def value_table(found: Iterable[SpecDifference], missing: str = "") -> Iterator[tuple[str, ...]]:
+    """A row for each key whose value differs: the key, the value here, the paper's, the released code's.
+
+    Args:
+        missing: stands where there is no difference.
+    """
+    by_key: dict[str, dict[From, tuple[str, str]]] = {}
+    for one in found:
+        if one.values and one.is_value:
+            by_key.setdefault(one.key, {})[one.differs_from] = one.values
+    for key, others in by_key.items():
+        ours = next(iter(others.values()))[0]
+        yield key, ours, *(others[other][1] if other in others else missing for other in get_args(From))
 
 
 def _from_paper(spec: ExperimentSpec, stated: dict[str, Any]) -> Iterator[SpecDifference]:
@@ -79,7 +103,7 @@ def _from_paper(spec: ExperimentSpec, stated: dict[str, Any]) -> Iterator[SpecDi
     for key, value in stated.items():
         section = key.partition(".")[0]
         if section in ("model", *spec.stages) and not _is_beside(key) and value != default.get(key) and _matters(spec, key):
-            yield SpecDifference("the paper", key, f"{key}={shown(value)} ({shown(default.get(key))})", is_value=True)
+            yield SpecDifference("the paper", key, values=(shown(value), shown(default.get(key))))
 
 
 def _is_beside(key: str) -> bool:
@@ -90,8 +114,7 @@ def _is_beside(key: str) -> bool:
 def _from_released(spec: ExperimentSpec, stated: dict[str, Any]) -> Iterator[SpecDifference]:
     for key, value in flat(AUTHORS).items():
         if stated[key] != value and _matters(spec, key):
-            values = f"{key}={shown(stated[key])} ({shown(value)})"
-            yield SpecDifference("the released code", key, _IN_WORDS.get(key, values), is_value=key not in _IN_WORDS)
+            yield SpecDifference("the released code", key, _IN_WORDS.get(key, ""), (shown(stated[key]), shown(value)))
 
 
 def _matters(spec: ExperimentSpec, key: str) -> bool:

@@ -26,7 +26,7 @@ from hba_ray.steps.results.evaluate import PREDICTIONS, SCORES
 from hba_ray.steps.results.judge import VERDICTS
 from hba_ray.steps.run import do_step, done_again
 from hba_ray.store import journal as journals
-from hba_ray.store.folders import LOCK_SECONDS, RESOLVED, Storage, claimed, note, read_lines, write_text
+from hba_ray.store.folders import LOCK_SECONDS, RESOLVED, Storage, claimed, note, write_text
 from hba_ray.store.follow import Metrics
 from hba_ray.store.mlflow import MlflowTracker, Status, standard_tags
 from hba_ray.store.provenance import changes, environment
@@ -169,9 +169,8 @@ def _recorded(tracker: journals.JournalTracker, spec: ExperimentSpec, fingerprin
 
 def _record_step(step: Step, run_folder: Path, tracker: journals.JournalTracker) -> None:
     """Adds the metrics and files of a done step, whichever run did it, to the record and to the run's folder."""
-    for line in read_lines(step.file(STEP_LOG)) if step.has(STEP_LOG) else ():
-        if "step" in line:
-            tracker.log_metrics(*shown_metrics(step.name, line))  # keeps of a metric what it does not have
+    for metrics, number in logged_metrics(step):
+        tracker.log_metrics(metrics, number)  # keeps of a metric what it does not have
     if step.kind.name == "atlas":
         tracker.log_input("atlas", step.fingerprint, step.folder.relative_to(run_folder.parent).as_posix())
     if step.arm:

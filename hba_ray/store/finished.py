@@ -142,8 +142,15 @@ def check_files(folder: Path, facts: Mapping[str, Any], step: str, *, only: str 
     if found:
         more = f"; {len(found) - 1} more files of the step are damaged" if len(found) > 1 else ""
         what = f"{found[0].what}; the finished step '{step}' made it{more}"
-        way_out = f"do the step again: hba run SPEC --redo {shlex.quote(step)}"
+        way_out = f"do the step again: give `hba run` the same spec and overrides and --redo {shlex.quote(step)}"
         raise DataError(str(folder / found[0].file), what, way_out, reason="corrupt file")
+
+
+def first_damage(folder: Path) -> Damage | None:
+    """The first file of a finished step that is gone or has another size; None where all are there, or the step is not done."""
+    facts = done(folder)
+    known = None if facts is None else known_files(folder, facts)
+    return next(damages(folder, known), None) if known else None
 
 
 def _changed(folder: Path, known: Mapping[str, str], memory: Path | None) -> Iterator[Damage]:

@@ -31,7 +31,7 @@ MLFLOW = "mlflow.db"
 """The MLflow store of a storage."""
 DONE = "done.json"
 """File of a finished step, with what it says of itself."""
-DO_AGAIN = "do the step again with `hba run SPEC --redo STEP`, or delete its folder"
+DO_AGAIN = "do the step again: give `hba run` the same spec and overrides and --redo STEP; or delete its folder"
 """The way out of a damaged file in the folder of a step."""
 _STEP = "step"
 """Key of `done.json`: the name of the folder, so that the folder of one step is not taken for that of another."""
@@ -239,9 +239,15 @@ def append_line(file: Path, facts: dict[str, Any], *, durable: bool = True) -> N
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file of lines; none where it is missing. A line whose writer died within it is left out."""
+    """The JSON objects of a file of lines; none where it is missing. A line whose writer died within it is left out.
+
+    Raises:
+        DataError: something else than a file stands in its place.
+    """
     if not file.exists():
         return []
+    if not file.is_file():
+        raise DataError(str(file), "is a folder, a pipe or a device, and no file", "move it away", reason="not a file")
     return [facts for line in file.read_bytes().splitlines() if (facts := object_in(line)) is not None]
 
 

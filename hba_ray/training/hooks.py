@@ -18,10 +18,13 @@ from typing import Any, Protocol
 
 from hba_ray.errors import CheckpointError, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
+from hba_ray.store.files import file_digests
 from hba_ray.store.folders import append_line, copy_folder, keep_lines, read_object
 from hba_ray.training.loop import Hook, Run, State, fit, gather_drops
 
 _STATE, _LAYOUT, _ENGINE, _BEST, _TAG = "state.json", "layout.json", "engine", "best", "engine"
+_DIGESTS = "digests-{rank}.json"
+"""File of a checkpoint with the digests of all that a rank has written."""
 RAY_RUN = "train"
 """Name under which Ray Train keeps checkpoints in the step's folder, and finds them when the driver is started again."""
 _START_OVER = "delete the step's folder to train from the start"
@@ -127,6 +130,7 @@ class Checkpoints(Hook):
             return
         state, before = state_of(folder), _read_json(folder, _LAYOUT)
         _check_engine(folder)
+        _check_digests(folder, run.rank)
         self._check_layout(folder, before)
         state.micro_batch = state.micro_batch * before["micro_batch"] // self.layout["micro_batch"]
         path, _ = run.engine.load_checkpoint(str(folder / _ENGINE), tag=_TAG, load_module_strict=False)
@@ -165,6 +169,7 @@ class Checkpoints(Hook):
                 (folder / _LAYOUT).write_text(json.dumps(dict(self.layout)))
                 if self._best.is_dir():
                     copy_folder(self._best, folder / _BEST)
+            (folder / _DIGESTS.format(rank=run.rank)).write_text(json.dumps(_digests(folder, sorted(_files(folder)))))
             self.store.save(folder, {"step": float(run.state.step), "epoch": float(run.state.epoch), **metrics})
 
 
@@ -247,6 +252,7 @@ def best_of(checkpoint: Path) -> tuple[Path, State]:
     """
     if not (checkpoint / _BEST).is_dir():
         raise CheckpointError(str(checkpoint), "holds no model", _START_OVER)
+    _check_digests(checkpoint, 0)
     return checkpoint / _BEST, state_of(checkpoint)
 
 
@@ -285,6 +291,31 @@ def _check_engine(checkpoint: Path) -> None:
     for file in files:
         if not zipfile.is_zipfile(file):
             raise CheckpointError(str(file), "is damaged: it was cut off", _START_OVER)
+
+
+def _files(folder: Path) -> Iterator[str]:
+    return (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    return dict(zip(names, file_digests([folder / name for name in names]), strict=True))
+
+
+def _check_digests(checkpoint: Path, rank: int) -> None:
+    """Refuses a checkpoint in which a file of this rank is gone or holds other bytes than were written; a former version wrote no digests.
+
+    Raises:
+        CheckpointError: names the file.
+    """
+    if not (checkpoint / _DIGESTS.format(rank=rank)).exists():
+        return
+    known = _read_json(checkpoint, _DIGESTS.format(rank=rank))
+    there = [name for name in known if (checkpoint / name).is_file()]
+    found = _digests(checkpoint, there)
+    for name, digest in known.items():
+        if found.get(name) != digest:
+            what = "holds other bytes than were written" if name in found else "is gone"
+            raise CheckpointError(str(checkpoint / name), what, _START_OVER)
 
 
 @dataclass

@@ -11,6 +11,7 @@ import hba_ray
 from hba_ray.actions import doctor
 from hba_ray.actions.doctor import check_machine
 from hba_ray.cluster.machine import Gpu, Machine
+from hba_ray.report.differences import sentences
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.needs.base import Check
 from tests.helpers.machines import machine
@@ -105,8 +106,8 @@ def test_the_files_of_the_released_sentences_are_named(tmp_path: Path):
 def test_the_differences_of_a_spec_are_those_of_its_checkpoints(tmp_path: Path):
     (tmp_path / "pytorch_model_fsdp.bin").touch()
     base = {"name": "x", "atlas": {"source": "toy"}, "sft": {"batch": 64}}
-    said = " ".join(doctor.known_differences(ExperimentSpec.model_validate(base)))
+    said = " ".join(sentences(doctor.known_differences(ExperimentSpec.model_validate(base))))
     assert "passes no audio or video" in said and "sft.epochs=5 (10)" in said
     released = base | {"sft": {"batch": 64, "checkpoint": str(tmp_path)}}
-    said = " ".join(doctor.known_differences(ExperimentSpec.model_validate(released)))
+    said = " ".join(sentences(doctor.known_differences(ExperimentSpec.model_validate(released))))
     assert "passes no audio or video" not in said and "sft.epochs" not in said

@@ -178,3 +178,22 @@ def test_workers_of_a_private_ray_are_forks_of_one_server(tmp_path: Path):
         wait_until(lambda: not Path(f"/proc/{pids[0][0]}").exists(), seconds=30)
         assert ray.get(workers[1].pids.remote()) == pids[1]
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in {*servers, *(pid for pid, _ in pids)}), seconds=30)
+
+
+def test_where_the_imports_fail_a_worker_is_started_by_itself_and_the_failure_is_noted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "broken_module.py").write_text("import time\ntime.sleep(1)\nraise OSError('no room')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    server = Server(folder, "broken_module")
+    program = tmp_path / "worker.py"
+    program.write_text("import os, sys\nprint(sys.argv[1:], os.environ['COLOUR'])\nsys.exit(3)\n")
+    early = server.ask(program, "early")  # waits while the server still imports
+    _, said = server.process.communicate(timeout=60)
+    assert "no room" in said
+    late = server.ask(program, "late")
+    for client, word in ((early, "early"), (late, "late")):
+        told, _ = client.communicate(timeout=60)
+        assert told.split() == [f"['{word}']", "green"] and client.returncode == 3
+    assert [file.name for file in folder.glob(f"*{forkserver.FAILED}")] == [forkserver.stem({}) + forkserver.FAILED]
+    server.close()

@@ -106,3 +106,13 @@ def test_a_row_of_another_dataset_is_another_row(tmp_path):
     parquet(tmp_path, "train", row(b"one"))
     parquet(tmp_path, "test", row(b"one", dataset="meld_emotion"))
     assert index_of(tmp_path).leaks == ()
+
+
+@pytest.mark.parametrize("layout", [parquet, jsonl])
+def test_a_row_that_is_there_again_under_another_id_is_told_and_kept(tmp_path, layout):
+    rows = [row(clip, sample_id=name) for clip, name in ((b"one", "a"), (b"two", "b"), (b"one", "c"), (b"six", "d"), (b"one", "e"))]
+    layout(tmp_path, "test", *rows)
+    layout(tmp_path, "train", row(b"ten", sample_id="f"), row(b"ten", sample_id="g"))
+    index = index_of(tmp_path, leaks="refuse")
+    assert [str(leak) for leak in index.leaks] == ["cremad: rows of test that are there once more under another id: 2 ('c', 'e')"]
+    assert len(index.table) == 7

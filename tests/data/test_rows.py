@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hba_ray.data.rows import MEDIA_COLUMNS, SCHEMA, parse_row
+from hba_ray.data.rows import LABEL_FILLED, LABEL_UNSEEN, MEDIA_COLUMNS, SCHEMA, parse_row
 from hba_ray.errors import BadMedia, DataError
 
 VALUES = st.recursive(
@@ -149,3 +149,12 @@ def test_a_data_error_survives_the_way_between_processes(error: DataError):
         error.way_out,
         error.reason,
     )
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [("sad", ()), (None, (LABEL_FILLED,)), ("", (LABEL_FILLED,)), (" Sad\u200b", (LABEL_UNSEEN,)), ("sad ", (LABEL_UNSEEN,)), ("Sad", ())],
+)
+def test_a_class_that_is_filled_in_or_holds_what_nobody_sees_is_told(stated: str | None, told: tuple[str, ...]):
+    row = parse_row(record(class_label=stated), where="row 1")
+    assert row.label == "sad" and row.changes == told

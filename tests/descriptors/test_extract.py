@@ -187,7 +187,8 @@ def test_a_missing_file_is_located_or_counted(odd_atlas, tmp_path):
 def test_health_says_what_is_wrong_by_dataset(odd_atlas, tmp_path):
     index = index_of(odd_atlas)
     before = {(one.dataset, one.stream): one for one in examine(tmp_path, ACOUSTIC, index, ("train",))}
-    assert before["toy_tone", "acoustic"].missing == before["toy_tone", "acoustic"].rows == 13
+    tone = before["toy_tone", "acoustic"]
+    assert (tone.rows, tone.missing) == (13, 12), "one row is text alone"
     run(odd_atlas, tmp_path)
     tone, nod = (one for one in sorted(examine(tmp_path, ACOUSTIC, index, ("train",)), key=lambda one: -one.rows))
     assert (tone.missing, tone.described, tone.silent) == (0, 5, 1)
@@ -219,3 +220,9 @@ def test_tables_are_parquet_that_says_what_it_holds(odd_atlas, tmp_path):
     silence = [row for row in rows if row["peak"] == 0.0]
     assert len(silence) == 1 and len(silence[0]["functionals"]) == 6373
     assert not os.listdir(folder / "frames") if (folder / "frames").exists() else True
+
+
+def test_silent_sounds_and_rows_of_text_alone_are_counted_as_what_they_are(odd_atlas, tmp_path):
+    index = index_of(odd_atlas)
+    assert sum(one.missing for one in examine(tmp_path, ACOUSTIC, index, ("train",))) == len(NAMES) - 1, "one row is text alone"
+    assert run(odd_atlas, tmp_path).streams["acoustic"].silent == 1

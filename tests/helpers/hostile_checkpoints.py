@@ -126,15 +126,19 @@ def _header(file: Path, random: Random, marker: Path) -> None:
     file.write_bytes(struct.pack("<Q", length) + text + data[8 + size :])
 
 
-def _entries(file: Path) -> dict[str, bytes]:
+def entries(file: Path | io.BytesIO) -> dict[str, bytes]:
+    """The files in a zip file."""
     with zipfile.ZipFile(file) as archive:
         return {entry.filename: archive.read(entry) for entry in archive.infolist()}
 
 
-def _write(file: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
-    with zipfile.ZipFile(file, "w", compression) as archive:
-        for name, data in entries.items():
+def zipped(parts: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip file of them."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", compression) as archive:
+        for name, data in parts.items():
             archive.writestr(name, data)
+    return made.getvalue()
 
 
 def _pickle_of(value: Any) -> bytes:
@@ -145,8 +149,8 @@ def _pickle_of(value: Any) -> bytes:
 
 def _other_pickle(file: Path, random: Random, marker: Path) -> None:
     """Another pickle in place of the one that describes the tensors; some would execute a program."""
-    entries = _entries(file)
-    name = next(entry for entry in entries if entry.endswith("data.pkl"))
+    parts = entries(file)
+    name = next(entry for entry in parts if entry.endswith("data.pkl"))
     deep: list[Any] = []
     for _ in range(200):
         deep = [deep]
@@ -165,16 +169,16 @@ def _other_pickle(file: Path, random: Random, marker: Path) -> None:
     made = random.choice(
         [_pickle_of(value) for value in values] + [b"\x80\x02.", b"c__builtin__\neval\n(S'1'\ntR.", b"\x80\x02}q\x00X\xff\xff\xff\x7fa."]
     )
-    _write(file, entries | {name: made})
+    file.write_bytes(zipped(parts | {name: made}))
 
 
 def _damaged_pickle(file: Path, random: Random, marker: Path) -> None:
-    entries = _entries(file)
-    name = next(entry for entry in entries if entry.endswith("data.pkl"))
-    data = bytearray(entries[name])
+    parts = entries(file)
+    name = next(entry for entry in parts if entry.endswith("data.pkl"))
+    data = bytearray(parts[name])
     for _ in range(random.choice((1, 3))):
         data[random.randrange(len(data))] = random.randrange(256)
-    _write(file, entries | {name: bytes(data)})
+    file.write_bytes(zipped(parts | {name: bytes(data)}))
 
 
 def _bare_pickle(file: Path, random: Random, marker: Path) -> None:
@@ -183,16 +187,16 @@ def _bare_pickle(file: Path, random: Random, marker: Path) -> None:
 
 def _bomb(file: Path, random: Random, marker: Path) -> None:
     """A few kilobytes that would become 64 megabytes."""
-    entries = _entries(file)
-    name = next(entry for entry in entries if entry.endswith("data.pkl"))
-    _write(file, entries | {name: entries[name] + bytes(64 << 20)}, zipfile.ZIP_DEFLATED)
+    parts = entries(file)
+    name = next(entry for entry in parts if entry.endswith("data.pkl"))
+    file.write_bytes(zipped(parts | {name: parts[name] + bytes(64 << 20)}, zipfile.ZIP_DEFLATED))
 
 
 def _without_storage(file: Path, random: Random, marker: Path) -> None:
-    entries = _entries(file)
-    name = random.choice(sorted(entries))
-    entries.pop(name) if random.random() < 0.5 else entries.update({name: entries[name][:-4]})
-    _write(file, entries)
+    parts = entries(file)
+    name = random.choice(sorted(parts))
+    parts.pop(name) if random.random() < 0.5 else parts.update({name: parts[name][:-4]})
+    file.write_bytes(zipped(parts))
 
 
 _ANY_FILE: list[Damage] = [_cut, _flip, _noise, _folder, _loop, _pipe, _gone]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hba_ray.report.differences import differences, sentences
+from hba_ray.report.differences import VALUES, differences, sentences, value_table
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
 from hba_ray.specs.experiment import AUTHORS
@@ -67,3 +67,12 @@ def test_responses_of_another_length_than_in_training_are_told():
         return any("another length where the model is scored" in line for line in sentences(differences(lengths)))
 
     assert told(4096, 512) and not told(512, 512)
+
+
+def test_values_that_differ_stand_in_a_table_of_keys():
+    found = differences(spec(stages=["sft"], sft={"epochs": 2}))
+    rows = {row[0]: row[1:] for row in value_table(found, missing="–")}
+    assert VALUES == ("key", "ours", "the paper", "the released code")
+    assert rows["sft.epochs"] == ("2", "5", "10")
+    assert rows["model.lora.scope"][1] == "–", "the paper says nothing of it"
+    assert "model.prompt_layout" not in rows, "what is said in words needs no values"

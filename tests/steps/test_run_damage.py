@@ -131,7 +131,22 @@ def test_weights_whose_bytes_have_flipped_are_not_evaluated(storage: Path):
     with pytest.raises(DataError, match="holds other bytes than when the step was finished; the finished step 'sft' made it") as refused:
         run(spec_of(storage, evaluate__max_new_tokens=5))
     assert refused.value.where == str(step.folder / "model" / "model.safetensors")
-    assert refused.value.way_out == "do the step again: hba run SPEC --redo sft"
+    assert refused.value.way_out == "do the step again: give `hba run` the same spec and overrides and --redo sft"
+
+
+def test_a_file_that_is_gone_is_told_by_plan_and_report(storage: Path, finished: Finished, tmp_path: Path):
+    """A report is read from a file of the run, so it can be printed; its reader is told all the same."""
+    file, said = tmp_path / "spec.yaml", CliRunner()
+    file.write_text(json.dumps(spec_of(storage).model_dump(mode="json")))
+    run_folder = storage / finished.folder.name
+    whole = [said.invoke(app, words).output for words in (["plan", str(file)], ["report", str(run_folder), "--format", "csv"])]
+    assert "damaged" not in whole[0] and "is gone" not in whole[1]
+    (steps_of(storage)["sft"].folder / "model" / "model.safetensors").unlink()
+    planned = said.invoke(app, ["plan", str(file)])
+    assert planned.exit_code == 0 and "damaged: model/model.safetensors is gone" in " ".join(planned.output.split())
+    reported = said.invoke(app, ["report", str(run_folder), "--format", "csv"])
+    assert reported.exit_code == 0
+    assert "model.safetensors: is gone; the tables were made before that" in " ".join(reported.output.split())
 
 
 @pytest.mark.parametrize("file", ["scores.json", "predictions.parquet"])

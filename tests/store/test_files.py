@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from hba_ray.errors import DataError
-from hba_ray.store.files import from_json, read_parquet
+from hba_ray.store.files import MEMORY, file_digest, from_json, read_parquet
 
 KIND = TypeAdapter(dict[str, int])
 
@@ -50,3 +50,10 @@ def test_a_table_of_other_columns_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"line": ["a"]}), file)
     with pytest.raises(DataError, match=r"its columns are \['line'\], not \['row'\]"):
         read_parquet(file, schema=wanted)
+
+
+def test_a_folder_in_place_of_the_memory_is_named(tmp_path: Path):
+    (tmp_path / "weights").write_bytes(b"weights")
+    (tmp_path / MEMORY).mkdir()
+    with pytest.raises(DataError, match=r"digests\.jsonl: is a folder, a pipe or a device, and no file\n  move it away"):
+        file_digest(tmp_path / "weights", memory=tmp_path)

@@ -193,3 +193,20 @@ def test_without_a_validation_split_the_last_epoch_is_kept(workshop: Workshop, t
     index = build_index(AtlasSpec(root=str(tmp_path), limit=3), tmp_path)
     trained = launch_sft(workshop.with_index(index).job(small_spec()), workshop.folder / "run")
     assert (trained.state.best_loss, trained.state.best_epoch) == (None, 1)
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found_before_training_goes_on(workshop: Workshop, cut_after):
+    cut_after(3)
+    with pytest.raises(Cut):
+        launch_sft(workshop.job(small_spec()), workshop.folder / "run")
+    checkpoint = workshop.folder / "run" / "checkpoint"
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and not path.name.startswith("digests-"))
+    assert {"state.json", "model.safetensors"} < {file.name for file in files}
+    for file in files:
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        with pytest.raises(CheckpointError) as refused:
+            launch_sft(workshop.job(small_spec()), workshop.folder / "run")
+        assert refused.value.where.startswith(str(file)), refused.value
+        file.write_bytes(whole)
+    assert launch_sft(workshop.job(small_spec()), workshop.folder / "run").state.finished

@@ -216,9 +216,6 @@ class BatchMaker:
             for bucket in self._buckets(own, share.micro_batches, generator):
                 yield Recipe(bucket, drops, window.epoch)
                 drops = []
-                if self.settings.attach is not None:
-                    batch.attached = self.settings.attach(batch, window.epoch)
-                yield batch
         if drops:  # every row of the window was bad, and prediction makes no fillers
             yield Recipe((), drops, window.epoch)
 

@@ -142,8 +142,8 @@ def _container_blocks(file: BinaryIO, size: int, where: str) -> Iterator[Block]:
     with open_container(file) as container:
         stream = stream_of(container, "audio", where)
         check_index(container, stream, size, "audio", where)
-        # AAC in WAV has no lengths of its frames, so that only the decoder can tell them apart.
-        unframed, waiting = container.format.name == "wav" and stream.codec_context.name == "aac", []
+        # AAC in WAV and W64 has no lengths of its frames, so that only the decoder can tell them apart.
+        unframed, waiting = container.format.name in ("wav", "w64") and stream.codec_context.name == "aac", []
         for packet in container.demux():
             end.add(packet)
             if packet.stream_index != stream.index:

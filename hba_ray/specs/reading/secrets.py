@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from urllib.parse import unquote
 
 from hba_ray.errors import EnvironmentMissing
@@ -73,30 +74,43 @@ def _parameter_is_secret(name: str) -> bool:
 
 
 def masked(text: str) -> str:
-    """A text in which passwords and tokens of addresses are hidden.
+    """A text in which users, passwords and tokens of addresses are hidden. Many services take a token as the user, with any password.
 
     >>> masked("at http://me:pa55@host:5000/x?token=abc&page=2")
-    'at http://me:***@host:5000/x?token=***&page=2'
+    'at http://***:***@host:5000/x?token=***&page=2'
     >>> masked("http://token@host")
     'http://***@host'
     """
+    return _masked(text, lambda user, password: MASK)
+
+
+def _masked(text: str, user_shown: Callable[[str, str], str]) -> str:
+    """The text with its secrets hidden.
+
+    Args:
+        user_shown: what to show of the user before an @, given the password.
+    """
     if "//" not in text and ":/" not in text:
         return text
-    text = _USER.sub(lambda found: f"{found[1]}{_hidden_user(found[2])}@", text)
+    text = _USER.sub(lambda found: f"{found[1]}{_hidden_user(found[2], user_shown)}@", text)
     return _PARAMETER.sub(lambda found: f"{found[1]}{MASK if _parameter_is_secret(found[2]) else found[3]}", text)
 
 
-def _hidden_user(text: str) -> str:
-    """What stands before the @ of an address, hidden; the name of a user with a password is shown."""
+def _hidden_user(text: str, user_shown: Callable[[str, str], str]) -> str:
+    """What stands before the @ of an address, hidden."""
     user, colon, password = text.partition(":")
-    is_name = password and not re.search(r"%3a|[?#]", user, re.IGNORECASE)
-    return f"{user if is_name else MASK}{colon}{password and MASK}"
+    return f"{user and user_shown(user, password)}{colon}{password and MASK}"
+
+
+def _name_shown(user: str, password: str) -> str:
+    """The user, where a password beside it says that it is a name."""
+    return user if password and not re.search(r"%3a|[?#]", user, re.IGNORECASE) else MASK
 
 
 def holds_secret(text: str) -> bool:
     """Whether a text holds a password or a token itself, and not only a reference to one."""
     bare = REFERENCE.sub(MASK, text)
-    return masked(bare) != bare
+    return _masked(bare, _name_shown) != bare
 
 
 def secret_references(text: str) -> list[str]:

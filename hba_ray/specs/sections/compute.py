@@ -146,5 +146,5 @@ class TrackingSpec(Spec):
 
     @property
     def shown(self) -> str | None:
-        """The tracking URI as it can be printed: `http://me:***@host`."""
+        """The tracking URI as it can be printed: `http://***:***@host`."""
         return None if self.mlflow is None else shown(self.mlflow)

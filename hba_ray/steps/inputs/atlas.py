@@ -39,7 +39,7 @@ class AtlasResult(Result):
         card: of a conversion: rows beside Table 7, and the reasons for differences.
         cards: of several conversions, where corpora are joined.
         changes: dataset -> what was changed in rows, or stated wrongly in them -> rows.
-        leaks: rows that are in two splits: the fields of `data.repeats.Leak`.
+        leaks: rows that are in two splits, or twice in one: the fields of `data.repeats.Leak`.
     """
 
     counts: dict[str, dict[Split, int]]
@@ -156,7 +156,7 @@ def say_found(changes: Mapping[str, Mapping[str, int]], leaks: Sequence[Mapping[
         for dataset, counted in sorted(changes.items())
     ]
     said = [f"Put right when the rows were read: {'; '.join(changed)}."] if changed else []
-    return [*said, *(f"Leak between splits, {Leak(**leak)}." for leak in leaks)]
+    return [*said, *(f"{'Repeated' if leak['split'] == leak['other'] else 'Leak between splits'}, {Leak(**leak)}." for leak in leaks)]
 
 
 def _identity(draft: Draft) -> dict[str, Any]:

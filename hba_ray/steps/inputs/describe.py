@@ -200,7 +200,8 @@ def open_descriptors(spec: ExperimentSpec, index: AtlasIndex) -> Descriptors:
 def _note(stream: str, found: StreamSummary) -> str:
     held = "a transcript" if stream == "transcripts" else "a vector"
     bad = f", {sum(found.bad.values())} are masked ({_counted(found.bad)})" if found.bad else ""
-    return f"Descriptors, {stream}: {found.described} of {found.rows} rows have {held}, {found.absent} have no clip for it{bad}."
+    silent = f", {found.silent} are silent" if found.silent else ""
+    return f"Descriptors, {stream}: {found.described} of {found.rows} rows have {held}, {found.absent} have no clip for it{bad}{silent}."
 
 
 def _counted(reasons: Mapping[str, int]) -> str:

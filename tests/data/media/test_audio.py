@@ -84,6 +84,15 @@ def test_lossy_sound_is_as_loud_as_the_average_of_its_channels(tmp_path, suffix,
     assert abs(len(got) - 16_000) < 1200
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [(".avi", "adpcm_ms"), (".avi", "adpcm_ima_wav"), (".w64", "aac"), (".w64", "mp2")])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_old_codecs_whose_containers_state_no_length_that_fits_are_read(tmp_path, suffix, codec, channels):
+    samples_CT = tones(channels, 48_000)
+    got = decode_audio(recorded(tmp_path / f"made{suffix}", codec, samples_CT, 48_000), 10.0, where="row 1")
+    assert loudness(got) == pytest.approx(loudness(samples_CT.mean(axis=0), 48_000), rel=0.05)
+    assert abs(len(got) - 16_000) < 1200
+
+
 def test_an_mp3_has_one_loudness_in_mono_and_stereo(tmp_path):
     """LAME itself scales by 0.95."""
     mono, stereo = (recorded(tmp_path / f"{n}.mp3", "libmp3lame", np.tile(tones(1, 48_000), (n, 1)), 48_000) for n in (1, 2))

@@ -51,7 +51,7 @@ def test_a_damaged_clip_is_decoded_or_refused(clip: bytes, kind: str, as_file: b
         try:
             READERS[kind](file if as_file else clip)
         except BadMedia as error:
-            assert error.where == "row 1" and error.reason.endswith((kind, f"{kind} stream", "file")), error
+            assert error.where == "row 1" and (kind in error.reason or error.reason.endswith("file")), error
             raise
 
     outcome(read)

@@ -30,10 +30,10 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "http://me:${oc.env:MLFLOW_PASSWORD}@host",
             "http://me:${oc.env:MLFLOW_PASSWORD}@host",
             "http://me:hush@host",
-            "http://me:***@host",
+            "http://***:***@host",
         ),
-        ("${oc.env:MLFLOW_URI}", "${oc.env:MLFLOW_URI}", "http://me:hush@host:5000", "http://me:***@host:5000"),
-        ('${oc.env: "MLFLOW_URI", null}', "${oc.env:MLFLOW_URI}", "http://me:hush@host:5000", "http://me:***@host:5000"),
+        ("${oc.env:MLFLOW_URI}", "${oc.env:MLFLOW_URI}", "http://me:hush@host:5000", "http://***:***@host:5000"),
+        ('${oc.env: "MLFLOW_URI", null}', "${oc.env:MLFLOW_URI}", "http://me:hush@host:5000", "http://***:***@host:5000"),
         ("https://host/${oc.env:OPENAI_API_KEY}/", "https://host/${oc.env:OPENAI_API_KEY}/", "https://host/sk-hush/", "https://host/***/"),
         ("${oc.env:PLAIN}", "http://host:5000", "http://host:5000", "http://host:5000"),
         ("${oc.env:NOT_SET,null}", None, None, None),
@@ -134,13 +134,13 @@ ADDRESSES = [
     ("http://hush:@h", "http://***:@h"),
     ("http://u%3Ahush@h", "http://***@h"),
     ("http://u%3ahush:x@h", "http://***:***@h"),
-    ("//u:hush@h", "//u:***@h"),
-    ("http://u:hush#x@h", "http://u:***@h"),
-    ("http://u:hush?x@h", "http://u:***@h"),
-    ("http://u:x/hush@h", "http://u:***@h"),
-    ("http://u:x hush@h", "http://u:***@h"),
-    ("http://u:x@hush@h", "http://u:***@h"),
-    ("HTTP:///u:hush@h", "HTTP:///u:***@h"),
+    ("//u:hush@h", "//***:***@h"),
+    ("http://u:hush#x@h", "http://***:***@h"),
+    ("http://u:hush?x@h", "http://***:***@h"),
+    ("http://u:x/hush@h", "http://***:***@h"),
+    ("http://u:x hush@h", "http://***:***@h"),
+    ("http://u:x@hush@h", "http://***:***@h"),
+    ("HTTP:///u:hush@h", "HTTP:///***:***@h"),
     ("https://h/?apiKey=hush", "https://h/?apiKey=***"),
     ("https://h/?a=1;pwd=hush", "https://h/?a=1;pwd=***"),
     ("https://h/?api%5Fkey='hush'", "https://h/?api%5Fkey=***"),
@@ -230,6 +230,6 @@ def test_texts_of_a_mebibyte_are_searched_in_a_moment():
 def test_what_libraries_say_is_shown_without_secrets(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_PASSWORD", "hush")
     said = without_secrets("API request to http://me:hush@host/api?token=hush failed for hush", "http://me:${oc.env:MLFLOW_PASSWORD}@host")
-    assert said == "API request to http://me:***@host/api?token=*** failed for ***"
+    assert said == "API request to http://***:***@host/api?token=*** failed for ***"
     assert masked("redis://:hush@host#access_token=hush") == "redis://:***@host#access_token=***"
     assert masked("see http://host:5000/a@b?page=2 and c:d@e") == "see http://host:5000/a@b?page=2 and c:d@e"
