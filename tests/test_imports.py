@@ -19,7 +19,7 @@ NAMES = [file.relative_to(ROOT / "hba_ray").as_posix() for file in FILES]
 
 PRIVATE_NAMES = {
     "cluster/ray_private.py": "what Ray offers under private names only, behind functions of ours",
-    "cluster/forkserver.py": "seeds of Ray's ids, and os._exit; it runs as a script, where the package may not be installed",
+    "cluster/forkable.py": "seeds of Ray's ids, and os._exit; it runs as a script, where the package may not be installed",
     "rl/patches.py": "defects of verl and vLLM, mended where they are; versions are fixed",
     "rl/rollouts.py": "methods of verl's agent loop that a loop of one's own overrides",
     "rl/settings.py": "reads verl's configuration without resolving it",

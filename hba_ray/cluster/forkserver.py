@@ -266,17 +266,15 @@ def serve(folder: str, name: str) -> tuple[Request, list[int]]:
 
 @contextmanager
 def _failure_noted(folder: str, name: str) -> Iterator[None]:
-    """Notes beside the socket that the block has raised, so that clients neither wait for the server nor start it again.
-
-    Raises:
-        BaseException: what the block raises, whatever it is: the process ends with it.
-    """
+    """Notes beside the socket that the block has raised, so that clients neither wait for the server nor start it again."""
+    whole = False
     try:
         yield
-    except BaseException:
-        with _private(folder) as private:
-            os.close(_open_file(private, name + FAILED, os.O_WRONLY))
-        raise
+        whole = True
+    finally:
+        if not whole:
+            with _private(folder) as private:
+                os.close(_open_file(private, name + FAILED, os.O_WRONLY))
 
 
 def _listener(folder: str, name: str) -> socket.socket:

@@ -1,6 +1,6 @@
 """What Ray 2.60 offers under private names only, in one file, so that an upgrade of Ray is checked in one place.
 
-(`forkserver.py` uses `ray._raylet` beside this: it runs as a script, where this package may not be installed.)
+(`forkable.py` uses `ray._raylet` beside this: it runs as a script, where this package may not be installed.)
 """
 
 from __future__ import annotations
