@@ -97,8 +97,8 @@ def test_packing_goes_on_where_it_was_broken_off(released, tmp_path):
     Packing(released, MEDIA, tmp_path).write(spread_here, told.append)
     assert files[1].read_bytes() == content[1] and files[0].read_bytes() == b"left alone"
     assert len(told) == 2 and sum(told) == len(released.table)
-    with pytest.raises(DataError, match=r"000000\.arrow: cannot be read"):
-        list(read_rows(replace(released, pack=Pack(str(tmp_path))), [0]))
+    (bad,) = read_rows(replace(released, pack=Pack(str(tmp_path))), [0])
+    assert isinstance(bad, DataError) and "000000.arrow: cannot be read" in str(bad)
 
 
 def test_sound_of_16_bits_is_kept_as_such_and_other_sound_as_it_is():
