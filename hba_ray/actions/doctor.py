@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from hba_ray.cluster.environment import install
 from hba_ray.cluster.machine import Machine, look
-from hba_ray.cluster.session import CONNECT_SECONDS, check_reachable
+from hba_ray.cluster.session import CONNECT_SECONDS, check_reachable, local_cpus
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.models.settings import settled
 from hba_ray.report.differences import SpecDifference, differences

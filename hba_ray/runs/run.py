@@ -21,6 +21,7 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
 from hba_ray.specs.load import as_yaml
 from hba_ray.steps.base import STEP_LOG, Context, Step
+from hba_ray.steps.metrics import logged_metrics
 from hba_ray.steps.results.compare import COMPARISON, DIFFERENCES
 from hba_ray.steps.results.evaluate import PREDICTIONS, SCORES
 from hba_ray.steps.results.judge import VERDICTS
