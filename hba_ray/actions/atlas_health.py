@@ -129,8 +129,9 @@ def content_findings(index: AtlasIndex, *, workers: int = 4, progress: Callable[
     with ThreadPoolExecutor(workers) as pool:
         while some := list(islice(rows, _DECODED_ROWS)):
             for row, digests in zip(some, pool.map(_digests, some), strict=True):
-                for digest in digests if isinstance(row, Row) else ():
-                    where[digest].append((done, row))
+                if isinstance(row, Row):
+                    for digest in digests:
+                        where[digest].append((done, row))
                 done += 1
                 progress(done)
     found: set[Finding] = set()
@@ -282,7 +283,7 @@ def _digests(row: Row | DataError) -> set[str]:
     """Names of a row's clips; of one that cannot be read there are none."""
     if isinstance(row, DataError):
         return set()
-    clips = [(modality, clip) for modality, several in row.media.items() for clip in several]
+    clips = [(modality, clip) for modality, several in row.files.items() for clip in several]
     return {digest for modality, clip in clips if (digest := content_digest(modality, clip))}
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from hba_ray.convert.discretise import MOSEI_EMOTIONS
 from hba_ray.convert.media import files_below
@@ -74,7 +75,8 @@ def read_csd(path: Path) -> dict[str, list[Segment]]:
     try:
         with h5py.File(path) as file:
             (name,) = file.keys()
-            for video, held in file[name]["data"].items():
+            videos: Any = file[name]
+            for video, held in videos["data"].items():
                 times, values = held["intervals"][:].tolist(), held["features"][:].astype(str).tolist()
                 found[video] = [_segment(time, value) for time, value in zip(times, values, strict=True)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as cause:

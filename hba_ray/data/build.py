@@ -155,7 +155,7 @@ def _group_means(shard: Shard) -> list[int]:
 
 
 def _clips(row: Row) -> Iterator[bytes | Path]:
-    for held in (row.media, row.descriptors):
+    for held in (row.files, row.descriptors):
         yield from (clip for clips in held.values() for clip in clips)
 
 

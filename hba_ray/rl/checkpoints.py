@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -80,7 +81,7 @@ def write_trained(checkpoint: Path, start: Path, folder: Path) -> None:
         for file in start.iterdir():
             if not file.name.startswith("model"):
                 shutil.copyfile(file, draft / file.name)
-        config = Qwen2_5OmniConfig.from_pretrained(start)
+        config: Any = Qwen2_5OmniConfig.from_pretrained(start)
         config.dtype = config.thinker_config.dtype = next(iter(tensors.values())).dtype
         config.save_pretrained(draft)
         files = shards.TensorFiles(draft, tensors)

@@ -49,8 +49,6 @@ STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
 TRAINED_ON = ("train", "validation")
 """The splits that training looks at."""
-READ_EXACTLY = "text, frames and sound are read exactly now: control characters, rotation, several channels, seeking"
-"""Why what former versions of hba_ray made from rows and clips is made again."""
 Drops = dict[str, dict[str, int]]
 """dataset -> reason -> rows."""
 Lost = dict[str, Drops]

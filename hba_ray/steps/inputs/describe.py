@@ -15,7 +15,7 @@ from hba_ray.descriptors.summary import StreamSummary
 from hba_ray.progress import phases
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.descriptors import STREAMS, DescriptorsSpec, Stream
-from hba_ray.steps.base import READ_EXACTLY, TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind
+from hba_ray.steps.base import TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind
 from hba_ray.steps.held_out import held_out, untrained
 from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.software import ExtractorPackages
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from hba_ray.data.atlas import AtlasIndex
     from hba_ray.descriptors.vectors import Descriptors
+
+READ_EXACTLY = "text, frames and sound are read exactly now: control characters, rotation, several channels, seeking"
+"""Why what former versions of hba_ray made from rows and clips is made again."""
 
 
 def settings(spec: ExperimentSpec) -> DescriptorsSpec:

@@ -16,7 +16,7 @@ from hba_ray.evaluation.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, b
 from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
-from hba_ray.steps.base import READ_EXACTLY, Context, Draft, Result, Step, StepKind, precision_of, training_resources
+from hba_ray.steps.base import Context, Draft, Result, Step, StepKind, precision_of, training_resources
 from hba_ray.steps.held_out import held_out
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import check_rows, check_some_left, losses
@@ -65,9 +65,9 @@ class EvaluateSteps(StepKind[EvaluateResult]):
     """Predicts the split with each arm, and scores the predictions."""
 
     name = "evaluate"
-    version = 4
+    version = 5
     unversioned = 3
-    raised = READ_EXACTLY
+    raised = "datasets outside the benchmark count in no mean, unless they are trained on"
     result_type = EvaluateResult
     check = staticmethod(backbone.check_window)
 

@@ -22,7 +22,7 @@ from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.bam import BamSpec
-from hba_ray.steps.base import READ_EXACTLY, STEP_LOG, Context, Draft, Result, Step, StepKind, precision_of, training_resources
+from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, Step, StepKind, precision_of, training_resources
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import losses
 from hba_ray.steps.needs.base import Need
@@ -60,7 +60,7 @@ class StatesSteps(StepKind[StatesResult]):
     name = "states"
     version = 4
     unversioned = 2
-    raised = READ_EXACTLY
+    raised = describe.READ_EXACTLY
     result_type = StatesResult
 
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
@@ -142,9 +142,9 @@ class BamSteps(StepKind[BamResult]):
     """Trains the adapters of each dataset on the frozen SFT model (paper section 3.6)."""
 
     name = "bam"
-    version = 3
+    version = 4
     unversioned = 2
-    raised = READ_EXACTLY
+    raised = "rows come in the order of supervised training, each weighs the same, and dropout is drawn for each row"
     result_type = BamResult
     working = (LIVE,)
     check = staticmethod(backbone.check_window)

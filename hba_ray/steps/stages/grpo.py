@@ -16,7 +16,7 @@ from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.rl import CUT_SHARE, EQUAL_GROUPS
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps.base import READ_EXACTLY, STEP_LOG, TRAINED_ON, Context, Draft, Result, Step, StepKind, precision_of
+from hba_ray.steps.base import STEP_LOG, TRAINED_ON, Context, Draft, Result, Step, StepKind, precision_of
 from hba_ray.steps.held_out import held_out
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import losses
@@ -71,9 +71,9 @@ class GrpoSteps(StepKind[GrpoResult]):
     """Trains the decoder by reinforcement learning (paper appendix B.2)."""
 
     name = "grpo"
-    version = 4
+    version = 5
     unversioned = 2
-    raised = READ_EXACTLY
+    raised = "every sampled response has a seed of its own, so that a run repeats itself"
     result_type = GrpoResult
     working = ("start", "rows", "checkpoints", "rollouts")
     check = staticmethod(backbone.check_window)
