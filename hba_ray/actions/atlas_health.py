@@ -22,7 +22,7 @@ import numpy as np
 from hba_ray.actions.check_atlas import Clips
 from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.media import LONGEST_SECONDS, SHORTEST_SIDE, decode_audio, decode_image, decode_video
-from hba_ray.data.repeats import PAIRS, text_digest
+from hba_ray.data.repeats import PAIRS, WITHOUT_REPEATS, Leak, text_digest
 from hba_ray.data.rows import Row, contradicts, parse_row
 from hba_ray.data.shards import records
 from hba_ray.data.text import visible
@@ -35,6 +35,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 SHARE_OFF = 0.02
 """A label whose share of its dataset is further from the published one is told."""
 _DECODED_ROWS = 16
+ROW_TWICE = "row twice"
 SILENT, DARK = 1e-3, 25
 """Peaks of sound, and grey levels, below which two clips are alike without being the same recording."""
 
@@ -94,21 +95,14 @@ def row_findings(index: AtlasIndex) -> list[Finding]:
     """What texts and names of files tell of the rows of an index, of those that were left out, and of the labels."""
     seen = {one.line: one for one in _seen(index)}
     found = [Finding("error", drop.reason, drop.dataset, drop.split, drop.row, "is left out, or stops a run") for drop in index.drops]
-    found += [
-        Finding(
-            "error", "row in two splits", leak.dataset, f"{leak.split}, {leak.other}", sample, "question, answer and clips are the same"
-        )
-        for leak in index.leaks
-        if leak.kind == "row"
-        for sample in leak.samples
-    ]
+    found += [_of_leak(leak, sample) for leak in index.leaks if leak.kind == "row" for sample in leak.samples]
     found += _crossing(seen, "sample_id in two splits", {line: _of(one, one.sample_id) for line, one in seen.items()})
     found += _crossing(seen, "clip in two splits", {line: _of_corpus(one, one.clip_id) for line, one in seen.items()})
     for source, (what, pattern, severity) in GROUPS.items():
         groups = {line: _of_corpus(one, _group(one, pattern)) for line, one in seen.items() if one.row.dataset.source == source}
         found += _crossing(seen, f"{what} in two splits", groups, severity)
     found += _repeated(seen, "sample_id twice", {line: _of(one, one.sample_id) for line, one in seen.items()})
-    found += _repeated(seen, "row twice", {line: one.content for line, one in seen.items()})
+    found += _repeated(seen, ROW_TWICE, {line: one.content for line, one in seen.items() if one.split not in WITHOUT_REPEATS})
     for one in seen.values():
         place = (one.row.dataset.id, one.split, one.row.sample_id)
         if one.is_contradicted:
@@ -194,6 +188,14 @@ def write_findings(findings: Sequence[Finding], file: Path) -> None:
 
 def _place(finding: Finding) -> tuple[object, ...]:
     return SEVERITIES.index(finding.severity), finding.kind, finding.dataset, finding.split, finding.row
+
+
+def _of_leak(leak: Leak, sample: str) -> Finding:
+    """A row of a leak, which the index has compared by its clips too; in one split it is there under two ids."""
+    what = "question, answer and clips are the same"
+    if leak.is_across:
+        return Finding("error", "row in two splits", leak.dataset, f"{leak.split}, {leak.other}", sample, what)
+    return Finding("warning", ROW_TWICE, leak.dataset, leak.split, sample, f"{what} as of an earlier row")
 
 
 def _seen(index: AtlasIndex) -> Iterator[_Seen]:

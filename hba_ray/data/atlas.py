@@ -302,7 +302,7 @@ class _Making:
         repeats = find_repeats(self.kept, lambda lines: read_rows(index, lines))
         for line, before in repeats.duplicates.items():
             self._drop(_is_there_twice(self.places[line], self.places[before]), self.kept[line].split, self.kept[line].dataset)
-        across = [leak for leak in repeats.leaks if leak.split != leak.other]
+        across = [leak for leak in repeats.leaks if leak.is_across]
         if across and self.spec.leaks == "refuse":
             what = f"rows are in two splits: {across[0]}"
             raise DataError(self.root, what, "take them out of one, or set atlas.leaks=tell", reason="leak between splits")

@@ -15,8 +15,10 @@ from typing import Literal
 from hba_ray.data.rows import MEDIA_COLUMNS, Row
 from hba_ray.errors import DataError
 
-PAIRS = (("test", "train"), ("validation", "train"), ("test", "validation"), ("test", "test"), ("validation", "validation"))
-"""Splits that should share no row; and those in which none should be there under two ids. Training may see a row twice."""
+PAIRS = (("test", "train"), ("validation", "train"), ("test", "validation"))
+"""Splits that should share no row."""
+WITHOUT_REPEATS = ("test", "validation")
+"""Splits in which no row should be there under two ids. Training may see a row twice."""
 NAMED = 10
 """Rows of a leak that are named."""
 Clip = tuple[str, int, str | Path]
@@ -58,9 +60,14 @@ class Leak:
     rows: int
     samples: tuple[str, ...]
 
+    @property
+    def is_across(self) -> bool:
+        """Whether the rows are in two splits, not twice in one."""
+        return self.split != self.other
+
     def __str__(self) -> str:
         named = ", ".join(f"'{sample}'" for sample in self.samples) + (", …" if self.rows > len(self.samples) else "")
-        if self.split == self.other:
+        if not self.is_across:
             return f"{self.dataset}: rows of {self.split} that are there once more under another id: {self.rows} ({named})"
         same = f"in {self.other}, too" if self.kind == "row" else f"in {self.other} by sample_id, with other content"
         return f"{self.dataset}: rows of {self.split} that are {same}: {self.rows} ({named})"
@@ -172,10 +179,10 @@ def _digest(clip: str | Path, known: dict[Path, str]) -> str:
 
 
 def _leaks(kept: Sequence[Kept], ids: Mapping[int, str], contents: Mapping[int, object]) -> Iterator[Leak]:
-    """What each pair of splits shares. A row that is the same is not told of a second time for its id."""
+    """What each pair of splits shares, then what is in one split twice. A row that is the same is not told of again for its id."""
     names = {line: (kept[line].dataset, sample) for line, sample in ids.items()}
     kinds: tuple[tuple[Literal["row", "sample_id"], Mapping[int, object]], ...] = (("row", contents), ("sample_id", names))
-    for split, other in PAIRS:
+    for split, other in (*PAIRS, *((split, split) for split in WITHOUT_REPEATS)):
         told: set[int] = set()
         for kind, of_line in kinds:
             first = {value: line for line, value in sorted(of_line.items(), reverse=True) if kept[line].split == other}

@@ -207,8 +207,8 @@ def _label(record: Mapping[str, Any], answer: str, dataset: Dataset, where: str,
     if stated and answered not in (None, find_label(stated, dataset)):
         what = f"the answer is '{visible(answer)}' and the class_label '{visible(stated)}'"
         raise DataError(where, what, "correct one of them", reason="answer contradicts label")
-    if not stated:
-        return label, [LABEL_FILLED]
+    if not stated:  # a file without the column states no classes, so there none is filled in
+        return label, [LABEL_FILLED] if "class_label" in record else []
     return label, [LABEL_UNSEEN] if stated.strip() != stated or visible(stated) != stated else []
 
 

@@ -106,6 +106,10 @@ def row_of_test_twice(rows: Rows) -> None:
     rows["test"].append(dict(rows["test"][0]))
 
 
+def row_of_test_under_another_id(rows: Rows) -> None:
+    rows["test"].append(rows["test"][0] | {"sample_id": "test-3"})
+
+
 def contradicting_label(rows: Rows) -> None:
     rows["test"][0]["class_label"] = "happy"
 
@@ -139,6 +143,7 @@ SEEDED: list[tuple[Callable[[Rows], None], str, str, str, Sequence[str]]] = [
     (same_actor_of_another_corpus, "warning", "video in two splits", "test-0", ()),
     (row_of_training_twice, "warning", "sample_id twice", "train-0", ("row twice",)),
     (row_of_test_twice, "error", "duplicate sample", "row 3", ()),
+    (row_of_test_under_another_id, "warning", "row twice", "test-3", ()),
     (contradicting_label, "error", "answer contradicts label", "row 0", ()),
     (contradicting_signature, "warning", "modality_signature", "train-0", ()),
     (missing_text, "warning", "missing text", "train-0", ()),

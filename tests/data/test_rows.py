@@ -158,3 +158,8 @@ def test_a_data_error_survives_the_way_between_processes(error: DataError):
 def test_a_class_that_is_filled_in_or_holds_what_nobody_sees_is_told(stated: str | None, told: tuple[str, ...]):
     row = parse_row(record(class_label=stated), where="row 1")
     assert row.label == "sad" and row.changes == told
+
+
+def test_a_row_without_the_column_of_classes_has_none_filled_in():
+    row = parse_row(record(), where="row 1")
+    assert row.label == "sad" and row.changes == ()

@@ -63,6 +63,7 @@ class MadeUp:
 def use_made_up(monkeypatch: pytest.MonkeyPatch, *, narrower: bool = False) -> None:
     """Let experiments have these descriptors, and extract nothing."""
     replace_make(monkeypatch, "describe", lambda context: describe.DescribeResult(streams={}))
+    monkeypatch.setattr(describe.DescribeSteps, "needs", lambda self, spec: [])
 
     def opened(spec: object, index: AtlasIndex) -> MadeUp:
         return MadeUp.of(index).narrower() if narrower else MadeUp.of(index)

@@ -61,7 +61,7 @@ def test_values_can_refer_to_others(write):
         ("name: x\natlas:\n  source: toy\nrank: 8\n", 4, "did you mean 'model.lora.rank'"),
         ("name: x\natlas:\n  source: toy\n  modalties: [text]\n", 4, "did you mean 'atlas.modalities'"),
         ("name: x\natlas:\n  source: toy\nsft: {epochs: 0}\n", 4, "greater than or equal to 1"),
-        ("name: x\natlas:\n  source: mosei\n", 3, "'released'"),
+        ("name: x\natlas:\n  source: gestures\n", 3, "'released'"),
         ("name: x\natlas:\n  source: toy\n  modalities: [audio]\n", 2, "must contain text"),
         ("name: x\natlas:\n  source: released\n", 2, "atlas.root=FOLDER"),
         ("name: a/b\natlas:\n  source: toy\n", 1, "should match pattern"),

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from hba_ray.data.media.sizes import PATCH
 from hba_ray.models.size.shape import LANGUAGE_LINEARS, Shape, Text
 from hba_ray.specs.sections.atlas import MediaSpec
 from hba_ray.specs.sections.model import ModelSpec
@@ -50,6 +49,8 @@ def row_size(media: MediaSpec, modalities: tuple[str, ...], *, more_text: int = 
     >>> row_size(MediaSpec(), ("text", "audio", "video"))
     RowSize(tokens=776, audio=500, patches=1504)
     """
+    from hba_ray.data.media.sizes import PATCH  # its package imports the decoders, and a plan that is refused should need none
+
     audio = media.audio_seconds if "audio" in modalities else 0
     visual = media.video_frames // 2 * (media.video_pixels // PATCH**2) if "video" in modalities else 0
     return RowSize(TEXT_TOKENS + more_text + int(AUDIO_TOKENS * audio) + visual, int(AUDIO_POSITIONS * audio), 4 * visual)

@@ -156,7 +156,7 @@ def say_found(changes: Mapping[str, Mapping[str, int]], leaks: Sequence[Mapping[
         for dataset, counted in sorted(changes.items())
     ]
     said = [f"Put right when the rows were read: {'; '.join(changed)}."] if changed else []
-    return [*said, *(f"{'Repeated' if leak['split'] == leak['other'] else 'Leak between splits'}, {Leak(**leak)}." for leak in leaks)]
+    return [*said, *(f"{'Leak between splits' if leak.is_across else 'Repeated'}, {leak}." for leak in (Leak(**leak) for leak in leaks))]
 
 
 def _identity(draft: Draft) -> dict[str, Any]:

@@ -72,6 +72,8 @@ class DescribeSteps(StepKind[DescribeResult]):
         draft.add(self, identity, f"extract {', '.join(chosen.streams)} of every clip", resources=resources, uses_ray=True)
 
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
+        if spec.descriptors.use_released and any(part.source == "released" for part in spec.atlas.parts):
+            return []  # the rows may bring descriptors with them; whether all do is known when they are read
         return [ExtractorPackages("descriptors.streams", stream, spec.compute) for stream in settings(spec).streams]
 
     def make(self, context: Context) -> DescribeResult:

@@ -217,7 +217,7 @@ def test_a_reference_is_secret_by_its_place_in_an_address_whatever_its_name(read
     ],
 )
 def test_ordinary_texts_are_taken_and_shown_as_they_are(read, text: str):
-    assert masked(text) == text and read(f"compute.storage={text}").compute.storage == text
+    assert masked(text) == text and read(f"tracking.experiment={text}").tracking.experiment == text
 
 
 def test_texts_of_a_mebibyte_are_searched_in_a_moment():
