@@ -59,6 +59,7 @@ BY_HAND = {
     "bam": {"datasets": {}},
     "states": {"rows": {}},
     "describe": {"streams": {}},
+    "pack": {"rows": 0, "mib": 0.0},
     "judge": JUDGED | {"input_tokens": 1, "output_tokens": 1},
     "compare": {"against": "sft", "datasets": 1},
     "retention": {"arm": "sft", "rows": 0, "clips": 0, "unreadable": 0},

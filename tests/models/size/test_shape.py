@@ -35,9 +35,9 @@ def test_a_released_size_has_the_weights_that_transformers_makes(shape: Shape, b
     assert shape_in(config.to_dict(), "here") == shape == shape_in({"thinker_config": config.to_dict()}, "here")
 
 
-def test_the_shape_of_a_folder_is_that_of_its_config(tiny: Path):
-    shape = shape_of_folder(tiny)
-    assert shape.weights == counted(on_meta(Qwen2_5OmniThinkerConfig.from_pretrained(tiny)))
+def test_the_shape_of_a_folder_is_that_of_its_config(tiny_backbone: Path):
+    shape = shape_of_folder(tiny_backbone)
+    assert shape.weights == counted(on_meta(Qwen2_5OmniThinkerConfig.from_pretrained(tiny_backbone)))
 
 
 @pytest.mark.parametrize(
