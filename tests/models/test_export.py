@@ -26,8 +26,8 @@ def test_transformers_loads_the_export_and_it_answers_as_the_trained_model(tiny,
     with torch.no_grad():
         torch.testing.assert_close(full.thinker(**inputs).logits, trained, atol=1e-4, rtol=1e-4)
     thinker = load_backbone(str(tmp_path / "model"), dtype=torch.float32)
-    with torch.no_grad():
-        assert torch.equal(thinker(**inputs).logits, full.thinker(**inputs).logits)
+    with torch.no_grad():  # equal up to rounding: ours attends by batches of windows in both towers
+        torch.testing.assert_close(thinker(**inputs).logits, full.thinker(**inputs).logits, atol=1e-4, rtol=1e-4)
     messages = [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "Who speaks?"}]}]
     processor = AutoProcessor.from_pretrained(tmp_path / "model")
     assert processor.apply_chat_template(messages, tokenize=False) == tiny.processor.apply_chat_template(messages, tokenize=False)
