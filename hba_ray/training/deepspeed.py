@@ -49,8 +49,9 @@ def join_process_group(*, gpu: bool) -> None:
     if not gpu:  # an operator for inference that DeepSpeed would compile for a minute at first use
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not torch.distributed.is_initialized():
-        os.environ.update(LOCAL_RANK="0", RANK="0", WORLD_SIZE="1")
         torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
+    if torch.distributed.get_world_size() == 1:  # which DeepSpeed does not take from the group
+        os.environ.update(LOCAL_RANK="0", RANK="0", WORLD_SIZE="1")
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
 
 
