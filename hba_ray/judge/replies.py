@@ -68,7 +68,7 @@ class Completion(BaseModel):
 class Named(BaseModel):
     """A thing that the endpoint has a name for: a model, a file."""
 
-    id: Name
+    id: Name = Field(min_length=1)
 
 
 class Models(BaseModel):

@@ -111,6 +111,13 @@ def test_whatever_comes_of_the_batch_api_is_a_verdict_or_unreadable_or_a_located
             assert error.where.startswith("judge ") and CANDIDATE not in str(error)
 
 
+@pytest.mark.parametrize("route", ["POST /v1/files", "POST /v1/batches"])
+def test_a_batch_or_a_file_without_a_name_is_refused(route: str, server: HostileServer, tmp_path: Path):
+    server.answer = lambda line, body: hostile.http(spelled(SOUND[line] | ({"id": ""} if line == route else {}) if line in SOUND else {}))
+    with pytest.raises(EnvironmentMissing, match="judge "):
+        grade(1, server.spec(batch=True), tmp_path)
+
+
 def test_a_reply_byte_by_byte_ends_at_the_deadline(server: HostileServer, tmp_path: Path):
     server.answer = to_each([hostile.drip()])
     (verdict,) = grade(1, server.spec(timeout_seconds=1.5), tmp_path)
