@@ -137,8 +137,11 @@ def main(ceiling: float) -> None:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    out = forward(built, inputs)
-    kept = resident() - before - weights
+    own = {weight.untyped_storage().data_ptr() for weight in built.parameters()}
+    with counted_storages() as counted:
+        out = forward(built, inputs)
+    kept = sum(size for address, size in counted.items() if address not in own)
+    held = resident() - before
     ended.set()
     watcher.join()
     row = row_of(inputs["input_ids"].shape[1], 50 * AUDIO_SECONDS, len(inputs["pixel_values_videos"]))
@@ -146,6 +149,7 @@ def main(ceiling: float) -> None:
     found = {
         "weights": {"measured": weights, "estimated": told.weights},
         "kept": {"measured": kept, "estimated": told.activations},
+        "held": {"measured": held, "estimated": told.weights + told.activations},
         "peak": {"measured": max(peak, resident())},
         "tokens": row.tokens,
         "finite": bool(torch.isfinite(out.class_loss_sum) and torch.isfinite(out.answer_loss_sum)),
