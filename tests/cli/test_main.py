@@ -172,7 +172,7 @@ def test_check_sets_an_atlas_beside_table_7(hba, toy):
 
 
 def test_check_takes_a_folder_decodes_clips_and_says_how_to_describe_them(hba, toy):
-    code, out, err = hba("atlas", "check", str(toy.jsonl), "--clips", "atlas.datasets=[toy_tone]")
+    code, out, err = hba("atlas", "check", str(toy.jsonl), "--clips", "compute.workers=0", "atlas.datasets=[toy_tone]")
     assert code == 0
     assert "Rows by modality" in out and "longest, s" in out
     assert "are missing or stale: hba describe" in err
@@ -182,9 +182,9 @@ def test_check_ends_with_1_where_a_clip_would_stop_a_run(hba, tmp_path):
     (tmp_path / "clip.wav").write_bytes(b"RIFF")
     row = {"problem": "<audio>\nHow does it sound?", "answer": "sad", "dataset": "cremad", "audios": ["clip.wav"]}
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
-    code, _, err = hba("atlas", "check", str(tmp_path), "--clips")
+    code, _, err = hba("atlas", "check", str(tmp_path), "--clips", "compute.workers=0")
     assert code == 1 and "a run would stop at the first bad row or clip" in err
-    assert hba("atlas", "check", str(tmp_path), "--clips", "atlas.on_bad_row=drop")[0] == 0
+    assert hba("atlas", "check", str(tmp_path), "--clips", "compute.workers=0", "atlas.on_bad_row=drop")[0] == 0
 
 
 def test_describe_takes_a_folder_and_says_what_it_has_and_check_reads_it(hba, toy):
