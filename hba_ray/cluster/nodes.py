@@ -26,5 +26,9 @@ def look_at_nodes(look: Callable[[], Machine]) -> list[Machine]:
 
     alike = {tuple(node["Resources"].get(kind, 0) for kind in KINDS): node["NodeID"] for node in ray.nodes() if node["Alive"]}
     places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in alike.values()]
-    tasks = [ray.remote(look).options(num_cpus=0, scheduling_strategy=place).remote() for place in places]
+
+    def look_there() -> Machine:
+        return look()
+
+    tasks = [ray.remote(look_there).options(num_cpus=0, scheduling_strategy=place).remote() for place in places]
     return ray.get(tasks, timeout=LOOK_SECONDS)

@@ -33,11 +33,11 @@ def noise(name: str, width: int) -> torch.Tensor:
 
 
 def describe_by_noise(split: str, sample_ids: Sequence[str]) -> dict[str, DescriptorBatch]:
-    """Both streams; a third of the rows lack the acoustic one, and hold no number there."""
+    """Both streams; a third of the rows lack the acoustic one, and hold no number there. A micro-batch of fillers has no rows."""
     given = {}
     for stream, width in WIDTHS.items():
-        vectors = torch.stack([noise(f"{stream} {sample_id}", width) for sample_id in sample_ids])
-        present = torch.tensor([stream == "pose" or float(noise(sample_id, 1)) < 0.5 for sample_id in sample_ids])
+        vectors = torch.stack([torch.zeros(width), *(noise(f"{stream} {sample_id}", width) for sample_id in sample_ids)])[1:]
+        present = torch.tensor([stream == "pose" or float(noise(sample_id, 1)) < 0.5 for sample_id in sample_ids], dtype=torch.bool)
         vectors[~present] = torch.nan
         given[stream] = DescriptorBatch(vectors, present)
     return given
