@@ -60,11 +60,17 @@ def judged(needs: Sequence[Need], machines: Sequence[Machine]) -> list[Check]:
 
     Of several machines that lack the same, one is named. What is written lies on the first one's disk, or on one that all see.
     """
-    checks = [need.check(machine) for machine in machines for need in needs if not isinstance(need, Room)]
-    places = [machine for machine in machines for need in needs if not isinstance(need, Room)]
-    if len(machines) > 1:
-        checks = [replace(check, found=f"{check.found} (on {place.name})") for check, place in zip(checks, places, strict=True)]
-    return merged([*checks, rooms([need for need in needs if isinstance(need, Room)], machines[0])])
+    return [*_on_each(needs, machines), rooms([need for need in needs if isinstance(need, Room)], machines[0])]
+
+
+def _on_each(needs: Sequence[Need], machines: Sequence[Machine]) -> list[Check]:
+    """Needs, those of room on disks aside, held against each machine; of several, the one that a check is of is named."""
+    checks = []
+    for machine in machines:
+        on = f" (on {machine.name})" if len(machines) > 1 else ""
+        held = [need.check(machine) for need in needs if not isinstance(need, Room)]
+        checks += [replace(check, found=check.found + on) for check in held]
+    return merged(checks)
 
 
 def capacity_of(trials: Sequence[Experiment], there: tuple[float, float] | None = None) -> Capacity:
@@ -73,7 +79,7 @@ def capacity_of(trials: Sequence[Experiment], there: tuple[float, float] | None 
 
 
 def unreachable(trials: Sequence[Experiment], needs: Sequence[Need], *, checks: bool = True) -> list[Check]:
-    """What the hub says of models that are not here, and the steps' own checks of services; all are asked side by side.
+    """What the hub says of models that are not here, and each trial's own checks of services; all are asked side by side.
 
     Args:
         checks: whether steps check; a judge is asked a question then.
@@ -82,8 +88,8 @@ def unreachable(trials: Sequence[Experiment], needs: Sequence[Need], *, checks: 
         HbaError: a spec or data are not in order.
     """
     variables = {need.where for need in needs if isinstance(need, Variable)}
-    kinds = {id(kind.check): (spec, kind) for spec, kind in _undone(trials)} if checks else {}
-    asked: list[tuple[str, Callable[[], object]]] = [("", partial(kind.check, spec)) for spec, kind in kinds.values()]
+    own = {(id(spec), kind.check): partial(kind.check, spec) for spec, kind in _undone(trials)} if checks else {}
+    asked: list[tuple[str, Callable[[], object]]] = [("", check) for check in own.values()]
     models = {need.source: need for need in needs if isinstance(need, Weights) and need.from_hub}
     asked += [(need.title, partial(ask_hub, need.source, need.where)) for need in models.values()]
     with ThreadPoolExecutor(max(1, len(asked))) as pool:
@@ -141,16 +147,17 @@ def check_nodes(trials: Sequence[Experiment], there: tuple[float, float]) -> Non
     """
     from hba_ray.cluster.nodes import look_at_nodes
 
-    needs = [need for need in needs_of(trials) if not isinstance(need, Data | Room)]
+    needs = [need for need in needs_of(trials) if not isinstance(need, Data)]
     if needs:
         machines = look_at_nodes(partial(look_here, trials[0].spec, needs))
-        refuse([*judged(needs, machines)[:-1], capacity_of(trials, there).check(machines[0])])
+        refuse([*_on_each(needs, machines), capacity_of(trials, there).check(machines[0])])
 
 
 def refuse(checks: Sequence[Check]) -> None:
-    """
+    """Ends with those of the checks that found something missing; does nothing where there are none.
+
     Raises:
-        EnvironmentMissing: names those of the checks that found something missing.
+        EnvironmentMissing: names them.
     """
     missing = [check for check in checks if check.state == "missing"]
     if not missing:

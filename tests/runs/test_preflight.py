@@ -7,7 +7,7 @@ import pytest
 
 from hba_ray.cluster.machine import Gpu, look
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.runs.preflight import capacity_of, check_first, in_a_line, judged, needs_of
+from hba_ray.runs.preflight import capacity_of, check_first, in_a_line, judged, needs_of, unreachable
 from hba_ray.runs.sweep_plan import planned_trials
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.specs.paper import experiments_folder
@@ -110,6 +110,15 @@ def test_trials_need_what_they_share_once_and_what_they_write_each(tmp_path: Pat
     assert len(set(map(str, two))) == len(set(map(str, one)))
     written = [sum(need.bytes for need in needs if hasattr(need, "bytes")) for needs in (one, two)]
     assert written[1] == 2 * written[0] > 0
+
+
+def test_every_trial_of_a_sweep_has_its_own_judge_asked(tmp_path: Path):
+    addresses = {"one": "http://127.0.0.1:9/v1", "other": "http://127.0.0.1:10/v1"}  # where nothing listens
+    judges = [{"model": model, "base_url": address, "key_env": None, "retries": 0} for model, address in addresses.items()]
+    spec = small_sweep(tmp_path, sweep={"axes": {"evaluate.judge": judges}})
+    trials = planned_trials(spec)
+    found = unreachable(trials, needs_of(trials))
+    assert all(any(address in f"{check.what} {check.found}" for check in found) for address in addresses.values()), found
 
 
 def test_nothing_is_needed_and_asked_where_all_is_done_and_it_takes_seconds(tmp_path: Path):
