@@ -19,14 +19,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hba_ray.actions.check_atlas import Clips
+from hba_ray.actions.check_atlas import DARK, Clips
 from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.media import LONGEST_SECONDS, SHORTEST_SIDE, decode_audio, decode_image, decode_video
 from hba_ray.data.repeats import PAIRS, WITHOUT_REPEATS, Leak, text_digest
 from hba_ray.data.rows import Row, contradicts, parse_row
 from hba_ray.data.shards import records
 from hba_ray.data.text import visible
+from hba_ray.descriptors.summary import SILENCE
 from hba_ray.errors import BadMedia, DataError
+from hba_ray.escaping import csv_cell
 from hba_ray.report.sheets import Sheet
 
 Severity = Literal["error", "warning", "note"]
@@ -36,8 +38,7 @@ SHARE_OFF = 0.02
 """A label whose share of its dataset is further from the published one is told."""
 _DECODED_ROWS = 16
 ROW_TWICE = "row twice"
-SILENT, DARK = 1e-3, 25
-"""Peaks of sound, and grey levels, below which two clips are alike without being the same recording."""
+WHITE = 255
 
 GROUPS: dict[str, tuple[str, re.Pattern[str], Severity]] = {
     "cremad": ("actor", re.compile(r"(?:^|[/-])(\d{4})_[A-Z]{3}_[A-Z]{3}_"), "warning"),
@@ -183,7 +184,7 @@ def write_findings(findings: Sequence[Finding], file: Path) -> None:
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(names)
-        writer.writerows([getattr(one, name) for name in names] for one in findings)
+        writer.writerows([csv_cell(getattr(one, name)) for name in names] for one in findings)
 
 
 def _place(finding: Finding) -> tuple[object, ...]:
@@ -292,16 +293,17 @@ def _digests(row: Row | DataError) -> set[str]:
 def content_digest(modality: str, clip: bytes | Path) -> str | None:
     """A name for what is seen or heard: the first and last frame of a video, the pixels of an image, the samples of a sound.
 
-    Formats without loss give the same name. None for silence, for a black picture, and for what cannot be decoded.
+    Formats without loss give the same name. None for silence and for a black picture, since two of them are alike without being the
+    same recording, and for what cannot be decoded.
     """
     try:
         if modality == "audio":
             samples_T = decode_audio(clip, LONGEST_SECONDS, where="clip")
-            return None if np.abs(samples_T).max() < SILENT else _name(modality, np.round(samples_T * 2**15).astype(np.int32))
+            return None if np.abs(samples_T).max() < SILENCE else _name(modality, np.round(samples_T * 2**15).astype(np.int32))
         frames = (
             decode_video(clip, 2, SHORTEST_SIDE**2, where="clip")[0] if modality == "video" else decode_image(clip, 1 << 20, where="clip")
         )
-        return None if frames.max() <= DARK else _name(modality, frames)
+        return None if frames.max() <= DARK * WHITE else _name(modality, frames)
     except BadMedia:
         return None
 

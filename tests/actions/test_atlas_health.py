@@ -1,5 +1,6 @@
 """Leaks and defects that are put into an atlas are found, in both released layouts, by kind and by row, and nothing else is."""
 
+import csv
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -186,3 +187,9 @@ def test_no_finding_holds_the_text_of_a_row_and_all_go_into_a_file(tmp_path: Pat
     write_findings(found, tmp_path / "found.csv")
     text = (tmp_path / "found.csv").read_text()
     assert len(text.splitlines()) == len(found) + 1 and "Feels?" not in text
+
+
+def test_what_a_spreadsheet_would_take_for_a_formula_is_text(tmp_path: Path):
+    write_findings([Finding("warning", "row twice", "cremad", "train", '=HYPERLINK("x")', "the same")], tmp_path / "found.csv")
+    (row,) = csv.DictReader((tmp_path / "found.csv").read_text().splitlines())
+    assert row["row"] == '\'=HYPERLINK("x")'
