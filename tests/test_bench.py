@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from hba_ray.models.size.published import OMNI_7B
 from tests.bench.__main__ import NAMES, run
-from tests.bench._real_size import TINY
+from tests.bench._real_size import REAL, TINY, config_of, thinker_of
 from tests.bench.gpu import Bench, Figures, Measurements
 from tests.bench.gpu import run as gpu_run
 
@@ -33,6 +34,11 @@ def test_figures_are_printed_and_kept_one_by_one_and_a_failure_ends_nothing(tmp_
 
 def test_every_module_beside_it_is_a_benchmark():
     assert "loader" in NAMES and "__main__" not in NAMES
+
+
+def test_the_model_of_the_gpu_bench_has_the_weights_of_the_released_one():
+    thinker = thinker_of(config_of(REAL), torch.bfloat16, "meta")
+    assert sum(weight.numel() for weight in thinker.parameters()) == pytest.approx(OMNI_7B.weights, rel=1e-4)
 
 
 @pytest.mark.slow

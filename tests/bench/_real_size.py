@@ -5,7 +5,7 @@ Letters: B rows, S tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 
 from hba_ray.data.feed.batches import IGNORED, MicroBatch
 from hba_ray.models.attention import implementation, join_windows
+from hba_ray.models.size.published import OMNI_7B
 from hba_ray.specs.sections.model import Attention
+from tests.helpers.sizes import parts_of
 
 LAYER_WEIGHTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MERGE, PATCH_VALUES = 2, 3 * 2 * 14 * 14
@@ -26,7 +28,7 @@ class Size:
     """What is measured, and how often.
 
     Attributes:
-        text, audio, vision: sizes of the three parts, as arguments of their classes; empty is the released model.
+        text, audio, vision: sizes of the three parts, as arguments of their classes.
         words, mels, patches: text tokens, mel frames and [time, height, width] of the patches of a row.
         micro_batches: rows of a micro-batch, ascending; the last ones may not fit.
         step_rows: rows of an optimiser step.
@@ -36,9 +38,9 @@ class Size:
         actor_layers, response: layers of the actor's copy, and tokens of a response.
     """
 
-    text: dict[str, Any] = field(default_factory=dict)
-    audio: dict[str, Any] = field(default_factory=dict)
-    vision: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any]
+    audio: dict[str, Any]
+    vision: dict[str, Any]
     words: int = 150
     mels: int = 1000
     patches: tuple[int, int, int] = (2, 20, 36)
@@ -52,7 +54,7 @@ class Size:
     new_tokens: int = 64
 
 
-REAL = Size(text={"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}})
+REAL = Size(**parts_of(OMNI_7B))
 TINY = Size(
     text={
         "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2,
@@ -69,7 +71,7 @@ TINY = Size(
 
 def config_of(size: Size, **text: Any) -> Any:
     """The thinker's configuration; the last ids of the vocabulary are its special tokens."""
-    last = size.text.get("vocab_size", 152064)
+    last = size.text["vocab_size"]
     names = ("audio_token_index", "image_token_index", "video_token_index", "audio_start_token_id", "audio_end_token_id")
     ids = {name: last - place for place, name in enumerate((*names, "vision_start_token_id", "vision_end_token_id"), start=1)}
     parts = {"text_config": {"tie_word_embeddings": False, "pad_token_id": 0, **size.text, **text}}
