@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     Qwen2_5OmniProcessor,
     Qwen2_5OmniThinkerConfig,
+    Qwen2Tokenizer,
     Qwen2VLImageProcessor,
     WhisperFeatureExtractor,
 )
@@ -80,6 +81,32 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """.replace("%s", DEFAULT_SYSTEM)
+
+
+def qwen2_tokenizer(ids: dict[str, int], merges: list[tuple[str, str]]) -> Qwen2Tokenizer:
+    """The released kind of tokenizer.
+
+    Args:
+        ids: the vocabulary with the special tokens in it, so that adding them to the tokenizer keeps their ids.
+        merges: pairs of tokens that become one, the first to be merged first.
+    """
+    tokenizer = Qwen2Tokenizer(
+        vocab=ids,
+        merges=merges,  # type: ignore[arg-type]
+        eos_token=END_OF_TURN,
+        pad_token=PAD,
+        unk_token=None,  # type: ignore[arg-type]
+        extra_special_tokens=MEDIA_TOKENS,
+        model_max_length=32768,
+    )
+    add_special_tokens(tokenizer)
+    return tokenizer
+
+
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Adds the special tokens that have no role by which the tokenizer was told of them."""
+    others = [token for token in SPECIAL_TOKENS if token not in (PAD, END_OF_TURN, *MEDIA_TOKENS.values())]
+    tokenizer.add_special_tokens({"extra_special_tokens": others}, replace_extra_special_tokens=False)
 
 
 def omni_processor(tokenizer: PreTrainedTokenizerBase, *, seconds: int, mel_bins: int) -> Qwen2_5OmniProcessor:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5OmniThinkerConfig, Qwen
 
 from hba_ray.errors import CheckpointError
 from hba_ray.models.checkpoints import new_folder
-from hba_ray.models.layout import END_OF_TURN, MEDIA_TOKENS, PAD, SPECIAL_TOKENS, omni_processor, thinker_config
+from hba_ray.models.layout import END_OF_TURN, MEDIA_TOKENS, PAD, add_special_tokens, omni_processor, thinker_config
 from hba_ray.models.sources import LanguageModel, SpeechEncoder, read_language, read_speech
 
 _RANDOM = ("visual.", "audio_tower.proj.", "audio_tower.audio_bos_eos_token.")
@@ -65,8 +65,7 @@ def _tokenizer(words: LanguageModel) -> PreTrainedTokenizerFast:
         extra_special_tokens=MEDIA_TOKENS,
         model_max_length=words.config.max_position_embeddings,
     )
-    others = [token for token in SPECIAL_TOKENS if token not in (PAD, END_OF_TURN, *MEDIA_TOKENS.values())]
-    tokenizer.add_special_tokens({"extra_special_tokens": others}, replace_extra_special_tokens=False)
+    add_special_tokens(tokenizer)
     return tokenizer
 
 

@@ -15,7 +15,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
 
 from hba_ray.models.checkpoints import new_folder
-from hba_ray.models.layout import DEFAULT_SYSTEM, END_OF_TURN, MEDIA_TOKENS, PAD, SPECIAL_TOKENS, omni_processor, thinker_config
+from hba_ray.models.layout import (
+    DEFAULT_SYSTEM,
+    SPECIAL_TOKENS,
+    omni_processor,
+    qwen2_tokenizer,
+    thinker_config,
+)
 from hba_ray.specs.sections.model import TinySpec
 
 _LM_HEAD_STD = 0.3
@@ -60,18 +66,7 @@ def _tokenizer(vocabulary: int, texts: Iterable[str]) -> Qwen2Tokenizer:
     ids: dict[str, int] = model["vocab"]
     # Special tokens are put into the vocabulary first, so that adding them to the tokenizer keeps these ids.
     ids.update({token: len(ids) + place for place, token in enumerate(SPECIAL_TOKENS)})
-    tokenizer = Qwen2Tokenizer(
-        vocab=ids,
-        merges=[tuple(merge) for merge in model["merges"]],  # type: ignore[arg-type]
-        eos_token=END_OF_TURN,
-        pad_token=PAD,
-        unk_token=None,  # type: ignore[arg-type]
-        extra_special_tokens=MEDIA_TOKENS,
-        model_max_length=32768,
-    )
-    others = [token for token in SPECIAL_TOKENS if token not in (PAD, END_OF_TURN, *MEDIA_TOKENS.values())]
-    tokenizer.add_special_tokens({"extra_special_tokens": others}, replace_extra_special_tokens=False)
-    return tokenizer
+    return qwen2_tokenizer(ids, [tuple(merge) for merge in model["merges"]])
 
 
 def _with_frame(texts: Iterable[str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from tiktoken.load import load_tiktoken_bpe
 from transformers import Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from hba_ray.models.layout import END_OF_TURN, MEDIA_TOKENS, PAD, SPECIAL_TOKENS
+from hba_ray.models.layout import SPECIAL_TOKENS, qwen2_tokenizer
 
 LATER_TOKENS = (
     "<tool_call>",
@@ -51,16 +51,6 @@ def qwen_tokenizer(file: Path) -> Qwen2Tokenizer:
     """The tokenizer, as transformers loads the released one."""
     vocabulary, merges = TikTokenConverter().extract_vocab_merges_from_model(str(file))
     vocabulary |= {token: len(vocabulary) + place for place, token in enumerate((*SPECIAL_TOKENS, *LATER_TOKENS))}
-    tokenizer = Qwen2Tokenizer(
-        vocab=vocabulary,
-        merges=merges,
-        eos_token=END_OF_TURN,
-        pad_token=PAD,
-        unk_token=None,  # type: ignore[arg-type]
-        extra_special_tokens=MEDIA_TOKENS,
-        model_max_length=32768,
-    )
-    others = [token for token in SPECIAL_TOKENS if token not in (PAD, END_OF_TURN, *MEDIA_TOKENS.values())]
-    tokenizer.add_special_tokens({"extra_special_tokens": others}, replace_extra_special_tokens=False)
+    tokenizer = qwen2_tokenizer(vocabulary, merges)
     tokenizer.add_tokens(list(LATER_TOKENS))
     return tokenizer
