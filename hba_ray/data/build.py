@@ -25,6 +25,7 @@ from hba_ray.data.shards import HEAVY, Shard
 from hba_ray.data.tasks import SPLITS
 from hba_ray.data.writers import place_clip, read_clip, record_of
 from hba_ray.errors import DataError, HbaError
+from hba_ray.store.folders import write_text
 
 NOTES, PLAN = ".build", "plan.json"
 GROUP_ROWS, GROUP_BYTES = 32, 64 << 20
@@ -175,9 +176,7 @@ def _claim(target: Target, plan: dict[str, Any]) -> None:
     if target.folder.is_dir() and any(target.folder.iterdir()):
         raise HbaError(str(target.folder), "holds files, and no build that could go on", "give a new folder, or an empty one")
     file.parent.mkdir(parents=True)
-    draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps(plan))
-    draft.replace(file)
+    write_text(file, json.dumps(plan))
 
 
 def _noted(target: Target, part: Part) -> Written | None:
@@ -203,7 +202,7 @@ def _write(index: AtlasIndex, target: Target, part: Part, progress: Callable[[in
             written.labels.setdefault(dataset, {})[label] = rows
     for (dataset, reason), rows in sorted(dropped.items()):
         written.dropped.setdefault(dataset, {})[reason] = rows
-    notes.write_text(json.dumps(asdict(written)))
+    write_text(notes, json.dumps(asdict(written)))
     draft.replace(target.folder / name)
     return written
 

@@ -30,9 +30,8 @@ from hba_ray.data.media import SAMPLE_RATE
 from hba_ray.data.rows import MEDIA_COLUMNS, Row
 from hba_ray.data.tasks import DATASETS, SPLITS, Dataset
 from hba_ray.data.writers import write_jsonl, write_parquet
-from hba_ray.specs.sections.atlas import ToySpec
+from hba_ray.specs.sections.atlas import TOY_SHARES, ToySpec
 
-SPLIT_SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 DATASET_SHARES = {"toy_tone": 17 / 48, "toy_nod": 17 / 48, "toy_words": 8 / 48, "toy_answers": 6 / 48}
 SIGNATURE_SHARES: dict[str, dict[tuple[str, ...], float]] = {
     "toy_tone": {("audio",): 0.7, ("video", "audio"): 0.3},
@@ -118,7 +117,7 @@ def film(motion: Motion, rng: Generator) -> bytes:
 def _split_rows(spec: ToySpec, split: str) -> Iterator[Row]:
     for number, (name, total) in enumerate(_apportion(spec.rows, DATASET_SHARES).items()):
         rng = np.random.default_rng([spec.seed, SPLITS.index(split), number])
-        count = _apportion(total, SPLIT_SHARES)[split]
+        count = _apportion(total, TOY_SHARES)[split]
         plan = [
             (target, present)
             for present, rows in _apportion(count, SIGNATURE_SHARES[name]).items()

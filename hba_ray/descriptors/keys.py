@@ -8,7 +8,6 @@ jsonl atlas name.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.rows import Row
 from hba_ray.errors import DataError
 from hba_ray.specs import fingerprint
-from hba_ray.store.files import GONE, stamp
+from hba_ray.store.files import GONE, stamp, write_parquet
 
 if TYPE_CHECKING:
     from hba_ray.specs.sections.descriptors import DescriptorsSpec, Stream
@@ -137,9 +136,7 @@ class KeyStore:
         keys = pa.Table.from_pylist(list(_keys(index, chunk)), schema=SCHEMA)
         file = self._file(chunk)
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
-        pq.write_table(keys, draft)
-        os.replace(draft, file)
+        write_parquet(keys, file)
         return keys
 
     def _file(self, chunk: Sequence[int]) -> Path:

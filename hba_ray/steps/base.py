@@ -31,7 +31,7 @@ from hba_ray.errors import CheckpointError, DataError, HbaError
 from hba_ray.evaluation.arms import Arm
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.sections.model import model_folder
-from hba_ray.steps.held_out import untrained
+from hba_ray.steps.held_out import TRAINED_ON, untrained
 from hba_ray.store.files import read_parquet
 from hba_ray.store.finished import check_files, known_files, outdated_by, state_of
 from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done
@@ -47,8 +47,6 @@ TRANSCRIPTS = "transcripts.parquet"
 """In the folder of the describe step: `line`, the number of a row in the whole index, and `text`, what is said in its clip."""
 STEP_LOG = "metrics.jsonl"
 """A step's metrics as they come, a JSON object a line."""
-TRAINED_ON = ("train", "validation")
-"""The splits that training looks at."""
 Drops = dict[str, dict[str, int]]
 """dataset -> reason -> rows."""
 Lost = dict[str, Drops]
@@ -384,11 +382,6 @@ class Context:
             return str(self.folder_of("backbone") / "model")
         name = self.spec.model.backbone
         return str(model_folder(name, "model.backbone") or name)
-
-
-def precision_of(spec: ExperimentSpec) -> str:
-    """The precision that `model.precision` and the device of the workers come to, as it enters fingerprints."""
-    return spec.precision
 
 
 def training_resources(spec: ExperimentSpec) -> str:

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.specs import ExperimentSpec
 
+TRAINED_ON = ("train", "validation")
+"""The splits that training looks at."""
+
 
 def held_out(spec: ExperimentSpec) -> list[str]:
     """The ids of the held-out datasets."""

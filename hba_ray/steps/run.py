@@ -10,7 +10,7 @@ from typing import Any
 from hba_ray.cluster.machine import gpus as gpus_here
 from hba_ray.errors import SpecError
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.steps.base import Context, Result, Step, StepKind, precision_of
+from hba_ray.steps.base import Context, Result, Step, StepKind
 from hba_ray.steps.needs.model import Rows, expected_rows
 from hba_ray.store.finished import FILES, MADE_FROM, list_files
 from hba_ray.store.folders import LOCK_SECONDS, Storage, claimed, clear, done, finish, note, reopen
@@ -84,7 +84,7 @@ def setting_of(spec: ExperimentSpec) -> str:
     model, compute = spec.model, spec.compute
     named = model.tiny.identity() if model.backbone == "tiny" else model.small.identity() if model.backbone == "small" else {}
     gpus = sorted({gpu.name for gpu in gpus_here()}) if compute.gpus_per_worker else ["CPU"]
-    return fingerprint([model.backbone, named, model.train, precision_of(spec), gpus, max(1, compute.workers), compute.gpus_per_worker])
+    return fingerprint([model.backbone, named, model.train, spec.precision, gpus, max(1, compute.workers), compute.gpus_per_worker])
 
 
 def _known(context: Context) -> dict[str, Any]:

@@ -83,6 +83,15 @@ def read_parquet(file: Path, columns: Sequence[str] | None = None, *, schema: pa
     return table
 
 
+def write_parquet(table: pa.Table, file: Path) -> None:
+    """Writes a table whole or, where that fails, not at all."""
+    import pyarrow.parquet as pq
+
+    draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
+    pq.write_table(table, draft)
+    os.replace(draft, file)
+
+
 def file_digest(path: Path, *, memory: Path | None = None) -> str:
     """The digest of one file; see `file_digests`."""
     return file_digests([path], memory=memory)[0]

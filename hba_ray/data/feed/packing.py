@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.clips import decode, length_of
@@ -20,6 +19,7 @@ from hba_ray.data.packed import PLACES_SCHEMA, ROWS, clip_record, error_record, 
 from hba_ray.data.rows import Clip, Row
 from hba_ray.errors import BadMedia, DataError
 from hba_ray.specs import MediaSpec
+from hba_ray.store.files import write_parquet
 
 SHARD_ROWS = 64
 """Rows of an Arrow file: what a task decodes, and what is decoded again after a break."""
@@ -54,9 +54,7 @@ class Packing:
         places = index.table.select(["shard", "group", "position"])
         places = places.append_column("file", pa.array(lines // SHARD_ROWS, pa.int32()))
         places = places.append_column("row", pa.array(lines % SHARD_ROWS, pa.int32()))
-        draft = self.folder / f".{ROWS}.draft"
-        pq.write_table(places.cast(PLACES_SCHEMA), draft)
-        draft.replace(self.folder / ROWS)
+        write_parquet(places.cast(PLACES_SCHEMA), self.folder / ROWS)
 
     def records(self, number: int) -> Iterator[dict[str, Any]]:
         """The records of one file; errors of rows and clips are records too, for stages to refuse or to drop."""

@@ -60,6 +60,10 @@ class MediaSpec(Spec):
             raise SpecError("atlas.media.audio_seconds", what, f"lower it to {seconds:g}, or give another backbone")
 
 
+TOY_SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
+"""Of the toy atlas's rows, in its three splits."""
+
+
 class ToySpec(Spec):
     """A generated atlas for trying things out: small, the same for the same seed, learnable, with real WAV and MP4 files."""
 

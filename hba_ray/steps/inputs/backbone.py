@@ -17,6 +17,7 @@ from hba_ray.cluster.environment import install
 from hba_ray.cluster.machine import cached_file
 from hba_ray.cluster.session import CONNECT_SECONDS
 from hba_ray.errors import CheckpointError, EnvironmentMissing
+from hba_ray.models.size.published import MODELS
 from hba_ray.progress import progress
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.sections.model import ModelSpec, model_folder, weights_of
@@ -28,8 +29,6 @@ from hba_ray.store.files import file_digest, folder_digests, from_json
 
 _SETTINGS = TypeAdapter(dict[str, Any])
 _WHOLE = "give the files of a whole Qwen2.5-Omni model"
-_HUB_MEGABYTES = {"HuggingFaceTB/SmolLM2-135M-Instruct": 269, "openai/whisper-tiny.en": 151}
-"""What the hub states as the size of the weights that `model.small` names by default."""
 
 
 class BackboneSteps(StepKind[Result]):
@@ -75,7 +74,7 @@ def _told(source: str, key: str) -> str:
     """A source for people, with what will be fetched from the hub."""
     if weights_of(source, key) is not None:
         return source
-    size = f"{_HUB_MEGABYTES[source]} MB" if source in _HUB_MEGABYTES else "of unknown size"
+    size = f"{1000 * MODELS[source].gigabytes:.0f} MB" if source in MODELS else "of unknown size"
     return f"{source} (from the hub, {size}, unless it is in the cache)"
 
 

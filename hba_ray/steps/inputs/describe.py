@@ -15,10 +15,11 @@ from hba_ray.descriptors.summary import StreamSummary
 from hba_ray.progress import phases
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.descriptors import STREAMS, DescriptorsSpec, Stream
-from hba_ray.steps.base import TRAINED_ON, TRANSCRIPTS, Context, Draft, Result, StepKind
-from hba_ray.steps.held_out import held_out, untrained
+from hba_ray.steps.base import TRANSCRIPTS, Context, Draft, Result, StepKind
+from hba_ray.steps.held_out import TRAINED_ON, held_out, untrained
 from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.software import ExtractorPackages
+from hba_ray.store.files import write_parquet
 from hba_ray.store.folders import LOCK_SECONDS, Storage
 
 if TYPE_CHECKING:
@@ -163,7 +164,6 @@ def _spoken(context: Context) -> np.ndarray:
 def _write_transcripts(context: Context) -> tuple[dict[str, int], int]:
     """Writes what is said in the clips as rows show it; returns what was changed for that, and in how many clips nothing is said."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     whole = _spoken(context)
     descriptors = open_descriptors(context.spec, context.whole_index.take(whole))
@@ -171,9 +171,7 @@ def _write_transcripts(context: Context) -> tuple[dict[str, int], int]:
     heard = {int(whole[line]): text for line, text in zip(lines, descriptors.transcripts(lines), strict=True)}
     said, changes = clean_all({line: text for line, text in heard.items() if text})
     table = pa.table({"line": pa.array(said, pa.int64()), "text": pa.array(said.values(), pa.string())})
-    draft = context.folder / f".{TRANSCRIPTS}.draft"
-    pq.write_table(table, draft)
-    draft.replace(context.folder / TRANSCRIPTS)
+    write_parquet(table, context.folder / TRANSCRIPTS)
     return changes, sum(text == "" for text in heard.values())
 
 

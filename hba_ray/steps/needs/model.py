@@ -23,13 +23,11 @@ from hba_ray.models.size.estimates import (
 from hba_ray.models.size.published import MODELS
 from hba_ray.models.size.shape import Shape, shape_of_folder, tiny_shape
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.sections.atlas import SourceSpec
+from hba_ray.specs.sections.atlas import TOY_SHARES, SourceSpec
 from hba_ray.specs.sections.model import model_folder
 from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.size import Fits, Room
 
-TOY_SHARES = (0.70, 0.15, 0.15)
-"""Of the toy atlas's rows, in its three splits (data/toy.py)."""
 REASONING_TOKENS = 200
 """Of the instructions of reinforcement learning around a prompt; a typical number."""
 RESPONSE_TOKENS = 350
@@ -71,6 +69,12 @@ def row_of(spec: ExperimentSpec) -> RowSize:
 def asked_row(spec: ExperimentSpec) -> RowSize:
     """A row as reinforcement learning asks about it, without a response."""
     return row_size(spec.atlas.media, spec.atlas.modalities, more_text=REASONING_TOKENS)
+
+
+def answered_row(spec: ExperimentSpec) -> RowSize:
+    """The same with a response."""
+    row = asked_row(spec)
+    return replace(row, tokens=row.tokens + response_tokens(spec))
 
 
 def response_tokens(spec: ExperimentSpec) -> int:
@@ -118,7 +122,7 @@ def _rows_of(part: SourceSpec, toy_rows: int) -> dict[str, tuple[int, int, int]]
     """Dataset -> rows of the splits of one of the corpora that are joined."""
     if part.source == "toy":
         toys = [one.id for one in DATASETS.values() if one.is_toy]
-        train, validation, test = (int(toy_rows * share / len(toys)) for share in TOY_SHARES)
+        train, validation, test = (int(toy_rows * share / len(toys)) for share in TOY_SHARES.values())
         return dict.fromkeys(toys, (train, validation, test))
     wanted = None if part.datasets is None else {find_dataset(name).id for name in part.datasets}
     return {
@@ -181,8 +185,7 @@ def reinforcement_needs(spec: ExperimentSpec) -> Iterator[Need]:
     shape = backbone_shape(spec)
     if shape is None:
         return
-    row = asked_row(spec)
-    row = replace(row, tokens=row.tokens + response_tokens(spec))
+    row = answered_row(spec)
     on = replace(processes(spec), micro_batch=spec.grpo.micro_batch)
     gpu = on.gpu
     rank = None if spec.grpo.lora is None else spec.grpo.lora.rank

@@ -7,10 +7,9 @@ from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.evaluation.arms import Arm, baselines
 from hba_ray.models.size.estimates import SYNCHRONISING, Effort, forward, sampling, training_step
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps.held_out import untrained
-from hba_ray.steps.needs.model import Rows, asked_row, backbone_shape, response_tokens, row_of, shape_of
+from hba_ray.steps.held_out import TRAINED_ON, untrained
+from hba_ray.steps.needs.model import Rows, answered_row, asked_row, backbone_shape, response_tokens, row_of, shape_of
 
-TRAINED_ON = ("train", "validation")
 BASELINE = "Qwen/Qwen2.5-Omni-7B"
 """Whose cost stands for that of a baseline of another architecture; those that shipped specs name are about as large, or smaller."""
 
@@ -60,7 +59,7 @@ def grpo_work(spec: ExperimentSpec, rows: Rows) -> Effort | None:
     per_epoch = rows.of("train", without=left_out) // grpo.batch
     steps = min(grpo.steps or per_epoch * grpo.epochs, per_epoch * grpo.epochs)
     responses, tokens = steps * grpo.batch * grpo.rollouts, response_tokens(spec)
-    whole = type(asked)(asked.tokens + tokens, asked.audio, asked.patches)
+    whole = answered_row(spec)
     trained = training_step(shape, whole, "all" if grpo.lora is None else "lora", recompute=True)
     scored = forward(shape, whole) * (2 if grpo.kl > 0 else 1)
     learnt = (sampling(shape, tokens) + scored + trained) * responses + Effort(waits=SYNCHRONISING * steps)

@@ -16,7 +16,7 @@ from hba_ray.evaluation.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, b
 from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
-from hba_ray.steps.base import Context, Draft, Result, Step, StepKind, precision_of, training_resources
+from hba_ray.steps.base import Context, Draft, Result, Step, StepKind, training_resources
 from hba_ray.steps.held_out import held_out
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import check_rows, check_some_left, losses
@@ -164,7 +164,7 @@ def _generation_identity(draft: Draft, arm: Arm) -> dict[str, Any]:
     else:
         of_rows = {"atlas": draft["atlas"].fingerprint, "modalities": sorted(spec.atlas.modalities), "media": spec.atlas.media.identity()}
         model = backbone.identity_of(draft, baselines(spec)[arm], "evaluate.baselines")
-        made = {"baseline": model, **of_rows, **describe.prompt_identity(spec), "precision": precision_of(spec)}
+        made = {"baseline": model, **of_rows, **describe.prompt_identity(spec), "precision": spec.precision}
     if generation.temperature > 0 and generation.engine == "transformers":
         made["sampled_together"] = spec.compute.micro_batch  # rows of a micro-batch share a stream of random numbers
     read = identity_values(spec.evaluate, include={"matching", "sentiment_merging"})

@@ -22,7 +22,7 @@ from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.bam import BamSpec
-from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, Step, StepKind, precision_of, training_resources
+from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, Step, StepKind, training_resources
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import losses
 from hba_ray.steps.needs.base import Need
@@ -83,7 +83,7 @@ class StatesSteps(StepKind[StatesResult]):
                 "raw_media": bam.raw_media,
                 "answers": bam.decoder_injection if _holds_answers(bam, split) else None,
                 "stored": bam.cache_precision,
-                "computed": precision_of(spec),
+                "computed": spec.precision,
             }
             what = f"run the SFT model over the {split} split once" + ("" if bam.raw_media else ", without audio and video")
             draft.add(self, identity, what, part=split, resources=training_resources(spec), uses_ray=True)

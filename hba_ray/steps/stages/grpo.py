@@ -16,8 +16,8 @@ from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.rl import CUT_SHARE, EQUAL_GROUPS
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps.base import STEP_LOG, TRAINED_ON, Context, Draft, Result, Step, StepKind, precision_of
-from hba_ray.steps.held_out import held_out
+from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, Step, StepKind
+from hba_ray.steps.held_out import TRAINED_ON, held_out
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import losses
 from hba_ray.steps.needs.base import Need
@@ -94,7 +94,7 @@ class GrpoSteps(StepKind[GrpoResult]):
             "media": spec.atlas.media.identity(),
             "modalities": sorted(spec.atlas.modalities),
             **describe.prompt_identity(spec),
-            "precision": precision_of(spec),
+            "precision": spec.precision,
             "seed": spec.seed,
             "grpo": grpo.identity() | {"prompts": load_reasoning(grpo.prompts).identity()},  # by what they say, not by their file's name
         }

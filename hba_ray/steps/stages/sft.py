@@ -26,7 +26,6 @@ from hba_ray.steps.base import (
     Result,
     Step,
     StepKind,
-    precision_of,
     training_resources,
 )
 from hba_ray.steps.held_out import held_out
@@ -227,7 +226,7 @@ def _identity(draft: Draft, spec: ExperimentSpec) -> dict[str, Any]:
         "modalities": sorted(spec.atlas.modalities),
         "model": {
             **identity_values(spec.model, exclude={"backbone", "tiny", "small", "prompt_layout", "system_prompt", "attention"}),
-            "precision": precision_of(spec),
+            "precision": spec.precision,
         },
         "seed": spec.seed,
         "sft": spec.sft.identity(),
