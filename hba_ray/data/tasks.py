@@ -47,7 +47,7 @@ class Task:
 _SENTIMENT = ("highly negative", "negative", "weakly negative", "neutral", "weakly positive", "positive", "highly positive")
 _EMOTION = ("anger", "disgust", "fear", "happy", "neutral", "calm", "sad", "surprise")
 
-_TASKS = (
+BENCHMARK_TASKS = (
     Task("SEN", "sentiment polarity", "binary_weighted_f1", _SENTIMENT),
     Task("EMO", "emotion recognition", "mean_weighted_accuracy", _EMOTION),
     Task("PTSD", "PTSD detection", "weighted_f1", ("no ptsd", "ptsd")),
@@ -59,9 +59,10 @@ _TASKS = (
     Task("INT", "intent recognition", "judge_accuracy"),
     Task("NVC", "non-verbal communication", "judge_accuracy"),
 )
-TASKS: dict[str, Task] = {task.id: task for task in _TASKS}
+TASKS: dict[str, Task] = {task.id: task for task in BENCHMARK_TASKS}
+"""The same by id, and those that specs declare."""
 
-CLASS_TASKS: tuple[Task, ...] = tuple(task for task in _TASKS if not task.is_open)
+CLASS_TASKS: tuple[Task, ...] = tuple(task for task in BENCHMARK_TASKS if not task.is_open)
 """The seven tasks with a classifier head, in the order of the released heads (label_maps/unified_label_map.json)."""
 CLASSES: tuple[tuple[str, str], ...] = tuple((task.id, label) for task in CLASS_TASKS for label in task.labels)
 """The 25 classes as (task, label), by global index."""

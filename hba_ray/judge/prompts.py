@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from hba_ray.data.tasks import TASKS
+from hba_ray.data.tasks import BENCHMARK_TASKS, TASKS
 from hba_ray.data.text import control_token
 from hba_ray.errors import DataError
 from hba_ray.specs.base import Spec
@@ -21,7 +21,7 @@ from hba_ray.specs.load import load_prompt_file
 
 BUILT_IN = {name: f"judge/rubrics/{name}.yaml" for name in ("standard", "paraphrased")}
 FIELDS = frozenset({"question", "reference", "answer"})
-OPEN_TASKS = tuple(task.id for task in TASKS.values() if task.is_open and not task.rubric)
+OPEN_TASKS = tuple(task.id for task in BENCHMARK_TASKS if task.is_open)
 """Open tasks of the benchmark. One of a user's own brings its rubric, which a prompts file may replace."""
 
 ReplyFormat = Literal["schema", "text"]
