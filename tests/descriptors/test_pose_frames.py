@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hba_ray.descriptors.pose import Spool, frames
 from hba_ray.errors import BadMedia
+from tests.helpers.films import film, turned_mp4
 
 from .conftest import movie, wav
 
@@ -48,6 +49,14 @@ def test_frames_are_decoded_when_they_are_asked_for():
     given_frames = frames(movie(40), None, where="row 1")
     assert float(next(given_frames).mean()) < float(next(given_frames).mean())
     given_frames.close()
+
+
+def test_a_clip_that_a_phone_marked_as_turned_is_looked_at_upright(tmp_path: Path):
+    clip = film(tmp_path / "made.mp4", "libx264", 6, g="3")
+    turned = list(frames(turned_mp4(clip, (0, 1, -1, 0)), None, where="row 1"))
+    assert len(turned) == 6
+    for stored_HWC, upright_HWC in zip(frames(clip, None, where="row 1"), turned, strict=True):
+        np.testing.assert_array_equal(upright_HWC, np.rot90(stored_HWC, -1))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ KINDS = [
     *[(suffix, *codec) for suffix in (".mp4", ".mov", ".mkv", ".avi", ".ts") for codec in (H264, OPEN, MPEG4)],
     *[(suffix, *codec) for suffix in (".vob", ".mpg", ".ts", ".mkv") for codec in (MPEG2, MPEG1)],
     (".flv", *H264), (".flv", "flv", {}), (".wmv", "wmv2", {}), (".asf", *H264), (".webm", *VP8), (".webm", "libvpx-vp9", {}),
-    (".mov", "mjpeg", {}),
+    (".mov", "mjpeg", {}), (".ogv", *VP8),
 ]  # fmt: skip
 
 
@@ -92,6 +92,11 @@ def test_a_recording_that_begins_within_a_group_is_shown_from_its_first_key_fram
     late = clip[: 3 * 188] + clip[30 * 188 :]
     numbers = shown(late, 4)
     assert -1 not in numbers and numbers[0] % 8 == 0 and numbers[-1] == 39
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".ts", "mpeg4"), (".ts", "libx264"), (".vob", "mpeg2video"), (".mkv", "libx264")])
+def test_a_whole_clip_of_a_single_group_is_not_taken_for_a_cut_one(tmp_path, suffix, codec):
+    assert shown(film(tmp_path / f"made{suffix}", codec, 30, rate=25, g="999"), 4) == [0, 10, 19, 29]
 
 
 def test_an_avi_without_its_index_is_read(tmp_path):
