@@ -41,7 +41,7 @@ class Generator:
     """A Qwen2.5-Omni thinker that answers micro-batches, loaded as for training."""
 
     def __init__(self, job: GenerateJob):
-        torch.set_num_threads(1)
+        torch.set_num_threads(job.spec.compute.threads)
         self.job, generation = job, job.spec.evaluate.generation
         dtype = torch.bfloat16 if job.spec.uses_bf16 else torch.float32
         allow_tf32(job.spec.precision == "tf32")

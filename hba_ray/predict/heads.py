@@ -40,7 +40,7 @@ class Predictor:
     """A trained model that turns micro-batches into records of a predictions table."""
 
     def __init__(self, job: PredictJob):
-        torch.set_num_threads(1)
+        torch.set_num_threads(job.spec.compute.threads)
         self.model = build_model(job.spec, job.backbone, bf16=job.spec.uses_bf16)
         load_model(self.model, Path(job.model))
         self.device = device_of(job.spec)

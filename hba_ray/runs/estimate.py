@@ -132,10 +132,15 @@ def cost(trials: Sequence[Experiment], gpu: str | None = None) -> PlanCost:
         if key not in rates:
             rates[key] = _rate(Storage(spec.compute.storage), *key)
         rate = rates[key]
-        sources["measured" if rate else "estimated" if compute.gpus_per_worker else "unknown"].add(name)
-        if rate:
+        if not work.is_known:
+            sources["unknown"].add(name)
+        elif rate:
+            sources["measured"].add(name)
             hours += rate * work.operations / 3600
-        elif compute.gpus_per_worker:
+        elif not compute.gpus_per_worker:
+            sources["unknown"].add(name)
+        else:
+            sources["estimated"].add(name)
             on = kind if spec.uses_bf16 else replace(kind, operations=kind.operations / FP32_SLOWER)
             hours += on.seconds(work, compute.worker_gpus) / 3600
     named = kind.name if compute.gpus_per_worker else None

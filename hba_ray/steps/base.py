@@ -111,7 +111,7 @@ class StepKind(ABC, Generic[R]):
         return ()
 
     def work(self, step: Step, rows: Rows) -> Effort | None:
-        """What a step of this kind costs with these rows; None where a model has no part in it, or where its shape is not known."""
+        """What a step of this kind costs with these rows; None where a model has no part in it."""
         return None
 
     @abstractmethod

@@ -63,7 +63,7 @@ def do_step(context: Context, say: Say, *, run: Path | None = None, again: Calla
 def measured(context: Context) -> dict[str, Any]:
     """What a step with a model has done, by which later plans know how fast such steps are: `work` of its `done.json`."""
     work = context.step.kind.work(context.step, rows_of(context.spec, context.earlier.get("atlas")))
-    return {} if work is None else {WORK: {"setting": setting_of(context.spec), "operations": work.operations}}
+    return {} if work is None or not work.is_known else {WORK: {"setting": setting_of(context.spec), "operations": work.operations}}
 
 
 def rows_of(spec: ExperimentSpec, atlas: Step | None) -> Rows:
@@ -84,7 +84,9 @@ def setting_of(spec: ExperimentSpec) -> str:
     model, compute = spec.model, spec.compute
     named = model.tiny.identity() if model.backbone == "tiny" else model.small.identity() if model.backbone == "small" else {}
     gpus = sorted({gpu.name for gpu in gpus_here()}) if compute.gpus_per_worker else ["CPU"]
-    return fingerprint([model.backbone, named, model.train, spec.precision, gpus, max(1, compute.workers), compute.gpus_per_worker])
+    return fingerprint(
+        [model.backbone, named, model.train, spec.precision, gpus, max(1, compute.workers), compute.threads, compute.gpus_per_worker]
+    )
 
 
 def _known(context: Context) -> dict[str, Any]:

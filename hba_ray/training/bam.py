@@ -92,8 +92,8 @@ def train_bam_on_ray(
 
 
 def _train_one(shared: tuple[BamJob, Describe], dataset: str, folder: Path) -> list[TrainedBam]:
-    torch.set_num_threads(1)
     job, describe = shared
+    torch.set_num_threads(job.spec.compute.threads)
     return train_bam(job, [dataset], describe, folder)
 
 

@@ -85,7 +85,7 @@ def _train_here(job: StageJob, folder: Path) -> Path:
 
     from hba_ray.models.backbone import load_processor
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(job.spec.compute.threads)
     processor = load_processor(job.backbone)
 
     def make_batches(split: str, windows: Sequence[Window]) -> Iterator[MicroBatch]:

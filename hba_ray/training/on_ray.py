@@ -6,7 +6,6 @@ training at once: one of `hba_ray.errors`, a mistake in the code, a GPU that is 
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -120,10 +119,10 @@ def _worker(config: dict[str, Any]) -> None:
 
     from hba_ray.models.backbone import load_processor
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     context = ray.train.get_context()
     job: StageJob = pickle.loads(config["job"])
     compute = job.spec.compute
+    torch.set_num_threads(compute.threads)
 
     def make_batches(split: str, windows: Sequence[Window]) -> Iterator[MicroBatch]:
         return make_on_ray(

@@ -226,7 +226,7 @@ class StateExtractor:
     """The frozen SFT model, which turns micro-batches into rows of SCHEMA."""
 
     def __init__(self, job: StatesJob):
-        torch.set_num_threads(1)
+        torch.set_num_threads(job.spec.compute.threads)
         self.model = load_sft(job.spec, job.backbone, job.model)
         self.kind: Kind = job.kind
         self.dtype = torch.bfloat16 if job.bam.cache_precision == "bf16" else torch.float32

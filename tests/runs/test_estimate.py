@@ -58,6 +58,11 @@ def test_runs_of_another_model_say_nothing_of_a_cost_and_those_of_the_same_all(t
     assert found.in_words().endswith("one step after the other (as fast as this model was here: evaluate, sft)")
 
 
+def test_of_a_model_whose_shape_is_not_known_no_cost_is_said(tmp_path: Path):
+    unknown = small_experiment(tmp_path, model__backbone="small", model__small={"language": "owner/words", "speech": "owner/sounds"})
+    assert cost(planned_trials(unknown)).in_words() == "not known: evaluate, sft, of which none is done here with this model"
+
+
 def test_a_slower_gpu_and_more_rows_cost_more(tmp_path: Path):
     def hours(gpu: str, *words: str) -> float:
         spec = load_spec(BASE, [f"compute.storage={tmp_path}", f"atlas.root={tmp_path}/none", *words])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from ray.util import state
 
 from hba_ray.errors import BadMedia, CheckpointError, EnvironmentMissing
@@ -110,8 +111,9 @@ def test_a_run_that_was_lost_on_ray_goes_on_in_this_process(workshop: Workshop):
 
 
 def test_two_workers_take_the_steps_of_this_process(workshop: Workshop, two_workers):
-    """Whose micro-batches are of another size, too: `compute` changes no result."""
-    launch_sft(workshop.job(small_spec(compute={"workers": 0, "micro_batch": 2})), workshop.folder / "run")
+    """Whose micro-batches are of another size and who has more threads, too: `compute` changes no result."""
+    launch_sft(workshop.job(small_spec(compute={"workers": 0, "cpus_per_worker": 2, "micro_batch": 2})), workshop.folder / "run")
+    assert torch.get_num_threads() == 2
     assert losses(workshop.folder / "job.jsonl") == pytest.approx(two_workers[1], rel=1e-4)
 
 

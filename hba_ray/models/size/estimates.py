@@ -9,6 +9,7 @@ Letters: N weights of linear layers that work on every token; T trainable weight
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import isnan, nan
 from typing import Literal
 
 from hba_ray.models.size.shape import LANGUAGE_LINEARS, Shape, Text
@@ -228,6 +229,14 @@ class Effort:
     def operations(self) -> float:
         """All operations, by which two steps of one kind and one model are compared."""
         return self.language + self.towers + self.read
+
+    @property
+    def is_known(self) -> bool:
+        return not isnan(self.operations)
+
+
+UNKNOWN = Effort(language=nan)
+"""Of a step with a model whose shape is not known; sums with it are unknown, too."""
 
 
 def forward(shape: Shape, row: RowSize) -> Effort:

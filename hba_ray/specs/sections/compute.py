@@ -3,8 +3,8 @@
 Nothing here enters a fingerprint, since nothing here changes what is computed: the rows of every optimiser step are the same, and
 each weighs the same in its gradient, whatever `micro_batch`, `workers` and `zero` are. What may still differ between two settings:
 
-    rounding   sums are taken in another order. In fp32 the gradient of a step is equal to 1e-5; in bf16, in which the gradient of
-               each micro-batch is rounded before it is added up in fp32, less so
+    rounding   sums are taken in another order, by more threads too. In fp32 the gradient of a step is equal to 1e-5; in bf16, in
+               which the gradient of each micro-batch is rounded before it is added up in fp32, less so
     dropout    of LoRA (`model.lora.dropout`; in BAM where `bam.backbone_mode` is `train`): its masks are drawn for each micro-batch
                of each worker, so another split is another draw, as another seed would be
     sampling   in GRPO vLLM draws responses for all prompts that it holds at a time
@@ -55,7 +55,7 @@ class ComputeSpec(Spec):
     workers: int = Field(default=1, ge=0)
     """Training processes; 0 trains in this process, without Ray."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
-    """CPUs that each worker holds."""
+    """CPUs that each worker holds, and threads that torch computes with in it."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
     """GPUs that each worker holds; 0 trains on CPUs."""
     micro_batch: int = Field(default=2, ge=1)
@@ -87,6 +87,11 @@ class ComputeSpec(Spec):
     @classmethod
     def _is_a_folder(cls, storage: str) -> str | None:
         return local_folder(storage, "runs")
+
+    @property
+    def threads(self) -> int:
+        """Threads that torch computes with in a worker, and in this process where there are no workers."""
+        return max(1, int(self.cpus_per_worker))
 
     @property
     def worker_cpus(self) -> float:

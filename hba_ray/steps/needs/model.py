@@ -20,7 +20,7 @@ from hba_ray.models.size.estimates import (
     sft_checkpoint_bytes,
     training_memory,
 )
-from hba_ray.models.size.published import MODELS
+from hba_ray.models.size.published import MODELS, small_shape
 from hba_ray.models.size.shape import Shape, shape_of_folder, tiny_shape
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.atlas import TOY_SHARES, SourceSpec
@@ -38,14 +38,14 @@ TRAINING = "lower compute.micro_batch, set compute.gradient_checkpointing=true, 
 def backbone_shape(spec: ExperimentSpec) -> Shape | None:
     """The shape of a spec's backbone; None where only fetching or making it would tell."""
     model = spec.model
-    return tiny_shape(model.tiny) if model.backbone == "tiny" else shape_of(model.backbone)
+    if model.backbone in ("tiny", "small"):
+        return tiny_shape(model.tiny) if model.backbone == "tiny" else small_shape(model.small)
+    return shape_of(model.backbone)
 
 
 @lru_cache
 def shape_of(model: str) -> Shape | None:
     """The shape of a Qwen2.5-Omni by hub id or folder; None where only fetching or making it would tell."""
-    if model in ("tiny", "small"):
-        return None
     if model in MODELS:
         return MODELS[model].shape
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from hba_ray.data.tasks import DATASETS, find_dataset
 from hba_ray.evaluation.arms import Arm, baselines
-from hba_ray.models.size.estimates import SYNCHRONISING, Effort, forward, sampling, training_step
+from hba_ray.models.size.estimates import SYNCHRONISING, UNKNOWN, Effort, forward, sampling, training_step
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.held_out import TRAINED_ON, untrained
 from hba_ray.steps.needs.model import Rows, answered_row, asked_row, backbone_shape, response_tokens, row_of, shape_of
@@ -19,7 +19,7 @@ def trained_without(spec: ExperimentSpec, split: str) -> tuple[str, ...]:
     return tuple(untrained(spec, DATASETS)) if split in TRAINED_ON else ()
 
 
-def sft_work(spec: ExperimentSpec, rows: Rows, *, part: str | None = None, only: str | None = None) -> Effort | None:
+def sft_work(spec: ExperimentSpec, rows: Rows, *, part: str | None = None, only: str | None = None) -> Effort:
     """Supervised training, and a forward pass over the validation split after each epoch.
 
     Args:
@@ -28,7 +28,7 @@ def sft_work(spec: ExperimentSpec, rows: Rows, *, part: str | None = None, only:
     """
     shape, row = backbone_shape(spec), row_of(spec)
     if shape is None:
-        return None
+        return UNKNOWN
     staged = spec.sft.mode == "staged" and only is None
     kind = None if not staged else part is None  # the second part of the released order trains on open answers
     epochs = spec.sft.answer_epochs if kind else spec.sft.epochs
@@ -41,17 +41,17 @@ def sft_work(spec: ExperimentSpec, rows: Rows, *, part: str | None = None, only:
     return (once + forward(shape, row) * counts[1]) * epochs
 
 
-def forward_work(spec: ExperimentSpec, rows: int) -> Effort | None:
+def forward_work(spec: ExperimentSpec, rows: int) -> Effort:
     """One forward pass of so many rows."""
     shape = backbone_shape(spec)
-    return None if shape is None else forward(shape, row_of(spec)) * rows
+    return UNKNOWN if shape is None else forward(shape, row_of(spec)) * rows
 
 
-def grpo_work(spec: ExperimentSpec, rows: Rows) -> Effort | None:
+def grpo_work(spec: ExperimentSpec, rows: Rows) -> Effort:
     """Reinforcement learning: each step samples, scores what was sampled by one forward pass, and trains on it; validations sample."""
     grpo, shape, asked = spec.grpo, backbone_shape(spec), asked_row(spec)
     if shape is None:
-        return None
+        return UNKNOWN
     left_out = trained_without(spec, "train")
     if grpo.datasets is not None:
         named = {find_dataset(name).id for name in grpo.datasets}
@@ -69,17 +69,17 @@ def grpo_work(spec: ExperimentSpec, rows: Rows) -> Effort | None:
     return learnt + (sampling(shape, tokens) + forward(shape, asked)) * asked_again
 
 
-def prediction_work(spec: ExperimentSpec, arm: Arm, rows: Rows) -> Effort | None:
+def prediction_work(spec: ExperimentSpec, arm: Arm, rows: Rows) -> Effort:
     """Predictions of an arm on the evaluated split: those of a model with heads, or sampled responses."""
     split = spec.evaluate.split
     if not arm.is_generative:
         without = () if not arm.is_transferred else tuple(name for name in rows.counts if name not in trained_without(spec, "train"))
         shape, count = backbone_shape(spec), rows.of(split, without=without)
         if shape is None:
-            return None
+            return UNKNOWN
         answers = rows.of(split, open_answers=True, without=without)
         return forward(shape, row_of(spec)) * count + sampling(shape, spec.evaluate.max_new_tokens) * answers
     model = spec.model.backbone if arm.baseline is None else baselines(spec)[arm]
     shape = backbone_shape(spec) if model == spec.model.backbone else shape_of(model) or shape_of(BASELINE)
     tokens = response_tokens(spec) if arm.baseline is None else min(spec.evaluate.max_new_tokens, spec.evaluate.generation.max_new_tokens)
-    return None if shape is None else (forward(shape, asked_row(spec)) + sampling(shape, tokens)) * rows.of(split)
+    return UNKNOWN if shape is None else (forward(shape, asked_row(spec)) + sampling(shape, tokens)) * rows.of(split)
