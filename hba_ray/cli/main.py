@@ -15,7 +15,7 @@ from typing import NoReturn
 import typer
 
 from hba_ray import __version__
-from hba_ray.cli import atlas, checks, jobs, runs, specs
+from hba_ray.cli import atlas, checks, cluster, jobs, runs, specs
 from hba_ray.cli.base import complaints, console
 from hba_ray.errors import EnvironmentMissing, HbaError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 for group in (specs, runs, jobs):
     app.add_typer(group.app)
 app.add_typer(atlas.app, name="atlas")
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(runs.kept, name="runs")
 app.add_typer(checks.doctor, name="doctor")
 app.add_typer(checks.bench, name="bench")

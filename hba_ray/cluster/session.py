@@ -126,7 +126,7 @@ def ray_session(spec: ComputeSpec, log_folder: Path, *, rollouts: int = 0) -> It
             check_capacity(spec, local_cpus(spec, rollouts=rollouts), float("inf"))
             stack.enter_context(_private(spec, log_folder, rollouts))
         else:
-            stack.enter_context(_joined(spec))
+            stack.enter_context(joined(spec))
         session = _describe(spec)
         check_capacity(spec, session.cpus, session.gpus)
         yield session
@@ -190,7 +190,7 @@ class _Starting:
 
 
 @contextmanager
-def _joined(spec: ComputeSpec) -> Iterator[None]:
+def joined(spec: ComputeSpec) -> Iterator[None]:
     import ray
     from ray.exceptions import AuthenticationError
 

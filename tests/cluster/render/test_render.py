@@ -1,0 +1,165 @@
+"""One infra file becomes the file of each place: sound by what can be checked without a cloud, blank only where nobody else can know."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hba_ray.cluster.render.blanks import BLANK, blanks
+from hba_ray.cluster.render.check import FILES, problems, render
+from hba_ray.cluster.render.kubernetes import manifests, render_kubernetes
+from hba_ray.cluster.render.ray_up import cluster_config
+from hba_ray.errors import SpecError
+from hba_ray.specs import load_spec
+from hba_ray.specs.infra import InfraSpec, Target, load_infra
+
+CLUSTERS = Path(__file__).parents[3] / "clusters"
+TARGETS: list[Target] = ["aws", "gcp", "kubernetes", "slurm"]
+ONLY_THE_USER_KNOWS = {
+    "aws": ["image.cpu", "image.gpu", "mlflow", "aws.machine_image", "aws.file_system"],
+    "gcp": ["image.cpu", "image.gpu", "mlflow", "gcp.project", "gcp.machine_image", "gcp.file_system"],
+    "kubernetes": ["image.cpu", "image.gpu", "kubernetes.storage_class"],
+    "slurm": ["mlflow"],
+}
+FILLED: dict[str, Any] = {
+    "image": {"cpu": "registry.example/hba:cpu", "gpu": "registry.example/hba:gpu"},
+    "mlflow": "http://mlflow.example:5000",
+    "aws": {"machine_image": "ami-1", "file_system": "fs-1.efs.us-east-1.amazonaws.com:/"},
+    "gcp": {"project": "lab", "machine_image": "projects/p/global/images/i", "file_system": "10.0.0.2:/share"},
+    "kubernetes": {"storage_class": "efs"},
+}
+SMALL: dict[str, Any] = {"head": {"cpus": 2, "memory_gib": 8}, "workers": {"cpu": {"cpus": 4, "memory_gib": 16, "most": 2}}}
+
+
+def infra(**changes: Any) -> InfraSpec:
+    """That of clusters/infra.yaml, with sections changed."""
+    raw = yaml.safe_load((CLUSTERS / "infra.yaml").read_text())
+    return InfraSpec.model_validate(
+        raw | {name: {**raw[name], **value} if isinstance(value, dict) else value for name, value in changes.items()}
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_shipped_file_is_the_one_rendered_from_the_shipped_infra_file(target: Target):
+    assert (CLUSTERS / FILES[target]).read_text() == render(load_infra(CLUSTERS / "infra.yaml"), target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_it_is_sound_and_blank_only_where_the_user_alone_knows(target: Target):
+    shipped = load_infra(CLUSTERS / "infra.yaml")
+    text = render(shipped, target)
+    assert problems(target, text) == []
+    assert [blank.key for blank in blanks(shipped, target)] == ONLY_THE_USER_KNOWS[target]
+    assert set(re.findall(BLANK + r"([\w.]*\w)", text)) == set(ONLY_THE_USER_KNOWS[target])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("storage", ["/shared/runs", "s3://bucket/runs"])
+@pytest.mark.parametrize("queue", [None, "lab"])
+def test_filled_in_it_has_no_blank_and_is_sound(target: Target, storage: str, queue: str | None):
+    changed = infra(**{**FILLED, "storage": storage, "kubernetes": {**FILLED["kubernetes"], "queue": queue}})
+    text = render(changed, target)
+    assert BLANK not in text and blanks(changed, target) == [] and problems(target, text) == []
+    assert storage in text
+    assert ("/shared" in text) == (storage == "/shared/runs")
+
+
+def test_workers_come_from_zero_and_the_head_does_no_work():
+    config = cluster_config(infra(**FILLED), "aws")
+    assert config["available_node_types"]["head"]["resources"] == {"CPU": 0} and config["max_workers"] == 4
+    gpu = config["available_node_types"]["gpu"]
+    assert (gpu["min_workers"], gpu["max_workers"], gpu["resources"]) == (0, 4, {"CPU": 64, "GPU": 8})
+    assert gpu["docker"] == {"worker_image": "registry.example/hba:gpu"} and config["docker"]["head_image"] == "registry.example/hba:cpu"
+    assert "InstanceMarketOptions" in gpu["node_config"]
+    on_demand = cluster_config(infra(**FILLED, spot=False), "aws")["available_node_types"]["gpu"]
+    assert "InstanceMarketOptions" not in on_demand["node_config"] and on_demand["labels"] == {"ray.io/market-type": "on-demand"}
+
+
+def test_a_job_in_a_queue_is_admitted_whole_and_one_without_grows():
+    waiting, growing = (manifests(infra(kubernetes={"queue": queue}), "name: x\n", "mine")[-1] for queue in ("lab", None))
+    assert waiting["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "lab"} and waiting["spec"]["suspend"] is True
+    cluster = waiting["spec"]["rayClusterSpec"]
+    assert "enableInTreeAutoscaling" not in cluster and cluster["workerGroupSpecs"][0]["replicas"] == 4
+    cluster = growing["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"] is True and cluster["workerGroupSpecs"][0]["replicas"] == 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_node_asks_for_a_token_and_no_host_is_named(target: Target):
+    text = (CLUSTERS / FILES[target]).read_text()
+    assert "RAY_AUTH_MODE=token" in text or "authOptions:\n      mode: token" in text
+    assert set(re.findall(r"https?://([\w.-]+)", text)) <= {"localhost", "hba-mlflow"} and "index-url" not in text
+
+
+def test_the_job_of_kubernetes_runs_this_ray_and_a_command_of_ours(tmp_path: Path):
+    *_, config, job = manifests(infra(), "name: mine\nstages: [sft]\natlas: {source: toy}\n", "mine")
+    assert job["spec"]["rayClusterSpec"]["rayVersion"] == metadata.version("ray")
+    program, command, file, *words = job["spec"]["entrypoint"].split()
+    assert (program, command) == ("hba", "run") and file == "/spec/spec.yaml"
+    (tmp_path / "spec.yaml").write_text(config["data"]["spec.yaml"])
+    spec = load_spec(tmp_path / "spec.yaml", words)
+    assert (spec.compute.address, spec.compute.storage, spec.tracking.mlflow) == ("auto", "/shared/runs", "http://hba-mlflow:5000")
+
+
+def test_a_job_of_kubernetes_holds_its_spec_and_secrets_by_name_alone():
+    text = render_kubernetes(infra(**FILLED, secrets=["HF_TOKEN", "JUDGE_KEY"]), "name: mine\nseed: 3\n", job="mine")
+    documents = list(yaml.safe_load_all(text))
+    assert next(one for one in documents if one["kind"] == "ConfigMap")["data"] == {"spec.yaml": "name: mine\nseed: 3\n"}
+    container = documents[-1]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert [one["name"] for one in container["env"]] == ["HF_TOKEN", "JUDGE_KEY"]
+    assert all("value" not in one for one in container["env"])
+
+
+SPOILT: dict[str, tuple[Target, str, str, str]] = {
+    "an unknown key of ray up": ("aws", "idle_timeout_minutes:", "idle_minutes:", "idle_minutes"),
+    "a number in words": ("gcp", "max_workers: 4", "max_workers: four", "max_workers"),
+    "a misspelt field of KubeRay": ("kubernetes", "shutdownAfterJobFinishes", "shutdownAfterJobFinish", "no field shutdownAfterJobFinish"),
+    "an amount of memory": ("kubernetes", "memory: 512Gi", "memory: 512 GB", "512 GB is no quantity"),
+    "a volume that is not there": (
+        "kubernetes",
+        "- name: shm\n              mountPath",
+        "- name: smh\n              mountPath",
+        "volume smh",
+    ),
+    "a claim that is not there": ("kubernetes", "claimName: hba-mlflow-records", "claimName: records", "PersistentVolumeClaim records"),
+    "more nodes than there may be": ("kubernetes", "replicas: 0", "replicas: 9", "replicas is not between"),
+    "no YAML": ("kubernetes", "kind: RayJob", "kind: [RayJob", "is no YAML"),
+    "a quote that does not end": ("slurm", 'hba run "$@"', 'hba run "$@', "unexpected EOF"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_what_is_wrong_in_a_file_is_told(case: str):
+    target, before, after, said = SPOILT[case]
+    text = render(infra(**(FILLED | ({"mlflow": None} if target == "kubernetes" else {}))), target)
+    assert before in text
+    assert any(said in sentence for sentence in problems(target, text.replace(before, after, 1)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("head: {cpus: 2, memory_gib: 8}\n", r"infra\.yaml: workers: Field required"),
+        ("nam: x\n", r"infra\.yaml"),
+        ("head: {cpus: 2, memory_gib: 8}\nworkers:\n  gpu:\n    cpus: 4\n    memory_gib: 8\n    most: 0\n", r"yaml:6: workers\.gpu\.most"),
+        ("storage: runs\nhead: {cpus: 2, memory_gib: 8}\nworkers: {a: {cpus: 1, memory_gib: 1, most: 1}}\n", r"yaml:1: storage: 'runs' is"),
+        ("head: [", r"infra\.yaml"),
+    ],
+)  # fmt: skip
+def test_a_bad_infra_file_is_refused_with_its_line_and_key(tmp_path: Path, text: str, said: str):
+    (tmp_path / "infra.yaml").write_text(text)
+    with pytest.raises(SpecError, match=said):
+        load_infra(tmp_path / "infra.yaml")
+    with pytest.raises(SpecError, match=r"elsewhere\.yaml"):
+        load_infra(tmp_path / "elsewhere.yaml")
+
+
+@pytest.mark.parametrize("name", ["Hba", "-hba", "h b", "a" * 41])
+def test_a_name_that_clouds_refuse_is_refused_before(name: str):
+    with pytest.raises(ValueError, match="name"):
+        InfraSpec.model_validate(SMALL | {"name": name})
