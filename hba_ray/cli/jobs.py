@@ -31,7 +31,7 @@ def submit(
     name = jobs.submit(loaded, say)
     show("job", name)
     if wait:
-        sys.exit(jobs.follow(name, _show_text).exit_code)
+        sys.exit(jobs.follow(name, _show_text, say).exit_code)
 
 
 @app.command()
@@ -62,7 +62,7 @@ def logs(
 
     jobs = Jobs(address)
     if follow:
-        sys.exit(jobs.follow(job, _show_text).exit_code)
+        sys.exit(jobs.follow(job, _show_text, say).exit_code)
     _show_text(jobs.logs(job))
 
 

@@ -6,6 +6,7 @@ are recorded when a job is sent.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = f"http://{LOOPBACK}:8265"
 WAY_TO_A_DASHBOARD = "give the address of its dashboard, http://HOST:8265, as --address; through a tunnel: ssh -L 8265:localhost:8265 HOST"
+WAY_TO_A_TOKEN = "if it asks for a token, set RAY_AUTH_TOKEN to it and RAY_AUTH_MODE=token; its Ray must be of the same version"
 SPEC_FILE, DIFF_FILE = "spec.yaml", "source.diff"
 ENTRYPOINT = f"python -m hba_ray run {SPEC_FILE}"
 """Command of a job. It runs on the cluster's head, in the uploaded folder."""
 EXIT = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
 """Status of a job -> exit code where its driver left none."""
 POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 600.0
+"""How long a dashboard that was lost is asked again: a head's restart takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -200,23 +204,65 @@ class Jobs:
         with _answers(self.address, name):
             return self._client.get_job_logs(name)
 
-    def follow(self, name: str, show: Callable[[str], None]) -> Job:
-        """Hands what a job prints to `show` as it comes, until the job has ended."""
-        shown = 0
+    def follow(self, name: str, show: Callable[[str], None], say: Callable[[str], None], patience: float = PATIENCE_SECONDS) -> Job:
+        """Hands what a job prints to `show` as it comes, until the job has ended.
+
+        Once it has answered, a dashboard that is lost is asked again for so many seconds: the job goes on without it.
+
+        Raises:
+            SpecError: there is no such job.
+            EnvironmentMissing: no dashboard answers.
+        """
+        shown, answered, lost = _Shown(show), False, None
         while True:
-            job = self.get(name)
-            text = self.logs(name)
-            if len(text) > shown:
-                show(text[shown:])
-                shown = len(text)
-            if job.exit_code is not None:
-                return job
+            try:
+                with _answers(self.address, name):
+                    asyncio.run(self._tail(name, shown))
+                job = self.get(name)
+                answered, lost = True, None
+                if job.exit_code is not None:
+                    return job
+            except EnvironmentMissing as cause:
+                lost = lost or time.monotonic()
+                if not answered or time.monotonic() - lost > patience:
+                    raise
+                if shown.lost != lost:
+                    say(f"{cause.what}: it is asked again for {patience / 60:.0f} minutes, while the job goes on")
+                    shown.lost = lost
             time.sleep(POLL_SECONDS)
+
+    async def _tail(self, name: str, shown: _Shown) -> None:
+        """What the job says until its stream ends; the stream begins with its first word, however often it is asked for."""
+        shown.again()
+        async for text in self._client.tail_job_logs(name):
+            shown.take(text)
 
     def stop(self, name: str) -> bool:
         """Stops a job, and says whether it was running. When its spec is submitted again, it goes on where it was."""
         with _answers(self.address, name):
             return self._client.stop_job(name)
+
+
+class _Shown:
+    """Hands on the part of a stream that was not shown before.
+
+    Attributes:
+        lost: when the dashboard was lost that was told of last.
+    """
+
+    def __init__(self, show: Callable[[str], None]):
+        self._show, self._characters, self._place, self.lost = show, 0, 0, 0.0
+
+    def again(self) -> None:
+        """The stream begins once more."""
+        self._place = 0
+
+    def take(self, text: str) -> None:
+        new = text[max(0, self._characters - self._place) :]
+        self._place += len(text)
+        if new:
+            self._characters = self._place
+            self._show(new)
 
 
 def _job(details: JobDetails) -> Job:
@@ -230,14 +276,19 @@ def _job(details: JobDetails) -> Job:
 
 @contextmanager
 def _answers(address: str, name: str = "") -> Iterator[None]:
-    """Turns failures of Ray's client into errors of ours."""
+    """Turns failures of Ray's client, and of what it talks by, into errors of ours."""
+    import requests
+    from aiohttp import ClientError
+    from ray.exceptions import AuthenticationError
+
     try:
         yield
-    except ConnectionError as cause:
+    except AuthenticationError as cause:
+        raise EnvironmentMissing("--address", f"the Ray cluster at {address} wants another token", WAY_TO_A_TOKEN) from cause
+    except (ConnectionError, requests.RequestException, ClientError) as cause:
         raise EnvironmentMissing("--address", f"no Ray dashboard answers at {address}", WAY_TO_A_DASHBOARD) from cause
     except (RuntimeError, ValueError) as cause:
         reason = str(cause).strip().splitlines()[0][:300] if str(cause).strip() else type(cause).__name__
         if "404" in reason or "does not exist" in reason:
             raise SpecError(name, f"no such job at {address}", "`hba status` lists the jobs") from None
-        way_out = "if it asks for a token, set RAY_AUTH_TOKEN to it and RAY_AUTH_MODE=token"
-        raise EnvironmentMissing("--address", f"the Ray cluster at {address} refused: {reason}", way_out) from cause
+        raise EnvironmentMissing("--address", f"the Ray cluster at {address} refused: {reason}", WAY_TO_A_TOKEN) from cause

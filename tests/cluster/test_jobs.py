@@ -3,8 +3,11 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import aiohttp
 import pytest
+import requests
 import yaml
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 from hba_ray.cluster import jobs as module
@@ -106,3 +109,63 @@ def test_the_protocol_and_the_last_slash_of_an_address_may_be_left_out_or_not(ad
 def test_the_spec_that_is_sent_is_resolved(tmp_path: Path):
     with packed(small_experiment(tmp_path, name="sent")) as upload:
         assert yaml.safe_load((upload.folder / "spec.yaml").read_text())["name"] == "sent"
+
+
+class Dashboard:
+    """A client of a dashboard that is away for a while: each answer of the list is text so far, with the status, or an error."""
+
+    def __init__(self, *answers: tuple[str, str] | Exception):
+        self.answers = list(answers)
+
+    def now(self) -> tuple[str, str]:
+        if isinstance(answer := self.answers[0], Exception):
+            self.answers.pop(0)
+            raise answer
+        return answer
+
+    async def tail_job_logs(self, name: str):
+        text, _ = self.now()
+        for line in text.splitlines(keepends=True):
+            yield line
+
+    def get_job_info(self, name: str) -> SimpleNamespace:
+        _, status = self.now()
+        self.answers.pop(0)
+        return SimpleNamespace(submission_id=name, status=JobStatus(status), message="", driver_exit_code=0)
+
+
+def followed(*answers: tuple[str, str] | Exception, patience: float = 60) -> tuple[str, list[str], int | None]:
+    """What was shown of a job, what was said beside it, and its exit code."""
+    jobs = Jobs.__new__(Jobs)
+    jobs.address, jobs._client = "http://head:8265", Dashboard(*answers)  # type: ignore[assignment]
+    shown: list[str] = []
+    said: list[str] = []
+    code = jobs.follow("hba-x", shown.append, said.append, patience).exit_code
+    return "".join(shown), said, code
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+
+
+LOST = (requests.ConnectionError("reset"), aiohttp.ClientConnectionError("gone"), ConnectionError("refused"), requests.Timeout("late"))
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+def test_a_dashboard_that_is_lost_while_a_job_is_followed_is_asked_again_and_no_line_comes_twice(at_once: None, error: Exception):
+    text, said, code = followed(("one\n", "RUNNING"), error, error, ("one\ntwo\n", "RUNNING"), ("one\ntwo\nthree\n", "SUCCEEDED"))
+    assert (text, code) == ("one\ntwo\nthree\n", 0)
+    assert said == ["no Ray dashboard answers at http://head:8265: it is asked again for 1 minutes, while the job goes on"]
+
+
+def test_one_that_never_answers_is_no_job_that_failed_and_patience_ends(at_once: None):
+    with pytest.raises(EnvironmentMissing, match="no Ray dashboard answers"):
+        followed(requests.ConnectionError("refused"))
+    with pytest.raises(EnvironmentMissing, match="no Ray dashboard answers"):
+        followed(("one\n", "RUNNING"), *[requests.ConnectionError("refused")] * 20, patience=0.0)
+
+
+def test_a_wrong_token_is_told_as_one(at_once: None):
+    with pytest.raises(EnvironmentMissing, match=r"wants another token\n  if it asks for a token, set RAY_AUTH_TOKEN"):
+        followed(AuthenticationError("401"))
