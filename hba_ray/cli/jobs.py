@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hba_ray.cli.base import Overrides, SpecFile, console, read, say, show
 from hba_ray.escaping import visible, without_colours
+from hba_ray.specs import ExperimentSpec
 
 Address = Annotated[str | None, typer.Option(help="Dashboard of the cluster, http://HOST:8265; default: RAY_API_SERVER_ADDRESS.")]
 Name = Annotated[str, typer.Argument(metavar="JOB", help="As `hba submit` prints it.")]
@@ -22,16 +24,33 @@ def submit(
     overrides: Overrides = None,
     address: Address = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show what it says, and end with its exit code.")] = False,
+    k8s: Annotated[
+        Path | None, typer.Option("--k8s", metavar="INFRA", help="Make a RayJob of it on Kubernetes, as this infra file says, by kubectl.")
+    ] = None,
 ) -> None:
     """Send a spec to a running cluster; sent again while it runs, it is found and not doubled."""
     from hba_ray.cluster.jobs import Jobs
 
     loaded = read(spec, overrides)
+    if k8s is not None:
+        _submit_to_kubernetes(loaded, k8s, wait)
+        return
     jobs = Jobs(address)
     name = jobs.submit(loaded, say)
     show("job", name)
     if wait:
         sys.exit(jobs.follow(name, _show_text, say).exit_code)
+
+
+def _submit_to_kubernetes(spec: ExperimentSpec, file: Path, wait: bool) -> None:
+    from hba_ray.cluster.kubernetes_jobs import KubernetesJobs
+    from hba_ray.specs.infra import load_infra
+
+    jobs = KubernetesJobs(load_infra(file), file)
+    name = jobs.submit(spec)
+    show("job", name)
+    if wait:
+        sys.exit(jobs.follow(name, _show_text))
 
 
 @app.command()
