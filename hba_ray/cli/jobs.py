@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ def submit(
     overrides: Overrides = None,
     address: Address = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show what it says, and end with its exit code.")] = False,
+    retries: Annotated[int, typer.Option(min=0, help="With --wait: how often it is sent again where a machine takes it with it.")] = 0,
     k8s: Annotated[
         Path | None, typer.Option("--k8s", metavar="INFRA", help="Make a RayJob of it on Kubernetes, as this infra file says, by kubectl.")
     ] = None,
@@ -36,10 +38,10 @@ def submit(
         _submit_to_kubernetes(loaded, k8s, wait)
         return
     jobs = Jobs(address)
-    name = jobs.submit(loaded, say)
-    show("job", name)
-    if wait:
-        sys.exit(jobs.follow(name, _show_text, say).exit_code)
+    if not wait:
+        show("job", jobs.submit(loaded, say))
+        return
+    sys.exit(jobs.complete(loaded, _show_text, say, retries, on_submit=partial(show, "job")).exit_code)
 
 
 def _submit_to_kubernetes(spec: ExperimentSpec, file: Path, wait: bool) -> None:

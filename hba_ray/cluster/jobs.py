@@ -50,12 +50,14 @@ class Job:
         name: submission id.
         status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
         exit_code: what `hba` itself would have ended with; None while the job waits or runs.
+        lost: whether it ended because a machine did, and not by itself.
     """
 
     name: str
     status: str
     message: str
     exit_code: int | None
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,37 @@ class Jobs:
         async for text in self._client.tail_job_logs(name):
             shown.take(text)
 
+    def complete(
+        self,
+        spec: ExperimentSpec,
+        show: Callable[[str], None],
+        say: Callable[[str], None],
+        retries: int = 0,
+        on_submit: Callable[[str], None] = lambda name: None,
+    ) -> Job:
+        """Submits a spec and follows it to its end; where a machine takes the job with it, it is submitted again, and goes on.
+
+        Args:
+            retries: how often it is submitted again.
+            on_submit: gets the name of each job.
+
+        Raises:
+            SpecError: see `for_cluster`.
+            EnvironmentMissing: no dashboard answers, or the head was replaced and knows nothing of the job.
+        """
+        for left in range(retries, -1, -1):
+            on_submit(name := self.submit(spec, say))
+            lost = f"{name} is lost with the machine that it ran on"
+            try:
+                job = self.follow(name, show, say)
+                if not (job.lost and left):
+                    return job
+            except SpecError:  # it was there when it was submitted
+                if not left:
+                    raise EnvironmentMissing("--address", lost, "submit the spec again: it goes on where it was") from None
+            say(f"{lost}: it is submitted again, {left} {'time' if left == 1 else 'times'} at most")
+        raise AssertionError("the last attempt returns or raises")
+
     def stop(self, name: str) -> bool:
         """Stops a job, and says whether it was running. When its spec is submitted again, it goes on where it was."""
         with _answers(self.address, name):
@@ -266,12 +299,13 @@ class _Shown:
 
 
 def _job(details: JobDetails) -> Job:
-    status = details.status.value
-    code = None
-    if details.status.is_terminal():
-        own = getattr(details, "driver_exit_code", None)
-        code = own if own and status == "FAILED" and 0 < own < 128 else EXIT[status]
-    return Job(details.submission_id or "", status, details.message or "", code)
+    status, own = details.status.value, getattr(details, "driver_exit_code", None)
+    name, message = details.submission_id or "", details.message or ""
+    if not details.status.is_terminal():
+        return Job(name, status, message, None)
+    by_itself = own is not None and 0 <= own < 128
+    code = own if status == "FAILED" and by_itself and own else EXIT[status]
+    return Job(name, status, message, code, lost=status == "FAILED" and not by_itself)
 
 
 @contextmanager

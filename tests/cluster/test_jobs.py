@@ -169,3 +169,54 @@ def test_one_that_never_answers_is_no_job_that_failed_and_patience_ends(at_once:
 def test_a_wrong_token_is_told_as_one(at_once: None):
     with pytest.raises(EnvironmentMissing, match=r"wants another token\n  if it asks for a token, set RAY_AUTH_TOKEN"):
         followed(AuthenticationError("401"))
+
+
+class Cluster:
+    """A client whose jobs end as a list says: a driver's exit code, None where the machine was lost, "gone" where the head was replaced."""
+
+    def __init__(self, *ends: int | str | None):
+        self.ends, self.sent = list(ends), list[str]()
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(submission_id=name, status=JobStatus.FAILED) for name in self.sent]
+
+    def submit_job(self, submission_id: str, **_: object) -> None:
+        self.sent.append(submission_id)
+
+    async def tail_job_logs(self, name: str):
+        yield f"{name}\n"
+
+    def get_job_info(self, name: str) -> SimpleNamespace:
+        end = self.ends[len(self.sent) - 1]
+        if end == "gone":
+            raise RuntimeError("Request failed with status code 404: Job does not exist")
+        status = JobStatus.SUCCEEDED if end == 0 else JobStatus.FAILED
+        return SimpleNamespace(submission_id=name, status=status, message="", driver_exit_code=end)
+
+
+@pytest.mark.parametrize(
+    ("ends", "retries", "sent", "code"),
+    [
+        ((None, -9, 0), 2, 3, 0),
+        (("gone", 0), 1, 2, 0),
+        ((2, 0), 5, 1, 2),
+        ((1, 0), 5, 1, 1),
+        ((None, 0), 0, 1, 1),
+        ((None, None, 0), 1, 2, 1),
+    ],
+)
+def test_a_job_that_a_machine_took_with_it_is_sent_again_and_one_that_failed_by_itself_is_not(
+    tmp_path: Path, at_once: None, ends: tuple[int | str | None, ...], retries: int, sent: int, code: int
+):
+    jobs = Jobs.__new__(Jobs)
+    jobs.address, jobs._client = "http://head:8265", (cluster := Cluster(*ends))  # type: ignore[assignment]
+    named: list[str] = []
+    assert jobs.complete(small_experiment(tmp_path), lambda text: None, lambda line: None, retries, named.append).exit_code == code
+    assert len(cluster.sent) == sent == len(set(named)) and named == cluster.sent
+
+
+def test_a_head_that_was_replaced_is_told_with_the_way_on(tmp_path: Path, at_once: None):
+    jobs = Jobs.__new__(Jobs)
+    jobs.address, jobs._client = "http://head:8265", Cluster("gone")  # type: ignore[assignment]
+    with pytest.raises(EnvironmentMissing, match=r"is lost with the machine that it ran on\n  submit the spec again"):
+        jobs.complete(small_experiment(tmp_path), lambda text: None, lambda line: None)
