@@ -1,4 +1,4 @@
-"""`hba cluster render`, `check`, `wait`: files that start a cluster, from one infra file, and waiting for its nodes."""
+"""`hba cluster render`, `check`, `prepare`, `wait`: files that start a cluster, from one infra file, its image, and waiting for nodes."""
 
 from __future__ import annotations
 
@@ -54,6 +54,18 @@ def check_file(target: Place, infra: InfraFile) -> None:
     if wrong or left:
         sys.exit(2)
     console.print(f"{FILES[target]} is sound, and nothing is left to fill in")
+
+
+@app.command("prepare")
+def prepare(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where environments go.")]) -> None:
+    """Build the environments of extractors that this one cannot hold, as the image of nodes does."""
+    from hba_ray.descriptors.environments import ENVIRONMENTS, build
+
+    for stream, environment in ENVIRONMENTS.items():
+        if environment.is_here:
+            console.print(f"{stream}: {environment.requirement} is here")
+        else:
+            show(stream, build(stream, folder.absolute()))
 
 
 @app.command("wait")

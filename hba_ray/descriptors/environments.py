@@ -26,6 +26,8 @@ from hba_ray.specs import fingerprint
 from hba_ray.store.folders import claimed
 
 BUILD_SECONDS = 1800.0
+IN_IMAGE = "HBA_ENVIRONMENTS"
+"""Variable that names the folder of environments which the image of all nodes brings (clusters/Dockerfile)."""
 _SHARED = ("ray[data]", "pyarrow", "av", "soundfile", "pillow")
 """Packages that decode clips or carry data. They get the version that is installed here, so that a clip gives the same frames."""
 
@@ -97,7 +99,7 @@ def runtime_env(stream: str, folder: Path, python: str | None = None) -> dict[st
     if python is None and environment.is_here:
         return {}
     if python is None:
-        python = str(build(stream, folder))
+        python = str(_in_image(stream) or build(stream, folder))
     else:
         _check(stream, environment, python)
     return {"py_executable": python, "py_modules": ray_private.upload_modules([Path(__file__).parents[1]])}
@@ -114,6 +116,13 @@ def built_python(stream: str, folder: Path) -> Path:
     """The path of the Python of a stream's environment, which may not be built yet."""
     wanted = {"python": sys.version, "base": sys.base_prefix, "packages": ENVIRONMENTS[stream].requirements}
     return folder / f"{stream}-{fingerprint(wanted)}" / "bin" / "python"
+
+
+def _in_image(stream: str) -> Path | None:
+    """The Python of a stream's environment that the image of all nodes brings; None where it brings none for this Python."""
+    folder = os.environ.get(IN_IMAGE)
+    python = built_python(stream, Path(folder)) if folder else None
+    return python if python is not None and python.exists() else None
 
 
 def find_uv() -> str | None:

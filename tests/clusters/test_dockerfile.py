@@ -1,0 +1,79 @@
+"""The image: two kinds from one file, from the pins, for a user who is no root; every line that installs works in a fresh folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hba_ray.descriptors.environments import ENVIRONMENTS, IN_IMAGE, _in_image, built_python
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "clusters" / "Dockerfile").read_text()
+HOME = "/opt/hba_ray"
+
+
+def stage(name: str) -> list[tuple[str, str]]:
+    """(instruction, words) of a target, in order."""
+    body = re.split(r"^FROM ", TEXT, flags=re.MULTILINE)[1:]
+    (lines,) = [part.splitlines()[1:] for part in body if part.splitlines()[0].endswith(f" AS {name}")]
+    return [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize(("name", "hardware"), [("cpu", "rl-cpu"), ("gpu", "rl-gpu")])
+def test_a_target_installs_the_pinned_packages_as_a_user_who_is_no_root(name: str, hardware: str):
+    instructions = stage(name)
+    order = [instruction for instruction, _ in instructions]
+    assert order.index("USER") < order.index("COPY") < order.index("ENV")
+    assert dict(instructions)["USER"] == "hba" and dict(instructions)["WORKDIR"] == HOME
+    installs = [words for instruction, words in instructions[order.index("COPY") :] if instruction == "RUN"]
+    assert installs == [f"make EXTRAS=train,descriptors,{hardware} .venv", f"hba cluster prepare ${IN_IMAGE}"]
+    known = {"FROM", "RUN", "USER", "WORKDIR", "COPY", "ENV"}
+    assert set(order) <= known
+    for words in [words for instruction, words in instructions if instruction == "RUN"]:
+        assert subprocess.run(["bash", "-n"], input=words, text=True, check=False).returncode == 0
+        assert "apt-get install" not in words or ("--no-install-recommends" in words and "rm -rf /var/lib/apt/lists/*" in words)
+
+
+def test_what_makes_an_image_large_or_tells_secrets_stays_outside():
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {".git", ".venv", "runs", "**/__pycache__"} <= set(ignored)
+    assert not {"hba_ray", "experiments", "clusters", "Makefile", "pyproject.toml", "constraints.txt"} & set(ignored)
+
+
+def test_environments_of_the_image_are_taken_and_others_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(IN_IMAGE, raising=False)
+    assert _in_image("pose") is None
+    monkeypatch.setenv(IN_IMAGE, str(tmp_path))
+    assert _in_image("pose") is None
+    python = built_python("pose", tmp_path)
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert _in_image("pose") == python
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_line_that_installs_works_in_a_fresh_folder(tmp_path: Path):
+    """What a container would do after its system packages are there, but in a folder of this machine and with its Python."""
+    home = tmp_path / "hba_ray"
+    ignore = shutil.ignore_patterns(*(line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().split()))
+    shutil.copytree(ROOT, home, ignore=ignore)
+    environ = {
+        name: os.environ[name] for name in ("HOME", "PATH", "LANG", "UV_CACHE_DIR", "UV_INDEX_URL", "PIP_INDEX_URL") if name in os.environ
+    }
+    installs = [words for instruction, words in stage("cpu") if instruction == "RUN" and words.startswith(("make", "hba"))]
+    environ |= {"PATH": f"{home}/.venv/bin:{environ['PATH']}", IN_IMAGE: f"{home}/environments"}
+    for words in installs:
+        done = subprocess.run(["bash", "-euc", words], cwd=home, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-3000:]}"
+    built = [stream for stream in ENVIRONMENTS if list((home / "environments").glob(f"{stream}-*/bin/python"))]
+    assert built == ["pose"]
+    done = subprocess.run(
+        ["hba", "plan", "experiments/quickstart.yaml"], cwd=home, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "nothing that was looked at is missing here" in done.stdout, done.stdout + done.stderr
