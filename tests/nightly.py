@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from hba_ray.evaluation.scores import DatasetScore
+from hba_ray.report.tables import read_json
+from hba_ray.specs import load_spec
 from tests.convert.conftest import write_meld
 from tests.helpers.stub_judge import KEY, StubJudge
 
@@ -23,6 +26,17 @@ SPECS = sorted((ROOT / "experiments").rglob("*.yaml"))
 PATIENCE_SECONDS = 3600
 NEEDS_WEIGHTS = ROOT / "experiments" / "base" / "omnisapiens_7b.yaml"
 """What the tables extend; by itself it has nothing small to run."""
+
+
+DATA_OF = {
+    "mustard": ["MUSTARD_ROOT"],
+    "meld": ["MELD_ROOT"],
+    "grpo_meld": ["MELD_ROOT"],
+    "scaling": ["MELD_ROOT"],
+    "meld_mustard_transfer": ["MELD_ROOT", "MUSTARD_ROOT"],
+    "bam_cremad": ["CREMAD_ROOT"],
+}
+"""Spec of the small model -> variables that name the folders of its public data. It also needs the weights of `make small`."""
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +53,11 @@ def judge() -> Iterator[StubJudge]:
 def words_of(spec: Path, storage: Path, judge: StubJudge, folder: Path) -> list[str]:
     """The command that runs a spec."""
     where = f"compute.storage={storage}"
+    if spec.parent.name == "small":
+        for name in DATA_OF[spec.stem]:
+            if name not in os.environ:
+                pytest.skip(f"{name} names no folder of its public data")
+        return ["run", str(spec), where]
     if spec.parent.name != "paper":
         more = [f"atlas.root={write_meld(folder)}", "sft.batch=4", "compute.micro_batch=4"] if spec.stem == "meld_text" else []
         return ["run", str(spec), where, *more]
@@ -46,6 +65,12 @@ def words_of(spec: Path, storage: Path, judge: StubJudge, folder: Path) -> list[
     if spec.stem in ("T17_retention", "T18_judges"):  # the tables that are about what judges say
         words.append(f"evaluate.judge={{base_url: '{judge.address}/v1'}}")
     return words
+
+
+def trained_scores(storage: Path, name: str) -> list[DatasetScore]:
+    """The scores of the arm `sft` in the newest report of a spec."""
+    newest = max(storage.glob(f"{name}-*/report.json"), key=lambda file: file.stat().st_mtime)
+    return list(read_json(newest.read_bytes()).scores["sft"].datasets)
 
 
 @pytest.mark.shipped
@@ -58,6 +83,10 @@ def test_a_shipped_spec_runs_to_its_table(spec: Path, storage: Path, judge: Stub
     done = subprocess.run([sys.executable, "-m", "hba_ray", *words], env=environ, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-10_000:]
     assert "Measured" in done.stdout if words[0] == "reproduce" else "Score" in done.stdout
-    if spec.stem == "grpo_toy":
+    if spec.parent.name == "small" and spec.stem in ("mustard", "meld"):
+        for scored in trained_scores(storage, load_spec(spec).name):
+            assert scored.interval is not None and scored.majority is not None
+            assert scored.interval[0] > scored.majority, f"{scored.dataset}: {scored.interval} is not clear of {scored.majority}"
+    if spec.stem in ("grpo_toy", "grpo_meld"):
         said = re.search(r"mean reward (\S+) in the first quarter of them, (\S+) in the last\.", " ".join(done.stdout.split()))
         assert said and float(said[2]) > float(said[1]) + 0.1, done.stdout[-5000:]

@@ -15,11 +15,13 @@ FIRST_FIELDS = GOLDEN.with_name("spec_fields.json")
 """Section -> its fields in the first release, the only ones that need no mark."""
 WHERE_NOT_WHAT = {"ComputeSpec", "PythonsSpec", "TrackingSpec"}
 """Sections that enter no fingerprint of a step."""
+INFRA = "hba_ray.specs.infra"
+"""Sections of no spec, but of what starts a cluster."""
 
 
 def sections(kind: type[Spec] = Spec) -> dict[str, type[Spec]]:
     """All classes of sections in the package."""
-    below = [one for one in kind.__subclasses__() if one.__module__.startswith("hba_ray.")]
+    below = [one for one in kind.__subclasses__() if one.__module__.startswith("hba_ray.") and one.__module__ != INFRA]
     return {one.__name__: one for one in below} | {name: found for one in below for name, found in sections(one).items()}
 
 

@@ -15,7 +15,7 @@ from hba_ray.runs.reproduce import read_table
 from hba_ray.specs import ExperimentSpec, load_spec, trials
 from hba_ray.specs.paper import TOY
 from hba_ray.store.folders import Storage
-from tests.convert.conftest import write_meld, write_mustard
+from tests.convert.conftest import write_cremad, write_meld, write_mustard
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
@@ -39,18 +39,20 @@ def all_plans(folder: Path) -> dict[str, dict[str, Names]]:
     Args:
         folder: for atlases that the specs ask for.
     """
-    atlas, meld, mustard = write_atlas(folder / "atlas"), folder / "meld", folder / "mustard"
-    for place, write in ((meld, write_meld), (mustard, write_mustard)):
+    atlas, meld, mustard, cremad = write_atlas(folder / "atlas"), folder / "meld", folder / "mustard", folder / "cremad"
+    for place, write in ((meld, write_meld), (mustard, write_mustard), (cremad, write_cremad)):
         place.mkdir()
         write(place)
     made: dict[str, dict[str, Names]] = {}
     for file in sorted(EXPERIMENTS.rglob("*.yaml")):
         name, is_paper = file.relative_to(EXPERIMENTS).as_posix(), file.parent.name == "paper"
-        roots = {"meld_text": meld, "meld": meld, "grpo_meld": meld, "mustard": mustard, "omnisapiens_7b": atlas}
-        roots |= {file.stem: atlas} if is_paper else {}
+        roots = {"meld_text": meld, "meld": meld, "grpo_meld": meld, "scaling": meld, "mustard": mustard, "bam_cremad": cremad}
+        roots |= {"omnisapiens_7b": atlas} | ({file.stem: atlas} if is_paper else {})
         hub = ["model.small.language=HuggingFaceTB/SmolLM2-135M-Instruct", "model.small.speech=openai/whisper-tiny.en"]
         where = [f"compute.storage={folder / 'runs'}", *hub]  # ids on the hub, since the packages need not be installed
         rooted = [f"atlas.root={roots[file.stem]}"] if file.stem in roots else []
+        if file.stem == "meld_mustard_transfer":
+            rooted = [f"atlas.sources=[{{source: meld, root: {meld}}}, {{source: mustard, root: {mustard}}}]"]
         made[name] = _plans(load_spec(file, [*where, *rooted]))
         if is_paper:
             made[f"{name} --scale toy"] = _plans(read_table(file, where, toy=EXPERIMENTS / TOY))
