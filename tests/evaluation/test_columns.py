@@ -110,6 +110,17 @@ def test_places_and_the_correlation_of_size_and_score_look_at_the_whole_column()
     assert spearman.value == pytest.approx(-1) and spearman.low is not None and spearman.low >= -1 - 1e-9
 
 
+def test_rows_of_corpora_outside_the_thirteen_do_not_count_in_ranks_and_in_the_correlation_of_size_and_score():
+    """Table 15: IEMOCAP has more rows and a better score than all others here, and changes no number but its own size."""
+    sizes = {"mmsd": 690, "urfunny": 2125, "tess": 2800}
+    parts = (("mmsd", 45, 5), ("urfunny", 30, 20), ("tess", 10, 40))
+    within, beside = column(*parts, sizes=sizes), column(*parts, ("iemocap", 50, 0), sizes=sizes | {"iemocap": 10_039})
+    for row in ("all/spearman", *(f"{name}/{measure}" for name in sizes for measure in ("rank", "rows", "rows_rank"))):
+        assert beside.estimate(row) == within.estimate(row), row
+    assert "iemocap" not in beside.estimate("all/spearman").datasets and beside.estimate("iemocap/rows").value == 10_039
+    assert beside.estimate("iemocap/rank").value is None and beside.estimate("iemocap/rows_rank").value is None
+
+
 def test_a_dataset_without_a_score_or_a_size_has_no_place_and_leaves_those_of_others_alone():
     neutral = [row | {"true": "neutral"} for row in rows_of("mosei_senti", 4, 0)]
     rows = [row for name, right in (("mmsd", 45), ("urfunny", 30), ("tess", 10), ("cremad", 2)) for row in rows_of(name, right, 50 - right)]
