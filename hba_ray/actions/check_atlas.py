@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter
 
-from hba_ray.cluster.session import ray_session
+from hba_ray.actions.through_rows import through_rows, through_rows_of
 from hba_ray.data.atlas import AtlasIndex, read_rows
-from hba_ray.data.feed.spread import Spread, spread_here, spread_on_ray
+from hba_ray.data.feed.spread import Spread, spread_here
 from hba_ray.data.media import (
     LONGEST_SECONDS,
     SAMPLE_RATE,
@@ -33,12 +33,11 @@ from hba_ray.descriptors.store import Table
 from hba_ray.descriptors.summary import SILENCE
 from hba_ray.descriptors.tables import table_of
 from hba_ray.errors import BadMedia, DataError
+from hba_ray.evaluation.survey import LETTERS
 from hba_ray.report.sheets import MISSING, Sheet
-from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.atlas import MediaSpec
 from hba_ray.specs.sections.descriptors import Stream
-from hba_ray.store.files import stamps
-from hba_ray.store.folders import Storage, append_line, read_lines
 
 if TYPE_CHECKING:
     from hba_ray.specs.sections.descriptors import DescriptorsSpec
@@ -82,7 +81,6 @@ class Checked:
         unreadable: reason -> rows.
     """
 
-    rows: int
     clips: list[Clips] = field(default_factory=list)
     said: list[tuple[str, str, str, str]] = field(default_factory=list)
     unreadable: Counter[str] = field(default_factory=Counter)
@@ -115,22 +113,8 @@ def check_clips(
     Returns:
         the clips by dataset and modality, and reason -> rows that could not be read at all.
     """
-    parts = [
-        tuple(index.rows_of(split)[start : start + part_rows].tolist())
-        for split in splits
-        for start in range(0, len(index.rows_of(split)), part_rows)
-    ]
-    known = {facts["part"]: _CHECKED.validate_python(facts["checked"]) for facts in (read_lines(kept) if kept else ())}
-    missing = [part for part in range(len(parts)) if part not in known]
-    progress(done := sum(checked.rows for checked in known.values()))
-    for part, checked in zip(missing, spread(partial(_check_rows, index, media), [parts[part] for part in missing]), strict=True):
-        known[part] = checked
-        if kept:
-            append_line(kept, {"part": part, "checked": _CHECKED.dump_python(checked, mode="json")}, durable=False)
-        progress(done := done + checked.rows)
-    if kept:
-        kept.unlink(missing_ok=True)
-    return _together([known[part] for part in range(len(parts))], places)
+    work = partial(_check_rows, media=media)
+    return _together(through_rows(index, splits, work, _CHECKED, progress, spread=spread, kept=kept, part_rows=part_rows), places)
 
 
 def check_clips_of(
@@ -141,28 +125,15 @@ def check_clips_of(
     Args:
         index: of the spec's rows.
     """
-    stored = KeyStore.of(Path(), index).folder.name  # changes with the files, and with the rows that are taken from them
-    named = (clip for row in _jsonl_rows(index) for clips in row.files.values() for clip in clips if isinstance(clip, Path))
-    name = fingerprint([stored, spec.atlas.media.identity(), stamps(sorted(set(named)))])
-    storage = Storage(spec.compute.storage).folder
-    keep = storage / f"check-{name}.jsonl"
-    if not spec.compute.workers:
-        return check_clips(index, SPLITS, spec.atlas.media, progress, places=places, kept=keep)
-    with ray_session(spec.compute, storage / "check-logs"):
-        return check_clips(index, SPLITS, spec.atlas.media, progress, places=places, spread=spread_on_ray, kept=keep)
+    media = spec.atlas.media
+    work = partial(_check_rows, media=media)
+    return _together(through_rows_of(spec, index, work, _CHECKED, progress, name="check", settings=media.identity()), places)
 
 
-def _jsonl_rows(index: AtlasIndex) -> Iterator[Row]:
-    """The rows whose clips are files beside them."""
-    beside = [number for number, shard in enumerate(index.shards) if not shard.is_parquet]
-    lines = np.flatnonzero(np.isin(index.table.column("shard").to_numpy(), beside))
-    return (row for row in read_rows(index, lines.tolist()) if isinstance(row, Row))
-
-
-def _check_rows(index: AtlasIndex, media: MediaSpec, lines: Sequence[int]) -> Checked:
+def _check_rows(index: AtlasIndex, lines: Sequence[int], *, media: MediaSpec) -> Checked:
     """What is found in the rows at these lines."""
     found: dict[tuple[str, str], Clips] = {}
-    checked = Checked(len(lines))
+    checked = Checked()
     for row in read_rows(index, lines):
         if isinstance(row, DataError):
             checked.unreadable[row.reason] += 1
@@ -298,10 +269,6 @@ def _examine(dataset: str, stream: Stream, rows: int, unkept: int, wanted: list[
         silent=sum(row["peak"] < SILENCE for row in good if row.get("peak") is not None),
         seconds=float(sum(row["seconds"] or 0.0 for row in good)),
     )
-
-
-LETTERS = {"T": "text", "A": "audio", "V": "video"}
-"""Table 2's letters."""
 
 
 def row_sheet(index: AtlasIndex) -> Sheet:
