@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hba_ray.cluster.session import ray_session
 from hba_ray.errors import SpecError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.descriptors import USUAL_STREAMS
-from hba_ray.steps.base import Context, Draft
+from hba_ray.steps.base import Context, Draft, Step
 from hba_ray.steps.inputs import describe
-from hba_ray.steps.inputs.atlas import AtlasSteps, found_in, say_found
+from hba_ray.steps.inputs.atlas import AtlasResult, AtlasSteps, found_in, say_found
 from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
 
@@ -55,6 +55,34 @@ def index_of(spec: ExperimentSpec) -> tuple[AtlasIndex, list[str]]:
     index = AtlasIndex.load(step.whole(), stated=spec.atlas.stated_roots)
     leaks = tuple(Leak(**leak) for leak in result.leaks)
     return replace(index, changes=result.changes, leaks=leaks), say_found(result.changes, result.leaks)
+
+
+@dataclass(frozen=True)
+class MadeAtlas:
+    """The atlas step of a spec, finished, and the index of its rows."""
+
+    step: Step
+    index: AtlasIndex
+
+    @property
+    def result(self) -> AtlasResult:
+        return self.step.result()
+
+
+def make_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> MadeAtlas:
+    """Does the atlas step of a spec where it is not done.
+
+    Args:
+        say: takes a line for people.
+
+    Raises:
+        HbaError: the files, or a row, are not what they should be.
+    """
+    draft = Draft(spec, Storage(spec.compute.storage))
+    AtlasSteps().plan(draft)
+    step = draft["atlas"]
+    do_step(Context(spec, step, {}), say)
+    return MadeAtlas(step, Context(spec, step, {step.name: step}).whole_index)
 
 
 def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> describe.DescribeResult:

@@ -1,4 +1,4 @@
-"""`hba atlas list`, `check`, `build`, `new`: known datasets, what is wrong with rows, an atlas made of them, data of one's own."""
+"""`hba atlas list`, `check`, `build`, `card`, `new`: known datasets, defects of rows, an atlas of them, its card, one's own data."""
 
 from __future__ import annotations
 
@@ -20,16 +20,11 @@ app = typer.Typer(no_args_is_help=True, help="Look at an atlas, and check it.")
 
 @app.command("list")
 def list_datasets() -> None:
-    """The datasets that the benchmark knows."""
-    from rich.table import Table
+    """The benchmark's four dimensions, ten tasks and datasets."""
+    from hba_ray.actions.taxonomy import taxonomy
 
-    from hba_ray.data.tasks import DATASETS
-
-    table = Table("id", "name", "task", "metric", "train", "validation", "test", box=None, pad_edge=False)
-    for dataset in DATASETS.values():
-        counts = [str(count) for count in dataset.counts] if dataset.counts else ["–"] * 3
-        table.add_row(dataset.id, dataset.title, dataset.task.id, dataset.task.metric, *counts)
-    console.print(table)
+    for sheet in taxonomy():
+        show_sheet(sheet)
 
 
 @app.command("check")
@@ -111,18 +106,35 @@ def build_atlas(
     workers: Annotated[int, typer.Option(min=1, help="Files that are written at a time.")] = 4,
 ) -> None:
     """Write the rows of a spec, of all its corpora, as one atlas in a released layout; started again, it goes on where it was."""
-    from hba_ray.actions.build_atlas import CARD, build_atlas, counts_of
+    from hba_ray.actions.build_atlas import build_atlas
+    from hba_ray.actions.card import README, count_sheet
     from hba_ray.data.build import Target
-    from hba_ray.report.sheets import MISSING, Sheet
 
     spec = read(atlas, overrides)
     target = Target(to, layout, part_mb << 20, media == "link", spec.atlas.on_bad_row)
-    counts = counts_of(build_atlas(spec, target, workers=workers, say=say))
-    published = [MISSING if one["published"] is None else str(one["published"]) for one in counts]
-    rows = [(one["dataset"], one["split"], str(one["rows"]), said) for one, said in zip(counts, published, strict=True)]
-    show_sheet(Sheet("Rows", ("dataset", "split", "rows", "Table 7"), tuple(rows), 2))
+    show_sheet(count_sheet(build_atlas(spec, target, workers=workers, say=say)))
     show("atlas", to)
-    show("card", to / CARD)
+    show("card", to / README)
+
+
+@app.command("card")
+def atlas_card(
+    atlas: AtlasOrSpec,
+    overrides: Overrides = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Markdown file to write; printed by default.")] = None,
+) -> None:
+    """Describe an atlas as a dataset card of the Hugging Face hub: sources, licences, rules, counts, lengths, defects; no row's text."""
+    from hba_ray.actions.card import as_markdown, make_card
+    from hba_ray.actions.describe import make_atlas
+    from hba_ray.store.folders import write_text
+
+    spec = read(atlas, overrides)
+    text = as_markdown(make_card(spec, make_atlas(spec, say)))
+    if to is None:
+        sys.stdout.write(text)
+    else:
+        write_text(to, text)
+        show("card", to)
 
 
 @app.command("new")

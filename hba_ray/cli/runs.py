@@ -9,7 +9,8 @@ import typer
 
 from hba_ray.cli.base import AtlasOrSpec, Overrides, SpecFile, console, quiet, read, say, show
 from hba_ray.report.formats import FORMATS, write_document
-from hba_ray.specs.paper import TOY, experiments_folder, find_table
+from hba_ray.specs import ExperimentSpec, load_spec
+from hba_ray.specs.paper import ATLAS_SPEC, DESCRIPTIVE, TOY, experiments_folder, find_table, table_id
 from hba_ray.store.folders import REPORT, RESOLVED, file_of_run
 
 app = typer.Typer()
@@ -101,6 +102,13 @@ def report(
 
 
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="Number of a table of the paper, e.g. T11.")]
+MoreTables = Annotated[list[str] | None, typer.Argument(metavar="TABLE|KEY=VALUE", help="More tables, and overrides, e.g. sft.lr=1e-4.")]
+DescribedAtlas = Annotated[
+    Path | None,
+    typer.Option(
+        "--atlas", metavar="ATLAS_OR_SPEC", help="Whose atlas is described; that of experiments/base/omnisapiens_7b.yaml by default."
+    ),
+]
 Scale = Annotated[
     Literal["full", "toy"], typer.Option(help="toy: the same plan on the toy atlas with a tiny random model; it gives no verdict.")
 ]
@@ -108,26 +116,65 @@ Folder = Annotated[Path | None, typer.Option("--experiments", help="Folder of th
 
 
 @app.command()
-def reproduce(table: Table, overrides: Overrides = None, scale: Scale = "full", experiments: Folder = None) -> None:
-    """Run or read the trials of a table of the paper, and set them beside what is published; exit code 3 where a claim is not met."""
+def reproduce(
+    table: Table, overrides: MoreTables = None, scale: Scale = "full", experiments: Folder = None, atlas: DescribedAtlas = None
+) -> None:
+    """Set measured numbers beside a table of the paper: those of its trials, which are run or read, or of an atlas.
+
+    Exit code 3 where a claim is not met. T1, T2, T3, T7, T21, T22 and F1 (Figure 1) describe the atlas: they need no trials.
+    """
     folder = experiments_folder(experiments)
-    file = find_table(table, folder)
+    names = [table, *(word for word in overrides or [] if table_id(word))]
+    overrides = [word for word in overrides or [] if not table_id(word)]
+    of_atlas = [name for word in names if (name := table_id(word)) in DESCRIPTIVE]
+    files = [find_table(word, folder) for word in names if table_id(word) not in DESCRIPTIVE]
+    if atlas is not None and (files or scale == "toy"):
+        raise typer.BadParameter("--atlas is for tables that describe an atlas, at full scale", param_hint="--atlas")
+    if of_atlas:
+        _reproduce_atlas(of_atlas, _atlas_spec(atlas, folder, overrides, scale))
+    if not all([_reproduce_trials(file, folder, overrides, scale) for file in files]):
+        raise typer.Exit(3)
+
+
+def _atlas_spec(atlas: Path | None, folder: Path, overrides: list[str], scale: str) -> ExperimentSpec:
+    """The spec whose atlas is described: the one named, or the paper's base spec, at its own scale or at that of the toy overlay."""
+    if scale == "toy":
+        return load_spec(folder / ATLAS_SPEC, ["compute.workers=0", *overrides], over=[folder / TOY])
+    return read(atlas or folder / ATLAS_SPEC, overrides)
+
+
+def _reproduce_atlas(names: list[str], spec: ExperimentSpec) -> None:
+    quiet(spec)
+    from hba_ray.actions.reproduce_atlas import reproduce_atlas
+    from hba_ray.report.formats import terminal
+
+    made = reproduce_atlas(list(dict.fromkeys(names)), spec, say)
+    for table in made.tables:
+        console.print(terminal(table.title, table.sheets))
+    for file in made.files:
+        show("table", file)
+    show("report", made.page)
+    for table in made.tables:
+        show(f"outcome {table.id}", table.outcome)
+
+
+def _reproduce_trials(file: Path, folder: Path, overrides: list[str], scale: str) -> bool:
+    """Does or reads the trials of one table's spec, and shows the table. Returns whether its claims are met."""
     from hba_ray.runs.reproduce import read_table
 
-    spec = read_table(file, overrides or [], toy=folder / TOY if scale == "toy" else None)
+    spec = read_table(file, overrides, toy=folder / TOY if scale == "toy" else None)
     quiet(spec)
     from hba_ray.report.formats import terminal
     from hba_ray.report.paper_table import outcome, sheets, title
     from hba_ray.runs.reproduce import reproduce as run
 
-    made = run(spec, say, overrides or [])
+    made = run(spec, say, overrides)
     console.print(terminal(title(made.verdict), sheets(made.verdict, made.differs)))
     for file in made.files:
         show("table", file)
     show("report", made.page)
     show("outcome", outcome(made.verdict))
-    if not made.verdict.is_met:
-        raise typer.Exit(3)
+    return made.verdict.is_met
 
 
 @app.command()

@@ -18,6 +18,8 @@ from hba_ray.specs import AtlasSpec
 from hba_ray.specs.sections.own import OwnDataset, listen
 
 Dimension = Literal["Aff", "Cog", "Path", "Soc"]
+DIMENSIONS: dict[Dimension, str] = {"Aff": "affective states", "Cog": "cognitive states", "Path": "pathology", "Soc": "social processes"}
+"""The four dimensions of behaviour (paper section 3.1)."""
 Metric = Literal["binary_weighted_f1", "mean_weighted_accuracy", "weighted_f1", "judge_accuracy"]
 
 

@@ -1,4 +1,4 @@
-"""The published scores that ours are set beside: Table 4 of the paper, seven models by sixteen datasets.
+"""What the paper prints and ours is set beside: scores (Table 4, seven models by sixteen datasets), and what describes its atlas.
 
 SOC, INT and NVC (siq2, intentqa, mimeqa) are accuracies given by a language-model judge. BAM is not
 applied to MMPsy, so its two columns repeat the SFT model's.
@@ -6,6 +6,7 @@ applied to MMPsy, so its two columns repeat the SFT model's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 PublishedModel = Literal[
@@ -47,3 +48,43 @@ def published_score(model: PublishedModel, dataset: str) -> float | None:
     0.658
     """
     return PUBLISHED.get((model, dataset))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of Table 1.
+
+    Attributes:
+        thousands: of samples.
+        is_real: whether people are in them, and no model made them.
+        inputs: kinds of input that it has, of `INPUTS`.
+    """
+
+    name: str
+    thousands: float
+    is_real: bool
+    inputs: frozenset[str]
+
+
+INPUTS = ("raw clips", "descriptors", "audio", "video", "text")
+"""Kinds of input that Table 1 looks at, its columns Raw, BD, Aud, Vis and Txt."""
+
+
+def _benchmark(name: str, thousands: float, *inputs: str, is_real: bool = True) -> Benchmark:
+    return Benchmark(name, thousands, is_real, frozenset({"raw clips", *inputs}))
+
+
+OTHER_BENCHMARKS = (
+    _benchmark("EAV", 8.4, "audio", "video"),
+    _benchmark("eMotions", 27, "audio", "video"),
+    _benchmark("MMHU", 57, "video", "text"),
+    _benchmark("EMO-SUPERB", 85, "audio", "text", is_real=False),
+    _benchmark("HumanOmni", 2400, "audio", "video", "text", is_real=False),
+)
+"""Table 1: the benchmarks that the paper sets beside its own. Their dimensions and tasks are not stored: in the copy of the table that
+was read, lines have unequal numbers of cells, so that it is not sure which column a tick stands in."""
+ATLAS = _benchmark("Human Behavior Atlas", 101, *INPUTS)
+"""Its own line, which has all dimensions and all tasks."""
+
+FIGURE_1 = {"video_share": 0.836, "long_share": 0.292, "videos": 35_046, "audio_clips": 10_287, "transcripts": 25_385}
+"""Figure 1: the share of samples with video, and of clips of more than 20 seconds; section 1: how many of each there are."""

@@ -204,6 +204,7 @@ class Forest:
         columns: headings of the numbers.
         kind: a class for the stylesheet.
         has_legend: whether signs are explained.
+        value: what a dot is.
     """
 
     title: str
@@ -213,6 +214,7 @@ class Forest:
     groups: tuple[ForestGroup, ...]
     kind: str = ""
     has_legend: bool = False
+    value: str = "score"
 
     def marks(self) -> list[Mark]:
         return [row.mark for group in self.groups for row in group.rows if row.mark is not None]
@@ -244,9 +246,11 @@ def axis(scale: Scale) -> Markup:
     return _svg("svg", *marks, class_="axis", height=16, aria_hidden="true")
 
 
-def legend(marks: Sequence[Mark]) -> list[tuple[Markup, str]]:
+def legend(forest: Forest) -> list[tuple[Markup, str]]:
     """(sign, what it means) of all that is drawn."""
-    shown = [("dot", "score"), ("range", "95% interval")]
+    marks = forest.marks()
+    shown = [("dot", forest.value)]
+    shown += [("range", "95% interval")] if any(mark.low is not None for mark in marks) else []
     shown += [("base", "majority baseline")] if any(mark.baseline is not None for mark in marks) else []
     shown += [("diamond", "published")] if any(mark.published is not None for mark in marks) else []
     return [(_sign(name), words) for name, words in shown]
@@ -269,7 +273,7 @@ def forest_file(forest: Forest, title: str) -> Markup:
     """A forest as an SVG file that stands alone: groups one below the other, each with its axis, and the first number of each row."""
     drawn = [_svg("text", title, x=12, y=24, class_="title")]
     place = 40.0
-    for sign, words in legend(forest.marks()):
+    for sign, words in legend(forest):
         drawn += [_svg("svg", sign, x=place - 28, y=36, width=18, height=14), _svg("text", words, x=place - 6, y=47)]
         place += 50 + 7.0 * len(words)
     top = 66.0

@@ -11,7 +11,7 @@ import csv
 import io
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +76,18 @@ def write_document(document: Document, folder: Path, format: str) -> Path:
     for sheet in document.sheets:
         write_text(folder / form.name / f"{file_name(sheet.title)}{form.suffix}", form.write(replace(document, sheets=(sheet,))))
     return folder / form.name
+
+
+def write_named(document: Document, folder: Path, name: str) -> Iterator[Path]:
+    """Writes a document in all formats, into files of one name; gives the files.
+
+    Where a format has a file a sheet, the first sheet has this name, and those behind it are named by it and their titles.
+    """
+    for form in FORMATS.values():
+        for place, sheet in enumerate(document.sheets if form.a_file_a_sheet else document.sheets[:1]):
+            file = folder / f"{name}{f'-{file_name(sheet.title)}' if place else ''}{form.suffix}"
+            write_text(file, form.write(replace(document, sheets=(sheet,)) if form.a_file_a_sheet else document))
+            yield file
 
 
 def file_name(title: str) -> str:

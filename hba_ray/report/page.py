@@ -1,13 +1,15 @@
 """The page: what the run is, its scores, what differs, how it learned, what is taken for what, rows to read, and all tables.
 
-`page.html.j2` lays out what `sections.py` has put together; it escapes all text but the markup that `charts.py` made. Equal
-reports are equal files. A content security policy keeps out every script but the page's own, and every other address.
+`page.html.j2` lays out what `sections.py` has put together; it escapes all text but the markup that `charts.py` made. Tables that
+describe an atlas have a page of their own, `atlas.html.j2`, in the same frame. Equal reports are equal files. A content security policy
+keeps out every script but the page's own, and every other address.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -15,7 +17,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from hba_ray.data.tasks import TOTAL_ROWS
 from hba_ray.report import charts, sections
+from hba_ray.report.beside import TOY_NOTE, AtlasTable, whole
 from hba_ray.report.curves import Confusion, Curves
 from hba_ray.report.model import TINY_TITLE, Report
 from hba_ray.report.paper_table import CLAIMS, outcome
@@ -64,7 +68,6 @@ SECTIONS = {
 
 def render_html(report: Report, evidence: Evidence, judged: JudgedTable | None = None) -> str:
     """The whole page."""
-    style, script = (files("hba_ray.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     has_published = any(score.published is not None for scores in report.scores.values() for score in scores.datasets)
     learning = [curves for curves in evidence.curves if curves.charts]
     rows = evidence.samples if evidence.samples and evidence.samples.rows else None
@@ -77,9 +80,7 @@ def render_html(report: Report, evidence: Evidence, judged: JudgedTable | None =
         "notes": not report.notes,
     }
     return environment().get_template("page.html.j2").render(
-        style=Markup(style),
-        script=Markup(script),
-        policy=_policy(script),
+        **_frame(),
         shown={name: title for name, title in SECTIONS.items() if not empty.get(name)},
         report=report,
         tiny_title=TINY_TITLE,
@@ -96,6 +97,32 @@ def render_html(report: Report, evidence: Evidence, judged: JudgedTable | None =
         sheets=sheets(report),
         missing=MISSING,
     )  # fmt: skip
+
+
+def render_atlas_tables(tables: Sequence[AtlasTable]) -> str:
+    """A page of tables that describe one atlas."""
+    survey = tables[0].survey
+    facts = {
+        "Spec": survey.name,
+        "Datasets": str(len(survey.datasets)),
+        "Rows": whole(survey.total()),
+        "Published rows": whole(sum(TOTAL_ROWS)),
+        "Atlas": survey.fingerprint,
+    }
+    return environment().get_template("atlas.html.j2").render(
+        **_frame(),
+        shown={table.id: table.title.partition(",")[0] for table in tables},
+        tables=tables,
+        survey=survey,
+        facts=facts,
+        toy_note=TOY_NOTE,
+    )  # fmt: skip
+
+
+def _frame() -> dict[str, str]:
+    """What every page has around its content."""
+    style, script = (files("hba_ray.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return {"style": Markup(style), "script": Markup(script), "policy": _policy(script)}
 
 
 def environment() -> Environment:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hba_ray.errors import SpecError
 from hba_ray.evaluation.arms import Arm, baselines
 from hba_ray.report.differences import differences, sentences
-from hba_ray.report.formats import FORMATS
+from hba_ray.report.formats import write_named
 from hba_ray.report.page import JudgedTable
 from hba_ray.report.paper_table import document
 from hba_ray.report.verdicts import TableVerdict, check_rows, give_verdicts, toy_row
@@ -21,7 +21,6 @@ from hba_ray.runs.results import write_verdict
 from hba_ray.runs.sweep_plan import SweepPlan, plan_sweep
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, load_spec
 from hba_ray.steps.inputs import describe
-from hba_ray.store.folders import write_text
 from hba_ray.store.journal import FILE, JournalTracker, forwarding
 from hba_ray.store.mlflow import MlflowTracker
 
@@ -140,11 +139,7 @@ def _latency(experiment: Experiment, say: Callable[[str], None]) -> Latency:
 
 def write_table(found: TableVerdict, differs: Sequence[str], folder: Path) -> Iterator[Path]:
     """Writes the table in all formats; gives the files."""
-    made = document(found, differs)
-    for form in FORMATS.values():
-        file = folder / f"{found.paper.table}{form.suffix}"
-        write_text(file, form.write(made))
-        yield file
+    yield from write_named(document(found, differs), folder, found.paper.table)
 
 
 def plan_table(spec: ExperimentSpec) -> Experiment | SweepPlan:

@@ -5,11 +5,13 @@ measures it. A row names what is measured: a dataset or a task; behind a slash, 
 (`mosei_senti/weighted_f1`, `all/spearman`); or a fact about the arm which is no score (`cost/peak_mb`,
 `answers/perplexity`, `agreement/kappa`).
 
-`find_table` finds the shipped spec of a table by its number.
+`find_table` finds the shipped spec of a table by its number. The tables that describe the atlas, `DESCRIPTIVE`, have no spec of their
+own: they are measured from the rows of any atlas, and need no trials.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,20 +138,45 @@ def experiments_folder(given: Path | None = None) -> Path:
     raise SpecError(where, "no folder with the paper's specs: it has no `paper` in it", "give the repository's as --experiments FOLDER")
 
 
+DESCRIPTIVE = {
+    "T1": "benchmarks of behaviour, and what each has",
+    "T2": "corpora, with their dimensions, tasks, modalities, samples and metrics",
+    "T3": "how MELD's sentiment is asked for",
+    "T7": "rows of each split",
+    "T21": "where corpora come from",
+    "T22": "how the other datasets are asked for",
+    "F1": "tasks, modalities, lengths of clips and regions",
+}
+"""Tables and the figure that describe the atlas -> what they show, in words."""
+ATLAS_SPEC = Path("base") / "omnisapiens_7b.yaml"
+"""The spec, from the folder of shipped specs, whose atlas they describe where no other is named."""
+_NAME = re.compile(r"(?:(t|table)|(f|fig|figure))?[ .]*(\d+)", re.IGNORECASE)
+
+
+def table_id(name: str) -> str | None:
+    """The id of a table or figure as people write it; None where the word names none.
+
+    >>> table_id("t11"), table_id("Table 11"), table_id("11"), table_id("figure 1"), table_id("sft.lr=1")
+    ('T11', 'T11', 'T11', 'F1', None)
+    """
+    found = _NAME.fullmatch(name.strip())
+    return f"{'F' if found[2] else 'T'}{int(found[3])}" if found else None
+
+
 def find_table(table: str, folder: Path) -> Path:
     """The file of a table's spec.
 
     Args:
-        table: its number: `T11`, `t11`, `11` or `table 11`.
+        table: its number, as `table_id` takes it.
         folder: of the shipped specs.
 
     Raises:
         SpecError: no spec for this table is there; names those that are.
     """
     known = {file.name.partition("_")[0]: file for file in sorted((folder / "paper").glob("T*_*.yaml"))}
-    name = table.strip().upper().removeprefix("TABLE").strip()
-    name = name if name.startswith("T") else f"T{name}"
+    name = table_id(table)
     if name in known:
         return known[name]
     there = ", ".join(sorted(known, key=lambda one: int(one[1:])))
-    raise SpecError(str(folder / "paper"), f"no spec for a table '{table}'", f"there are: {there}")
+    way_out = f"there are: {there}; and of the atlas itself {', '.join(DESCRIPTIVE)}"
+    raise SpecError(str(folder / "paper"), f"no spec for a table '{table}'", way_out)

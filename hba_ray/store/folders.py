@@ -3,6 +3,7 @@
     <storage>/<name>-<fingerprint>/          a run: its spec, ledger, table, report
     <storage>/steps/<kind>-<fingerprint>/    a step, shared by all runs that need it
     <storage>/judge-cache/                   verdicts of judges, shared by all runs
+    <storage>/tables-<fingerprint>/          tables of the paper that describe an atlas, named by its step
     <storage>/descriptors/                   descriptors of clips, shared by all atlases that hold the clip
     <storage>/digests.jsonl                  digests of weights and atlases, so that they are read once (`store/files.py`)
 
@@ -74,6 +75,14 @@ class Storage:
     def steps_of(self, kind: str) -> list[Path]:
         """The folders of all steps of a kind, finished or not."""
         return sorted((self.folder / "steps").glob(f"{kind}-*"))
+
+    def tables(self, fingerprint: str) -> Path:
+        """The folder of the tables that describe an atlas.
+
+        Args:
+            fingerprint: of its step.
+        """
+        return self.folder / f"tables-{fingerprint}"
 
     @property
     def descriptors(self) -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from hba_ray.actions.build_atlas import CARD, build_atlas
+from hba_ray.actions.build_atlas import build_atlas
+from hba_ray.actions.card import CARD, README, as_markdown
 from hba_ray.data.atlas import AtlasIndex, build_index, read_rows
 from hba_ray.data.build import NOTES, Target, build, parts_of
 from hba_ray.data.rows import Row
@@ -103,14 +104,15 @@ def test_joined_corpora_are_one_atlas_with_a_card(toy, tmp_path: Path):
     atlas = {"sources": sources, "on_bad_row": "drop", "datasets": ["meld_senti", "toy_words"]}
     spec = ExperimentSpec.model_validate({"name": "joined", "atlas": atlas, "compute": {"storage": str(tmp_path / "runs"), "workers": 0}})
     folder = tmp_path / "atlas"
-    build_atlas(spec, Target(folder), workers=2, say=lambda line: None)
+    made = build_atlas(spec, Target(folder), workers=2, say=lambda line: None)
     card = json.loads((folder / CARD).read_text())
     counts = {(one["dataset"], one["split"]): one for one in card["counts"]}
     assert counts["meld_senti", "test"] == {
         "dataset": "meld_senti", "split": "test", "rows": 1, "published": 2610, "labels": {"negative": 1},
+        "reasons": [{"rows": -2609, "reason": "the public files give 8 rows over all splits, the publication counts 13706"}],
     }  # fmt: skip
     assert card["conversions"][0]["source"] == "meld" and card["rules"]["split_by"] == "group"
     assert index_of(folder).counts().keys() == {"meld_senti", "toy_words"}
-    assert str(tmp_path) not in json.dumps(card["sources"])
+    assert str(tmp_path) not in json.dumps(card) and (folder / README).read_text() == as_markdown(made)
     assert sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet")) == sum(one["rows"] for one in card["counts"])
     assert (folder / NOTES).is_dir()

@@ -15,24 +15,6 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "experiments" / "quickstart.yaml")
 
 
-@pytest.fixture
-def hba(monkeypatch, capsys, tmp_path):
-    """Runs a command; gives its exit code, output and complaints."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["hba", *words])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    monkeypatch.chdir(tmp_path)
-    return run
-
-
 def test_a_valid_spec_is_called_valid(hba):
     code, out, _ = hba("validate", QUICKSTART)
     assert (code, "valid" in out) == (0, True)
@@ -126,7 +108,8 @@ def test_doctor_looks_at_the_machine_unless_it_is_told_another_check(hba):
         ["export", "nowhere"],
         ["bench", "bam", "."],
         ["bench", "bam", QUICKSTART, "stages=[sft]"],
-        ["reproduce", "T7"],
+        ["reproduce", "T99"],
+        ["reproduce", "T4", "--atlas", "."],
         ["reproduce", "T11", "--experiments", "no"],
     ],
 )
@@ -202,5 +185,8 @@ def test_describe_takes_a_folder_and_says_what_it_has_and_check_reads_it(hba, to
 
 def test_all_datasets_are_listed(hba):
     _, out, _ = hba("atlas", "list")
-    for name in ("mosei_senti", "mmsd", "16326", "toy_words"):
+    for name in ("mosei_senti", "mmsd", "16326", "toy_words", "social processes", "non-verbal communication", "open answers"):
         assert name in out
+    assert [line.split()[0] for line in out.splitlines() if line and not line.startswith(" ")][:6] == [
+        *("Dimensions", "id", "Aff", "Cog", "Path", "Soc"),
+    ]

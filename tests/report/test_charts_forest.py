@@ -32,8 +32,12 @@ def test_differences_have_a_scale_with_zero_in_the_middle(largest, end):
 
 
 def test_the_legend_names_only_what_is_drawn():
-    assert [words for _, words in legend([Mark(0.5)])] == ["score", "95% interval"]
-    everything = legend([Mark(0.5, baseline=0.1), Mark(0.5, published=0.4)])
+    def drawn(*marks: Mark, **more: str) -> Forest:
+        rows = tuple(ForestRow("a", mark, ("0.500",)) for mark in marks)
+        return Forest("Scores", "Arm", SHARES, ("Score",), (ForestGroup("mmsd", rows),), **more)
+
+    assert [words for _, words in legend(drawn(Mark(0.5), value="measured"))] == ["measured"]
+    everything = legend(drawn(Mark(0.5, 0.4, 0.6, baseline=0.1), Mark(0.5, published=0.4)))
     assert [words for _, words in everything] == ["score", "95% interval", "majority baseline", "published"]
     assert all(sign.startswith("<svg") for sign, _ in everything)
 

@@ -4,7 +4,7 @@ import pytest
 
 from hba_ray.errors import SpecError
 from hba_ray.specs import load_spec
-from hba_ray.specs.paper import experiments_folder, find_table
+from hba_ray.specs.paper import ATLAS_SPEC, DESCRIPTIVE, experiments_folder, find_table
 
 SHIPPED = experiments_folder()
 
@@ -15,9 +15,16 @@ def test_a_table_is_found_by_its_number(word):
 
 
 def test_an_unknown_table_names_those_that_are_there():
-    with pytest.raises(SpecError, match="no spec for a table 'T7'") as refused:
-        find_table("T7", SHIPPED)
-    assert "T4, T5, T6, T8" in refused.value.way_out and refused.value.exit_code == 2
+    with pytest.raises(SpecError, match="no spec for a table 'T99'") as refused:
+        find_table("T99", SHIPPED)
+    assert "T4, T5, T6, T8" in refused.value.way_out and "of the atlas itself T1, T2" in refused.value.way_out
+    assert refused.value.exit_code == 2
+
+
+def test_tables_that_describe_the_atlas_have_no_spec_of_their_own_and_one_base():
+    assert {"T1", "T2", "T3", "T7", "T21", "T22", "F1"} == set(DESCRIPTIVE)
+    assert not [file for file in SHIPPED.glob("paper/*.yaml") if file.name.partition("_")[0] in DESCRIPTIVE]
+    assert (SHIPPED / ATLAS_SPEC).is_file()
 
 
 def test_a_folder_without_the_papers_specs_is_refused(tmp_path):
