@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from hba_ray.cli.base import AtlasOrSpec, Overrides, SpecFile, console, quiet, read, say, show
+from hba_ray.errors import SpecError
 from hba_ray.report.formats import FORMATS, write_document
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.specs.paper import ATLAS_SPEC, DESCRIPTIVE, TOY, experiments_folder, find_table, table_id
@@ -129,7 +130,8 @@ def reproduce(
     of_atlas = [name for word in names if (name := table_id(word)) in DESCRIPTIVE]
     files = [find_table(word, folder) for word in names if table_id(word) not in DESCRIPTIVE]
     if atlas is not None and (files or scale == "toy"):
-        raise typer.BadParameter("--atlas is for tables that describe an atlas, at full scale", param_hint="--atlas")
+        what = "is for tables that describe an atlas, at full scale"
+        raise SpecError("--atlas", what, f"ask for {', '.join(DESCRIPTIVE)} without --scale toy, or leave it out")
     if of_atlas:
         _reproduce_atlas(of_atlas, _atlas_spec(atlas, folder, overrides, scale))
     if not all([_reproduce_trials(file, folder, overrides, scale) for file in files]):

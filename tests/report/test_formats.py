@@ -41,5 +41,5 @@ def test_a_format_that_is_added_is_taken_by_reports_tables_and_the_command_line(
     assert write_document(document(REPORT), tmp_path, "shout").name == "loud.txt"
     found = give_verdicts(paper(), {"plain": column((60, 40))})
     files = [file.name for file in write_table(found, (), tmp_path)]
-    assert files == ["T6.md", "T6.csv", "T6.tex", "T6.json", "T6.txt"]
+    assert files == ["T6.md", "T6.csv", "T6-differences-of-columns.csv", "T6.tex", "T6.json", "T6.txt"]
     assert (tmp_path / "T6.txt").read_text() == document_of_table(found).title.upper()

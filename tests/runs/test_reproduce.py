@@ -110,11 +110,11 @@ def test_finished_trials_become_a_table_in_four_forms(finished, tmp_path):
     found = give_verdicts(finished.paper, measured_columns(finished.paper, planned_arms(finished)))
     assert [cell.verdict for cell in found.cells] == ["agrees", "agrees"] and found.is_met
     files = list(write_table(found, ["sft.lr=1 (command line)"], tmp_path))
-    assert [file.name for file in files] == ["T6.md", "T6.csv", "T6.tex", "T6.json"]
+    assert [file.name for file in files] == ["T6.md", "T6.csv", "T6-claims.csv", "T6.tex", "T6.json"]
     assert "Differs: sft.lr=1 (command line)" in files[0].read_text()
     with files[1].open(newline="") as file:
         assert [row["Verdict"] for row in csv.DictReader(file)] == ["agrees", "agrees"]
-    assert json.loads(files[3].read_text())["is_met"] is True
+    assert json.loads(files[4].read_text())["is_met"] is True
 
 
 def test_what_is_not_finished_is_not_measured(tmp_path, toy):
