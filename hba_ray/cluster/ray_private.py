@@ -129,3 +129,17 @@ def raylet_reports(take: Callable[[Sequence[str]], None]) -> Iterator[None]:
         yield
     finally:
         worker.print_to_stdstream = prints
+
+
+def cluster_file_defects(config: dict[str, Any]) -> list[str]:
+    """What `ray up` would refuse in a cluster's file, by its own schema and with its defaults filled in; no cloud is asked."""
+    import jsonschema
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    try:
+        validate_config(prepare_config(config))
+    except jsonschema.ValidationError as cause:
+        return [f"{'.'.join(map(str, cause.absolute_path)) or 'file'}: {cause.message}"]
+    except (ValueError, KeyError, TypeError) as cause:
+        return [f"Ray refuses it: {type(cause).__name__} {cause}"]
+    return []

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from hba_ray.cluster import ray_private
 from hba_ray.cluster.render.kubernetes import render_kubernetes
 from hba_ray.cluster.render.ray_up import render_ray_up
 from hba_ray.cluster.render.slurm import render_slurm
@@ -37,21 +38,7 @@ def problems(target: Target, text: str) -> list[str]:
         return [f"is no YAML: {' '.join(str(cause).split())}"]
     if not documents or not all(isinstance(one, dict) for one in documents):
         return ["holds no manifest"]
-    return _kubernetes_problems(documents) if target == "kubernetes" else _ray_up_problems(documents[0])
-
-
-def _ray_up_problems(config: dict[str, Any]) -> list[str]:
-    """By the schema that `ray up` itself applies, defaults filled in as it does."""
-    import jsonschema
-    from ray.autoscaler._private.util import prepare_config, validate_config  # no public name reads such a file without a cloud
-
-    try:
-        validate_config(prepare_config(config))
-    except jsonschema.ValidationError as cause:
-        return [f"{'.'.join(map(str, cause.absolute_path)) or 'file'}: {cause.message}"]
-    except (ValueError, KeyError, TypeError) as cause:
-        return [f"Ray refuses it: {type(cause).__name__} {cause}"]
-    return []
+    return _kubernetes_problems(documents) if target == "kubernetes" else ray_private.cluster_file_defects(documents[0])
 
 
 def _shell_problems(text: str) -> list[str]:
