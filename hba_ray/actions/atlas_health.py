@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from hba_ray.data.media import LONGEST_SECONDS, SHORTEST_SIDE, decode_audio, dec
 from hba_ray.data.repeats import PAIRS, WITHOUT_REPEATS, Leak, text_digest
 from hba_ray.data.rows import Row, contradicts, parse_row
 from hba_ray.data.shards import records
-from hba_ray.data.text import visible
+from hba_ray.data.text import quoted, visible
 from hba_ray.descriptors.summary import SILENCE
 from hba_ray.errors import BadMedia, DataError
 from hba_ray.escaping import csv_cell
@@ -106,9 +107,10 @@ def row_findings(index: AtlasIndex) -> list[Finding]:
     found += _repeated(seen, ROW_TWICE, {line: one.content for line, one in seen.items() if one.split not in WITHOUT_REPEATS})
     for one in seen.values():
         place = (one.row.dataset.id, one.split, one.row.sample_id)
+        quote = partial(quoted, is_sensitive=one.row.dataset.sensitive)
         if one.is_contradicted:
-            found.append(Finding("warning", "modality_signature", *place, f"'{visible(one.stated)}' contradicts the clips, which decide"))
-        found += [Finding("warning", "missing text", *place, f"texts names '{visible(name)}', which is not there") for name in one.missing]
+            found.append(Finding("warning", "modality_signature", *place, f"{quote(str(one.stated))} contradicts the clips, which decide"))
+        found += [Finding("warning", "missing text", *place, f"texts names {quote(name)}, which is not there") for name in one.missing]
     return sorted([*found, *label_findings(index)], key=_place)
 
 

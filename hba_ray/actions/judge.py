@@ -16,6 +16,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hba_ray.data.tasks import find_dataset
 from hba_ray.errors import DataError, SpecError
 from hba_ray.escaping import csv_cell
 from hba_ray.report.formats import markdown
@@ -105,14 +106,17 @@ def judge_run(
 
 
 def write_label_sheet(run: Path, arm: str | None, rows: int, seed: int = 0) -> Path:
-    """A CSV for a person to fill: an arm's open answers, drawn at random, without verdicts (500 of them in appendix D.10).
+    """A CSV for a person to fill: an arm's open answers, drawn at random, without verdicts (500 of them in appendix D.10). Those of
+    sensitive datasets are left out, unless the run's spec has `report.show_sensitive`.
 
     Raises:
         SpecError: no such arm, or the file is there already.
     """
 
     (step,) = _predicted(run, arm, alone="--sample")
-    items = open_items(read_parquet(step.file(PREDICTIONS)).to_pylist())
+    answers = open_items(read_parquet(step.file(PREDICTIONS)).to_pylist())
+    shows_all = load_spec(file_of_run(run, RESOLVED)).report.show_sensitive
+    items = [item for item in answers if shows_all or not find_dataset(item.dataset).sensitive]
     drawn = random.Random(seed).sample(items, min(rows, len(items)))
     file = run / f"labels-{step.arm}.csv".replace(" ", "-")
     if file.exists():

@@ -1,6 +1,6 @@
 """The columns of a predictions table. They are listed here only; whoever makes, stores or scores predictions takes them from here.
 
-A record is one row of such a table as a dict.
+A record is one row of such a table as a dict. Tables hold people's texts; `without_texts` takes those of sensitive datasets out.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hba_ray.data.prompts import prompt_hash, question_of
 from hba_ray.data.rows import Row
+from hba_ray.data.tasks import DATASETS
 
 Columns = dict[str, str | None]
 """Name of a text column -> its value in one row."""
@@ -23,6 +25,11 @@ MODEL_COLUMNS = ("predicted", "otherwise", "answer", "response")
 """`predicted` is the class; for open questions it is null and `answer` holds the text. Both are null where nothing could be read.
 `otherwise` is the class that the other rule of `evaluate.matching` reads in the response of a model without heads.
 `response` is all that a model without heads wrote; `answer` is then the answer in it, also where that is no class of the dataset."""
+
+TEXT_COLUMNS = ("question", "answer", "response", "detail")
+"""Columns of predictions and of a judge's verdicts that hold texts; of open questions `true` does, too."""
+NOT_SHOWN = "(not shown)"
+"""Stands for a text of a sensitive dataset."""
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in (*ROW_COLUMNS, *MODEL_COLUMNS, *PROMPT_COLUMNS)] + [("probability", pa.float32()), ("cut", pa.bool_())]
@@ -60,3 +67,15 @@ def make_record(
     """A whole record: what `asked_columns` gave, and what the model made of it."""
     said = dict(zip(MODEL_COLUMNS, (predicted, otherwise, answer, response), strict=True))
     return {**asked, **said, "probability": probability, "cut": cut}
+
+
+def without_texts(table: pa.Table) -> pa.Table:
+    """Predictions or verdicts with NOT_SHOWN in place of all texts of sensitive datasets; classes, ids and numbers stay."""
+    hidden = [dataset for dataset in DATASETS.values() if dataset.sensitive]
+    of_all, of_open = ([one.id for one in hidden if one.task.is_open or not is_open] for is_open in (False, True))
+    for names, ids in ((TEXT_COLUMNS, of_all), (("true",), of_open)):
+        rows = pc.is_in(table["dataset"], value_set=pa.array(ids, pa.string()))
+        for name in (name for name in names if name in table.column_names):
+            hides = pc.and_(rows, pc.is_valid(table[name]))
+            table = table.set_column(table.column_names.index(name), table.field(name), pc.if_else(hides, NOT_SHOWN, table[name]))
+    return table

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from hba_ray.data.packed import PackedClip
 from hba_ray.data.tasks import Dataset, consolidate, find_dataset, find_label
-from hba_ray.data.text import clean, comparable, visible
+from hba_ray.data.text import clean, comparable, quoted, visible
 from hba_ray.errors import DataError
 
 Clip = bytes | Path | PackedClip
@@ -205,8 +205,8 @@ def _label(record: Mapping[str, Any], answer: str, dataset: Dataset, where: str,
     label = consolidate(stated or answer, dataset, where=where, split_surprise=split_surprise)
     answered = find_label(answer, dataset)
     if stated and answered not in (None, find_label(stated, dataset)):
-        what = f"the answer is '{visible(answer)}' and the class_label '{visible(stated)}'"
-        raise DataError(where, what, "correct one of them", reason="answer contradicts label")
+        said, told = (quoted(text, is_sensitive=dataset.sensitive) for text in (answer, stated))
+        raise DataError(where, f"the answer is {said} and the class_label {told}", "correct one of them", reason="answer contradicts label")
     if not stated:  # a file without the column states no classes, so there none is filled in
         return label, [LABEL_FILLED] if "class_label" in record else []
     return label, [LABEL_UNSEEN] if stated.strip() != stated or visible(stated) != stated else []

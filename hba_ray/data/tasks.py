@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Literal
 
-from hba_ray.data.text import comparable, visible
+from hba_ray.data.text import comparable, quoted, visible
 from hba_ray.errors import DataError, SpecError
 from hba_ray.specs import AtlasSpec
 from hba_ray.specs.sections.own import OwnDataset, listen
@@ -84,7 +84,7 @@ class Dataset:
         counts: rows in train, validation and test (Table 7); None where there is no published count.
         aliases: other spellings that are understood.
         source: the corpus it belongs to; datasets of one corpus share their clips.
-        sensitive: its texts are those of patients or minors, which belong in no log, error or page.
+        sensitive: its texts are those of patients or minors, which belong in no log, error or page: see `data.text`.
         is_own: declared by a spec, see `specs.sections.own`.
     """
 
@@ -189,15 +189,7 @@ _DATASETS = (
         counts=(2722, 647, 1034),
         aliases=("ch_simsv2", "ch_sims_v2", "chsims"),
     ),
-    _dataset(
-        "siq2",
-        "Social-IQ 2.0",
-        "SOC",
-        "Soc Cog",
-        "TAV",
-        counts=(5562, 0, 875),
-        aliases=("social_iq_2.0", "social_iq2", "socialiq", "social_iq_2"),
-    ),
+    _dataset("siq2", "Social-IQ 2.0", "SOC", "Soc Cog", "TAV", counts=(5562, 0, 875), aliases=("social_iq2", "socialiq", "social_iq_2")),
     _dataset("intentqa", "IntentQA", "INT", "Soc Cog", "TAV", counts=(12119, 2044, 2134), aliases=("intent_qa",)),
     _dataset("mimeqa", "MimeQA", "NVC", "Soc", "TAV", counts=(633, 0, 173), aliases=("mime_qa",)),
     _dataset("urfunny", "UR-FUNNYv2", "HUM", "Soc", "TAV", counts=(1709, 192, 224), aliases=("ur_funny", "ur_funnyv2", "urfunnyv2")),
@@ -294,7 +286,9 @@ def _register(own: OwnDataset) -> None:
     if unknown := [label for label in labels if label not in task.labels]:
         raise SpecError("labels", f"'{unknown[0]}' is no label of {task.id} ({', '.join(task.labels)})", "correct it, or declare a task")
     TASKS[task.id] = task
-    made = Dataset(own.dataset, own.title or own.dataset, task, (), own.modalities, labels, source=own.dataset, is_own=True)
+    made = Dataset(
+        own.dataset, own.title or own.dataset, task, (), own.modalities, labels, source=own.dataset, sensitive=own.sensitive, is_own=True
+    )
     DATASETS[made.id] = _BY_NAME[_plain(made.id)] = made
 
 
@@ -378,7 +372,7 @@ def consolidate(label: str, dataset: Dataset, *, where: str, split_surprise: boo
     found = find_label(label, dataset, split_surprise=split_surprise)
     if found is not None:
         return found
-    what = f"'{visible(label)}' is not a label of {dataset.id} ({', '.join(dataset.labels)})"
+    what = f"{quoted(label, is_sensitive=dataset.sensitive)} is not a label of {dataset.id} ({', '.join(dataset.labels)})"
     raise DataError(where, what, _nearest(comparable(label), dataset.labels), reason="unknown label")
 
 

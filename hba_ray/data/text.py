@@ -14,6 +14,11 @@ Text without any of these stays as it is, byte for byte. Half a character (a lon
 
 In comparing (`comparable`): Unicode's compatibility form (full-width letters and ligatures are their plain ones), one case, no
 characters without a width, and one space for any white space, none at the ends.
+
+In telling (`quoted`): an error shows a text that is wrong, but none of a sensitive dataset, of patients or minors
+(`tasks.Dataset.sensitive`). Their texts stay in the atlas and in the files of steps (predictions, transcripts, verdicts, GRPO's
+rollouts) and of judges (`judge-cache`). What is made from these for people (pages, lists of differences, label sheets, MLflow's
+copies) leaves them out: `predictions.without_texts`.
 """
 
 from __future__ import annotations
@@ -107,6 +112,15 @@ def visible(text: str) -> str:
     cut = text[:LONGEST_SHOWN]
     shown = "".join(_escaped(letter) if letter != " " and unicodedata.category(letter) in _UNSEEN else letter for letter in cut)
     return shown + ("…" if len(text) > LONGEST_SHOWN else "")
+
+
+def quoted(text: str, *, is_sensitive: bool = False) -> str:
+    """The text as an error quotes it; of a sensitive dataset it is not shown.
+
+    >>> quoted("happy\\u200b"), quoted("my secret", is_sensitive=True)
+    ("'happy\\\\u200b'", 'a text of 9 characters')
+    """
+    return f"a text of {len(text)} characters" if is_sensitive else f"'{visible(text)}'"
 
 
 def _escaped(letter: str) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from hba_ray.data.predictions import NOT_SHOWN
 from hba_ray.data.prompts import plain_text
 from hba_ray.data.tasks import DATASETS, Dataset, find_dataset
 from hba_ray.errors import DataError
@@ -258,7 +259,8 @@ SHOWN = 50
 
 
 def differences(first: ArmRows, second: ArmRows) -> tuple[str, str]:
-    """The rows on which two arms do not say the same, for people: as CSV, all of them, and as Markdown, the first `SHOWN`.
+    """The rows on which two arms do not say the same, for people: as CSV, all of them, and as Markdown, the first `SHOWN`. Texts of
+    sensitive datasets are left out.
 
     Raises:
         DataError: as `pair_records`.
@@ -269,10 +271,7 @@ def differences(first: ArmRows, second: ArmRows) -> tuple[str, str]:
     rows = differing_rows(paired)
     header = [*HEADER, first.name, second.name]
     names = {"first": first.name, "second": second.name, None: ""}
-    cells = [
-        [row.dataset, row.sample_id, row.clip_id, row.question, row.true, names[row.winner], row.first or "", row.second or ""]
-        for row in rows
-    ]
+    cells = [_cells(row, names[row.winner]) for row in rows]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in [header, *cells])
     wins = {side: sum(row.winner == side for row in rows) for side in ("first", "second")}
@@ -281,6 +280,16 @@ def differences(first: ArmRows, second: ArmRows) -> tuple[str, str]:
         f"{wins['first']}; on the others both are wrong or both are right."
     )
     return text.getvalue(), _markdown(f"{second.name} against {first.name}", said, header, cells)
+
+
+def _cells(row: PairedRow, right: str) -> list[str]:
+    """The cells of a row, in the order of HEADER, then what both arms say."""
+    known = find_dataset(row.dataset)
+    said = [row.true, row.first or "", row.second or ""]
+    if known.sensitive and known.task.is_open:
+        said = [text and NOT_SHOWN for text in said]
+    question = NOT_SHOWN if known.sensitive else row.question
+    return [row.dataset, row.sample_id, row.clip_id, question, said[0], right, *said[1:]]
 
 
 def _markdown(title: str, said: str, header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

@@ -303,7 +303,7 @@ class VllmEngine:
                 way_out = "raise evaluate.generation.context or show less of the clips" if is_long else ""
                 raise DataError(
                     self._place(question.row), what, way_out, reason="prompt too long" if is_long else "prompt refused"
-                ) from cause
+                ) from None  # the rest of what vLLM says may quote the prompt
 
     def _answers(self) -> list[Any]:
         """vLLM's outputs, in the order of the questions.

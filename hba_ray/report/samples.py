@@ -1,7 +1,7 @@
 """Rows to read on a page: what was asked, what is true, what every arm said and whether it is right, and the clips to look at.
 
 Of each dataset some rows are chosen (`samples`), and of the first rows the clips are put into the page as far as they fit into
-a budget of bytes; the others are named (`sampled_clips`).
+a budget of bytes; the others are named (`sampled_clips`). Rows of sensitive datasets are shown only where that is asked for.
 """
 
 from __future__ import annotations
@@ -116,17 +116,22 @@ class Samples:
     notes: tuple[str, ...] = ()
 
 
-def samples(arms: Sequence[ArmRows], clips: Mapping[Key, tuple[Clip, ...]], notes: Sequence[str] = ()) -> Samples:
+def samples(
+    arms: Sequence[ArmRows], clips: Mapping[Key, tuple[Clip, ...]], notes: Sequence[str] = (), *, show_sensitive: bool = False
+) -> Samples:
     """Chooses rows: of each dataset first those whose clips are known, evenly from the rest, and as many on which arms do not agree.
 
     Args:
         clips: of rows that were looked at.
         notes: on the clips.
+        show_sensitive: choose from sensitive datasets, too.
     """
     right = {arm.name: _right(arm) for arm in arms}
     by_dataset: dict[str, list[Key]] = {}
     for key in sorted({key for arm in right.values() for key in arm}):
         by_dataset.setdefault(key[0], []).append(key)
+    hidden = [] if show_sensitive else [name for name in by_dataset if DATASETS[name].sensitive]
+    kept_back = {name: len(by_dataset.pop(name)) for name in hidden}
     quota = min(PER_DATASET, MOST // max(1, len(by_dataset)))
     ordered = [name for name in DATASETS if name in by_dataset]
     chosen = [key for name in ordered for key in _choose(by_dataset[name], quota, right, clips)]
@@ -134,7 +139,12 @@ def samples(arms: Sequence[ArmRows], clips: Mapping[Key, tuple[Clip, ...]], note
     rows = tuple(_sample(key, arms, records, right, clips.get(key)) for key in chosen)
     total = sum(map(len, by_dataset.values()))
     said = (f"{len(rows)} of {total} rows: of each dataset up to {quota}, half of them because an arm is wrong there.",)
-    return Samples(tuple(arm.name for arm in arms), rows, total, (*(said if len(rows) < total else ()), *notes))
+    apart = (
+        f"Not shown, since texts are of patients or minors: {', '.join(f'{count} rows of {name}' for name, count in kept_back.items())}.",
+    )
+    return Samples(
+        tuple(arm.name for arm in arms), rows, total, (*(said if len(rows) < total else ()), *(apart if kept_back else ()), *notes)
+    )
 
 
 def _choose(keys: list[Key], quota: int, right: Mapping[str, Mapping[Key, bool]], clips: Mapping[Key, object]) -> list[Key]:
@@ -208,10 +218,13 @@ def _sample(
     return Sample(*key, question, first["true"], answers, clips)
 
 
-def sampled_clips(index: AtlasIndex, split: str, *, budget: int = BUDGET) -> dict[Key, tuple[Clip, ...]]:
+def sampled_clips(index: AtlasIndex, split: str, *, budget: int = BUDGET, show_sensitive: bool = False) -> dict[Key, tuple[Clip, ...]]:
     """The clips of the first rows of each dataset of a split; every dataset has an equal share of the budget.
 
     Rows that cannot be read have no clips here: evaluation has counted them.
+
+    Args:
+        show_sensitive: look at those of sensitive datasets, too.
 
     Raises:
         DataError: a parquet shard is not there any more, or is damaged.
@@ -221,6 +234,8 @@ def sampled_clips(index: AtlasIndex, split: str, *, budget: int = BUDGET) -> dic
     datasets = index.table.column("dataset").take(lines).to_pylist()
     by_dataset: dict[str, list[int]] = {}
     for line, dataset in zip(lines.tolist(), datasets, strict=True):
+        if DATASETS[dataset].sensitive and not show_sensitive:
+            continue
         by_dataset.setdefault(dataset, []).append(line)
     found: dict[Key, tuple[Clip, ...]] = {}
     left = budget

@@ -20,6 +20,7 @@ from hba_ray.runs.plan import Experiment, plan
 from hba_ray.runs.results import write_verdict
 from hba_ray.runs.sweep_plan import SweepPlan, plan_sweep
 from hba_ray.specs import ExperimentSpec, MeasuredBy, PaperSpec, load_spec
+from hba_ray.specs.sections.compute import CHANGE_NO_RESULT
 from hba_ray.steps.inputs import describe
 from hba_ray.store.journal import FILE, JournalTracker, forwarding
 from hba_ray.store.mlflow import MlflowTracker
@@ -97,7 +98,7 @@ def reproduce(spec: ExperimentSpec, say: Callable[[str], None], overrides: Seque
     wants_cost = any(row.startswith("cost/") for rows in paper.published.values() for row in rows)
     latency = _latency(trials[0], say) if wants_cost else None
     found = give_verdicts(paper, measured_columns(paper, trials, latency), is_toy=_is_toy(spec))
-    changed = [f"{word} (command line)" for word in overrides if not word.startswith(("compute.", "tracking."))]  # those change no result
+    changed = [f"{word} (command line)" for word in overrides if word.partition(".")[0] not in CHANGE_NO_RESULT]
     known = () if _is_toy(spec) else _known_differences(trials[0].spec, overrides)
     notes = (*known, *changed, *((cost_note(latency),) if latency else ()))
     files = tuple(write_table(found, notes, folder))

@@ -189,8 +189,9 @@ def gather(experiments: Sequence[Named], split: str) -> Evidence:
         DataError: predictions are damaged, or of other datasets than this version knows.
     """
     arms = list({arm.name: arm for experiment, labels in experiments for arm in _arms(experiment, labels)}.values())
-    clips, notes = _clips([experiment for experiment, _ in experiments], split)
-    return Evidence(tuple(_curves(experiments)), confusions(arms), samples(arms, clips, notes))
+    show_sensitive = all(experiment.spec.report.show_sensitive for experiment, _ in experiments)
+    clips, notes = _clips([experiment for experiment, _ in experiments], split, show_sensitive)
+    return Evidence(tuple(_curves(experiments)), confusions(arms), samples(arms, clips, notes, show_sensitive=show_sensitive))
 
 
 def _arms(experiment: Experiment, labels: Mapping[str, str]) -> Iterable[ArmRows]:
@@ -216,14 +217,14 @@ def _curves(experiments: Sequence[Named]) -> Iterable[Curves]:
         yield curves(f"{step.name}{names}", read_lines(step.file(STEP_LOG)), unit=unit)
 
 
-def _clips(experiments: Sequence[Experiment], split: str) -> tuple[dict[Key, tuple[Clip, ...]], list[str]]:
+def _clips(experiments: Sequence[Experiment], split: str, show_sensitive: bool) -> tuple[dict[Key, tuple[Clip, ...]], list[str]]:
     """Clips of the first experiment's atlas, and a note on them; where the atlas is gone, the note says so."""
     made = [(step.folder, one.spec.atlas) for one in experiments for step in one.steps if step.kind.name == "atlas"]
     if not made:
         return {}, ["No clips: the run has no atlas step."]
     folder, spec = made[0]
     try:
-        found = sampled_clips(AtlasIndex.load(folder, stated=spec.stated_roots), split)
+        found = sampled_clips(AtlasIndex.load(folder, stated=spec.stated_roots), split, show_sensitive=show_sensitive)
     except (DataError, FileNotFoundError) as cause:
         return {}, [f"No clips: the atlas cannot be read any more ({cause})."]
     return found, [clips_note(found)] if found else []

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from hba_ray.cluster.session import check_store, ray_session
+from hba_ray.data.predictions import without_texts
 from hba_ray.errors import SpecError
 from hba_ray.report.tables import Report
 from hba_ray.rl.settings import cpus_needed
@@ -27,6 +30,7 @@ from hba_ray.steps.results.evaluate import PREDICTIONS, SCORES
 from hba_ray.steps.results.judge import VERDICTS
 from hba_ray.steps.run import do_step, done_again
 from hba_ray.store import journal as journals
+from hba_ray.store.files import read_parquet
 from hba_ray.store.folders import LOCK_SECONDS, RESOLVED, Storage, claimed, note, write_text
 from hba_ray.store.follow import Metrics
 from hba_ray.store.mlflow import MlflowTracker, Status, standard_tags
@@ -34,6 +38,8 @@ from hba_ray.store.provenance import changes, environment
 
 ARM_FILES = (SCORES, PREDICTIONS, VERDICTS, COMPARISON, *DIFFERENCES)
 """What steps leave of an arm for the tracker, where it is there."""
+SHOWN = "shown"
+"""Folder in a run's own for copies of tables that the tracker gets without the texts of sensitive datasets."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def run_experiment(experiment: Experiment, say: Callable[[str], None], tracker: 
         origin = write_origin(spec, folder)
         tracker = tracker or stack.enter_context(_through_a_journal(spec, storage, folder, say))
         stack.enter_context(_recorded(tracker, spec, experiment.fingerprint))
-        do_steps(experiment, tracker.log_metrics, say, after=partial(_record_step, run_folder=folder, tracker=tracker))
+        do_steps(experiment, tracker.log_metrics, say, after=partial(_record_step, experiment=experiment, tracker=tracker))
         report = make_report(experiment)
         tracker.log_metrics(score_metrics(report), step=0)
         written = write_report(folder, report, [(experiment, {arm: arm for arm in report.scores})], spec.evaluate.split)
@@ -168,8 +174,9 @@ def _recorded(tracker: journals.JournalTracker, spec: ExperimentSpec, fingerprin
         tracker.end(status)
 
 
-def _record_step(step: Step, run_folder: Path, tracker: journals.JournalTracker) -> None:
+def _record_step(step: Step, experiment: Experiment, tracker: journals.JournalTracker) -> None:
     """Adds the metrics and files of a done step, whichever run did it, to the record and to the run's folder."""
+    run_folder, show_sensitive = experiment.folder, experiment.spec.report.show_sensitive
     for metrics, number in logged_metrics(step):
         tracker.log_metrics(metrics, number)  # keeps of a metric what it does not have
     if step.kind.name == "atlas":
@@ -177,9 +184,24 @@ def _record_step(step: Step, run_folder: Path, tracker: journals.JournalTracker)
     if step.arm:
         for file in ARM_FILES:
             if (step.folder / file).exists():
-                tracker.log_artifact(step.folder / file, f"{step.kind.name}/{step.arm}")
+                shown = step.folder / file if show_sensitive else _without_texts(step, file, run_folder)
+                tracker.log_artifact(shown, f"{step.kind.name}/{step.arm}")
     if step.kind.name == "compare":
         for file in DIFFERENCES:
             shutil.copyfile(step.file(file), run_folder / f"{step.name.replace(' ', '-')}-{file}")
     if (step.folder / STEP_LOG).exists():
         tracker.log_artifact(step.folder / STEP_LOG, step.kind.name)
+
+
+def _without_texts(step: Step, file: str, run_folder: Path) -> Path:
+    """The file of a step or, where it is a table with texts of sensitive datasets, its copy without them in the run's folder."""
+    if file not in (PREDICTIONS, VERDICTS):
+        return step.folder / file
+    table = read_parquet(step.folder / file)
+    shown = without_texts(table)
+    if shown.equals(table):
+        return step.folder / file
+    copy = run_folder / SHOWN / step.folder.name / file
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(shown, copy)
+    return copy

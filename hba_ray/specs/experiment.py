@@ -8,16 +8,16 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from math import gcd
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from hba_ray.specs.base import Seed, Spec, has_key, once_each, section_at
+from hba_ray.specs.base import Added, Seed, Spec, has_key, once_each, section_at
 from hba_ray.specs.paper import PaperSpec
 from hba_ray.specs.reading.secrets import masked
 from hba_ray.specs.sections.atlas import AtlasSpec
 from hba_ray.specs.sections.bam import AUTHORS_BAM, BamSpec
-from hba_ray.specs.sections.compute import ComputeSpec, TrackingSpec
+from hba_ray.specs.sections.compute import ComputeSpec, ReportSpec, TrackingSpec
 from hba_ray.specs.sections.descriptors import DescriptorsSpec
 from hba_ray.specs.sections.evaluate import EvaluateSpec
 from hba_ray.specs.sections.grpo import AUTHORS_GRPO, GrpoSpec
@@ -71,6 +71,8 @@ class ExperimentSpec(Spec):
     """Where it runs."""
     tracking: TrackingSpec = TrackingSpec()
     """Where it is recorded."""
+    report: Annotated[ReportSpec, Added(before=ReportSpec())] = ReportSpec()
+    """What is shown of people's texts."""
 
     @model_validator(mode="before")
     @classmethod

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import fingerprint, put_at
 from hba_ray.specs.experiment import ExperimentSpec, problem
+from hba_ray.specs.sections.compute import CHANGE_NO_RESULT
 from hba_ray.specs.sections.sweep import DrawSpec, SweepSpec
 
 MOST_TRIALS = 1000
@@ -31,6 +32,7 @@ NOT_VARIED = {
     "paper": "it says what the results are set beside",
     "compute": "it says where a trial runs and changes no result",
     "tracking": "it says where a trial is recorded and changes no result",
+    "report": "it says what is shown of a trial and changes no result",
 }
 """Sections that a sweep cannot vary, and why."""
 Path = tuple[str, ...]
@@ -185,4 +187,4 @@ def _place(key: str, sets: Mapping[str, Any], sweep: SweepSpec, locate: Callable
 
 def _content(spec: ExperimentSpec) -> str:
     """A name for what an experiment computes; equal trials have equal ones."""
-    return fingerprint(spec.model_dump(mode="json", exclude={"name", "sweep", "paper", "compute", "tracking"}))
+    return fingerprint(spec.model_dump(mode="json", exclude={"name", "sweep", "paper", *CHANGE_NO_RESULT}))

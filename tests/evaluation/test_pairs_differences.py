@@ -8,6 +8,7 @@ import pytest
 from hba_ray.data.predictions import SCHEMA
 from hba_ray.errors import DataError
 from hba_ray.evaluation.pairs import ArmRows, differences, differing_rows, pair_rows
+from tests.helpers.own_data import sensitive_questions
 
 
 def table(*rows: tuple[str, str, str | None], dataset: str = "mmsd") -> pa.Table:
@@ -58,3 +59,16 @@ def test_a_row_without_a_clip_is_listed_as_its_own():
     without = [arm.append_column("clip_id", pa.nulls(1, pa.string())) for arm in (first, second)]
     csv, markdown = differences(ArmRows("sft", without[0]), ArmRows("sft+bam", without[1]))
     assert "mmsd,a,a,,sarcasm,sft,sarcasm,not sarcasm" in csv and "| mmsd | a | a |" in markdown
+
+
+def test_rows_of_sensitive_datasets_are_listed_without_what_people_said():
+    for dataset, true in (("daicwoz", "depression"), (sensitive_questions(), "She said so.")):
+        column = "answer" if dataset == "diaries" else "predicted"
+        shared = {"sample_id": "a", "clip_id": "c", "dataset": dataset, "true": true, "question": "She said why."}
+        arms = [
+            ArmRows(name, pa.Table.from_pylist([{**shared, column: said}], schema=SCHEMA))
+            for name, said in (("sft", true), ("grpo", f"no {true}"))
+        ]
+        csv, markdown = differences(*arms)
+        assert "said" not in csv + markdown and f"{dataset},a,c,(not shown)," in csv
+    assert ",(not shown),(not shown)" in csv and "| (not shown) | (not shown) |" in markdown

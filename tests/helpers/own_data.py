@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hba_ray.data.toy import speak
+from hba_ray.specs.sections.own import OwnDataset
 
 POLITE = """\
 dataset: {id}
@@ -46,3 +47,11 @@ def write_questions(folder: Path) -> Path:
         "file: rows.jsonl\ncolumns: {answer: reply, question: q, split: part}\n"
     )
     return folder
+
+
+def sensitive_questions() -> str:
+    """The id of a dataset with open answers whose texts are sensitive, made known in this process."""
+    task = {"id": "DIARY", "name": "what is told", "metric": "judge_accuracy", "rubric": "Right if it says the same."}
+    columns = {"answer": "told", "question": "asked", "transcript": "said", "split": "part"}
+    stated = {"dataset": "diaries", "task": task, "file": "rows.jsonl", "columns": columns, "sensitive": True}
+    return OwnDataset.model_validate(stated).dataset

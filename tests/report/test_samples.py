@@ -52,3 +52,12 @@ def test_of_many_rows_half_are_wrong_ones_and_those_with_clips_come_first():
     assert sum(not sample.answers[0].is_right for sample in found.rows) == 20, "all that there are"
     assert sum(sample.clips is not None for sample in found.rows) >= PER_DATASET // 2
     assert found == samples([ArmRows("sft", table(rows[::-1]))], clips), "the order of a table changes nothing"
+
+
+def test_rows_of_sensitive_datasets_are_counted_and_shown_only_where_that_is_asked_for():
+    rows = [*ROWS, ("daicwoz", "300", "depression", "depression", "She said so. Depressed?")]
+    found = samples([ArmRows("sft", table(rows))], {})
+    assert [sample.dataset for sample in found.rows] == ["toy_words"] and found.total == 1
+    assert found.notes == ("Not shown, since texts are of patients or minors: 1 rows of daicwoz.",)
+    asked = samples([ArmRows("sft", table(rows))], {}, show_sensitive=True)
+    assert {sample.question for sample in asked.rows} == {"Meant so?", "She said so. Depressed?"} and not asked.notes

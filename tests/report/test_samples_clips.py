@@ -9,6 +9,7 @@ from hba_ray.errors import DataError
 from hba_ray.report import samples as module
 from hba_ray.report.samples import clips_note, media_type, sampled_clips
 from hba_ray.specs import AtlasSpec
+from tests.helpers.corpora import put, put_lines, tiny_sound
 
 
 def index(root: Path):
@@ -59,3 +60,10 @@ def test_an_atlas_that_is_gone_is_an_error_and_a_clip_that_is_gone_is_none_of_th
 def test_a_file_that_browsers_do_not_play_has_no_media_type():
     assert media_type(b"RIFF\x00\x00\x00\x00AVI LIST", "video") is None and media_type(b"ID3\x04", "audio") == "audio/mpeg"
     assert media_type(b"\x00\x00\x00 ftypisom", "audio") == "audio/mp4", "sound may lie in a film's container"
+
+
+def test_clips_of_sensitive_datasets_are_looked_at_only_where_that_is_asked_for(tmp_path):
+    put(tmp_path / "300.wav", tiny_sound())
+    put_lines(tmp_path / "test.jsonl", [{"problem": "<audio>", "answer": "depression", "dataset": "daicwoz", "audios": ["300.wav"]}])
+    assert sampled_clips(index(tmp_path), "test") == {}
+    assert held(sampled_clips(index(tmp_path), "test", show_sensitive=True)) == len(tiny_sound())

@@ -1,4 +1,4 @@
-"""The `compute` and `tracking` sections: where an experiment runs and where it is recorded.
+"""The `compute`, `tracking` and `report` sections: where an experiment runs, where it is recorded, what is shown of it.
 
 Nothing here enters a fingerprint, since nothing here changes what is computed: the rows of every optimiser step are the same, and
 each weighs the same in its gradient, whatever `micro_batch`, `workers` and `zero` are. What may still differ between two settings:
@@ -25,6 +25,8 @@ from hba_ray.specs.reading.secrets import holds_secret, revealed, shown
 LOADERS_PER_GPU = 12
 """A 7B model on an H200 takes about ten rows a second, and one loader decodes one clip of 720p in a second at worst."""
 STORE_MIB, STORE_MIB_PER_LOADER = 512, 160
+CHANGE_NO_RESULT = ("compute", "tracking", "report")
+"""The sections of this file."""
 
 
 class PythonsSpec(Spec):
@@ -153,3 +155,11 @@ class TrackingSpec(Spec):
     def shown(self) -> str | None:
         """The tracking URI as it can be printed: `http://***:***@host`."""
         return None if self.mlflow is None else shown(self.mlflow)
+
+
+class ReportSpec(Spec):
+    """What is shown of a run: in its page, in lists of differing rows, and in MLflow."""
+
+    show_sensitive: bool = False
+    """Show texts and clips of sensitive datasets (DAIC-WOZ, MMPsy, own ones that are declared so), which are those of patients or
+    minors. Errors and logs never do."""

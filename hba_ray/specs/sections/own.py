@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from hba_ray.errors import SpecError
-from hba_ray.specs.base import Spec
+from hba_ray.specs.base import Added, Spec
 from hba_ray.specs.reading.files import UnreadableFile, whole_text
 from hba_ray.specs.reading.yaml_text import InvalidYaml, parse_yaml
 
@@ -93,6 +93,9 @@ class OwnDataset(Spec):
     """The question that is put to each row, without the labels, which are named behind it."""
     sound: bool = True
     """Whether the sound of a video is shown, too."""
+    sensitive: Annotated[bool, Added(before=False)] = False
+    """Whether its texts are to be in no error, log, page or MLflow store, as those of patients are. A judge of open answers is sent
+    them all the same."""
     splits: tuple[float, float, float] = (0.7, 0.15, 0.15)
     """Shares of train, validation and test, where no column names the split; groups stay together, and the spec's seed decides."""
 

@@ -254,14 +254,15 @@ def published_model(spec: ExperimentSpec, arm: Arm) -> PublishedModel:
 
 
 def unread(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Some responses without an answer of the dataset, of different datasets where there are several; shortened.
+    """Some responses without an answer of the dataset, of different datasets where there are several; shortened. None is of a
+    sensitive dataset, whose texts a response may repeat.
 
     >>> unread([{"dataset": "toy_nod", "predicted": None, "answer": None, "response": "a b"}])
     ['a b']
     """
     shown: dict[str, str] = {}
     for record in records:
-        if not _read(record) and record["response"] is not None:
+        if not _read(record) and record["response"] is not None and not DATASETS[record["dataset"]].sensitive:
             shown.setdefault(record["dataset"], textwrap.shorten(record["response"], _SHOWN_LETTERS, placeholder=" ..."))
     return [shown[dataset] for dataset in sorted(shown)][:_SHOWN_RESPONSES]
 
