@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hba_ray.convert.wording import Prompts
 from hba_ray.data.atlas import Drop
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import Dataset
@@ -40,6 +41,7 @@ class ConversionRequest:
         seed: of the split, where the corpus publishes none.
         spec: the other settings of `atlas`.
         scratch: folder for clips that are cut out of recordings; it is gone when the rows are written.
+        prompts: what rows are asked; our own words by default.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class ConversionRequest:
     seed: int
     spec: AtlasSpec
     scratch: Path
+    prompts: Prompts | None = None
 
 
 @dataclass(frozen=True)

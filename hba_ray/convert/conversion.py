@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from hba_ray.convert.base import ConversionRequest, Converted, Difference
+from hba_ray.convert.wording import load_prompts
 from hba_ray.data.atlas import Drop
 from hba_ray.data.tasks import DATASETS, SPLITS, Dataset, find_dataset
 from hba_ray.data.writers import write_jsonl
 from hba_ray.errors import SpecError
 from hba_ray.specs import AtlasSpec
-from hba_ray.specs.sections.atlas import SOURCES_READ_AS_THEY_ARE
+from hba_ray.specs.sections.atlas import OUR_PROMPTS, SOURCES_READ_AS_THEY_ARE
 
 
 class Converter(Protocol):
@@ -82,19 +83,21 @@ def convert(spec: AtlasSpec, folder: Path, seed: int = 0) -> Conversion:
         seed: of the split, where the corpus publishes none.
 
     Raises:
-        SpecError: the source has no converter, or none of `spec.datasets`.
+        SpecError: the source has no converter, or none of `spec.datasets`; the file of prompts is not in order.
         DataError: a defect of the public files; names file, row and reason.
     """
     converter = _converter(spec.source)
     datasets = _datasets(spec)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".cut-", dir=folder) as scratch:
-        request = ConversionRequest(Path(spec.root or ""), [dataset.id for dataset in datasets], seed, spec, Path(scratch))
+        wanted, prompts = [dataset.id for dataset in datasets], load_prompts(spec.prompts)
+        request = ConversionRequest(Path(spec.root or ""), wanted, seed, spec, Path(scratch), prompts)
         converted = converter.convert(request)
         files = {split: write_jsonl(converted.rows[split], folder, split).name for split in SPLITS}
     counts = [_count(converted, dataset, split) for dataset in datasets for split in SPLITS]
     sensitive = [dataset.id for dataset in datasets if dataset.sensitive]
-    return Conversion(spec.source, seed, files, counts, converted.drops, list(converted.rules), converted.findings, sensitive)
+    rules = converted.rules if spec.prompts == OUR_PROMPTS else [*converted.rules, f"Rows are asked in the words of {spec.prompts}."]
+    return Conversion(spec.source, seed, files, counts, converted.drops, list(rules), converted.findings, sensitive)
 
 
 def _datasets(spec: AtlasSpec) -> list[Dataset]:

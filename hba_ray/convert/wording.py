@@ -1,26 +1,71 @@
-"""The wording of prompts: marks for the clips, the transcript, what is shown above, a question, and the label set (paper
-Tables 3 and 22)."""
+"""The wording of rows of converted corpora: marks for the clips, what was said before, the transcript, then what the dataset is asked
+(paper section 3.2, Table 3). The words of each dataset are in `prompts.yaml`, or in a file of the user's in that form.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cache
+
+from pydantic import field_validator
 
 from hba_ray.data.rows import MEDIA_COLUMNS, TAG
-from hba_ray.data.tasks import Dataset
+from hba_ray.data.tasks import DATASETS, Dataset
+from hba_ray.data.text import control_token
 from hba_ray.errors import DataError
+from hba_ray.specs.base import Spec
+from hba_ray.specs.load import load_prompt_file
+from hba_ray.specs.sections.atlas import OUR_PROMPTS
 
-QUESTIONS: dict[str, str] = {
-    "SEN": "Which sentiment does the speaker convey?",
-    "EMO": "Which emotion does the speaker convey?",
-    "PTSD": "Does the speaker appear to live with post-traumatic stress disorder?",
-    "DEP": "Does the speaker appear to live with depression?",
-    "ANX": "Does the speaker appear to live with anxiety?",
-    "SAR": "Is the speaker being sarcastic?",
-    "HUM": "Is the speaker being humorous?",
-}
-"""Task -> its question. Open tasks are left out, since each of their rows has a question of its own."""
-
+BUILT_IN = {OUR_PROMPTS: "convert/prompts.yaml"}
+_FIELD = re.compile(r"\{(given|labels|question)\}")
 _NOUNS = {"image": "an image", "video": "a video", "audio": "a sound recording"}
+_LAST_LINE = ". Judge the last line only; the lines before it were said earlier"
+
+
+class Prompts(Spec):
+    """What rows are asked, by dataset."""
+
+    prompts: dict[str, str]
+    """Id of a dataset -> its prompt, with {given}, and {labels} or, in open tasks, {question}; see `prompts.yaml`."""
+
+    @field_validator("prompts")
+    @classmethod
+    def _have_their_fields(cls, prompts: dict[str, str]) -> dict[str, str]:
+        for name, prompt in prompts.items():
+            if name not in DATASETS or DATASETS[name].is_own or DATASETS[name].is_toy:
+                raise ValueError(f"'{name}' is the id of no dataset that is converted")
+            found, needed = sorted(_FIELD.findall(prompt)), ["given", "question"] if DATASETS[name].task.is_open else ["given", "labels"]
+            if found != needed:
+                raise ValueError(f"{name} holds the fields {found or 'none'}; it needs {' and '.join(needed)}, in braces, once each")
+            if sign := TAG.search(prompt):
+                raise ValueError(f"{name} holds {sign.group()}, which stands for a clip")
+            if token := control_token(prompt):
+                raise ValueError(f"{name} holds {token}, which tokenizers take for a control token")
+        return prompts
+
+    def ask(self, dataset: Dataset, **values: str) -> str:
+        """The prompt of a dataset with its fields filled in."""
+        return _FIELD.sub(lambda field: values[field[1]], self.prompts[dataset.id]).strip()
+
+
+def load_prompts(name: str = OUR_PROMPTS) -> Prompts:
+    """Our prompts, or those of a YAML file, and ours of the datasets that it does not name.
+
+    Raises:
+        SpecError: no such file, not YAML, or a prompt is of no dataset, or lacks a field.
+    """
+    return _ours() if name == OUR_PROMPTS else Prompts(prompts=_ours().prompts | _read(name).prompts)
+
+
+@cache
+def _ours() -> Prompts:
+    return _read(OUR_PROMPTS)
+
+
+def _read(name: str) -> Prompts:
+    return load_prompt_file(Prompts, name, key="atlas.prompts", built_in=BUILT_IN)
 
 
 def question(
@@ -31,6 +76,7 @@ def question(
     *,
     labels: Sequence[str] | None = None,
     where: str | None = None,
+    prompts: Prompts | None = None,
 ) -> str:
     """The prompt of a row with one clip per modality.
 
@@ -40,6 +86,7 @@ def question(
         context: what was said before it, one turn a line.
         labels: the label set to offer; the dataset's own by default.
         where: names the row in errors; the dataset by default.
+        prompts: the words of all datasets; ours by default.
 
     Raises:
         DataError: an open task; nothing to show; an empty text; a text that holds a mark of a clip.
@@ -54,19 +101,26 @@ def question(
     if not clips and transcript is None:
         raise DataError(where, "has neither a clip nor a transcript", reason="nothing to show")
     shown = [_NOUNS[name] for name in clips] + (["a transcript"] if texts else [])
-    last = " Judge the last line only; the lines before it were said earlier." if context else ""
-    asked = f"{QUESTIONS[dataset.task.id]} Reply with one of these labels: {', '.join(labels or dataset.labels)}."
-    return "\n".join([*(f"<{name}>" for name in clips), *texts, f"Given above: {_listed(shown)}.{last} {asked}"])
+    given = _listed(shown) + (_LAST_LINE if context else "")
+    asked = (prompts or load_prompts()).ask(dataset, given=given, labels=", ".join(labels or dataset.labels))
+    return "\n".join([*(f"<{name}>" for name in clips), *texts, asked])
 
 
 def open_question(
-    dataset: Dataset, modalities: Sequence[str], asked: str, transcript: str | None = None, *, where: str | None = None
+    dataset: Dataset,
+    modalities: Sequence[str],
+    asked: str,
+    transcript: str | None = None,
+    *,
+    where: str | None = None,
+    prompts: Prompts | None = None,
 ) -> str:
     """The prompt of a row that brings its own question. Where there is nothing to show, it is the question alone.
 
     Args:
         modalities: as in `question`.
         asked: the row's question.
+        prompts: the words of all datasets; ours by default.
 
     Raises:
         DataError: a task with classes; an empty text; a text that holds a mark of a clip.
@@ -79,9 +133,9 @@ def open_question(
         _check(transcript, where)
     clips = [name for name in MEDIA_COLUMNS if name in modalities]
     shown = [_NOUNS[name] for name in clips] + (["a transcript"] if transcript is not None else [])
-    given = f"Given above: {_listed(shown)}. " if shown else ""
     texts = [] if transcript is None else [transcript]
-    return "\n".join([*(f"<{name}>" for name in clips), *texts, f"{given}{asked}"])
+    wanted = (prompts or load_prompts()).ask(dataset, given=_listed(shown), question=asked) if shown else asked
+    return "\n".join([*(f"<{name}>" for name in clips), *texts, wanted])
 
 
 def _check(text: str, where: str, name: str = "transcript") -> None:

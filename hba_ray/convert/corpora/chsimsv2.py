@@ -14,7 +14,7 @@ from hba_ray.convert.discretise import chsims_sentiment
 from hba_ray.convert.media import first_folder, video_and_audio
 from hba_ray.convert.mmsa import Utterance, read_utterances
 from hba_ray.convert.splits import tell_crossings
-from hba_ray.convert.wording import question
+from hba_ray.convert.wording import Prompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 
@@ -32,10 +32,10 @@ RULES = [
 
 def convert(request: ConversionRequest) -> Converted:
     """The rows of CH-SIMS v2; see `read_chsims`."""
-    return read_chsims(request.folder, on_bad_row=request.spec.on_bad_row)
+    return read_chsims(request.folder, on_bad_row=request.spec.on_bad_row, prompts=request.prompts)
 
 
-def read_chsims(folder: Path, *, on_bad_row: OnBadRow = "fail") -> Converted:
+def read_chsims(folder: Path, *, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None) -> Converted:
     """The rows of CH-SIMS v2.
 
     Raises:
@@ -47,16 +47,16 @@ def read_chsims(folder: Path, *, on_bad_row: OnBadRow = "fail") -> Converted:
     videos: dict[str, list[str]] = {split: [] for split in SPLITS}
     for said in read_utterances(folder, TABLES, FEATURES, sieve):
         with sieve.row(said.split):
-            rows[said.split].append(_row(said, clips))
+            rows[said.split].append(_row(said, clips, prompts))
             videos[said.split].append(said.video)
     return Converted(rows, sieve.drops, left_out(sieve.drops, SPLITS), RULES, tell_crossings(videos, "videos"))
 
 
-def _row(said: Utterance, clips: Path | None) -> Row:
+def _row(said: Utterance, clips: Path | None, prompts: Prompts | None) -> Row:
     dataset = DATASETS["chsimsv2"]
     label = chsims_sentiment(said.score, where=said.where)
     media = video_and_audio(_clip(clips / said.video, said.clip), said.where) if clips else {}
-    problem = question(dataset, tuple(media), said.text, where=said.where)
+    problem = question(dataset, tuple(media), said.text, where=said.where, prompts=prompts)
     own = f"chsimsv2-{said.video}-{said.clip}"
     return labelled_row(dataset, sample_id=own, clip_id=own, problem=problem, label=label, media=media)
 

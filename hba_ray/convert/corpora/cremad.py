@@ -13,7 +13,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, Difference, OnBad
 from hba_ray.convert.media import clip_file, first_folder
 from hba_ray.convert.splits import share_out, split_rows
 from hba_ray.convert.tables import column, read_table
-from hba_ray.convert.wording import question
+from hba_ray.convert.wording import Prompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -43,10 +43,14 @@ RENAMED = {"1040_ITH_SAD_XX": "1040_ITH_SAD_X"}
 def convert(request: ConversionRequest) -> Converted:
     """The rows of CREMA-D; see `read_cremad`."""
     spec = request.spec
-    return read_cremad(request.folder, seed=request.seed, by_clip=spec.split_by == "clip", on_bad_row=spec.on_bad_row)
+    return read_cremad(
+        request.folder, seed=request.seed, by_clip=spec.split_by == "clip", on_bad_row=spec.on_bad_row, prompts=request.prompts
+    )
 
 
-def read_cremad(folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_row: OnBadRow = "fail") -> Converted:
+def read_cremad(
+    folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None
+) -> Converted:
     """The rows of CREMA-D in a seeded split of Table 7's sizes, as near as whole actors allow.
 
     Args:
@@ -64,7 +68,7 @@ def read_cremad(folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_ro
             name = column(record, "Filename", where)
             if name in rows:
                 raise DataError(where, f"{name} occurs twice", reason="duplicate row")
-            rows[name] = _row(name, clips, where)
+            rows[name] = _row(name, clips, where, prompts)
     groups = list(rows) if by_clip else [actor(name) for name in rows]
     counts = share_out(DATASETS["cremad"], len(rows))
     by_split = split_rows(list(rows.values()), groups, counts, seed, where=str(path))
@@ -79,7 +83,7 @@ def actor(name: str) -> str:
     return name.split("_")[0]
 
 
-def _row(name: str, clips: Path | None, where: str) -> Row:
+def _row(name: str, clips: Path | None, where: str, prompts: Prompts | None) -> Row:
     parts = name.split("_")
     if len(parts) != 4 or len(parts[0]) != 4 or not (parts[0].isascii() and parts[0].isdecimal()):
         raise DataError(where, f"'{name}' is not ACTOR_SENTENCE_EMOTION_LEVEL", "1001_IEO_NEU_XX is an example", reason="bad name")
@@ -91,7 +95,7 @@ def _row(name: str, clips: Path | None, where: str) -> Row:
         raise DataError(where, f"'{name}': '{level}' is none of XX, LO, MD, HI", reason="bad name")
     dataset = DATASETS["cremad"]
     media = {"audio": (_clip(clips, name, where),)} if clips else {}
-    problem = question(dataset, tuple(media), SENTENCES[sentence], where=where)
+    problem = question(dataset, tuple(media), SENTENCES[sentence], where=where, prompts=prompts)
     own = f"cremad-{name}"
     return labelled_row(dataset, sample_id=own, clip_id=own, problem=problem, label=EMOTIONS[emotion], media=media)
 

@@ -16,7 +16,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, 
 from hba_ray.convert.discretise import HIGHEST_SCORE, PRESENT_FROM, is_present
 from hba_ray.convert.media import clip_file, first_file
 from hba_ray.convert.tables import column, identifier, number, read_table
-from hba_ray.convert.wording import question
+from hba_ray.convert.wording import Prompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -41,10 +41,12 @@ _EXPANDED = re.compile(r"\S+\s*\((.+)\)")
 
 def convert(request: ConversionRequest) -> Converted:
     """The rows of DAIC-WOZ; see `read_daicwoz`."""
-    return read_daicwoz(request.folder, request.spec.corpora.daicwoz, on_bad_row=request.spec.on_bad_row)
+    return read_daicwoz(request.folder, request.spec.corpora.daicwoz, on_bad_row=request.spec.on_bad_row, prompts=request.prompts)
 
 
-def read_daicwoz(folder: Path, rules: DaicwozSpec | None = None, *, on_bad_row: OnBadRow = "fail") -> Converted:
+def read_daicwoz(
+    folder: Path, rules: DaicwozSpec | None = None, *, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None
+) -> Converted:
     """The rows of DAIC-WOZ, session by session.
 
     Raises:
@@ -63,7 +65,7 @@ def read_daicwoz(folder: Path, rules: DaicwozSpec | None = None, *, on_bad_row: 
                 if session in seen:
                     raise DataError(where, f"session {session} occurs twice", reason="duplicate row")
                 label, contradiction = _label(record, session, where, rules)
-                row = _row(folder, session, label, has_sound, rules, where)
+                row = _row(folder, session, label, has_sound, rules, where, prompts)
                 rows[split].append(row)
                 seen.add(session)
                 findings += contradiction
@@ -87,12 +89,12 @@ def _label(record: dict[str, Any], session: str, where: str, rules: DaicwozSpec)
     return "depression" if chosen else "no depression", said
 
 
-def _row(folder: Path, session: str, label: str, has_sound: bool, rules: DaicwozSpec, where: str) -> Row:
+def _row(folder: Path, session: str, label: str, has_sound: bool, rules: DaicwozSpec, where: str, prompts: Prompts | None) -> Row:
     dataset = DATASETS["daicwoz"]
     transcript = _of_session(folder, f"{session}_TRANSCRIPT.csv", session)
     said = spoken(transcript, session, participant_only=rules.participant_only)
     media = {"audio": (clip_file(_of_session(folder, f"{session}_AUDIO.wav", session), where),)} if has_sound else {}
-    problem = question(dataset, tuple(media), said, where=str(transcript))
+    problem = question(dataset, tuple(media), said, where=str(transcript), prompts=prompts)
     own = f"daicwoz-{session}"
     return labelled_row(dataset, sample_id=own, clip_id=own, problem=problem, label=label, media=media)
 

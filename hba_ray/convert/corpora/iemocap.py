@@ -18,7 +18,7 @@ from hba_ray.convert.cutting import cut_film
 from hba_ray.convert.discretise import IEMOCAP_ALL, IEMOCAP_FOUR
 from hba_ray.convert.media import clip_file, first_folder, of_macos
 from hba_ray.convert.tables import is_name, read_text
-from hba_ray.convert.wording import question
+from hba_ray.convert.wording import Prompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -76,7 +76,7 @@ def convert(request: ConversionRequest) -> Converted:
                         sieve.leave_out(one.where, NO_CLASS, split)
                         continue
                     media = _media(place, dialog.stem, one, has_sound, request.scratch if rules.video else None)
-                    rows[split].append(_row(one, label_of[one.code], labels, said, media))
+                    rows[split].append(_row(one, label_of[one.code], labels, said, media, request.prompts))
     return Converted(rows, sieve.drops, rules=_stated(rules))
 
 
@@ -131,10 +131,12 @@ def _media(session: Path, dialog: str, one: Evaluated, has_sound: bool, scratch:
     return media
 
 
-def _row(one: Evaluated, label: str, labels: tuple[str, ...], said: dict[str, str], media: dict[str, tuple[Path, ...]]) -> Row:
+def _row(
+    one: Evaluated, label: str, labels: tuple[str, ...], said: dict[str, str], media: dict[str, tuple[Path, ...]], prompts: Prompts | None
+) -> Row:
     dataset = DATASETS["iemocap"]
     if one.name not in said:
         raise DataError(one.where, f"{one.name} has no transcript", "use the files as published", reason="missing value")
-    problem = question(dataset, tuple(media), said[one.name], labels=labels, where=one.where)
+    problem = question(dataset, tuple(media), said[one.name], labels=labels, where=one.where, prompts=prompts)
     own = f"iemocap-{one.name}"
     return labelled_row(dataset, sample_id=own, clip_id=own, problem=problem, label=label, media=media)

@@ -14,7 +14,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, 
 from hba_ray.convert.media import clip_file, first_folder, sounding
 from hba_ray.convert.splits import tell_crossings
 from hba_ray.convert.tables import column, identifier, is_name, read_json, read_table
-from hba_ray.convert.wording import open_question
+from hba_ray.convert.wording import Prompts, open_question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -28,10 +28,10 @@ RULES = ["The answer is the text of the right one of five choices; the choices a
 
 def convert(request: ConversionRequest) -> Converted:
     """The rows of IntentQA; see `read_intentqa`."""
-    return read_intentqa(request.folder, on_bad_row=request.spec.on_bad_row)
+    return read_intentqa(request.folder, on_bad_row=request.spec.on_bad_row, prompts=request.prompts)
 
 
-def read_intentqa(folder: Path, *, on_bad_row: OnBadRow = "fail") -> Converted:
+def read_intentqa(folder: Path, *, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None) -> Converted:
     """The rows of IntentQA.
 
     Raises:
@@ -50,7 +50,7 @@ def read_intentqa(folder: Path, *, on_bad_row: OnBadRow = "fail") -> Converted:
                 video = identifier(record, "video_id", where)
                 if clips and video not in known:
                     known[video] = sounding(clip_file(_clip(clips, video, nested), where), where)
-                rows[split].append(_row(record, split, video, known.get(video, {}), where, seen))
+                rows[split].append(_row(record, split, video, known.get(video, {}), where, seen, prompts))
     findings = tell_crossings({split: [row.clip_id for row in its] for split, its in rows.items()}, "videos")
     return Converted(rows, sieve.drops, left_out(sieve.drops, SPLITS), RULES, findings)
 
@@ -68,7 +68,9 @@ def _clip(clips: Path, video: str, nested: dict[str, str]) -> Path:
     return flat if flat.is_file() or video not in nested else clips / f"{nested[video]}.mp4"
 
 
-def _row(record: dict[str, Any], split: str, video: str, media: dict[str, tuple[Path, ...]], where: str, seen: set[str]) -> Row:
+def _row(
+    record: dict[str, Any], split: str, video: str, media: dict[str, tuple[Path, ...]], where: str, seen: set[str], prompts: Prompts | None
+) -> Row:
     dataset = DATASETS["intentqa"]
     sample = f"intentqa-{split}-{video}-{identifier(record, 'qid', where)}"  # a qid alone comes again with other videos
     if sample in seen:
@@ -77,7 +79,7 @@ def _row(record: dict[str, Any], split: str, video: str, media: dict[str, tuple[
     if index not in map(str, range(CHOICES)):
         raise DataError(where, f"'answer' is none of 0 to {CHOICES - 1}", "use the file as published", reason="unknown label")
     answer = column(record, f"a{index}", where).strip()
-    problem = open_question(dataset, tuple(media), column(record, "question", where).strip(), where=where)
+    problem = open_question(dataset, tuple(media), column(record, "question", where).strip(), where=where, prompts=prompts)
     row = open_row(dataset, sample_id=sample, clip_id=f"intentqa-{video}", problem=problem, answer=answer, media=media)
     seen.add(sample)
     return row

@@ -14,7 +14,7 @@ from pathlib import Path
 from hba_ray.convert.base import ConversionRequest, Converted, Difference, OnBadRow, Sieve, labelled_row
 from hba_ray.convert.media import first_folder, video_and_audio
 from hba_ray.convert.tables import column, read_table
-from hba_ray.convert.wording import question
+from hba_ray.convert.wording import Prompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, Dataset, consolidate
 from hba_ray.errors import DataError
@@ -35,7 +35,13 @@ BROKEN = "known broken clip"
 def convert(request: ConversionRequest) -> Converted:
     """The rows of the datasets that are wanted; see `read_meld`."""
     spec = request.spec
-    return read_meld(request.folder, datasets=request.datasets, split_surprise=spec.split_surprise, on_bad_row=spec.on_bad_row)
+    return read_meld(
+        request.folder,
+        datasets=request.datasets,
+        split_surprise=spec.split_surprise,
+        on_bad_row=spec.on_bad_row,
+        prompts=request.prompts,
+    )
 
 
 def read_meld(
@@ -45,6 +51,7 @@ def read_meld(
     split_surprise: bool = False,
     leave_out_broken: bool | None = None,
     on_bad_row: OnBadRow = "fail",
+    prompts: Prompts | None = None,
 ) -> Converted:
     """The rows of MELD, utterance by utterance, one for each of `datasets`.
 
@@ -73,7 +80,7 @@ def read_meld(
                         continue
                     differences[split].append(Difference(1, f"{name}, whose clip is broken, is not counted there"))
                 media = video_and_audio(clips[split] / f"{name}.mp4", where) if clips else {}
-                rows[split] += [_row(record, dataset, split, name, media, where, split_surprise) for dataset in chosen]
+                rows[split] += [_row(record, dataset, split, name, media, where, split_surprise, prompts) for dataset in chosen]
         bad = [drop for drop in sieve.drops if drop.split == split and drop.reason != BROKEN]
         differences[split] += [Difference(-1, f"left out: {drop.reason}") for drop in bad]
     return Converted(rows, sieve.drops, differences)
@@ -107,7 +114,14 @@ def _name(record: dict[str, str], where: str, seen: set[str]) -> str:
 
 
 def _row(
-    record: dict[str, str], dataset: Dataset, split: str, name: str, media: dict[str, tuple[Path, ...]], where: str, split_surprise: bool
+    record: dict[str, str],
+    dataset: Dataset,
+    split: str,
+    name: str,
+    media: dict[str, tuple[Path, ...]],
+    where: str,
+    split_surprise: bool,
+    prompts: Prompts | None,
 ) -> Row:
     stated = column(record, LABEL_COLUMNS[dataset.id], where)
     label = consolidate(stated, dataset, where=where)
@@ -116,7 +130,7 @@ def _row(
         labels = (*(other for other in dataset.labels if other != "surprise"), *SPLIT_SURPRISE)
         if label == "surprise":
             label = _side(column(record, "Sentiment", where), dataset, where)
-    problem = question(dataset, tuple(media), column(record, "Utterance", where), labels=labels, where=where)
+    problem = question(dataset, tuple(media), column(record, "Utterance", where), labels=labels, where=where, prompts=prompts)
     return labelled_row(
         dataset, sample_id=f"{dataset.id}-{split}-{name}", clip_id=f"meld-{split}-{name}", problem=problem, label=label, media=media
     )

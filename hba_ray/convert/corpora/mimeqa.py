@@ -16,7 +16,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, Difference, OnBad
 from hba_ray.convert.media import clip_file, first_file, first_folder, needed_file, sounding
 from hba_ray.convert.splits import share_out, split_rows
 from hba_ray.convert.tables import column, identifier, read_json, read_table
-from hba_ray.convert.wording import open_question
+from hba_ray.convert.wording import Prompts, open_question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -39,10 +39,19 @@ def convert(request: ConversionRequest) -> Converted:
         by_clip=spec.split_by == "clip",
         timestamps=spec.corpora.mimeqa.timestamps,
         on_bad_row=spec.on_bad_row,
+        prompts=request.prompts,
     )
 
 
-def read_mimeqa(folder: Path, *, seed: int = 0, by_clip: bool = False, timestamps: bool = True, on_bad_row: OnBadRow = "fail") -> Converted:
+def read_mimeqa(
+    folder: Path,
+    *,
+    seed: int = 0,
+    by_clip: bool = False,
+    timestamps: bool = True,
+    on_bad_row: OnBadRow = "fail",
+    prompts: Prompts | None = None,
+) -> Converted:
     """The rows of MimeQA; nothing validates, as in Table 7.
 
     Args:
@@ -62,7 +71,7 @@ def read_mimeqa(folder: Path, *, seed: int = 0, by_clip: bool = False, timestamp
             name = PurePosixPath(identifier(record, "file", where)).stem
             if clips and name not in known:
                 known[name] = sounding(clip_file(clips / f"{name}.mp4", where), where)
-            rows.append(_row(record, number, name, known.get(name, {}), where, timestamps))
+            rows.append(_row(record, number, name, known.get(name, {}), where, timestamps, prompts))
             files.append(name)
     split, differences, rule = _split(folder, rows, files, seed, by_clip)
     prefix = "stand in front of them" if timestamps else "are left out"
@@ -83,7 +92,15 @@ def _records(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     return [(where, {**record, "answer": answer.get("answer")}) for (where, record), (_, answer) in zip(asked, answers, strict=True)]
 
 
-def _row(record: dict[str, Any], number: int, name: str, media: dict[str, tuple[Path, ...]], where: str, timestamps: bool) -> Row:
+def _row(
+    record: dict[str, Any],
+    number: int,
+    name: str,
+    media: dict[str, tuple[Path, ...]],
+    where: str,
+    timestamps: bool,
+    prompts: Prompts | None,
+) -> Row:
     dataset = DATASETS["mimeqa"]
     asked = column(record, "question", where).strip()
     stated = str(record.get("timestamp") or "").strip()
@@ -92,7 +109,7 @@ def _row(record: dict[str, Any], number: int, name: str, media: dict[str, tuple[
         if times is None:
             raise DataError(where, "'timestamp' is not (START, END)", "(12.0, 34.5) is an example", reason="wrong type")
         asked = f"Between {_seconds(times[1])} and {_seconds(times[2])} of the clip: {asked}" if timestamps else asked
-    problem = open_question(dataset, tuple(media), asked, where=where)
+    problem = open_question(dataset, tuple(media), asked, where=where, prompts=prompts)
     answer = column(record, "answer", where).strip()
     return open_row(dataset, sample_id=f"mimeqa-{number:04d}", clip_id=f"mimeqa-{name}", problem=problem, answer=answer, media=media)
 

@@ -16,7 +16,7 @@ from hba_ray.convert.discretise import HIGHEST_SCORE, is_present
 from hba_ray.convert.media import needed_file
 from hba_ray.convert.splits import share_out, split_rows
 from hba_ray.convert.tables import column, identifier, number, read_json
-from hba_ray.convert.wording import question
+from hba_ray.convert.wording import Prompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -34,10 +34,23 @@ _NUMBER = re.compile(r"(\d+)(?:\.\w+)?$")
 
 def convert(request: ConversionRequest) -> Converted:
     """The rows of the datasets that are wanted; see `read_mmpsy`."""
-    return read_mmpsy(request.folder, datasets=request.datasets, seed=request.seed, on_bad_row=request.spec.on_bad_row)
+    return read_mmpsy(
+        request.folder,
+        datasets=request.datasets,
+        seed=request.seed,
+        on_bad_row=request.spec.on_bad_row,
+        prompts=request.prompts,
+    )
 
 
-def read_mmpsy(folder: Path, *, datasets: Collection[str] = tuple(SCALES), seed: int = 0, on_bad_row: OnBadRow = "fail") -> Converted:
+def read_mmpsy(
+    folder: Path,
+    *,
+    datasets: Collection[str] = tuple(SCALES),
+    seed: int = 0,
+    on_bad_row: OnBadRow = "fail",
+    prompts: Prompts | None = None,
+) -> Converted:
     """The rows of MMPsy, student by student, one for each of `datasets`.
 
     Raises:
@@ -53,7 +66,7 @@ def read_mmpsy(folder: Path, *, datasets: Collection[str] = tuple(SCALES), seed:
     for place, entry in enumerate(entries, 1):
         with sieve.row():
             where = f"{path}, entry {place}"
-            student, rows = _rows(entry, chosen, where)
+            student, rows = _rows(entry, chosen, where, prompts)
             if student in of_student:
                 raise DataError(where, f"{student} occurs twice", reason="duplicate row")
             of_student[student] = rows
@@ -64,7 +77,7 @@ def read_mmpsy(folder: Path, *, datasets: Collection[str] = tuple(SCALES), seed:
     return Converted({split: [row for one in placed[split] for row in rows_of[one.clip_id]] for split in SPLITS}, sieve.drops, rules=RULES)
 
 
-def _rows(entry: Any, datasets: list[str], where: str) -> tuple[str, list[Row]]:
+def _rows(entry: Any, datasets: list[str], where: str, prompts: Prompts | None) -> tuple[str, list[Row]]:
     """A student and the rows of all datasets."""
     if not isinstance(entry, dict):
         raise DataError(where, f"is {type(entry).__name__}, not an object", "use the file as published", reason="wrong type")
@@ -79,7 +92,7 @@ def _rows(entry: Any, datasets: list[str], where: str) -> tuple[str, list[Row]]:
         score = number(scored.get("score"), f"{key}.score", where, lowest=0, highest=HIGHEST_SCORE[scale])
         label = present if is_present(scale, score) else f"no {present}"
         dataset = DATASETS[name]
-        problem = question(dataset, (), said, where=where)
+        problem = question(dataset, (), said, where=where, prompts=prompts)
         clip = f"mmpsy-{student}"
         rows.append(labelled_row(dataset, sample_id=f"{name}-{student}", clip_id=clip, problem=problem, label=label, media={}))
     return student, rows

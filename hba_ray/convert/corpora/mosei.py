@@ -42,7 +42,7 @@ from hba_ray.convert.segments import (
 )
 from hba_ray.convert.splits import split_named
 from hba_ray.convert.tables import number, read_json, read_text
-from hba_ray.convert.wording import question
+from hba_ray.convert.wording import Prompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -96,7 +96,7 @@ def convert(request: ConversionRequest) -> Converted:
     for clip in clips:
         with sieve.row(clip.split):
             rated = clip if raters is None else replace(clip, emotions=raters.get((clip.video, clip.name)))
-            made, reason = _rows(rated, request.datasets, rules)
+            made, reason = _rows(rated, request.datasets, rules, request.prompts)
             rows[clip.split] += made
             if reason and "mosei_emotion" in request.datasets:
                 left[clip.split, reason] += 1
@@ -231,7 +231,7 @@ def _fold_name(node: ast.Assign) -> str:
     return target.id if isinstance(target, ast.Name) else ""
 
 
-def _rows(clip: SpokenClip, datasets: Sequence[str], rules: MoseiSpec) -> tuple[list[Row], str | None]:
+def _rows(clip: SpokenClip, datasets: Sequence[str], rules: MoseiSpec, prompts: Prompts | None) -> tuple[list[Row], str | None]:
     """The rows of a clip, and why it has none of emotion."""
     labels = {
         "mosei_senti": SEVEN[int(clip.score) + 3] if clip.is_class else mosei_sentiment(clip.score, rules.seven_classes, where=clip.where)
@@ -244,7 +244,7 @@ def _rows(clip: SpokenClip, datasets: Sequence[str], rules: MoseiSpec) -> tuple[
     for name in datasets:
         if name in labels:
             dataset = DATASETS[name]
-            problem = question(dataset, tuple(clip.media), clip.text, where=clip.where)
+            problem = question(dataset, tuple(clip.media), clip.text, where=clip.where, prompts=prompts)
             own = f"{clip.video}-{clip.name}"
             rows.append(
                 labelled_row(

@@ -19,7 +19,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, 
 from hba_ray.convert.media import first_folder, video_and_audio
 from hba_ray.convert.splits import share_out, split_rows
 from hba_ray.convert.tables import column, read_text
-from hba_ray.convert.wording import question
+from hba_ray.convert.wording import Prompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError
@@ -35,10 +35,10 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 def convert(request: ConversionRequest) -> Converted:
     """The rows of MUStARD; see `read_mustard`."""
-    return read_mustard(request.folder, seed=request.seed, on_bad_row=request.spec.on_bad_row)
+    return read_mustard(request.folder, seed=request.seed, on_bad_row=request.spec.on_bad_row, prompts=request.prompts)
 
 
-def read_mustard(folder: Path, *, seed: int = 0, on_bad_row: OnBadRow = "fail") -> Converted:
+def read_mustard(folder: Path, *, seed: int = 0, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None) -> Converted:
     """The rows of MUStARD in a seeded split of Table 7's sizes, entries of one scene together.
 
     `clip_id` is the first entry of the scene: entries that share a line (see `scenes`) are cut from
@@ -58,7 +58,7 @@ def read_mustard(folder: Path, *, seed: int = 0, on_bad_row: OnBadRow = "fail") 
         with sieve.row():
             turns = _turns(name, entry, where)
             media = video_and_audio(clips / f"{name}.mp4", where) if clips else {}
-            rows[name] = _row(name, turns, _label(entry, where), media, where)
+            rows[name] = _row(name, turns, _label(entry, where), media, where, prompts)
             lines_of[name] = [line for _, line in turns]
     scene_of = scenes(lines_of)
     placed = [replace(row, clip_id=f"mustard-{scene_of[name]}") for name, row in rows.items()]
@@ -130,8 +130,10 @@ def _label(entry: Mapping[str, Any], where: str) -> str:
     return "sarcasm" if stated else "not sarcasm"
 
 
-def _row(name: str, turns: list[tuple[str, str]], label: str, media: dict[str, tuple[Path, ...]], where: str) -> Row:
+def _row(
+    name: str, turns: list[tuple[str, str]], label: str, media: dict[str, tuple[Path, ...]], where: str, prompts: Prompts | None
+) -> Row:
     dataset = DATASETS["mmsd"]
     said = [f"{speaker}: {line}" for speaker, line in turns]
-    problem = question(dataset, tuple(media), said[-1], "\n".join(said[:-1]) or None, where=where)
+    problem = question(dataset, tuple(media), said[-1], "\n".join(said[:-1]) or None, where=where, prompts=prompts)
     return labelled_row(dataset, sample_id=f"mmsd-{name}", clip_id=f"mustard-{name}", problem=problem, label=label, media=media)

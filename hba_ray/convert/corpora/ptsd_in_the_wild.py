@@ -14,7 +14,7 @@ from pathlib import Path
 from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row, left_out
 from hba_ray.convert.media import files_below, video_and_audio
 from hba_ray.convert.splits import SPLIT_NAMES, share_out, split_rows
-from hba_ray.convert.wording import question
+from hba_ray.convert.wording import Prompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -38,10 +38,14 @@ _PART = re.compile(r"[\W_]*(?:part|pt|episode|ep|no)?[\W_]*\d+[\W_]*$", re.IGNOR
 def convert(request: ConversionRequest) -> Converted:
     """The rows of PTSD-in-the-Wild; see `read_ptsd`."""
     spec = request.spec
-    return read_ptsd(request.folder, seed=request.seed, by_clip=spec.split_by == "clip", on_bad_row=spec.on_bad_row)
+    return read_ptsd(
+        request.folder, seed=request.seed, by_clip=spec.split_by == "clip", on_bad_row=spec.on_bad_row, prompts=request.prompts
+    )
 
 
-def read_ptsd(folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_row: OnBadRow = "fail") -> Converted:
+def read_ptsd(
+    folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None
+) -> Converted:
     """The rows of PTSD-in-the-Wild.
 
     Args:
@@ -58,7 +62,7 @@ def read_ptsd(folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_row:
         kept = rows.setdefault(split, [])
         for path in files_below(place, SUFFIXES):
             with sieve.row(split):
-                kept.append(_row(path, place, split, len(kept) + 1))
+                kept.append(_row(path, place, split, len(kept) + 1, prompts))
     if not any(rows.values()) and not sieve.drops:
         what = f"holds no video ({', '.join(SUFFIXES)})"
         raise DataError(str(folder), what, "give the folder of the splits as atlas.root", reason="no rows")
@@ -75,7 +79,7 @@ def _folders(base: Path) -> list[Path]:
     return [path for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
 
 
-def _row(path: Path, place: Path, split: str, number: int) -> Row:
+def _row(path: Path, place: Path, split: str, number: int, prompts: Prompts | None) -> Row:
     dataset = DATASETS["ptsd_in_the_wild"]
     names = (re.sub(r"[\s_-]+", " ", part).strip().lower() for part in path.relative_to(place).parts[:-1])
     label = next((LABELS[name] for name in names if name in LABELS), None)
@@ -83,7 +87,7 @@ def _row(path: Path, place: Path, split: str, number: int) -> Row:
         raise DataError(str(path), "lies in no folder PTSD or No PTSD", "keep the folders as published", reason="unknown label")
     media = video_and_audio(path, str(path))
     own = "-".join(part for part in ("ptsd_in_the_wild", split, f"{number:04d}") if part)  # titles come again once they are simplified
-    problem = question(dataset, tuple(media), None, where=str(path))
+    problem = question(dataset, tuple(media), None, where=str(path), prompts=prompts)
     return labelled_row(dataset, sample_id=own, clip_id=own, problem=problem, label=label, media=media)
 
 

@@ -19,7 +19,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, 
 from hba_ray.convert.media import NOT_ONLINE, first_file, needed_file, sounding
 from hba_ray.convert.splits import tell_crossings
 from hba_ray.convert.tables import column, identifier, read_json_lines, read_text
-from hba_ray.convert.wording import open_question
+from hba_ray.convert.wording import Prompts, open_question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -36,10 +36,10 @@ _NO_CUE = ("WEBVTT", "NOTE", "STYLE", "REGION")
 
 def convert(request: ConversionRequest) -> Converted:
     """The rows of Social-IQ 2.0; see `read_siq2`."""
-    return read_siq2(request.folder, request.spec.corpora.siq2, on_bad_row=request.spec.on_bad_row)
+    return read_siq2(request.folder, request.spec.corpora.siq2, on_bad_row=request.spec.on_bad_row, prompts=request.prompts)
 
 
-def read_siq2(folder: Path, rules: Siq2Spec | None = None, *, on_bad_row: OnBadRow = "fail") -> Converted:
+def read_siq2(folder: Path, rules: Siq2Spec | None = None, *, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None) -> Converted:
     """The rows of Social-IQ 2.0. Rows whose clip is not there are left out, and counted, once there are clips.
 
     Raises:
@@ -66,7 +66,7 @@ def read_siq2(folder: Path, rules: Siq2Spec | None = None, *, on_bad_row: OnBadR
                 if has_clips and not media and rules.without_clip == "leave_out":
                     sieve.leave_out(where, NOT_ONLINE, split)
                     continue
-                rows[split].append(_row(record, f"siq2-{name}-{number:05d}", video, media, said, where))
+                rows[split].append(_row(record, f"siq2-{name}-{number:05d}", video, media, said, where, prompts))
     findings = tell_crossings({split: [row.clip_id for row in its] for split, its in rows.items()}, "videos")
     stated = [
         f"The validation file is our {rules.validation_as} split; the test file has no answers.",
@@ -85,7 +85,7 @@ def _media(base: Path, video: str, where: str) -> Media:
     return {"video": (path.absolute(),), "audio": (sound.absolute(),)} if sound else sounding(path.absolute(), where)
 
 
-def _row(record: dict[str, Any], place: str, video: str, media: Media, said: str | None, where: str) -> Row:
+def _row(record: dict[str, Any], place: str, video: str, media: Media, said: str | None, where: str, prompts: Prompts | None) -> Row:
     dataset = DATASETS["siq2"]
     qid = identifier(record, "qid", where)  # comes again with other questions, so the line is part of the row's name
     answer = column(record, "ans_corr", where)
@@ -94,7 +94,7 @@ def _row(record: dict[str, Any], place: str, video: str, media: Media, said: str
         raise DataError(where, f"'answer_idx' is none of 0 to {CHOICES - 1}", "use the file as published", reason="unknown label")
     if column(record, f"a{index}", where) != answer:
         raise DataError(where, f"'ans_corr' is not 'a{index}'", "use the file as published", reason="answer contradicts label")
-    problem = open_question(dataset, tuple(media), column(record, "q", where).strip(), said, where=where)
+    problem = open_question(dataset, tuple(media), column(record, "q", where).strip(), said, where=where, prompts=prompts)
     return open_row(dataset, sample_id=f"{place}-{qid}", clip_id=f"siq2-{video}", problem=problem, answer=answer.strip(), media=media)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row
 from hba_ray.convert.media import files_below
 from hba_ray.convert.splits import share_out, split_rows
-from hba_ray.convert.wording import question
+from hba_ray.convert.wording import Prompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE
 from hba_ray.errors import DataError
@@ -37,11 +37,24 @@ def convert(request: ConversionRequest) -> Converted:
     """The rows of TESS; see `read_tess`."""
     spec = request.spec
     by_clip = spec.split_by == "clip"
-    return read_tess(request.folder, seed=request.seed, by_clip=by_clip, split_surprise=spec.split_surprise, on_bad_row=spec.on_bad_row)
+    return read_tess(
+        request.folder,
+        seed=request.seed,
+        by_clip=by_clip,
+        split_surprise=spec.split_surprise,
+        on_bad_row=spec.on_bad_row,
+        prompts=request.prompts,
+    )
 
 
 def read_tess(
-    folder: Path, *, seed: int = 0, by_clip: bool = False, split_surprise: bool = False, on_bad_row: OnBadRow = "fail"
+    folder: Path,
+    *,
+    seed: int = 0,
+    by_clip: bool = False,
+    split_surprise: bool = False,
+    on_bad_row: OnBadRow = "fail",
+    prompts: Prompts | None = None,
 ) -> Converted:
     """The rows of TESS in a seeded split of Table 7's sizes.
 
@@ -60,7 +73,7 @@ def read_tess(
             speaker, word, code = _parts(path)
             name = f"{speaker}_{word}_{code}"
             if name not in rows:  # the usual re-upload has every file twice
-                rows[name] = _row(path, name, word, code, split_surprise)
+                rows[name] = _row(path, name, word, code, split_surprise, prompts)
                 words.append(word)
     if not rows and not sieve.drops:
         raise DataError(str(folder), "holds no .wav file", "give the folder of the unpacked files as atlas.root", reason="no rows")
@@ -80,11 +93,11 @@ def _parts(path: Path) -> tuple[str, str, str]:
     return SPEAKERS[found[1]], found[2], found[3]
 
 
-def _row(path: Path, name: str, word: str, code: str, split_surprise: bool) -> Row:
+def _row(path: Path, name: str, word: str, code: str, split_surprise: bool, prompts: Prompts | None) -> Row:
     dataset, label, labels = DATASETS["tess"], EMOTIONS[code], None
     if split_surprise:
         labels = (*(other for other in dataset.labels if other != "surprise"), *SPLIT_SURPRISE)
         label = SPLIT_SURPRISE[0] if label == "surprise" else label
-    problem = question(dataset, ("audio",), f"Say the word {word}.", labels=labels, where=str(path))
+    problem = question(dataset, ("audio",), f"Say the word {word}.", labels=labels, where=str(path), prompts=prompts)
     own = f"tess-{name}"
     return labelled_row(dataset, sample_id=own, clip_id=own, problem=problem, label=label, media={"audio": (path.absolute(),)})

@@ -16,7 +16,7 @@ from hba_ray.convert.media import first_folder, needed_file, video_and_audio
 from hba_ray.convert.splits import split_named
 from hba_ray.convert.tables import column, identifier, read_text
 from hba_ray.convert.unpickling import read_pickle
-from hba_ray.convert.wording import question
+from hba_ray.convert.wording import Prompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -29,10 +29,12 @@ NOT_KEPT = "not in the list of rows to keep"
 
 def convert(request: ConversionRequest) -> Converted:
     """The rows of UR-FUNNY v2; see `read_urfunny`."""
-    return read_urfunny(request.folder, request.spec.corpora.urfunny, on_bad_row=request.spec.on_bad_row)
+    return read_urfunny(request.folder, request.spec.corpora.urfunny, on_bad_row=request.spec.on_bad_row, prompts=request.prompts)
 
 
-def read_urfunny(folder: Path, rules: UrfunnySpec | None = None, *, on_bad_row: OnBadRow = "fail") -> Converted:
+def read_urfunny(
+    folder: Path, rules: UrfunnySpec | None = None, *, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None
+) -> Converted:
     """The rows of the folds. Labels and texts also hold ids of version 1, which are passed over.
 
     Raises:
@@ -58,7 +60,7 @@ def read_urfunny(folder: Path, rules: UrfunnySpec | None = None, *, on_bad_row: 
                 if str(sample) in seen:
                     raise DataError(where, "stands in the folds twice", reason="duplicate row")
                 name = identifier({"id": str(sample)}, "id", where)
-                row = _row(name, _of(texts, sample, LANGUAGE, where), _of(labels, sample, LABELS, where), clips, where, rules)
+                row = _row(name, _of(texts, sample, LANGUAGE, where), _of(labels, sample, LABELS, where), clips, where, rules, prompts)
                 rows[split].append(row)
                 seen.add(str(sample))
     if kept is not None and (unknown := sorted(kept - seen - {drop.row.rpartition(" ")[2] for drop in sieve.drops})):
@@ -91,7 +93,7 @@ def _of(table: Mapping[Any, Any], sample: Any, file: str, where: str) -> Any:
     return found
 
 
-def _row(name: str, said: Any, label: Any, clips: Path | None, where: str, rules: UrfunnySpec) -> Row:
+def _row(name: str, said: Any, label: Any, clips: Path | None, where: str, rules: UrfunnySpec, prompts: Prompts | None) -> Row:
     dataset = DATASETS["urfunny"]
     if not isinstance(said, dict):
         raise DataError(where, f"its entry in {LANGUAGE} is {type(said).__name__}, not a dict", reason="wrong type")
@@ -100,7 +102,7 @@ def _row(name: str, said: Any, label: Any, clips: Path | None, where: str, rules
     punchline = " ".join(_sentences(said, "punchline_sentence", where))
     context = "\n".join(_sentences(said, "context_sentences", where)) if rules.context else ""
     media = video_and_audio(clips / f"{name}.mp4", where) if clips else {}
-    problem = question(dataset, tuple(media), punchline, context or None, where=where)
+    problem = question(dataset, tuple(media), punchline, context or None, where=where, prompts=prompts)
     own = f"urfunny-{name}"
     return labelled_row(dataset, sample_id=own, clip_id=own, problem=problem, label="humour" if label else "not humour", media=media)
 

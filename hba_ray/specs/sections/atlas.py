@@ -19,6 +19,8 @@ Layout = Literal["auto", "parquet", "jsonl"]
 
 SOURCES_READ_AS_THEY_ARE = ("released", "toy")
 """Values of `atlas.source` that need no converter."""
+OUR_PROMPTS = "standard"
+"""Value of `atlas.prompts` that stands for `convert/prompts.yaml`."""
 
 
 class MediaSpec(Spec):
@@ -157,6 +159,9 @@ class AtlasSpec(Spec):
     """How a converter divides a dataset that comes without splits: `group` keeps all clips of an actor or a scene in one split,
     with counts as near to the paper's Table 7 as that allows; `clip` gives the exact counts."""
     corpora: Annotated[CorporaSpec, Added(before=CorporaSpec())] = CorporaSpec()
+    prompts: Annotated[str, Added(before=OUR_PROMPTS)] = Field(default=OUR_PROMPTS, min_length=1)
+    """What rows of converted corpora are asked: `standard` is our own words (`hba_ray/convert/prompts.yaml`); or a YAML file in that
+    form, of the datasets whose words you change. Rows of a released atlas and of your own data bring their prompts."""
     media: MediaSpec = MediaSpec()
     toy: ToySpec = ToySpec()
 
@@ -185,6 +190,8 @@ class AtlasSpec(Spec):
             _check_root(self.source, self.root)
         if both := set(self.held_out) & set(self.train_also):
             raise ValueError(f"'{min(both)}' is in held_out and in train_also: it is trained on, or not")
+        if self.prompts != OUR_PROMPTS and all(part.source in (*SOURCES_READ_AS_THEY_ARE, "own") for part in self.parts):
+            raise ValueError("prompts names a file, and no source is a corpus that is converted: leave it out")
         if "text" not in self.modalities:
             raise ValueError("modalities must contain text: the question itself is text")
         if self.datasets is not None and not self.datasets:

@@ -33,7 +33,10 @@ def test_the_answer_is_the_text_of_the_right_choice(intentqa: Path):
 def test_videos_lie_flat_or_nested_and_may_be_silent(intentqa: Path):
     rows = by_sample(converted("intentqa", intentqa))
     assert rows["intentqa-train-2909445186-0"].media["audio"] == ((intentqa / "Videos" / "0101" / "2909445186.mp4").absolute(),)
-    assert rows["intentqa-test-0042-7"].problem == "<video>\nGiven above: a video. why did the boy 7 wave at the start"
+    assert (
+        rows["intentqa-test-0042-7"].problem
+        == "<video>\nGiven above: a video. It is about what people do, and what for. why did the boy 7 wave at the start"
+    )
     assert set(rows["intentqa-test-0042-7"].media) == {"video"}
 
 

@@ -30,7 +30,7 @@ def test_answers_are_joined_row_by_row_and_webm_is_read_as_mp4(mimeqa: Path):
 
 
 def test_seconds_stand_in_front_unless_they_are_not_wanted(mimeqa: Path):
-    shown = "<video>\n<audio>\nGiven above: a video and a sound recording. "
+    shown = "<video>\n<audio>\nGiven above: a video and a sound recording. Somebody performs without words. "
     rows = by_sample(converted("mimeqa", mimeqa))
     assert rows["mimeqa-0004"].problem == f"{shown}Between 3.0 s and 5.5 s of the clip: What is act 3?"
     assert rows["mimeqa-0005"].problem == f"{shown}What is act 4?"

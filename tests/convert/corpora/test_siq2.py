@@ -41,14 +41,14 @@ def test_sound_comes_from_the_file_beside_the_video_or_from_it_if_it_has_any(siq
     assert rows["siq2-train-00001--x_1_q0"].media["audio"] == ((siq2 / "video" / "-x_1.mp4").absolute(),)
     silent = rows["siq2-val-00001-v_al_q0"]
     assert set(silent.media) == {"video"}
-    assert silent.problem == "<video>\nGiven above: a video. Why does person 5 of val wait"
+    assert silent.problem == "<video>\nGiven above: a video. It is about people with each other. Why does person 5 of val wait"
 
 
 def test_captions_lose_tags_notes_and_what_rolls(siq2: Path):
     row = by_sample(converted("siq2", siq2))["siq2-train-00001--x_1_q0"]
     assert row.problem.splitlines()[2:] == [
         "Well hello you & me",
-        "Given above: a video, a sound recording and a transcript. Why does person 0 of train wait",
+        "Given above: a video, a sound recording and a transcript. It is about people with each other. Why does person 0 of train wait",
     ]
     without = by_sample(converted("siq2", siq2, corpora={"transcripts": False}))
     assert not any("Well hello" in row.problem for row in without.values())
