@@ -2,12 +2,15 @@
 
 Two corpora of invented texts: utterances with two tasks and official splits from a table, and questions with repeated ids from JSON
 lines. Each is converted in a process of its own, whose peak memory includes all that it imports.
+
+Then clips are written into parquet shards, four at a time, of a small atlas and of one four times as large: memory should not grow.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,18 @@ from hba_ray.specs import AtlasSpec
 card = convert(AtlasSpec(source=sys.argv[1], root=sys.argv[2]), Path(sys.argv[3]))
 print(sum(count.rows for count in card.counts), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
+_BUILD = """
+import resource, sys
+from pathlib import Path
+from hba_ray.data.atlas import build_index
+from hba_ray.data.build import Target, build
+from hba_ray.specs import AtlasSpec
+root = Path(sys.argv[1])
+parts = build(build_index(AtlasSpec(root=str(root)), root), Target(root / "built", part_bytes=25 << 20), "bench")
+print(sum(part.bytes for part in parts), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+CLIP, CLIPS, FILES = 256 << 10, (800, 3200), 64
+"""Bytes of a clip, clips of the two atlases, and files that they are."""
 
 
 def measure() -> Iterator[dict[str, float | str]]:
@@ -39,14 +54,37 @@ def measure() -> Iterator[dict[str, float | str]]:
                 f"seconds to convert {ROWS} rows of {source} (goal <= 60)": seconds,
                 f"peak memory of it, MB (goal <= 600), {source}": peak / 1e6,
             }
+    for clips in CLIPS:
+        with tempfile.TemporaryDirectory() as name:
+            write_clips(Path(name), clips)
+            seconds, size, peak = timed(_BUILD, name)
+            yield {
+                f"seconds to write {size / 1e6:.0f} MB of parquet shards with their clips": seconds,
+                f"peak memory of it, MB, {size / 1e6:.0f} MB of shards": peak / 1e6,
+            }
 
 
 def converted(source: str, folder: Path) -> tuple[float, int, int]:
     """Seconds, rows, and bytes of peak memory of a conversion, the start of its process included."""
+    return timed(_CONVERT, source, folder, folder / "atlas")
+
+
+def timed(program: str, *words: str | Path) -> tuple[float, int, int]:
+    """Seconds of a program that prints two numbers last, and these."""
     started = time.perf_counter()
-    told = subprocess.run([sys.executable, "-c", _CONVERT, source, folder, folder / "atlas"], check=True, capture_output=True, text=True)
-    rows, peak = map(int, told.stdout.split()[-2:])
-    return time.perf_counter() - started, rows, peak
+    told = subprocess.run([sys.executable, "-c", program, *words], check=True, capture_output=True, text=True)
+    first, second = map(int, told.stdout.split()[-2:])
+    return time.perf_counter() - started, first, second
+
+
+def write_clips(folder: Path, rows: int) -> None:
+    """Rows of one clip each, in the released jsonl. More files than a row group has rows, which would else hold one of them once."""
+    for number in range(FILES):
+        (folder / f"{number}.wav").write_bytes(random.Random(number).randbytes(CLIP))
+    with (folder / "train.jsonl").open("w", encoding="utf-8") as stream:
+        for number in range(rows):
+            row = {"problem": f"<audio>\n{_sentence(number)}", "answer": "sad", "dataset": "tess", "audios": [f"{number % FILES}.wav"]}
+            stream.write(json.dumps({**row, "sample_id": str(number), "clip_id": str(number)}) + "\n")
 
 
 def write_utterances(folder: Path) -> None:
