@@ -144,6 +144,8 @@ def _declaration(folder: Path, file: Path, columns: Mapping[str, str], labels: M
                 if "split" in shown
                 else ["# Shares of train, validation and test; rows of one group stay together.", "splits: [0.7, 0.15, 0.15]"]
             ),
+            "# Texts of patients and the like belong in no error, log, page or MLflow store: then true.",
+            "sensitive: false",
             "",
         ]
     )
