@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import typer
 
 from hba_ray import errors
 from hba_ray.cli.main import app
-from hba_ray.data.tasks import DATASETS
+from hba_ray.convert.conversion import convert
+from hba_ray.data.tasks import DATASETS, Heads
 from hba_ray.report.model import TINY_TITLE
 from hba_ray.specs import ExperimentSpec, load_spec
+from hba_ray.steps.held_out import untrained
+from tests.helpers.own_data import write_own
 from tests.test_floors import FLOORS, ROOF
 
 ROOT = Path(__file__).parents[1]
@@ -150,3 +154,19 @@ def test_the_floors_are_drawn_as_they_are_tested():
 def test_the_readme_can_be_read_at_one_sitting():
     assert len(README.splitlines()) <= 160
     assert all(len(line) <= 140 for line in README.splitlines())
+
+
+def test_data_of_ones_own_is_declared_joined_and_trained_on_word_for_word_as_the_guide_says(tmp_path: Path):
+    guide = read("CONTRIBUTING.md").partition("**Data of your own**")[2].partition("**A public corpus**")[0]
+    declared, joined = (textwrap.dedent(block) for block in re.findall(r"(?:^    .+\n)+", guide, re.MULTILINE))
+    folder = write_own(tmp_path / "courtesy", declared=False)
+    (folder / "dataset.yaml").write_text(declared)
+    for place, source in (("/data/hba", tmp_path), ("/data/courtesy", folder)):
+        assert joined.count(place) == 1
+        joined = joined.replace(place, str(source))
+    (tmp_path / "spec.yaml").write_text(f"name: x\nstages: [sft]\n{joined}")
+    spec = load_spec(tmp_path / "spec.yaml")
+    card = convert(spec.atlas.alone(1), tmp_path / "rows")
+    assert {label: sum(count.labels[label] for count in card.counts) for label in ("rude", "polite")} == {"rude": 12, "polite": 12}
+    assert Heads.of(spec.atlas).classes[25:] == (("POLITE", "rude"), ("POLITE", "polite")), "a head of its own behind the benchmark's"
+    assert untrained(spec, ["courtesy", "iemocap"]) == ["iemocap"]

@@ -185,7 +185,10 @@ class AtlasSpec(Spec):
         if len(self.own) != sum(part.source == "own" for part in self.parts):
             raise ValueError(f"own holds {len(self.own)} declarations; leave it out, and they are read from the sources")
         if self.sources and (self.root is not None or self.source != "released"):
-            raise ValueError("sources joins corpora in place of source and root: make those of the spec one of the sources")
+            raise ValueError(
+                "sources joins corpora in place of source and root: make those of the spec one of the sources, or clear them "
+                "(atlas.source=released atlas.root=null)"
+            )
         if not self.sources:
             _check_root(self.source, self.root)
         if both := set(self.held_out) & set(self.train_also):

@@ -10,6 +10,7 @@ import pytest
 from hba_ray.data.atlas import read_rows
 from hba_ray.data.feed.order import plan_epoch
 from hba_ray.data.rows import Row
+from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import SpecError
 from hba_ray.runs.plan import plan
 from hba_ray.specs import ExperimentSpec, load_spec
@@ -20,6 +21,7 @@ from hba_ray.steps.stages.grpo import asked_rows
 from hba_ray.store.folders import Storage
 from hba_ray.training.sft import SftJob
 from tests.convert.conftest import write_meld, write_mustard
+from tests.helpers.fourteen import write_fourteen
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 
@@ -113,6 +115,16 @@ def test_no_batch_of_table_4_holds_a_row_of_iemocap_unless_the_spec_says_so(corp
     assert "iemocap" in datasets_in(asked, "train") and other.fingerprint != step.fingerprint
 
 
+def test_all_datasets_of_the_fourteen_corpora_are_in_the_batches_of_table_4_but_for_iemocap(tmp_path: Path):
+    pytest.importorskip("h5py")
+    spec = experiment(tmp_path, write_fourteen(tmp_path / "public"))
+    context, _ = made(spec)
+    job = SftJob(spec, "backbone", context.index, "log")
+    batched = {job.index.dataset_of(line) for window in plan_epoch(job.index, job.order(0, 1)) for line in window.lines}
+    assert batched == {dataset.id for dataset in DATASETS.values() if dataset.is_benchmark}
+    assert datasets_in(context, "test") == {*batched, "iemocap"} and "iemocap" not in datasets_in(context, "validation")
+
+
 def test_a_spec_can_train_on_meld_and_transfer_to_mustard(corpora, tmp_path: Path):
     spec = experiment(tmp_path, corpora[:2], held_out=["MUStARD"]).model_copy(update={"stages": ("sft", "transfer")})
     context, _ = made(spec)
@@ -124,7 +136,7 @@ def test_a_spec_can_train_on_meld_and_transfer_to_mustard(corpora, tmp_path: Pat
 @pytest.mark.parametrize(
     ("atlas", "said"),
     [
-        ({"root": "x", "sources": [{"source": "toy"}]}, "in place of source and root"),
+        ({"root": "x", "sources": [{"source": "toy"}]}, "or clear them"),
         ({"sources": [{"source": "meld"}]}, "root is missing"),
         ({"sources": [{"source": "toy"}], "held_out": ["iemocap"], "train_also": ["iemocap"]}, "in held_out and in train_also"),
     ],
