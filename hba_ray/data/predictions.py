@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from hba_ray.data.prompts import prompt_hash, question_of
 from hba_ray.data.rows import Row
@@ -71,11 +70,10 @@ def make_record(
 
 def without_texts(table: pa.Table) -> pa.Table:
     """Predictions or verdicts with NOT_SHOWN in place of all texts of sensitive datasets; classes, ids and numbers stay."""
-    hidden = [dataset for dataset in DATASETS.values() if dataset.sensitive]
-    of_all, of_open = ([one.id for one in hidden if one.task.is_open or not is_open] for is_open in (False, True))
-    for names, ids in ((TEXT_COLUMNS, of_all), (("true",), of_open)):
-        rows = pc.is_in(table["dataset"], value_set=pa.array(ids, pa.string()))
-        for name in (name for name in names if name in table.column_names):
-            hides = pc.and_(rows, pc.is_valid(table[name]))
-            table = table.set_column(table.column_names.index(name), table.field(name), pc.if_else(hides, NOT_SHOWN, table[name]))
+    datasets = [DATASETS[name] for name in table["dataset"].to_pylist()]
+    for name in (name for name in (*TEXT_COLUMNS, "true") if name in table.column_names):
+        hides = [dataset.sensitive and (name != "true" or dataset.task.is_open) for dataset in datasets]
+        values = [NOT_SHOWN if hidden and text is not None else text for hidden, text in zip(hides, table[name].to_pylist(), strict=True)]
+        field = table.field(name)
+        table = table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
     return table

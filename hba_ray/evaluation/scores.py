@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from hba_ray.data.predictions import ROW_COLUMNS
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, TASKS, Dataset
+from hba_ray.data.text import quoted
 from hba_ray.errors import DataError
 from hba_ray.evaluation.metrics import METRICS, POLARITY, ClassScore, Merging, ScaleScore, is_counted, per_class, sentiment_scales
 from hba_ray.evaluation.published import PublishedModel, published_score
@@ -349,7 +350,8 @@ def _truths(dataset: Dataset, records: list[Record], where: str) -> list[str]:
         if record["task"] != dataset.task.id:
             raise DataError(where, f"sample '{sample}' has task '{record['task']}', not {dataset.task.id}", reason="wrong task")
         if not dataset.task.is_open and truth not in dataset.labels and not _is_split_surprise(truth, dataset):
-            raise DataError(where, f"sample '{sample}': '{truth}' is none of {', '.join(dataset.labels)}", reason="unknown label")
+            said = quoted(truth, is_sensitive=dataset.sensitive)
+            raise DataError(where, f"sample '{sample}': {said} is none of {', '.join(dataset.labels)}", reason="unknown label")
         seen.add(sample)
         truths.append(truth)
     return truths

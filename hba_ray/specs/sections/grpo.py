@@ -168,7 +168,8 @@ class GrpoSpec(Spec):
     rollout_memory: float = Field(default=0.5, gt=0, lt=1)
     """Share of a GPU's memory that the sampling engine may take."""
     log_rollouts: int = Field(default=8, ge=0)
-    """Sampled responses that are stored at each step, for reading; 0 stores none."""
+    """Sampled responses that are stored at each step, with their prompts, in the step's folder `rollouts`, for reading; 0 stores
+    none. They are texts of people, too, and go nowhere else."""
     reward: RewardSpec = RewardSpec()
     """What a response earns."""
     harpo: HarpoSpec = HarpoSpec()
