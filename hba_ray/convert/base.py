@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hba_ray.convert.wording import Prompts
+from hba_ray.convert.wording import DatasetPrompts
 from hba_ray.data.atlas import Drop
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import Dataset
@@ -49,7 +49,7 @@ class ConversionRequest:
     seed: int
     spec: AtlasSpec
     scratch: Path
-    prompts: Prompts | None = None
+    prompts: DatasetPrompts | None = None
 
 
 @dataclass(frozen=True)

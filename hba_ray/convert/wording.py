@@ -24,7 +24,7 @@ _NOUNS = {"image": "an image", "video": "a video", "audio": "a sound recording"}
 _LAST_LINE = ". Judge the last line only; the lines before it were said earlier"
 
 
-class Prompts(Spec):
+class DatasetPrompts(Spec):
     """What rows are asked, by dataset."""
 
     prompts: dict[str, str]
@@ -50,22 +50,22 @@ class Prompts(Spec):
         return _FIELD.sub(lambda field: values[field[1]], self.prompts[dataset.id]).strip()
 
 
-def load_prompts(name: str = OUR_PROMPTS) -> Prompts:
+def load_prompts(name: str = OUR_PROMPTS) -> DatasetPrompts:
     """Our prompts, or those of a YAML file, and ours of the datasets that it does not name.
 
     Raises:
         SpecError: no such file, not YAML, or a prompt is of no dataset, or lacks a field.
     """
-    return _ours() if name == OUR_PROMPTS else Prompts(prompts=_ours().prompts | _read(name).prompts)
+    return _ours() if name == OUR_PROMPTS else DatasetPrompts(prompts=_ours().prompts | _read(name).prompts)
 
 
 @cache
-def _ours() -> Prompts:
+def _ours() -> DatasetPrompts:
     return _read(OUR_PROMPTS)
 
 
-def _read(name: str) -> Prompts:
-    return load_prompt_file(Prompts, name, key="atlas.prompts", built_in=BUILT_IN)
+def _read(name: str) -> DatasetPrompts:
+    return load_prompt_file(DatasetPrompts, name, key="atlas.prompts", built_in=BUILT_IN)
 
 
 def question(
@@ -76,7 +76,7 @@ def question(
     *,
     labels: Sequence[str] | None = None,
     where: str | None = None,
-    prompts: Prompts | None = None,
+    prompts: DatasetPrompts | None = None,
 ) -> str:
     """The prompt of a row with one clip per modality.
 
@@ -113,7 +113,7 @@ def open_question(
     transcript: str | None = None,
     *,
     where: str | None = None,
-    prompts: Prompts | None = None,
+    prompts: DatasetPrompts | None = None,
 ) -> str:
     """The prompt of a row that brings its own question. Where there is nothing to show, it is the question alone.
 

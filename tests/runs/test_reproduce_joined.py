@@ -42,7 +42,7 @@ def test_a_joined_atlas_of_all_corpora_fills_every_dataset_of_tables_4_5_and_9(t
     for package in ("h5py", "opensmile"):
         pytest.importorskip(package)
     sources, storage = write_fourteen(tmp_path / "public"), tmp_path / "runs"
-    multitask = reproduced("T4", sources, storage, "stages=[sft, bam]", "bam.streams=[acoustic]")
+    multitask = reproduced("T4", sources, storage, "stages=[sft, bam]", "bam.streams=[acoustic]", "compute.workers=0")
     assert empty(multitask) == {"OmniSapiens-7B RL"}, "which is not trained here"
     assert {cell.row for cell in multitask.verdict.cells} == BENCHMARK
     report = read_json((multitask.page.parent / "report.json").read_bytes(), where="report.json")

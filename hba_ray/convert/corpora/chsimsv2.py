@@ -14,7 +14,7 @@ from hba_ray.convert.discretise import chsims_sentiment
 from hba_ray.convert.media import first_folder, video_and_audio
 from hba_ray.convert.mmsa import Utterance, read_utterances
 from hba_ray.convert.splits import tell_crossings
-from hba_ray.convert.wording import Prompts, question
+from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 
@@ -35,7 +35,7 @@ def convert(request: ConversionRequest) -> Converted:
     return read_chsims(request.folder, on_bad_row=request.spec.on_bad_row, prompts=request.prompts)
 
 
-def read_chsims(folder: Path, *, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None) -> Converted:
+def read_chsims(folder: Path, *, on_bad_row: OnBadRow = "fail", prompts: DatasetPrompts | None = None) -> Converted:
     """The rows of CH-SIMS v2.
 
     Raises:
@@ -52,7 +52,7 @@ def read_chsims(folder: Path, *, on_bad_row: OnBadRow = "fail", prompts: Prompts
     return Converted(rows, sieve.drops, left_out(sieve.drops, SPLITS), RULES, tell_crossings(videos, "videos"))
 
 
-def _row(said: Utterance, clips: Path | None, prompts: Prompts | None) -> Row:
+def _row(said: Utterance, clips: Path | None, prompts: DatasetPrompts | None) -> Row:
     dataset = DATASETS["chsimsv2"]
     label = chsims_sentiment(said.score, where=said.where)
     media = video_and_audio(_clip(clips / said.video, said.clip), said.where) if clips else {}

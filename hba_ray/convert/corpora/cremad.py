@@ -13,7 +13,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, Difference, OnBad
 from hba_ray.convert.media import clip_file, first_folder
 from hba_ray.convert.splits import share_out, split_rows
 from hba_ray.convert.tables import column, read_table
-from hba_ray.convert.wording import Prompts, question
+from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -49,7 +49,7 @@ def convert(request: ConversionRequest) -> Converted:
 
 
 def read_cremad(
-    folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None
+    folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_row: OnBadRow = "fail", prompts: DatasetPrompts | None = None
 ) -> Converted:
     """The rows of CREMA-D in a seeded split of Table 7's sizes, as near as whole actors allow.
 
@@ -83,7 +83,7 @@ def actor(name: str) -> str:
     return name.split("_")[0]
 
 
-def _row(name: str, clips: Path | None, where: str, prompts: Prompts | None) -> Row:
+def _row(name: str, clips: Path | None, where: str, prompts: DatasetPrompts | None) -> Row:
     parts = name.split("_")
     if len(parts) != 4 or len(parts[0]) != 4 or not (parts[0].isascii() and parts[0].isdecimal()):
         raise DataError(where, f"'{name}' is not ACTOR_SENTENCE_EMOTION_LEVEL", "1001_IEO_NEU_XX is an example", reason="bad name")

@@ -16,7 +16,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, 
 from hba_ray.convert.discretise import HIGHEST_SCORE, PRESENT_FROM, is_present
 from hba_ray.convert.media import clip_file, first_file
 from hba_ray.convert.tables import column, identifier, number, read_table
-from hba_ray.convert.wording import Prompts, question
+from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -45,7 +45,7 @@ def convert(request: ConversionRequest) -> Converted:
 
 
 def read_daicwoz(
-    folder: Path, rules: DaicwozSpec | None = None, *, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None
+    folder: Path, rules: DaicwozSpec | None = None, *, on_bad_row: OnBadRow = "fail", prompts: DatasetPrompts | None = None
 ) -> Converted:
     """The rows of DAIC-WOZ, session by session.
 
@@ -89,7 +89,7 @@ def _label(record: dict[str, Any], session: str, where: str, rules: DaicwozSpec)
     return "depression" if chosen else "no depression", said
 
 
-def _row(folder: Path, session: str, label: str, has_sound: bool, rules: DaicwozSpec, where: str, prompts: Prompts | None) -> Row:
+def _row(folder: Path, session: str, label: str, has_sound: bool, rules: DaicwozSpec, where: str, prompts: DatasetPrompts | None) -> Row:
     dataset = DATASETS["daicwoz"]
     transcript = _of_session(folder, f"{session}_TRANSCRIPT.csv", session)
     said = spoken(transcript, session, participant_only=rules.participant_only)

@@ -18,7 +18,7 @@ from hba_ray.convert.cutting import cut_film
 from hba_ray.convert.discretise import IEMOCAP_ALL, IEMOCAP_FOUR
 from hba_ray.convert.media import clip_file, first_folder, of_macos
 from hba_ray.convert.tables import is_name, read_text
-from hba_ray.convert.wording import Prompts, question
+from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -132,7 +132,12 @@ def _media(session: Path, dialog: str, one: Evaluated, has_sound: bool, scratch:
 
 
 def _row(
-    one: Evaluated, label: str, labels: tuple[str, ...], said: dict[str, str], media: dict[str, tuple[Path, ...]], prompts: Prompts | None
+    one: Evaluated,
+    label: str,
+    labels: tuple[str, ...],
+    said: dict[str, str],
+    media: dict[str, tuple[Path, ...]],
+    prompts: DatasetPrompts | None,
 ) -> Row:
     dataset = DATASETS["iemocap"]
     if one.name not in said:

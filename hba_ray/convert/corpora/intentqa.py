@@ -14,7 +14,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, 
 from hba_ray.convert.media import clip_file, first_folder, sounding
 from hba_ray.convert.splits import tell_crossings
 from hba_ray.convert.tables import column, identifier, is_name, read_json, read_table
-from hba_ray.convert.wording import Prompts, open_question
+from hba_ray.convert.wording import DatasetPrompts, open_question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -31,7 +31,7 @@ def convert(request: ConversionRequest) -> Converted:
     return read_intentqa(request.folder, on_bad_row=request.spec.on_bad_row, prompts=request.prompts)
 
 
-def read_intentqa(folder: Path, *, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None) -> Converted:
+def read_intentqa(folder: Path, *, on_bad_row: OnBadRow = "fail", prompts: DatasetPrompts | None = None) -> Converted:
     """The rows of IntentQA.
 
     Raises:
@@ -69,7 +69,13 @@ def _clip(clips: Path, video: str, nested: dict[str, str]) -> Path:
 
 
 def _row(
-    record: dict[str, Any], split: str, video: str, media: dict[str, tuple[Path, ...]], where: str, seen: set[str], prompts: Prompts | None
+    record: dict[str, Any],
+    split: str,
+    video: str,
+    media: dict[str, tuple[Path, ...]],
+    where: str,
+    seen: set[str],
+    prompts: DatasetPrompts | None,
 ) -> Row:
     dataset = DATASETS["intentqa"]
     sample = f"intentqa-{split}-{video}-{identifier(record, 'qid', where)}"  # a qid alone comes again with other videos

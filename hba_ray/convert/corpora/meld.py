@@ -14,7 +14,7 @@ from pathlib import Path
 from hba_ray.convert.base import ConversionRequest, Converted, Difference, OnBadRow, Sieve, labelled_row
 from hba_ray.convert.media import first_folder, video_and_audio
 from hba_ray.convert.tables import column, read_table
-from hba_ray.convert.wording import Prompts, question
+from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, Dataset, consolidate
 from hba_ray.errors import DataError
@@ -51,7 +51,7 @@ def read_meld(
     split_surprise: bool = False,
     leave_out_broken: bool | None = None,
     on_bad_row: OnBadRow = "fail",
-    prompts: Prompts | None = None,
+    prompts: DatasetPrompts | None = None,
 ) -> Converted:
     """The rows of MELD, utterance by utterance, one for each of `datasets`.
 
@@ -121,7 +121,7 @@ def _row(
     media: dict[str, tuple[Path, ...]],
     where: str,
     split_surprise: bool,
-    prompts: Prompts | None,
+    prompts: DatasetPrompts | None,
 ) -> Row:
     stated = column(record, LABEL_COLUMNS[dataset.id], where)
     label = consolidate(stated, dataset, where=where)

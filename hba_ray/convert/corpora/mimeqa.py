@@ -16,7 +16,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, Difference, OnBad
 from hba_ray.convert.media import clip_file, first_file, first_folder, needed_file, sounding
 from hba_ray.convert.splits import share_out, split_rows
 from hba_ray.convert.tables import column, identifier, read_json, read_table
-from hba_ray.convert.wording import Prompts, open_question
+from hba_ray.convert.wording import DatasetPrompts, open_question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -50,7 +50,7 @@ def read_mimeqa(
     by_clip: bool = False,
     timestamps: bool = True,
     on_bad_row: OnBadRow = "fail",
-    prompts: Prompts | None = None,
+    prompts: DatasetPrompts | None = None,
 ) -> Converted:
     """The rows of MimeQA; nothing validates, as in Table 7.
 
@@ -99,7 +99,7 @@ def _row(
     media: dict[str, tuple[Path, ...]],
     where: str,
     timestamps: bool,
-    prompts: Prompts | None,
+    prompts: DatasetPrompts | None,
 ) -> Row:
     dataset = DATASETS["mimeqa"]
     asked = column(record, "question", where).strip()

@@ -16,7 +16,7 @@ from hba_ray.convert.discretise import HIGHEST_SCORE, is_present
 from hba_ray.convert.media import needed_file
 from hba_ray.convert.splits import share_out, split_rows
 from hba_ray.convert.tables import column, identifier, number, read_json
-from hba_ray.convert.wording import Prompts, question
+from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -49,7 +49,7 @@ def read_mmpsy(
     datasets: Collection[str] = tuple(SCALES),
     seed: int = 0,
     on_bad_row: OnBadRow = "fail",
-    prompts: Prompts | None = None,
+    prompts: DatasetPrompts | None = None,
 ) -> Converted:
     """The rows of MMPsy, student by student, one for each of `datasets`.
 
@@ -77,7 +77,7 @@ def read_mmpsy(
     return Converted({split: [row for one in placed[split] for row in rows_of[one.clip_id]] for split in SPLITS}, sieve.drops, rules=RULES)
 
 
-def _rows(entry: Any, datasets: list[str], where: str, prompts: Prompts | None) -> tuple[str, list[Row]]:
+def _rows(entry: Any, datasets: list[str], where: str, prompts: DatasetPrompts | None) -> tuple[str, list[Row]]:
     """A student and the rows of all datasets."""
     if not isinstance(entry, dict):
         raise DataError(where, f"is {type(entry).__name__}, not an object", "use the file as published", reason="wrong type")

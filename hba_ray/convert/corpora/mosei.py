@@ -42,7 +42,7 @@ from hba_ray.convert.segments import (
 )
 from hba_ray.convert.splits import split_named
 from hba_ray.convert.tables import number, read_json, read_text
-from hba_ray.convert.wording import Prompts, question
+from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -231,7 +231,7 @@ def _fold_name(node: ast.Assign) -> str:
     return target.id if isinstance(target, ast.Name) else ""
 
 
-def _rows(clip: SpokenClip, datasets: Sequence[str], rules: MoseiSpec, prompts: Prompts | None) -> tuple[list[Row], str | None]:
+def _rows(clip: SpokenClip, datasets: Sequence[str], rules: MoseiSpec, prompts: DatasetPrompts | None) -> tuple[list[Row], str | None]:
     """The rows of a clip, and why it has none of emotion."""
     labels = {
         "mosei_senti": SEVEN[int(clip.score) + 3] if clip.is_class else mosei_sentiment(clip.score, rules.seven_classes, where=clip.where)

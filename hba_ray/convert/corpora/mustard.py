@@ -19,7 +19,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, 
 from hba_ray.convert.media import first_folder, video_and_audio
 from hba_ray.convert.splits import share_out, split_rows
 from hba_ray.convert.tables import column, read_text
-from hba_ray.convert.wording import Prompts, question
+from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError
@@ -38,7 +38,7 @@ def convert(request: ConversionRequest) -> Converted:
     return read_mustard(request.folder, seed=request.seed, on_bad_row=request.spec.on_bad_row, prompts=request.prompts)
 
 
-def read_mustard(folder: Path, *, seed: int = 0, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None) -> Converted:
+def read_mustard(folder: Path, *, seed: int = 0, on_bad_row: OnBadRow = "fail", prompts: DatasetPrompts | None = None) -> Converted:
     """The rows of MUStARD in a seeded split of Table 7's sizes, entries of one scene together.
 
     `clip_id` is the first entry of the scene: entries that share a line (see `scenes`) are cut from
@@ -131,7 +131,7 @@ def _label(entry: Mapping[str, Any], where: str) -> str:
 
 
 def _row(
-    name: str, turns: list[tuple[str, str]], label: str, media: dict[str, tuple[Path, ...]], where: str, prompts: Prompts | None
+    name: str, turns: list[tuple[str, str]], label: str, media: dict[str, tuple[Path, ...]], where: str, prompts: DatasetPrompts | None
 ) -> Row:
     dataset = DATASETS["mmsd"]
     said = [f"{speaker}: {line}" for speaker, line in turns]

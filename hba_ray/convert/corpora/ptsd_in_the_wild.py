@@ -14,7 +14,7 @@ from pathlib import Path
 from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row, left_out
 from hba_ray.convert.media import files_below, video_and_audio
 from hba_ray.convert.splits import SPLIT_NAMES, share_out, split_rows
-from hba_ray.convert.wording import Prompts, question
+from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -44,7 +44,7 @@ def convert(request: ConversionRequest) -> Converted:
 
 
 def read_ptsd(
-    folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None
+    folder: Path, *, seed: int = 0, by_clip: bool = False, on_bad_row: OnBadRow = "fail", prompts: DatasetPrompts | None = None
 ) -> Converted:
     """The rows of PTSD-in-the-Wild.
 
@@ -79,7 +79,7 @@ def _folders(base: Path) -> list[Path]:
     return [path for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
 
 
-def _row(path: Path, place: Path, split: str, number: int, prompts: Prompts | None) -> Row:
+def _row(path: Path, place: Path, split: str, number: int, prompts: DatasetPrompts | None) -> Row:
     dataset = DATASETS["ptsd_in_the_wild"]
     names = (re.sub(r"[\s_-]+", " ", part).strip().lower() for part in path.relative_to(place).parts[:-1])
     label = next((LABELS[name] for name in names if name in LABELS), None)

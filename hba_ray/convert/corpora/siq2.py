@@ -19,7 +19,7 @@ from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, 
 from hba_ray.convert.media import NOT_ONLINE, first_file, needed_file, sounding
 from hba_ray.convert.splits import tell_crossings
 from hba_ray.convert.tables import column, identifier, read_json_lines, read_text
-from hba_ray.convert.wording import Prompts, open_question
+from hba_ray.convert.wording import DatasetPrompts, open_question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -39,7 +39,9 @@ def convert(request: ConversionRequest) -> Converted:
     return read_siq2(request.folder, request.spec.corpora.siq2, on_bad_row=request.spec.on_bad_row, prompts=request.prompts)
 
 
-def read_siq2(folder: Path, rules: Siq2Spec | None = None, *, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None) -> Converted:
+def read_siq2(
+    folder: Path, rules: Siq2Spec | None = None, *, on_bad_row: OnBadRow = "fail", prompts: DatasetPrompts | None = None
+) -> Converted:
     """The rows of Social-IQ 2.0. Rows whose clip is not there are left out, and counted, once there are clips.
 
     Raises:
@@ -85,7 +87,7 @@ def _media(base: Path, video: str, where: str) -> Media:
     return {"video": (path.absolute(),), "audio": (sound.absolute(),)} if sound else sounding(path.absolute(), where)
 
 
-def _row(record: dict[str, Any], place: str, video: str, media: Media, said: str | None, where: str, prompts: Prompts | None) -> Row:
+def _row(record: dict[str, Any], place: str, video: str, media: Media, said: str | None, where: str, prompts: DatasetPrompts | None) -> Row:
     dataset = DATASETS["siq2"]
     qid = identifier(record, "qid", where)  # comes again with other questions, so the line is part of the row's name
     answer = column(record, "ans_corr", where)

@@ -12,7 +12,7 @@ from pathlib import Path
 from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row
 from hba_ray.convert.media import files_below
 from hba_ray.convert.splits import share_out, split_rows
-from hba_ray.convert.wording import Prompts, question
+from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE
 from hba_ray.errors import DataError
@@ -54,7 +54,7 @@ def read_tess(
     by_clip: bool = False,
     split_surprise: bool = False,
     on_bad_row: OnBadRow = "fail",
-    prompts: Prompts | None = None,
+    prompts: DatasetPrompts | None = None,
 ) -> Converted:
     """The rows of TESS in a seeded split of Table 7's sizes.
 
@@ -93,7 +93,7 @@ def _parts(path: Path) -> tuple[str, str, str]:
     return SPEAKERS[found[1]], found[2], found[3]
 
 
-def _row(path: Path, name: str, word: str, code: str, split_surprise: bool, prompts: Prompts | None) -> Row:
+def _row(path: Path, name: str, word: str, code: str, split_surprise: bool, prompts: DatasetPrompts | None) -> Row:
     dataset, label, labels = DATASETS["tess"], EMOTIONS[code], None
     if split_surprise:
         labels = (*(other for other in dataset.labels if other != "surprise"), *SPLIT_SURPRISE)

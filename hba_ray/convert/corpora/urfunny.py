@@ -16,7 +16,7 @@ from hba_ray.convert.media import first_folder, needed_file, video_and_audio
 from hba_ray.convert.splits import split_named
 from hba_ray.convert.tables import column, identifier, read_text
 from hba_ray.convert.unpickling import read_pickle
-from hba_ray.convert.wording import Prompts, question
+from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
@@ -33,7 +33,7 @@ def convert(request: ConversionRequest) -> Converted:
 
 
 def read_urfunny(
-    folder: Path, rules: UrfunnySpec | None = None, *, on_bad_row: OnBadRow = "fail", prompts: Prompts | None = None
+    folder: Path, rules: UrfunnySpec | None = None, *, on_bad_row: OnBadRow = "fail", prompts: DatasetPrompts | None = None
 ) -> Converted:
     """The rows of the folds. Labels and texts also hold ids of version 1, which are passed over.
 
@@ -93,7 +93,7 @@ def _of(table: Mapping[Any, Any], sample: Any, file: str, where: str) -> Any:
     return found
 
 
-def _row(name: str, said: Any, label: Any, clips: Path | None, where: str, rules: UrfunnySpec, prompts: Prompts | None) -> Row:
+def _row(name: str, said: Any, label: Any, clips: Path | None, where: str, rules: UrfunnySpec, prompts: DatasetPrompts | None) -> Row:
     dataset = DATASETS["urfunny"]
     if not isinstance(said, dict):
         raise DataError(where, f"its entry in {LANGUAGE} is {type(said).__name__}, not a dict", reason="wrong type")
