@@ -35,23 +35,31 @@ def empty(made: Reproduced) -> set[str]:
     return {cell.column for cell in made.verdict.cells if cell.estimate.value is None}
 
 
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    pytest.importorskip("h5py")
+    return write_fourteen(tmp_path_factory.mktemp("public"))
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
-def test_a_joined_atlas_of_all_corpora_fills_every_dataset_of_tables_4_5_and_9(tmp_path: Path):
-    for package in ("h5py", "opensmile"):
-        pytest.importorskip(package)
-    sources, storage = write_fourteen(tmp_path / "public"), tmp_path / "runs"
-    multitask = reproduced("T4", sources, storage, "stages=[sft, bam]", "bam.streams=[acoustic]", "compute.workers=0")
-    assert empty(multitask) == {"OmniSapiens-7B RL"}, "which is not trained here"
-    assert {cell.row for cell in multitask.verdict.cells} == BENCHMARK
-    report = read_json((multitask.page.parent / "report.json").read_bytes(), where="report.json")
+@pytest.mark.timeout(1800)
+def test_all_corpora_are_trained_on_and_fill_every_dataset_of_table_4_but_iemocap_is_in_no_mean(sources, tmp_path: Path):
+    pytest.importorskip("opensmile")
+    made = reproduced("T4", sources, tmp_path, "stages=[sft, bam]", "bam.streams=[acoustic]")
+    assert empty(made) == {"OmniSapiens-7B RL"}, "which is not trained here"
+    assert {cell.row for cell in made.verdict.cells} == BENCHMARK
+    report = read_json((made.page.parent / "report.json").read_bytes(), where="report.json")
     (emotion,) = [score for score in report.scores["sft"].tasks if score.task == "EMO"]
     assert "iemocap" in {score.dataset for score in report.scores["sft"].datasets} and "iemocap" not in emotion.datasets
     assert any(note.endswith("atlas.train_also does not name them: iemocap.") for note in report.notes)
-    for table, rows in (("T5", set(HELD_OUT["T5"])), ("T9", {"iemocap"})):
-        made = reproduced(table, sources, storage, "compute.workers=0")
-        assert not empty(made) and {cell.row for cell in made.verdict.cells} == rows
-        assert {one.row for one in made.verdict.contrasts} == rows and all(
-            one.comparison.difference.value is not None for one in made.verdict.contrasts
-        )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("table", ["T5", "T9"])
+def test_held_out_datasets_are_transferred_to_and_fill_tables_5_and_9(sources, tmp_path: Path, table: str):
+    made, rows = reproduced(table, sources, tmp_path, "compute.workers=0"), set(HELD_OUT[table])
+    assert not empty(made) and {cell.row for cell in made.verdict.cells} == rows
+    compared = {one.row: one.comparison.difference.value for one in made.verdict.contrasts}
+    assert compared.keys() == rows and None not in compared.values()

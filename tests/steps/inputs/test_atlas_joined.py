@@ -97,6 +97,20 @@ def test_each_corpus_enters_the_name_of_the_joined_atlas_and_a_single_source_doe
     assert len(names) == 4
 
 
+def test_the_words_of_prompts_enter_the_name_and_where_their_file_lies_does_not(corpora, tmp_path: Path):
+    def named(**atlas: str) -> str:
+        spec = experiment(tmp_path / "runs", corpora, **atlas).model_copy(update={"stages": ("sft",)})
+        return next(step.fingerprint for step in plan(spec, Storage(spec.compute.storage)).steps if step.name == "atlas")
+
+    for name, words in (("a", "Sarcastic?"), ("b", "Sarcastic?"), ("c", "Meant so?")):
+        (tmp_path / name).write_text(f"prompts: {{mmsd: '{{given}}. {words} {{labels}}'}}")
+    ours, first, moved, other = named(), *(named(prompts=str(tmp_path / name)) for name in "abc")
+    assert first == moved and len({ours, first, other}) == 3 and named(prompts="standard") == ours
+    (tmp_path / "a").write_text("prompts: {mmsd: '{given}'}")
+    with pytest.raises(SpecError, match=r"atlas\.prompts=.*needs given and labels"):
+        named(prompts=str(tmp_path / "a"))
+
+
 def test_no_batch_of_table_4_holds_a_row_of_iemocap_unless_the_spec_says_so(corpora, tmp_path: Path):
     spec = experiment(tmp_path, corpora)
     context, step = made(spec)
