@@ -11,6 +11,7 @@ from hba_ray.report.tables import read_json
 from hba_ray.runs.reproduce import Reproduced, read_table, reproduce
 from hba_ray.specs.paper import TOY, experiments_folder, find_table
 from tests.helpers.fourteen import write_fourteen
+from tests.helpers.leaked import files_with
 
 HELD_OUT = {"T4": [], "T5": ["mosei_senti", "meld_emotion", "daicwoz", "mmsd"], "T9": ["iemocap"]}
 SMALL = ["sft.epochs=1", "bam.epochs=1", "model.tiny.hidden=64", "compute.cpus=4"]
@@ -53,6 +54,7 @@ def test_all_corpora_are_trained_on_and_fill_every_dataset_of_table_4_but_iemoca
     (emotion,) = [score for score in report.scores["sft"].tasks if score.task == "EMO"]
     assert "iemocap" in {score.dataset for score in report.scores["sft"].datasets} and "iemocap" not in emotion.datasets
     assert any(note.endswith("atlas.train_also does not name them: iemocap.") for note in report.notes)
+    assert files_with("my secret", tmp_path) == [], "what patients say in these corpora is in no log of Ray, no page and no record"
 
 
 @pytest.mark.slow

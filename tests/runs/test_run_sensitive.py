@@ -18,11 +18,10 @@ from hba_ray.specs import AtlasSpec
 from hba_ray.specs.load import as_yaml
 from tests.helpers.corpora import mmpsy_entries, put, put_lines, tiny_sound, write_daicwoz
 from tests.helpers.experiments import small_experiment
+from tests.helpers.leaked import files_with
 
 SECRET = "quokka"
 """In every text of a person; lower-case, as labels are compared."""
-KEPT = ("steps", "judge-cache", "public")
-"""Folders that hold texts: what the corpora are, and what steps and judges leave."""
 DECLARED = """\
 dataset: diaries
 task: {id: DIARY, name: what is told, metric: judge_accuracy, rubric: Right if it says the same.}
@@ -87,13 +86,8 @@ def do(*words: str) -> tuple[str, int]:
 
 
 def leaks(folder: Path) -> list[str]:
-    """Files below a folder, those of steps aside, that hold the secret."""
-    found = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] not in KEPT):
-        content = str(pq.read_table(file).to_pylist()).encode() if file.suffix == ".parquet" else file.read_bytes()
-        if SECRET.encode() in content.lower():
-            found.append(file.relative_to(folder).as_posix())
-    return found
+    """Files that hold the secret, those of steps, judges and the corpora aside."""
+    return files_with(SECRET, folder, but=("steps", "judge-cache", "public"))
 
 
 @pytest.mark.slow
