@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from hba_ray.cli import main as cli
 from hba_ray.convert.conversion import convert
 from hba_ray.data.atlas import build_index
 from hba_ray.errors import DataError
@@ -78,11 +78,20 @@ def spec_of(storage: Path, sources: list[dict[str, str]], **changes: Any) -> Any
     return small_experiment(storage, atlas=atlas, sft__epochs=1, evaluate__baselines=["tiny"], **changes)
 
 
-def do(*words: str) -> tuple[str, int]:
-    """What a command says, on both streams, and its exit code."""
-    command = [sys.executable, "-m", "hba_ray", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    return done.stdout + done.stderr, done.returncode
+@pytest.fixture
+def do(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, int]]:
+    """Runs a command; gives what it says, on both streams, and its exit code."""
+
+    def run(*words: str) -> tuple[str, int]:
+        monkeypatch.setattr("sys.argv", ["hba", *words])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return "".join(capfd.readouterr()), code
+
+    return run
 
 
 def leaks(folder: Path) -> list[str]:
@@ -91,7 +100,8 @@ def leaks(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_no_text_of_a_sensitive_corpus_leaves_the_steps_unless_that_is_asked_for(tmp_path: Path):
+@pytest.mark.timeout(1800)
+def test_no_text_of_a_sensitive_corpus_leaves_the_steps_unless_that_is_asked_for(tmp_path: Path, do):
     sources = write_atlas(tmp_path / "public")
     file = put(tmp_path / "spec.yaml", as_yaml(spec_of(tmp_path, sources)))
     checked, _ = do("atlas", "check", str(tmp_path / "public" / "released"), f"compute.storage={tmp_path}", "compute.workers=0", "--clips")
