@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.buckets import make_bucket, s3_server
 from tests.helpers.hostile import TALLIES, is_nightly, register_profiles, table
 from tests.helpers.packages import SMOLLM2, WHISPER_TINY, files_of
 
@@ -95,6 +96,23 @@ def smollm2(request: pytest.FixtureRequest) -> Path:
 def whisper_tiny(request: pytest.FixtureRequest) -> Path:
     """The model.bin of Whisper tiny.en."""
     return files_of(request.config, WHISPER_TINY, "model.bin")[0]
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """The variables by which a client finds a server of object storage that runs for the time of the tests."""
+    for package in ("obstore", "moto"):
+        pytest.importorskip(package, reason=f"needs {package}, of the extra dev")
+    with s3_server() as variables:
+        yield variables
+
+
+@pytest.fixture
+def bucket(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a storage in a bucket of its own."""
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    return make_bucket(s3["AWS_ENDPOINT_URL"])
 
 
 @pytest.fixture

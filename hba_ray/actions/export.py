@@ -13,6 +13,7 @@ from hba_ray.models.settings import SETTINGS, SYSTEM_PROMPT
 from hba_ray.runs.plan import Experiment
 from hba_ray.steps.stages.bam import ADAPTERS as TRAINED_ADAPTERS
 from hba_ray.store.folders import copy_folder, write_text
+from hba_ray.store.mirror import folder_here
 
 ABOUT_ADAPTERS = """# Adapters of this model
 
@@ -80,7 +81,7 @@ def _export_sft(run: Experiment, to: Path) -> None:
     trained = context.step.whole() / "model"
     load_model(model, trained)
     dtype = torch.bfloat16 if run.spec.uses_bf16 else torch.float32
-    identity = model_identity(backbone, trained, memory=Path(run.spec.compute.storage).expanduser())
+    identity = model_identity(backbone, trained, memory=folder_here(run.spec.compute.storage))
     export_model(model, load_processor(backbone), to, dtype=dtype, identity=identity)
     for name in (SETTINGS, SYSTEM_PROMPT):
         if (trained / name).is_file():

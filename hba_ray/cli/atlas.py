@@ -46,6 +46,7 @@ def check_atlas(
     from hba_ray.data.tasks import SPLITS
     from hba_ray.steps.inputs.describe import settings
     from hba_ray.store.folders import Storage
+    from hba_ray.store.mirror import folder_here
 
     spec = with_streams(read(atlas, overrides))
     lenient = spec.model_copy(update={"atlas": spec.atlas.model_copy(update={"on_bad_row": "drop", "leaks": "tell"})})
@@ -62,7 +63,7 @@ def check_atlas(
     if any(one.missing for one in health):
         say(f"{sum(one.missing for one in health)} descriptors are missing or stale: hba describe {atlas} extracts them")
     if findings:
-        _show_findings(findings, to or Path(spec.compute.storage) / "atlas_check.csv")
+        _show_findings(findings, to or folder_here(spec.compute.storage) / "atlas_check.csv")
     stops = spec.atlas.on_bad_row == "fail" and bool(index.drops or bad_clips)
     if stops:
         say("a run would stop at the first bad row or clip; with atlas.on_bad_row=drop it leaves such rows out and counts them")

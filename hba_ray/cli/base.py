@@ -13,6 +13,7 @@ from hba_ray.errors import HbaError, SpecError
 from hba_ray.escaping import PlainConsole
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.specs.load import spec_of_atlas
+from hba_ray.store.mirror import folder_here
 
 if TYPE_CHECKING:
     from hba_ray.report.sheets import Sheet
@@ -29,6 +30,15 @@ for _name in ("stdout", "stderr"):
         setattr(sys, _name, open(os.devnull, "w"))  # noqa: SIM115  # for as long as the process lives
 console = PlainConsole(width=None if sys.stdout.isatty() else WIDTH)
 complaints = PlainConsole(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
+
+
+def run_folder(text: str) -> Path:
+    """The folder of a run, from its path or, where its storage is in a bucket, from its address."""
+    storage, _, name = text.rstrip("/").rpartition("/")
+    return folder_here(storage) / name if "://" in text else Path(text)
+
+
+RUN = typer.Argument(metavar="RUN", parser=run_folder, help="Folder of a run, as `hba run` prints it, or its address in a bucket.")
 
 
 def say(line: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hba_ray.cli.base import AtlasOrSpec, Overrides, SpecFile, console, quiet, read, say, show
+from hba_ray.cli.base import RUN, AtlasOrSpec, Overrides, SpecFile, console, quiet, read, say, show
 from hba_ray.errors import SpecError
 from hba_ray.report.formats import FORMATS, write_document
 from hba_ray.specs import ExperimentSpec, load_spec
@@ -73,7 +73,7 @@ def known_format(name: str | None) -> str | None:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    folder: Annotated[Path, RUN],
     format: Annotated[
         str | None,
         typer.Option(
@@ -203,7 +203,7 @@ def describe(atlas: AtlasOrSpec, overrides: Overrides = None) -> None:
 
 @app.command()
 def judge(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, as `hba run` prints it.")],
+    run: Annotated[Path, RUN],
     settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Of the judge, e.g. prompts=paraphrased.")] = None,
     labels: Annotated[Path | None, typer.Option(help="CSV of a person's labels: sample_id, label, and dataset where ids repeat.")] = None,
     arm: Annotated[str | None, typer.Option(help="The arm to grade; all by default.")] = None,
@@ -226,7 +226,7 @@ def judge(
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    folder: Annotated[Path, RUN],
     arm: Annotated[str | None, typer.Option(help="Model to write: sft, sft+bam or grpo; the last stage's by default.")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to write; model-ARM in the run's folder by default.")] = None,
 ) -> None:

@@ -81,11 +81,14 @@ def for_cluster(spec: ExperimentSpec) -> ExperimentSpec:
     """The spec as a job runs it: on the cluster that the job is on.
 
     Raises:
-        SpecError: the folder of results or of data is relative, and would be another one on the cluster.
+        SpecError: the folder of results or of data is relative, and would be another one on the cluster; or it is in a bucket.
     """
     sources = [(f"atlas.sources.{number}.root", part.root) for number, part in enumerate(spec.atlas.sources)]
+    if "://" in spec.compute.storage:
+        what = "is in a bucket, which a Ray of one machine works with so far, and not a job on a cluster"
+        raise SpecError("compute.storage", what, "run it with `hba run` on a machine, or give compute.storage=/FOLDER that all nodes see")
     for key, folder in (("compute.storage", spec.compute.storage), ("atlas.root", spec.atlas.root), *sources):
-        if folder is not None and not Path(folder).is_absolute() and "://" not in folder:
+        if folder is not None and not Path(folder).is_absolute():
             raise SpecError(
                 key, f"'{folder}' is relative, and a job has a working folder of its own", f"give {key}=/FOLDER that all nodes see"
             )

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from hba_ray.store.mirror import folder_here
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -58,7 +60,7 @@ def look(storage: str, *, models: Iterable[str] = (), hidden: Collection[str] = 
     """What this machine has.
 
     Args:
-        storage: folder of runs, which need not be there yet.
+        storage: folder of runs, which need not be there yet, or its address.
         models: hub ids that are looked for in the hub's cache.
         hidden: packages that count as not installed.
     """
@@ -69,7 +71,7 @@ def look(storage: str, *, models: Iterable[str] = (), hidden: Collection[str] = 
         name=socket.gethostname(),
         cores=os.cpu_count() or 1,
         memory=available_memory(),
-        disk=room(Path(storage).expanduser()),
+        disk=room(folder_here(storage)),
         cache=room(home),
         gpus=gpus(),
         packages={name: version for name, version in packages.items() if name not in names},

@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from hba_ray.errors import DataError
 from hba_ray.store.folders import append_line, claimed
+from hba_ray.store.mirror import mirror_of
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True))
@@ -98,5 +99,6 @@ def open_cache(folder: Path, fingerprint: str, *, wait_seconds: float, on_wait: 
         DataError: as `GradeCache`.
     """
     name = f"judge-{fingerprint}"
-    with claimed(folder / f".{name}", wait_seconds=wait_seconds, on_wait=on_wait):
-        yield GradeCache(folder / f"{name}.jsonl")
+    lock = folder / f".{name}"
+    with claimed(lock, wait_seconds=wait_seconds, on_wait=on_wait):
+        yield GradeCache((folder if mirror_of(folder) is None else lock) / f"{name}.jsonl")  # with a lease go files of its folder

@@ -21,6 +21,8 @@ from hba_ray.steps.inputs.backbone import ask_hub
 from hba_ray.steps.needs.base import Check, Need
 from hba_ray.steps.needs.size import Capacity, Data, Room, Weights, rooms
 from hba_ray.steps.needs.software import Architecture, Variable
+from hba_ray.store.folders import Storage
+from hba_ray.store.probe import check_storage
 
 FIRST = (Data, Weights)
 """What takes longest to come by stands first in the list."""
@@ -123,13 +125,14 @@ def check_first(trials: Sequence[Experiment], *, uses_ray: bool, machine: Machin
         machine: what is held to be here; looked at by default.
 
     Raises:
-        EnvironmentMissing: names all that is missing here, each with its way out.
+        EnvironmentMissing: names all that is missing here, each with its way out; or the storage is not safe to run on.
         HbaError: a spec or data are not in order.
     """
     needs = needs_of(trials)
     if not needs:
         return
     compute = trials[0].spec.compute
+    check_storage(Storage(compute.storage).folder, by_several=compute.address != "local")
     if compute.address == "local" and uses_ray:
         needs.append(capacity_of(trials))
     checks = judged(needs, [machine or look_here(trials[0].spec, needs)])

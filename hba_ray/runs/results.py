@@ -219,12 +219,12 @@ def _curves(experiments: Sequence[Named]) -> Iterable[Curves]:
 
 def _clips(experiments: Sequence[Experiment], split: str, show_sensitive: bool) -> tuple[dict[Key, tuple[Clip, ...]], list[str]]:
     """Clips of the first experiment's atlas, and a note on them; where the atlas is gone, the note says so."""
-    made = [(step.folder, one.spec.atlas) for one in experiments for step in one.steps if step.kind.name == "atlas"]
+    made = [(step, one.spec.atlas) for one in experiments for step in one.steps if step.kind.name == "atlas"]
     if not made:
         return {}, ["No clips: the run has no atlas step."]
-    folder, spec = made[0]
+    step, spec = made[0]
     try:
-        found = sampled_clips(AtlasIndex.load(folder, stated=spec.stated_roots), split, show_sensitive=show_sensitive)
+        found = sampled_clips(AtlasIndex.load(step.whole(), stated=spec.stated_roots), split, show_sensitive=show_sensitive)
     except (DataError, FileNotFoundError) as cause:
         return {}, [f"No clips: the atlas cannot be read any more ({cause})."]
     return found, [clips_note(found)] if found else []

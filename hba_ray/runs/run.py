@@ -31,7 +31,7 @@ from hba_ray.steps.results.judge import VERDICTS
 from hba_ray.steps.run import do_step, done_again
 from hba_ray.store import journal as journals
 from hba_ray.store.files import read_parquet
-from hba_ray.store.folders import LOCK_SECONDS, RESOLVED, Storage, claimed, note, write_text
+from hba_ray.store.folders import LOCK_SECONDS, RESOLVED, Storage, claimed, note, share, write_text
 from hba_ray.store.follow import Metrics
 from hba_ray.store.mlflow import MlflowTracker, Status, standard_tags
 from hba_ray.store.provenance import changes, environment
@@ -137,9 +137,10 @@ def do_steps(
             do_step(Context(spec, step, dict(earlier), log), say, run=experiment.folder)
             earlier[step.name] = step
             after(step)
+            share(experiment.folder)
 
 
-def run_lock(folder: Path, say: Callable[[str], None]) -> AbstractContextManager[None]:
+def run_lock(folder: Path, say: Callable[[str], None]) -> AbstractContextManager[object]:
     """Holds the lock of a run's folder; where another driver holds it, says so and waits."""
     return claimed(
         folder,
@@ -182,25 +183,25 @@ def _record_step(step: Step, experiment: Experiment, tracker: journals.JournalTr
     if step.kind.name == "atlas":
         tracker.log_input("atlas", step.fingerprint, step.folder.relative_to(run_folder.parent).as_posix())
     if step.arm:
-        for file in ARM_FILES:
-            if (step.folder / file).exists():
-                shown = step.folder / file if show_sensitive else _without_texts(step, file, run_folder)
-                tracker.log_artifact(shown, f"{step.kind.name}/{step.arm}")
+        for file in filter(step.has, ARM_FILES):
+            shown = step.file(file) if show_sensitive else _without_texts(step, file, run_folder)
+            tracker.log_artifact(shown, f"{step.kind.name}/{step.arm}")
     if step.kind.name == "compare":
         for file in DIFFERENCES:
             shutil.copyfile(step.file(file), run_folder / f"{step.name.replace(' ', '-')}-{file}")
-    if (step.folder / STEP_LOG).exists():
-        tracker.log_artifact(step.folder / STEP_LOG, step.kind.name)
+    if step.has(STEP_LOG):
+        tracker.log_artifact(step.file(STEP_LOG), step.kind.name)
 
 
 def _without_texts(step: Step, file: str, run_folder: Path) -> Path:
     """The file of a step or, where it is a table with texts of sensitive datasets, its copy without them in the run's folder."""
+    whole = step.file(file)
     if file not in (PREDICTIONS, VERDICTS):
-        return step.folder / file
-    table = read_parquet(step.folder / file)
+        return whole
+    table = read_parquet(whole)
     shown = without_texts(table)
     if shown.equals(table):
-        return step.folder / file
+        return whole
     copy = run_folder / SHOWN / step.folder.name / file
     copy.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(shown, copy)

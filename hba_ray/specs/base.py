@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
+from hba_ray.specs.reading.secrets import holds_secret
+
 LARGEST = 2**63 - 1
 """The largest whole number that libraries such as NumPy and Ray accept."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -117,6 +119,10 @@ def once_each(names: tuple[Name, ...], what: str) -> tuple[Name, ...]:
     return names
 
 
+BUCKETS = ("s3", "s3a", "gs", "abfs", "abfss")
+"""Schemes of the addresses of object storage that knows conditional writes."""
+
+
 def local_folder(name: str | None, what: str) -> str | None:
     """The name of a folder, if it is none in object storage; a validator gives it to pydantic.
 
@@ -131,6 +137,21 @@ def local_folder(name: str | None, what: str) -> str | None:
             f"is an address of object storage, from which {what} cannot be read or written: give a folder that all machines see, such "
             "as one into which the bucket is mounted (goofys, gcsfuse, rclone mount) or copied (aws s3 sync, gsutil rsync)"
         )
+    return name
+
+
+def folder_or_bucket(name: str, what: str) -> str:
+    """The name of a folder or the address of one in a bucket; a validator gives it to pydantic.
+
+    Raises:
+        ValueError: it is an address of something else, or holds a password or a token.
+    """
+    if "://" not in name:
+        return name
+    if holds_secret(name):
+        raise ValueError("it holds a password or a token, which would be written to disk: give keys in the environment, as the README says")
+    if name.partition("://")[0] not in BUCKETS:
+        raise ValueError(f"is an address from which {what} cannot be read or written: give one of {', '.join(BUCKETS)}://, or a folder")
     return name
 
 

@@ -198,7 +198,7 @@ class Step:
         return "" if self.spec is None or self.is_done else self.kind.progress(self.spec, self.folder)
 
     def result(self) -> Any:
-        """What the finished step says of itself, once all its files are known to be there in their size.
+        """What the finished step says of itself, once all its files are known to be there in their size; in a bucket, to be listed.
 
         Raises:
             HbaError: it is not finished.

@@ -42,7 +42,7 @@ def do_step(context: Context, say: Say, *, run: Path | None = None, again: Calla
     if settled := _settled(step, again):
         _tell(step, "done before", "reused", say, run)
         return settled
-    with claimed(step.folder, wait_seconds=LOCK_SECONDS):
+    with claimed(step.folder, wait_seconds=LOCK_SECONDS) as check_held:
         if settled := _settled(step, again):  # by the process that held the lock
             _tell(step, "done by another run", None, say, run)
             return settled
@@ -54,6 +54,7 @@ def do_step(context: Context, say: Say, *, run: Path | None = None, again: Calla
         began = time.monotonic()
         result = step.kind.make(context)
         seconds = round(time.monotonic() - began, 1)
+        check_held()
         finish(step.folder, {**step.to_json(result), "seconds": seconds, **measured(context), **_known(context)})
         if run is not None:
             note(run, event="done", step=step.name, fingerprint=step.fingerprint)

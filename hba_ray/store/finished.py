@@ -20,6 +20,7 @@ from hba_ray.errors import DataError
 from hba_ray.specs import fingerprint
 from hba_ray.store.files import file_digests
 from hba_ray.store.folders import DO_AGAIN, DONE, FILES, MADE_FROM, done
+from hba_ray.store.mirror import mirror_of
 
 LOGS = "logs"
 """Folder of a step, or of a run, in which Ray keeps the logs of its processes."""
@@ -108,6 +109,8 @@ def damages(folder: Path, known: Mapping[str, KnownFile], *, content: bool = Fal
         try:
             status = os.stat(folder / name)
         except OSError as cause:
+            if mirror_of(folder) is not None:  # it is in the bucket, and looked at when it is fetched
+                continue
             yield Damage(name, "is gone" if isinstance(cause, FileNotFoundError) else f"cannot be read: {cause.strerror}")
             continue
         if not (folder / name).is_file():
@@ -127,12 +130,18 @@ def check_files(folder: Path, facts: Mapping[str, Any], step: str, *, only: str 
         facts: its `done.json`.
         step: its name, for the error.
         only: look at this file alone.
-        content, memory: as in `damages`.
+        content, memory: as in `damages`. Of a storage in a bucket, files are brought here to be read; otherwise their being listed
+            must do.
 
     Raises:
         DataError: names the first such file, and offers to do the step again.
     """
     known = known_files(folder, facts)
+    if (mirror := mirror_of(folder)) is not None and known is not None:
+        if not content:
+            return
+        chosen = known if only is None else {only: known[only]} if only in known else {}
+        mirror.fetch(folder, {name: (file.size, file.sha256) for name, file in chosen.items()})
     if known is None:  # a former version finished it
         found = [] if only is None or (folder / only).is_file() else [Damage(only, "is gone")]
     elif only is not None and only not in known:
@@ -147,10 +156,23 @@ def check_files(folder: Path, facts: Mapping[str, Any], step: str, *, only: str 
 
 
 def first_damage(folder: Path) -> Damage | None:
-    """The first file of a finished step that is gone or has another size; None where all are there, or the step is not done."""
+    """The first file of a finished step that is gone or has another size; None where all are there, or the step is not done.
+
+    Of a storage in a bucket files are looked at when they are fetched.
+    """
     facts = done(folder)
-    known = None if facts is None else known_files(folder, facts)
+    known = None if facts is None or mirror_of(folder) is not None else known_files(folder, facts)
     return next(damages(folder, known), None) if known else None
+
+
+def keep(folder: Path, *, memory: Path | None) -> None:
+    """Uploads what an unfinished step has made, so that it can go on from there on another machine; nothing where no bucket is used.
+
+    Raises:
+        EnvironmentMissing: another process has taken over the step.
+    """
+    if (mirror := mirror_of(folder)) is not None:
+        mirror.keep(folder, list_files(folder, without=(), memory=memory))
 
 
 def _changed(folder: Path, known: Mapping[str, str], memory: Path | None) -> Iterator[Damage]:

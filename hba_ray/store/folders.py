@@ -9,6 +9,8 @@
 
 A step is finished when its `done.json` is there, which is written last and in one go, under a seal. Whoever works on a
 step holds its lock, so two drivers never write one step. `store/finished.py` knows a finished step's files.
+
+A storage may be the address of a bucket; its folder is then one of this machine, and `store/mirror.py` carries files between the two.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from hba_ray.errors import DataError, EnvironmentMissing, SpecError
+from hba_ray.store.mirror import EVENTS, folder_here, mirror_of
 
 RESOLVED, REPORT, LEDGER = "resolved.yaml", "report.json", "ledger.jsonl"
 """Files of a run: its spec with all settings; its report for programs, once it is finished; what was done, a line an event."""
@@ -50,12 +53,15 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 class Storage:
     """The folder of all runs and steps.
 
+    Args:
+        folder: its path or, in a bucket, its address.
+
     Raises:
         EnvironmentMissing: the folder cannot be made or written to.
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = folder_here(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / f".writable-{os.getpid()}"
@@ -74,7 +80,9 @@ class Storage:
 
     def steps_of(self, kind: str) -> list[Path]:
         """The folders of all steps of a kind, finished or not."""
-        return sorted((self.folder / "steps").glob(f"{kind}-*"))
+        steps, mirror = self.folder / "steps", mirror_of(self.folder)
+        elsewhere = [] if mirror is None else [steps / name for name in mirror.finished() if name.startswith(f"{kind}-")]
+        return sorted({*steps.glob(f"{kind}-*"), *elsewhere})
 
     def tables(self, fingerprint: str) -> Path:
         """The folder of the tables that describe an atlas.
@@ -118,6 +126,7 @@ def file_of_run(run: Path, name: str) -> Path:
     Raises:
         SpecError: it is not there, so the folder is no run.
     """
+    bring(run)
     file = run / name
     if not file.is_file():
         kind = "finished run" if name == REPORT else "run"
@@ -132,6 +141,8 @@ def done(folder: Path) -> dict[str, Any] | None:
         DataError: the mark is damaged.
     """
     mark = folder / DONE
+    if (mirror := mirror_of(folder)) is not None:
+        mirror.refresh(mark)
     if not mark.exists():
         return None
     try:
@@ -152,7 +163,11 @@ def done(folder: Path) -> dict[str, Any] | None:
 def finish(folder: Path, facts: Mapping[str, Any]) -> None:
     """Marks a step as finished, with what it says about itself."""
     plain = {**json.loads(json.dumps(facts)), _STEP: folder.name}
-    write_text(folder / DONE, json.dumps({**plain, _SEAL: _seal_of(plain)}, indent=1) + "\n")
+    text = json.dumps({**plain, _SEAL: _seal_of(plain)}, indent=1) + "\n"
+    if (mirror := mirror_of(folder)) is not None:
+        mirror.finish(folder / DONE, text, facts.get(FILES, {}))
+    else:
+        write_text(folder / DONE, text)
 
 
 def _seal_of(facts: Mapping[str, Any]) -> str:
@@ -161,11 +176,15 @@ def _seal_of(facts: Mapping[str, Any]) -> str:
 
 def reopen(folder: Path) -> None:
     """Removes the mark of a finished step, so that it is done again."""
+    if (mirror := mirror_of(folder)) is not None:
+        mirror.reopen(folder / DONE)
     (folder / DONE).unlink(missing_ok=True)
 
 
 def clear(folder: Path) -> None:
     """Removes all that a step's folder holds, the mark first and the lock never, so that the step is done from its beginning."""
+    if (mirror := mirror_of(folder)) is not None:
+        mirror.forget(folder)
     if not folder.is_dir():
         return
     marks_first = sorted(folder.iterdir(), key=lambda path: path.name != DONE)
@@ -221,13 +240,31 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 def note(run_folder: Path, **facts: Any) -> None:
-    """Adds a line to the ledger of a run; it is on the disk when this returns."""
-    append_line(run_folder / LEDGER, {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(), **facts})
+    """Adds a line to the ledger of a run; it is on the disk, or in the bucket, when this returns."""
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "pid": os.getpid(), **facts}
+    if (mirror := mirror_of(run_folder)) is not None:
+        mirror.add_event(run_folder, json.dumps(line).encode() + b"\n")
+    else:
+        append_line(run_folder / LEDGER, line)
 
 
 def ledger(run_folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's ledger, oldest first."""
+    if (mirror := mirror_of(run_folder)) is not None:
+        mirror.pull(run_folder, f"{EVENTS}/")
     return read_lines(run_folder / LEDGER)
+
+
+def bring(folder: Path) -> None:
+    """Brings what others have written into a run, or a shared table, to this machine, where the storage is a bucket."""
+    if (mirror := mirror_of(folder)) is not None:
+        mirror.pull(folder)
+
+
+def share(folder: Path) -> None:
+    """Gives others what this process has written into a run that it holds, where the storage is a bucket."""
+    if (mirror := mirror_of(folder)) is not None:
+        mirror.push(folder)
 
 
 def append_line(file: Path, facts: dict[str, Any], *, durable: bool = True) -> None:
@@ -282,16 +319,36 @@ def keep_lines(file: Path, keep: Callable[[dict[str, Any]], bool]) -> list[dict[
 
 
 @contextmanager
-def claimed(folder: Path, *, wait_seconds: float = 0, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def claimed(folder: Path, *, wait_seconds: float = 0, on_wait: Callable[[], None] | None = None) -> Iterator[Callable[[], None]]:
     """Holds the lock of a run or a step for the time of the block. The system frees the lock when its holder dies.
+
+    In a bucket the lock is a lease (`store/leases.py`), which others take over when its holder gives no sign.
 
     Args:
         wait_seconds: how long to wait where another process holds it.
         on_wait: called before waiting; not called where the lock is free.
 
+    Yields:
+        What makes sure that it is still held, and raises `EnvironmentMissing` where a lease was lost.
+
     Raises:
         EnvironmentMissing: another process holds it for longer, or the disk is full or cannot be written to.
     """
+    try:
+        if (mirror := mirror_of(folder)) is not None:
+            with mirror.claimed(folder, wait_seconds=wait_seconds, on_wait=on_wait) as lease:
+                yield lease.check
+        else:
+            with _locked(folder, wait_seconds, on_wait):
+                yield lambda: None
+    except OSError as cause:
+        if cause.errno not in _UNWRITABLE:
+            raise
+        raise _unwritable(folder, cause) from cause
+
+
+@contextmanager
+def _locked(folder: Path, wait_seconds: float, on_wait: Callable[[], None] | None) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / LOCK)
@@ -306,10 +363,6 @@ def claimed(folder: Path, *, wait_seconds: float = 0, on_wait: Callable[[], None
         yield
     except Timeout:
         raise EnvironmentMissing(str(folder), "another process works on this", "wait for it, or stop it") from None
-    except OSError as cause:
-        if cause.errno not in _UNWRITABLE:
-            raise
-        raise _unwritable(folder, cause) from cause
     finally:
         lock.release()
 

@@ -47,6 +47,7 @@ from hba_ray.specs.sections.bam import BamSpec
 from hba_ray.specs.wording import AS_BEFORE, Wording
 from hba_ray.store.files import file_digest
 from hba_ray.store.folders import write_text
+from hba_ray.store.mirror import folder_here
 from hba_ray.training.sft import build_model
 
 Kind = Literal["pooled", "penultimate", "post_norm"]
@@ -95,7 +96,7 @@ class StatesJob:
 
     def identity(self) -> dict[str, Any]:
         """All that the states depend on, as JSON values."""
-        rows, settings, memory = self.rows, self.settings, Path(self.spec.compute.storage).expanduser()
+        rows, settings, memory = self.rows, self.settings, folder_here(self.spec.compute.storage)
         shards = {rows.shards[number] for number in rows.table.column("shard").unique().to_pylist()}
         return {
             "version": VERSION,

@@ -17,9 +17,9 @@ from __future__ import annotations
 from math import ceil
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Spec, TakesSecrets, local_folder
+from hba_ray.specs.base import Spec, TakesSecrets, folder_or_bucket
 from hba_ray.specs.reading.secrets import holds_secret, revealed, shown
 
 LOADERS_PER_GPU = 12
@@ -53,7 +53,8 @@ class ComputeSpec(Spec):
     object_store_mib: int | None = Field(default=None, ge=80)
     """Shared memory of a local Ray, in MiB; null is 512, or 160 for each loader where there are more than three."""
     storage: str = Field(default="runs", min_length=1)
-    """Folder of runs, their steps and the MLflow store; on a cluster it must be one that all nodes see."""
+    """Folder of runs, their steps and the MLflow store; on a cluster it must be one that all nodes see. Or the address of one in a
+    bucket, such as s3://BUCKET/FOLDER, from one machine at a time or several, each with a local Ray."""
     workers: int = Field(default=1, ge=0)
     """Training processes; 0 trains in this process, without Ray."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
@@ -87,8 +88,17 @@ class ComputeSpec(Spec):
 
     @field_validator("storage")
     @classmethod
-    def _is_a_folder(cls, storage: str) -> str | None:
-        return local_folder(storage, "runs")
+    def _is_known(cls, storage: str) -> str:
+        return folder_or_bucket(storage, "runs")
+
+    @model_validator(mode="after")
+    def _has_no_other_nodes(self) -> ComputeSpec:
+        if self.address != "local" and "://" in self.storage:
+            raise ValueError(
+                "storage is in a bucket, and workers on other nodes read what this one has made in a folder of this machine: give "
+                "compute.address=local, or a storage folder that all nodes see"
+            )
+        return self
 
     @property
     def threads(self) -> int:

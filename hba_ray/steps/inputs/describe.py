@@ -20,7 +20,7 @@ from hba_ray.steps.held_out import TRAINED_ON, held_out, untrained
 from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.software import ExtractorPackages
 from hba_ray.store.files import write_parquet
-from hba_ray.store.folders import LOCK_SECONDS, Storage
+from hba_ray.store.folders import LOCK_SECONDS, Storage, bring
 
 if TYPE_CHECKING:
     import numpy as np
@@ -195,8 +195,11 @@ def open_descriptors(spec: ExperimentSpec, index: AtlasIndex) -> Descriptors:
         DataError: the clips have changed since, or the store was taken away.
     """
     from hba_ray.data.tasks import SPLITS
+    from hba_ray.descriptors.tables import table_of
     from hba_ray.descriptors.vectors import Descriptors
 
+    for stream in settings(spec).streams:
+        bring(table_of(_store(spec), settings(spec), stream).folder)
     return Descriptors.open(_store(spec), settings(spec), index, SPLITS)
 
 

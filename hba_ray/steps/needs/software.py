@@ -17,6 +17,7 @@ from hba_ray.models.size.published import MODELS, THINKER_ALONE
 from hba_ray.specs.sections.compute import ComputeSpec
 from hba_ray.specs.sections.descriptors import Stream
 from hba_ray.steps.needs.base import Check, Need
+from hba_ray.store.mirror import folder_here
 
 FIRST = 4
 """So many of the packages that are missing are named."""
@@ -156,7 +157,7 @@ class ExtractorPackages(Need):
             return self.said(what, f"{environment.requirement} is not in this environment", way_out)
         if machine.version("ray") is None:
             return self.said(what, f"{environment.requirement} is not in this environment", install("train"))
-        store = Path(self.compute.storage).expanduser() / "descriptors"
+        store = folder_here(self.compute.storage) / "descriptors"
         home = built_python(self.stream, default_folder(self.compute.address, store))
         if home.exists():
             return self.said(what, f"{environment.requirement}, in {home.parents[1]}")

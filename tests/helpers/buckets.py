@@ -1,0 +1,55 @@
+"""A real server of object storage on this machine, and folders of it that belong to one test."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.helpers.waiting import wait_until
+
+ACCESS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def s3_server() -> Iterator[dict[str, str]]:
+    """moto's server for the time of the block; yields the variables by which clients find it."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+    try:
+        wait_until(lambda: answers(port), server, seconds=60)
+        yield ACCESS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def make_bucket(endpoint: str) -> str:
+    """The address of a new folder in a new bucket."""
+    import urllib.request
+
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT")).close()
+    return f"s3://{name}/runs"
+
+
+def on_host(folder: Path) -> dict[str, str]:
+    """Variables of a process as if it ran on a host of its own, which has no folder in common with others."""
+    return {**os.environ, "HBA_SCRATCH": str(folder)}
