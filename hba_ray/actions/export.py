@@ -13,7 +13,7 @@ from hba_ray.models.settings import SETTINGS, SYSTEM_PROMPT
 from hba_ray.runs.plan import Experiment
 from hba_ray.steps.stages.bam import ADAPTERS as TRAINED_ADAPTERS
 from hba_ray.store.folders import copy_folder, write_text
-from hba_ray.store.mirror import folder_here
+from hba_ray.store.scratch import folder_here
 
 ABOUT_ADAPTERS = """# Adapters of this model
 

@@ -46,7 +46,7 @@ def check_atlas(
     from hba_ray.data.tasks import SPLITS
     from hba_ray.steps.inputs.describe import settings
     from hba_ray.store.folders import Storage
-    from hba_ray.store.mirror import folder_here
+    from hba_ray.store.scratch import folder_here
 
     spec = with_streams(read(atlas, overrides))
     lenient = spec.model_copy(update={"atlas": spec.atlas.model_copy(update={"on_bad_row": "drop", "leaks": "tell"})})

@@ -13,7 +13,7 @@ from hba_ray.errors import HbaError, SpecError
 from hba_ray.escaping import PlainConsole
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.specs.load import spec_of_atlas
-from hba_ray.store.mirror import folder_here
+from hba_ray.store.scratch import folder_here
 
 if TYPE_CHECKING:
     from hba_ray.report.sheets import Sheet

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from hba_ray.store.mirror import folder_here
+from hba_ray.store.scratch import folder_here
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from hba_ray.errors import DataError, EnvironmentMissing, SpecError
-from hba_ray.store.mirror import EVENTS, folder_here, mirror_of
+from hba_ray.store.mirror import EVENTS, mirror_of
+from hba_ray.store.scratch import folder_here
 
 RESOLVED, REPORT, LEDGER = "resolved.yaml", "report.json", "ledger.jsonl"
 """Files of a run: its spec with all settings; its report for programs, once it is finished; what was done, a line an event."""

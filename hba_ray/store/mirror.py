@@ -1,7 +1,7 @@
 """A storage in a bucket, and the folder of this machine in which its runs and steps are worked on.
 
 Everything works in a folder of this machine as it works in a storage that is a folder; this module carries files between the two.
-The folder bears the address as its name, percent-encoded with a "+", so any path in it tells which bucket it belongs to.
+`store/scratch.py` says which folder that is.
 
     <address>/steps/<step>/files/<digest>    what a step has made, by content: nothing is ever overwritten
     <address>/done/<step>.json               a finished step's `done.json`, written last, and only where there is none; it names the digests
@@ -16,69 +16,43 @@ change are exchanged while their folder's lease is held: read when it is taken, 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import quote, unquote
+from typing import Any
 
-from hba_ray.errors import EnvironmentMissing, HbaError, SpecError
+from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.store.bucket import Bucket, Listed, Version, side_by_side
 from hba_ray.store.leases import Lease, leased
+from hba_ray.store.scratch import SEEN, Scratch, address_of, root_of
 
-SCRATCH, SCRATCH_GIB = "HBA_SCRATCH", "HBA_SCRATCH_GIB"
-"""Environment variables: the folder of this machine for storages in buckets, by default ~/.cache/hba_ray/buckets; and how many GiB of
-finished steps it may hold, by default half of its disk. A step that is larger is fetched all the same."""
-_ESCAPE = "+"
-"""In place of "%", which addresses of local files would have to escape once more."""
-_SIGN = quote("://", safe="").replace("%", _ESCAPE)
-"""In the name of each such folder, and of no other."""
 EVENTS = "ledger"
 """Folder of a run with a file for each line of its ledger, by time."""
 OWN_TO_A_MACHINE = (".*", "logs", "tune", "pending", "model-*", "ledger", "ledger.jsonl")
 """Patterns of files and folders of a run, or of a table, that stay on the machine that made them; events were written by themselves."""
 MARK_SECONDS = 2.0
 """For how long a listing of finished steps is believed."""
-_SEEN, _SYNCED, _KEPT, _USED = ".seen", ".synced.json", ".kept", ".used"
-"""Hidden files of a folder here: the etag of the mark that lies beside it; versions and stamps of files that were exchanged; the snapshot
-that the unfinished files go on from; what is locked while a process uses the step."""
+_SYNCED, _KEPT = ".synced.json", ".kept"
+"""Hidden files of a folder here: versions and stamps of files that were exchanged; the snapshot that unfinished files go on from."""
 
 
 def mirror_of(path: Path) -> Mirror | None:
     """The storage whose folder here holds a path; None where that is a folder like any other."""
-    if _SIGN not in str(path):
-        return None
-    root = next((place for place in (path, *path.parents) if _SIGN in place.name), None)
+    root = root_of(path)
     return None if root is None else _mirror(root, os.getpid())
 
 
 @cache
 def _mirror(root: Path, process: int) -> Mirror:
     """`process`: a fork must not go on with the connections of its parent."""
-    return Mirror(root, Bucket(unquote(root.name.replace(_ESCAPE, "%"))))
-
-
-def folder_here(storage: str | Path) -> Path:
-    """The folder of this machine in which a storage is worked on: its own, or that for its address.
-
-    Raises:
-        SpecError: the address is too long for the name of a folder.
-    """
-    if "://" not in str(storage):
-        return Path(storage).expanduser().absolute()
-    name = quote(str(storage).rstrip("/"), safe="").replace("%", _ESCAPE)
-    if len(name) > 255:
-        raise SpecError("compute.storage", f"its address has more than 255 letters: {storage}", "give a shorter one")
-    place = os.environ.get(SCRATCH) or "~/.cache/hba_ray/buckets"
-    return Path(place).expanduser().absolute() / name
+    return Mirror(root, Bucket(address_of(root)))
 
 
 class Mirror:
@@ -93,7 +67,7 @@ class Mirror:
         self._marks: dict[str, Listed] = {}
         self._marks_until = 0.0
         self._snapshots: dict[str, Version | None] = {}
-        self._in_use: dict[Path, IO[bytes]] = {}
+        self._scratch = Scratch(root)
 
     def check(self) -> None:
         """Makes sure that the bucket is there and refuses what it must refuse.
@@ -126,13 +100,15 @@ class Mirror:
                 yield lease
                 return
             self.pull(folder)
+            failed = True
             try:
                 yield lease
-            except BaseException:
-                with suppress(HbaError):  # the block's own error says more
+                failed = False
+            finally:
+                with suppress(HbaError) if failed else nullcontext():  # the block's own error says more
                     self.push(folder)
-                raise
-            self.push(folder)
+            if folder.parent == self.root:  # a run has ended, and with it the use of its steps
+                self._scratch.leave()
 
     # Finished steps
 
@@ -153,7 +129,7 @@ class Mirror:
         if found is None:
             mark.unlink(missing_ok=True)
             return
-        seen = folder / _SEEN
+        seen = folder / SEEN
         if mark.exists() and seen.exists() and seen.read_text() == found.etag:
             return
         read = self.bucket.read(self._mark_key(folder))
@@ -184,8 +160,8 @@ class Mirror:
             )
         self._marks_until = 0.0
         mark.write_text(text, encoding="utf-8")
-        (folder / _SEEN).write_text(written.etag or "")
-        self._use(folder)
+        (folder / SEEN).write_text(written.etag or "")
+        self._scratch.use(folder)
         used = {self._file_key(folder, file["sha256"]) for file in files.values()}
         self.bucket.delete([*(there - used), *([self._snapshot_key(folder)] if self._snapshots.pop(folder.name, None) else [])])
 
@@ -211,10 +187,10 @@ class Mirror:
         Raises:
             DataError: an object is gone, or holds other bytes.
         """
-        self._use(folder)
+        self._scratch.use(folder)
         missing = {name: file for name, file in files.items() if _size(folder / name) != file[0]}
         if missing:
-            self._make_room(sum(size for size, _ in missing.values()))
+            self._scratch.make_room(sum(size for size, _ in missing.values()))
             side_by_side(
                 lambda name: self.bucket.download(self._file_key(folder, missing[name][1]), folder / name, missing[name][1]), missing
             )
@@ -298,7 +274,7 @@ class Mirror:
         event = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
         self.bucket.create(f"{self._key(run)}/{EVENTS}/{event}", line)
 
-    # Keys and room
+    # Keys
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
@@ -321,33 +297,6 @@ class Mirror:
         wanted = {self._file_key(folder, file["sha256"]): folder / name for name, file in files.items()}
         self.bucket.upload({key: path for key, path in wanted.items() if key not in there})
         return there
-
-    def _use(self, folder: Path) -> None:
-        """Keeps a step's files here while this process lives, and notes that they were used now."""
-        lock = folder / _USED
-        if folder not in self._in_use or not lock.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._in_use[folder] = lock.open("ab")
-            fcntl.flock(self._in_use[folder], fcntl.LOCK_SH)
-        os.utime(self._in_use[folder].fileno())
-
-    def _make_room(self, size: int) -> None:
-        """Removes finished steps from this machine, those first that were not used for longest, until `size` bytes more fit."""
-        stated = os.environ.get(SCRATCH_GIB)
-        most = float(stated) * 2**30 if stated else shutil.disk_usage(self.root).total / 2
-        marks = [mark for mark in (self.root / "steps").glob(f"*/{_SEEN}") if (mark.parent / _USED).exists()]
-        sizes = {mark.parent: sum(file.stat().st_size for file in mark.parent.rglob("*") if file.is_file()) for mark in marks}
-        held = sum(sizes.values())
-        for folder in sorted(sizes, key=lambda folder: (folder / _USED).stat().st_mtime_ns):
-            if held + size <= most:
-                return
-            with (folder / _USED).open("ab") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:  # a process uses it
-                    continue
-                shutil.rmtree(folder)
-                held -= sizes[folder]
 
 
 def _empty(folder: Path) -> None:

@@ -20,7 +20,9 @@ Flock = Callable[[int, int], object]
 MOUNTS = Path("/proc/self/mounts")
 LOCAL_LOCKS = {"nolock", "local_lock=all", "local_lock=flock", "localflock"}
 """Options of NFS and Lustre with which a lock is known to one machine alone."""
-WAY_OUT = "give another folder as compute.storage=FOLDER, on a local disk, on NFS 4 or on Lustre with flock, or a bucket as s3://BUCKET/FOLDER"
+WAY_OUT = (
+    "give another folder as compute.storage=FOLDER, on a local disk, on NFS 4 or on Lustre with flock, or a bucket as s3://BUCKET/FOLDER"
+)
 
 
 def check_storage(folder: Path, *, by_several: bool = False, flock: Flock = fcntl.flock, mounts: Path = MOUNTS) -> None:

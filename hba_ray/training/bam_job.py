@@ -24,7 +24,7 @@ from hba_ray.models.checkpoints import load_adapters, load_class_heads, model_id
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.sections.bam import BamSpec
-from hba_ray.store.mirror import folder_here
+from hba_ray.store.scratch import folder_here
 from hba_ray.training.sources import Source, stored_answers, stored_classes
 from hba_ray.training.states import Kind, StatesJob, StateStore, device_of, load_sft
 

@@ -47,7 +47,7 @@ from hba_ray.specs.sections.bam import BamSpec
 from hba_ray.specs.wording import AS_BEFORE, Wording
 from hba_ray.store.files import file_digest
 from hba_ray.store.folders import write_text
-from hba_ray.store.mirror import folder_here
+from hba_ray.store.scratch import folder_here
 from hba_ray.training.sft import build_model
 
 Kind = Literal["pooled", "penultimate", "post_norm"]

@@ -17,7 +17,7 @@ from hba_ray.models.size.published import MODELS, THINKER_ALONE
 from hba_ray.specs.sections.compute import ComputeSpec
 from hba_ray.specs.sections.descriptors import Stream
 from hba_ray.steps.needs.base import Check, Need
-from hba_ray.store.mirror import folder_here
+from hba_ray.store.scratch import folder_here
 
 FIRST = 4
 """So many of the packages that are missing are named."""
