@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 import shlex
+import threading
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from hba_ray.errors import DataError
+from hba_ray.errors import DataError, EnvironmentMissing
 from hba_ray.specs import fingerprint
-from hba_ray.store.files import file_digests
+from hba_ray.store.files import GONE, file_digests, stamp
 from hba_ray.store.folders import DO_AGAIN, DONE, FILES, MADE_FROM, done
 from hba_ray.store.mirror import mirror_of
 
@@ -165,14 +167,42 @@ def first_damage(folder: Path) -> Damage | None:
     return next(damages(folder, known), None) if known else None
 
 
-def keep(folder: Path, *, memory: Path | None) -> None:
+def keep(folder: Path) -> None:
     """Uploads what an unfinished step has made, so that it can go on from there on another machine; nothing where no bucket is used.
 
     Raises:
         EnvironmentMissing: another process has taken over the step.
     """
     if (mirror := mirror_of(folder)) is not None:
-        mirror.keep(folder, list_files(folder, without=(), memory=memory))
+        mirror.keep(folder, list_files(folder, without=(), memory=None))
+
+
+@contextmanager
+def kept(folder: Path, mark: Path, *, every_seconds: float = 2.0) -> Iterator[None]:
+    """Keeps an unfinished step, for the time of the block, whenever `mark` was written, which other processes do after a checkpoint.
+
+    Where a checkpoint is removed while it is uploaded, or the storage does not answer, it is tried again.
+    """
+    if mirror_of(folder) is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        seen = stamp(mark)
+        while not ended.wait(every_seconds):
+            if (now := stamp(mark)) not in (seen, GONE):
+                with suppress(FileNotFoundError, EnvironmentMissing):
+                    keep(folder)
+                    seen = now
+
+    thread = threading.Thread(target=watch, name=f"keep {folder.name}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _changed(folder: Path, known: Mapping[str, str], memory: Path | None) -> Iterator[Damage]:

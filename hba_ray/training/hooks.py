@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from hba_ray.errors import CheckpointError, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
 from hba_ray.store.files import file_digests
+from hba_ray.store.finished import keep
 from hba_ray.store.folders import append_line, copy_folder, keep_lines, read_object
 from hba_ray.training.loop import Hook, Run, State, fit, gather_drops
 
@@ -320,7 +321,7 @@ def _check_digests(checkpoint: Path, rank: int) -> None:
 
 @dataclass
 class FolderCheckpointStore:
-    """Keeps the newest checkpoint of a run without Ray, and replaces it as a whole."""
+    """Keeps the newest checkpoint of a run without Ray in a folder of its step, and replaces it as a whole."""
 
     folder: Path
 
@@ -338,6 +339,7 @@ class FolderCheckpointStore:
             os.replace(self.folder, self._former)
         os.replace(draft, self.folder)
         shutil.rmtree(self._former, ignore_errors=True)
+        keep(self.folder.parent)
 
     @property
     def _former(self) -> Path:

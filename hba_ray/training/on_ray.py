@@ -23,6 +23,7 @@ from hba_ray.data.feed.batches import MicroBatch
 from hba_ray.data.feed.order import Window
 from hba_ray.data.feed.stream import loaders_here, make_on_ray
 from hba_ray.errors import CheckpointError, EnvironmentMissing, HbaError, TrainingError
+from hba_ray.store.finished import kept
 from hba_ray.training.hooks import RAY_RUN
 from hba_ray.training.job import StageJob
 
@@ -74,7 +75,8 @@ def train_on_ray(job: StageJob, folder: Path) -> Path:
         ),
     )
     try:
-        result = trainer.fit()
+        with kept(folder, folder / RAY_RUN / _COMMITTED):
+            result = trainer.fit()
     except ray.train.TrainingFailedError as cause:
         own = getattr(cause, "controller_failure", None)
         if isinstance(own, HbaError):

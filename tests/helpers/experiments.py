@@ -17,7 +17,7 @@ SMALL = {
 }
 
 
-def small_experiment(storage: Path, **changes: object) -> ExperimentSpec:
+def small_experiment(storage: Path | str, **changes: object) -> ExperimentSpec:
     """The spec, with `section__field=value` changed."""
     raw = {name: dict(value) if isinstance(value, dict) else value for name, value in SMALL.items()}
     raw["compute"]["storage"] = str(storage)

@@ -180,18 +180,18 @@ def test_a_step_goes_on_from_its_last_checkpoint_on_another_host(on_host: OnHost
         (first / "checkpoint").mkdir()
         (first / "checkpoint" / "state").write_text("step 4")
         (first / "metrics.jsonl").write_text("4 lines")
-        keep(first, memory=None)
+        keep(first)
         (first / "checkpoint" / "state").write_text("step 8")
-        keep(first, memory=None)
+        keep(first)
         (first / "metrics.jsonl").write_text("9 lines")
     second = on_host("b").step(*STEP)
     with claimed(second):
         assert (second / "checkpoint" / "state").read_text() == "step 8"
         assert (second / "metrics.jsonl").read_text() == "4 lines"
         (second / "checkpoint" / "state").write_text("step 12")
-        keep(second, memory=None)
+        keep(second)
     with pytest.raises(EnvironmentMissing, match="its checkpoint is newer"):
-        keep(first, memory=None)
+        keep(first)
     with claimed(second):
         assert (second / "checkpoint" / "state").read_text() == "step 12", "what is here already is left alone"
         make(second, model="weights")

@@ -1,0 +1,88 @@
+"""Runs in a bucket: they finish, are done once, and any other host reads them or goes on with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hba_ray.report.tables import read_json
+from hba_ray.runs.opened import open_run
+from hba_ray.runs.plan import plan
+from hba_ray.runs.run import run_experiment
+from hba_ray.store.bucket import Bucket
+from hba_ray.store.folders import REPORT, file_of_run, ledger
+from hba_ray.store.mirror import mirror_of
+from tests.helpers.buckets import on_host
+from tests.helpers.experiments import SMALL, small_experiment
+from tests.helpers.waiting import wait_until
+
+pytestmark = pytest.mark.slow
+NAMES = ["atlas", "backbone", "sft", "evaluate sft"]
+
+
+def start(spec: Path, host: Path, *overrides: str) -> subprocess.Popen[str]:
+    """`hba run` on a host of its own."""
+    command = [sys.executable, "-m", "hba_ray", "run", str(spec), *overrides]
+    return subprocess.Popen(command, env=on_host(host), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_run_in_a_bucket_is_done_once_and_read_on_another_host(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    spec = small_experiment(bucket)
+    monkeypatch.setenv("HBA_SCRATCH", str(tmp_path / "a"))
+    made = run_experiment(plan(spec), lambda line: None)
+    assert [line["step"] for line in ledger(made.folder) if line["event"] == "done"] == NAMES
+    first = mirror_of(made.folder)
+    assert first is not None
+    written, requests = first.bucket.moved["written"], dict(first.bucket.requests)
+    assert sum(requests.values()) < 40 * len(NAMES)
+
+    monkeypatch.setenv("HBA_SCRATCH", str(tmp_path / "b"))
+    experiment = plan(spec)
+    assert [step.name for step in experiment.steps if step.is_done] == NAMES
+    again = run_experiment(experiment, lambda line: None)
+    assert again.report.scores == made.report.scores
+    assert [line["step"] for line in ledger(again.folder) if line["event"] == "started"] == NAMES, "nothing was begun twice"
+    second = mirror_of(again.folder)
+    assert second is not None
+    model = experiment.steps[2].folder / "model" / "model.safetensors"
+    assert not model.exists(), "a report needs no weights"
+    assert experiment.steps[2].whole() == model.parents[1]
+    assert second.bucket.moved["read"] < 1.1 * written
+
+    monkeypatch.setenv("HBA_SCRATCH", str(tmp_path / "c"))
+    folder = plan(spec).folder
+    assert read_json(file_of_run(folder, REPORT).read_bytes(), where="report").scores == made.report.scores
+    assert open_run(folder).fingerprint == experiment.fingerprint
+    assert (folder / "report.html").read_text() == again.page.read_text()
+
+
+@pytest.mark.chaos
+def test_a_run_whose_host_dies_in_training_goes_on_from_its_last_checkpoint_on_another(bucket: str, tmp_path: Path):
+    spec = tmp_path / "small.yaml"
+    spec.write_text(yaml.safe_dump(SMALL | {"sft": {**SMALL["sft"], "epochs": 40}, "compute": {**SMALL["compute"], "storage": bucket}}))
+    storage = Bucket(bucket)
+    first = start(spec, tmp_path / "a")
+    wait_until(lambda: any(key.endswith("unfinished.json") for key in storage.list("steps/")), first)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not any("sft-" in key for key in storage.list("done/")), "it was killed too late"
+    second = start(spec, tmp_path / "b")
+    said, _ = second.communicate(timeout=400)
+    assert second.returncode == 0, said
+    assert "another process is running this experiment" in said
+    assert "was interrupted at step" in said
+    (log,) = (tmp_path / "b").glob("*/steps/sft-*/metrics.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [line["step"] for line in lines if "epochs_done" not in line]
+    assert steps == list(range(1, steps[-1] + 1)), "every step once"
+    (run,) = (tmp_path / "b").glob("*/small-*")
+    tracked = [json.loads(line) for line in (run / "tracking.jsonl").read_text().splitlines()]
+    recorded = [line["step"] for line in tracked if "sft/loss" in line.get("metrics", {})]
+    assert sorted(recorded) == steps, "every metric once"
