@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hba_ray.cluster.session import ray_session
+from hba_ray.data.roots import stated_roots
 from hba_ray.errors import SpecError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.descriptors import USUAL_STREAMS
@@ -40,7 +41,7 @@ def index_of(spec: ExperimentSpec) -> tuple[AtlasIndex, list[str]]:
     from hba_ray.data.atlas import AtlasIndex, build_index
     from hba_ray.data.repeats import Leak
 
-    roots = [root for root in spec.atlas.stated_roots if root is not None]
+    roots = [root for root in stated_roots(spec.atlas) if root is not None]
     if len(roots) == len(spec.atlas.parts):
         index = build_index(spec.atlas, roots)
         return index, say_found(*found_in(index))
@@ -52,7 +53,7 @@ def index_of(spec: ExperimentSpec) -> tuple[AtlasIndex, list[str]]:
         what = f"'{sources}' is not made yet; only files that are there can be checked"
         raise SpecError("atlas.source", what, "make it with `hba describe` or `hba run`, or give the folder of a finished atlas")
     result = step.result()
-    index = AtlasIndex.load(step.whole(), stated=spec.atlas.stated_roots)
+    index = AtlasIndex.load(step.whole(), stated=stated_roots(spec.atlas))
     leaks = tuple(Leak(**leak) for leak in result.leaks)
     return replace(index, changes=result.changes, leaks=leaks), say_found(result.changes, result.leaks)
 

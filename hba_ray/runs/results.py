@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from hba_ray.data.atlas import AtlasIndex
+from hba_ray.data.roots import stated_roots
 from hba_ray.errors import DataError
 from hba_ray.evaluation.pairs import ArmRows, PairScore, pairs_from_json, with_holm
 from hba_ray.evaluation.scores import DatasetScore, Scores
@@ -224,7 +225,7 @@ def _clips(experiments: Sequence[Experiment], split: str, show_sensitive: bool) 
         return {}, ["No clips: the run has no atlas step."]
     step, spec = made[0]
     try:
-        found = sampled_clips(AtlasIndex.load(step.whole(), stated=spec.stated_roots), split, show_sensitive=show_sensitive)
+        found = sampled_clips(AtlasIndex.load(step.whole(), stated=stated_roots(spec)), split, show_sensitive=show_sensitive)
     except (DataError, FileNotFoundError) as cause:
         return {}, [f"No clips: the atlas cannot be read any more ({cause})."]
     return found, [clips_note(found)] if found else []

@@ -365,8 +365,9 @@ class Context:
         """
         from hba_ray.data.atlas import AtlasIndex
         from hba_ray.data.packed import ROWS, Pack
+        from hba_ray.data.roots import stated_roots
 
-        index = AtlasIndex.load(self.folder_of("atlas"), stated=self.spec.atlas.stated_roots)
+        index = AtlasIndex.load(self.folder_of("atlas"), stated=stated_roots(self.spec.atlas))
         pack = None if self.step.kind.name in ("atlas", "describe", "pack") else self.earlier.get("pack")
         if pack is not None and pack.is_done:
             index = replace(index, pack=Pack(str(pack.file(ROWS).parent)))

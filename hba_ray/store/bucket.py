@@ -163,6 +163,8 @@ class Bucket:
             if digest is not None and read.hexdigest()[:_DIGEST_LETTERS] != digest:
                 what = f"holds other bytes than when '{file.name}' was written"
                 raise DataError(f"{self.address}/{key}", what, way_out, reason="corrupt file")
+            written = found.meta["last_modified"].timestamp()
+            os.utime(draft, (written, written))  # the same on every machine
             os.replace(draft, file)
         except FileNotFoundError as cause:
             raise DataError(f"{self.address}/{key}", f"is gone, and held '{file.name}'", way_out, reason="corrupt file") from cause

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from hba_ray.errors import EnvironmentMissing, HbaError
+from hba_ray.progress import progress
 from hba_ray.store.bucket import Bucket, Listed, Version, side_by_side
 from hba_ray.store.leases import Lease, leased
 from hba_ray.store.scratch import SEEN, Scratch, address_of, root_of
@@ -37,6 +38,8 @@ EVENTS = "ledger"
 """Folder of a run with a file for each line of its ledger, by time."""
 OWN_TO_A_MACHINE = (".*", "logs", "tune", "pending", "model-*", "ledger", "ledger.jsonl")
 """Patterns of files and folders of a run, or of a table, that stay on the machine that made them; events were written by themselves."""
+MANY_BYTES = 1 << 30
+"""From here on a bar is shown: fetching takes seconds."""
 MARK_SECONDS = 2.0
 """For how long a listing of finished steps is believed."""
 _SYNCED, _KEPT = ".synced.json", ".kept"
@@ -191,9 +194,7 @@ class Mirror:
         missing = {name: file for name, file in files.items() if _size(folder / name) != file[0]}
         if missing:
             self._scratch.make_room(sum(size for size, _ in missing.values()))
-            side_by_side(
-                lambda name: self.bucket.download(self._file_key(folder, missing[name][1]), folder / name, missing[name][1]), missing
-            )
+            self._download({folder / name: (self._file_key(folder, digest), digest, size) for name, (size, digest) in missing.items()})
 
     # Unfinished steps
 
@@ -232,11 +233,11 @@ class Mirror:
 
     def pull(self, folder: Path, below: str = "") -> None:
         """Brings those files here that the bucket holds in another version than was last exchanged; events become a ledger again."""
-        prefix, synced = f"{self._key(folder)}/", _synced(folder)
+        prefix, synced = "" if folder == self.root else f"{self._key(folder)}/", _synced(folder)
         listed = {key.removeprefix(prefix): entry for key, entry in self.bucket.list(prefix + below).items()}
         known = {name: synced[name]["etag"] for name in synced if (folder / name).exists()}
         names = [name for name, entry in listed.items() if known.get(name) != entry.etag]
-        versions = side_by_side(lambda name: self.bucket.download(prefix + name, folder / name), names)
+        versions = self._download({folder / name: (prefix + name, None, listed[name].size) for name in names})
         if names:
             _note(folder, synced | {name: _exchanged(folder / name, version) for name, version in zip(names, versions, strict=True)})
         if any(name.startswith(f"{EVENTS}/") for name in names):
@@ -290,6 +291,24 @@ class Mirror:
 
     def _file_key(self, folder: Path, digest: str) -> str:
         return f"{self._key(folder)}/files/{digest}"
+
+    def _download(self, wanted: Mapping[Path, tuple[str, str | None, int]]) -> list[Version]:
+        """Fetches objects, with a bar where there is much to fetch.
+
+        Args:
+            wanted: file -> key, digest that its content must have or None, and bytes.
+        """
+        megabytes = sum(size for _, _, size in wanted.values()) >> 20
+        with progress("fetch, MiB", total=megabytes) if megabytes << 20 >= MANY_BYTES else nullcontext() as bar:
+
+            def download(file: Path) -> Version:
+                key, digest, size = wanted[file]
+                version = self.bucket.download(key, file, digest)
+                if bar is not None:
+                    bar.advance(size / 2**20)
+                return version
+
+            return side_by_side(download, wanted)
 
     def _upload(self, folder: Path, files: Mapping[str, Mapping[str, Any]]) -> set[str]:
         """Uploads what the bucket does not hold; returns the keys of the files of the step that it held before."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from hba_ray.errors import SpecError
-from hba_ray.specs.base import Added, Seed, Spec, local_folder
+from hba_ray.specs.base import Added, Seed, Spec, folder_or_bucket, local_folder
 from hba_ray.specs.sections.corpora import CorporaSpec, Corpus
 from hba_ray.specs.sections.own import OwnDataset, read_declaration
 
@@ -88,6 +87,12 @@ class SampleSpec(Spec):
     """Seed of the draw."""
 
 
+def _known(root: str | None, info: ValidationInfo) -> str | None:
+    """A root that can be read; of corpora that are converted, a folder."""
+    is_released = info.data.get("source") == "released"
+    return folder_or_bucket(root, "an atlas") if root and is_released else local_folder(root, "the files of a corpus")
+
+
 class SourceSpec(Spec):
     """One of several corpora that are joined."""
 
@@ -102,8 +107,8 @@ class SourceSpec(Spec):
 
     @field_validator("root")
     @classmethod
-    def _is_a_folder(cls, root: str | None) -> str | None:
-        return local_folder(root, "an atlas")
+    def _is_known(cls, root: str | None, info: ValidationInfo) -> str | None:
+        return _known(root, info)
 
     @model_validator(mode="after")
     def _has_root(self) -> SourceSpec:
@@ -124,7 +129,8 @@ class AtlasSpec(Spec):
     `dataset.yaml` in `root` describes (`hba atlas new` writes one); all others: converted from the files that the corpus's
     publishers give, in `root`."""
     root: str | None = None
-    """Folder of the atlas, or of the public files that a converter reads. Not used by `toy`."""
+    """Folder of the atlas, or of the public files that a converter reads. Not used by `toy`. A released atlas may be in a bucket, such as
+    s3://BUCKET/FOLDER: its files are fetched whole into a folder of this machine."""
     sources: Annotated[tuple[SourceSpec, ...], Added(before=())] = ()
     """Several corpora whose rows are joined, each with its `source`, `root` and, if not all are wanted, `datasets`; in place of
     `source` and `root`."""
@@ -177,8 +183,8 @@ class AtlasSpec(Spec):
 
     @field_validator("root")
     @classmethod
-    def _is_a_folder(cls, root: str | None) -> str | None:
-        return local_folder(root, "an atlas")
+    def _is_known(cls, root: str | None, info: ValidationInfo) -> str | None:
+        return _known(root, info)
 
     @model_validator(mode="after")
     def _consistent(self) -> AtlasSpec:
@@ -205,11 +211,6 @@ class AtlasSpec(Spec):
     def parts(self) -> tuple[SourceSpec, ...]:
         """The corpora that are joined; of most specs there is one."""
         return self.sources or (SourceSpec(source=self.source, root=self.root, format=self.format),)
-
-    @property
-    def stated_roots(self) -> tuple[Path | None, ...]:
-        """Of each part, the folder that the spec states of a released atlas, wherever it lies now; None where the atlas step makes rows."""
-        return tuple(Path(part.root or "").absolute() if part.source == "released" else None for part in self.parts)
 
     def alone(self, number: int) -> AtlasSpec:
         """The section for one of its parts, as a converter takes it."""

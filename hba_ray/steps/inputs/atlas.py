@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hba_ray.data.roots import root_here, stated_roots
 from hba_ray.data.tasks import DATASETS
-from hba_ray.errors import DataError
+from hba_ray.errors import DataError, SpecError
 from hba_ray.progress import progress
 from hba_ray.specs import AtlasSpec, ExperimentSpec, fingerprint, identity_values
 from hba_ray.specs.sections.atlas import OUR_PROMPTS, SourceSpec, Split
@@ -68,6 +69,16 @@ class AtlasSteps(StepKind[AtlasResult]):
         named = draft.content(lambda: _identity(draft), {"not there yet": [part.root for part in atlas.parts]})
         draft.add(self, named, " and ".join(shown))
 
+    @staticmethod
+    def check(spec: ExperimentSpec) -> None:
+        """
+        Raises:
+            SpecError: the atlas is in a bucket, and workers on other machines would not find what was fetched to this one.
+        """
+        if spec.compute.address != "local" and any("://" in (part.root or "") for part in spec.atlas.parts):
+            what = "is in a bucket, whose files are fetched to this machine, and workers of a cluster are on others"
+            raise SpecError("atlas.root", what, "give a folder that all nodes see, or compute.address=local")
+
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
         yield Packages("atlas", "train")
         for number, part in enumerate(spec.atlas.parts):
@@ -80,7 +91,7 @@ class AtlasSteps(StepKind[AtlasResult]):
         from hba_ray.data.atlas import build_index
         from hba_ray.data.toy import build_toy
 
-        spec, stated = context.spec.atlas, context.spec.atlas.stated_roots
+        spec, stated = context.spec.atlas, stated_roots(context.spec.atlas)
         roots: list[Path] = []
         conversions: list[Conversion] = []
         with progress("atlas", total=None):
@@ -183,7 +194,7 @@ def _identity(draft: Draft) -> dict[str, Any]:
 
 def _of_part(draft: Draft, part: SourceSpec) -> dict[str, Any]:
     """What names the rows of one corpus, besides the settings that the spec states."""
-    root, memory = Path(part.root or ""), draft.storage.folder
+    root, memory = root_here(part.root), draft.storage.folder
     if part.source == "toy":
         return {"toy": draft.spec.atlas.toy.identity()}
     if part.source == "released":

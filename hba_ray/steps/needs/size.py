@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from hba_ray.cluster.machine import Machine
 from hba_ray.cluster.session import check_capacity, local_cpus
@@ -13,6 +12,7 @@ from hba_ray.models.size.published import MODELS
 from hba_ray.specs.sections.compute import ComputeSpec
 from hba_ray.specs.sections.model import PACKAGE, weights_of
 from hba_ray.steps.needs.base import GB, GIB, Check, Need
+from hba_ray.store.scratch import folder_here
 
 SEE_PAGE = "as its page says"
 LEAST_DISK_GIB = 2.0
@@ -32,7 +32,7 @@ class Data(Need):
     facts: str
 
     def check(self, machine: Machine) -> Check:
-        folder = Path(self.root).expanduser()
+        folder = folder_here(self.root)
         if folder.is_dir():
             return self.said("data", f"{self.root}: {self.facts}")
         return self.said("data", f"there is no folder {self.root} here, for {self.facts}", "put it there, or give its folder as atlas.root")
