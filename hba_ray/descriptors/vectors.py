@@ -58,20 +58,19 @@ class Descriptors:
 
     @classmethod
     def open(cls, store: Path, spec: DescriptorsSpec, index: AtlasIndex, splits: Sequence[str]) -> Descriptors:
-        """Opens the descriptors of these splits.
+        """Opens the descriptors of these splits, also where atlas or store were moved since: clips are known by their bytes.
 
         Raises:
-            DataError: the clips of a split were not extracted, or have changed since.
+            DataError: a clip of a split was not extracted, or has changed since.
         """
-        kept = KeyStore.of(store, index)
+        kept, tables = KeyStore.of(store, index), {stream: table_of(store, spec, stream) for stream in spec.streams}
         lines = np.zeros(len(index.table), bool)
         clips = {stream: np.zeros(len(index.table), "S64") for stream in spec.streams}
         names: dict[int, tuple[str, str]] = {}
         places: dict[str, dict[str, int | None]] = {split: {} for split in splits}
         for split, chunk in [(name, chunk) for name in splits for chunk in kept.chunks(index.rows_of(name))]:
-            keys = kept.load(chunk, bad_rows=True)
-            if keys is None:
-                raise _not_extracted(str(store), "rows of the atlas have no descriptors, or have changed since they were extracted")
+            known = kept.load(chunk, bad_rows=True)
+            keys = kept.make(index, chunk) if known is None else known
             lines[list(chunk)] = True
             for line, sample, clip in zip(*(keys.column(name).to_pylist() for name in ("line", "sample_id", "clip_id")), strict=True):
                 if sample is not None:
@@ -79,8 +78,10 @@ class Descriptors:
                     places[split][sample] = None if sample in places[split] else line
             for stream in spec.streams:
                 for one in find_wanted(keys, spec, stream, index):
+                    if known is None and not tables[stream].holds(one.clip):
+                        raise _not_extracted(str(store), "clips have no descriptors, or have changed since they were extracted")
                     clips[stream][one.line] = one.clip
-        return cls({stream: _column(store, spec, stream, clips[stream]) for stream in spec.streams}, lines, names, places)
+        return cls({stream: _column(tables[stream], spec, stream, clips[stream]) for stream in spec.streams}, lines, names, places)
 
     def lines_of(self, split: str, samples: Sequence[str]) -> list[int]:
         """The lines of the index that hold these samples of a split.
@@ -154,10 +155,10 @@ class Descriptors:
         return column.table.read(clips, column.name)
 
 
-def _column(store: Path, spec: DescriptorsSpec, stream: Stream, clips: np.ndarray) -> _Column:
+def _column(table: Table, spec: DescriptorsSpec, stream: Stream, clips: np.ndarray) -> _Column:
     settings = spec.of(stream)
     name, width = (settings.column, settings.width) if isinstance(settings, PoseSpec | AcousticSpec) else ("text", 0)
-    return _Column(table_of(store, spec, stream), name, width, clips)
+    return _Column(table, name, width, clips)
 
 
 def _not_extracted(where: str, what: str) -> DataError:

@@ -1,6 +1,7 @@
 """From an odd atlas to vectors: every clip once, every defect counted or located, and nothing done twice."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -147,13 +148,25 @@ def test_a_changed_clip_is_noticed_and_its_vector_replaced(odd_atlas, tmp_path):
     run(odd_atlas, tmp_path)
     index = index_of(odd_atlas)
     other = (odd_atlas / "stereo.wav").read_bytes()
-    (odd_atlas / "voice.wav").write_bytes(other)
+    (odd_atlas / "voice.wav").write_bytes(other + bytes(2))
     with pytest.raises(DataError, match="changed since") as refused:
         Descriptors.open(tmp_path, ACOUSTIC, index, ("train",))
     assert refused.value.reason == "missing descriptors"
+    (odd_atlas / "voice.wav").write_bytes(other)
     run(odd_atlas, tmp_path)
     matrix_BD, _ = Descriptors.open(tmp_path, ACOUSTIC, index, ("train",)).vectors("acoustic", [0, 2])
     assert np.array_equal(matrix_BD[0], matrix_BD[1])
+
+
+def test_descriptors_are_found_after_atlas_and_store_were_moved(odd_atlas, tmp_path, counted):
+    run(odd_atlas, tmp_path / "store")
+    here, _ = Descriptors.open(tmp_path / "store", ACOUSTIC, index_of(odd_atlas), ("train",)).vectors("acoustic", range(14))
+    made = len(counted)
+    shutil.copytree(odd_atlas, tmp_path / "elsewhere")  # with other times of change
+    (tmp_path / "store").rename(tmp_path / "moved")
+    there, _ = Descriptors.open(tmp_path / "moved", ACOUSTIC, index_of(tmp_path / "elsewhere"), ("train",)).vectors("acoustic", range(14))
+    assert np.array_equal(here, there)
+    assert len(counted) == made
 
 
 def test_vectors_of_rows_that_were_not_extracted_are_refused(odd_atlas, tmp_path):
