@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from hba_ray.errors import EnvironmentMissing
 
 DISTRIBUTION = "hba-ray"
-EXTRAS = ("train", "descriptors", "rl-cpu", "rl-gpu")
+EXTRAS = ("train", "bucket", "descriptors", "rl-cpu", "rl-gpu")
 """Extras that a run may need. The last two exclude each other."""
 MODULES = {
     "hydra-core": "hydra",

@@ -16,8 +16,6 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-from hba_ray.specs.reading.secrets import holds_secret
-
 LARGEST = 2**63 - 1
 """The largest whole number that libraries such as NumPy and Ray accept."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -144,14 +142,12 @@ def folder_or_bucket(name: str, what: str) -> str:
     """The name of a folder or the address of one in a bucket; a validator gives it to pydantic.
 
     Raises:
-        ValueError: it is an address of something else, or holds a password or a token.
+        ValueError: it is an address of something else.
     """
     if "://" not in name:
         return name
-    if holds_secret(name):
-        raise ValueError("it holds a password or a token, which would be written to disk: give keys in the environment, as the README says")
     if name.partition("://")[0] not in BUCKETS:
-        raise ValueError(f"is an address from which {what} cannot be read or written: give one of {', '.join(BUCKETS)}://, or a folder")
+        raise ValueError(f"is an address from which {what} cannot be read or written: give one that begins with {', '.join(BUCKETS)}, or a folder")
     return name
 
 

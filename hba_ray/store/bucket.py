@@ -197,11 +197,8 @@ class Bucket:
         Raises:
             FileNotFoundError, _Refused: of these the caller decides what they mean.
         """
-        try:
-            from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-        except ImportError as cause:
-            what = "obstore, which speaks to object storage, is not there"
-            raise EnvironmentMissing(self.address, what, "run `pip install 'hba-ray[bucket]'`") from cause
+        from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
         self._count(self.requests, request, 1)
         try:
             yield

@@ -16,6 +16,7 @@ change are exchanged while their folder's lease is held: read when it is taken, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -261,12 +262,15 @@ class Mirror:
     def _write(self, folder: Path, name: str, synced: Mapping[str, Any] | None) -> dict[str, Any]:
         path, key = folder / name, f"{self._key(folder)}/{name}"
         stamp, content = _stamp(path), path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if synced is not None and synced["sha256"] == digest:  # it was written again, with the same content
+            return {**synced, "stamp": stamp}
         seen = None if synced is None else Version(synced["etag"], synced["generation"])
         written = self.bucket.create(key, content) if seen is None else self.bucket.replace(key, content, seen)
         if written is None:
             what = "another process has written it meanwhile, since this one gave no sign for long"
             raise EnvironmentMissing(f"{self.bucket.address}/{key}", what, "run the same command again")
-        return {"etag": written.etag, "generation": written.generation, "stamp": stamp}
+        return {"etag": written.etag, "generation": written.generation, "stamp": stamp, "sha256": digest}
 
     # Ledgers
 
@@ -349,7 +353,9 @@ def _stamp(file: Path) -> list[int]:
 
 
 def _exchanged(file: Path, version: Version) -> dict[str, Any]:
-    return {"etag": version.etag, "generation": version.generation, "stamp": _stamp(file)}
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return {"etag": version.etag, "generation": version.generation, "stamp": _stamp(file), "sha256": digest}
 
 
 def _synced(folder: Path) -> dict[str, dict[str, Any]]:

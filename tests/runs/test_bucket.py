@@ -64,9 +64,10 @@ def test_a_run_in_a_bucket_is_done_once_and_read_on_another_host(bucket: str, tm
 
 
 @pytest.mark.chaos
-def test_a_run_whose_host_dies_in_training_goes_on_from_its_last_checkpoint_on_another(bucket: str, tmp_path: Path):
-    spec = tmp_path / "small.yaml"
-    spec.write_text(yaml.safe_dump(SMALL | {"sft": {**SMALL["sft"], "epochs": 40}, "compute": {**SMALL["compute"], "storage": bucket}}))
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.ray)])
+def test_a_run_whose_host_dies_in_training_goes_on_from_its_last_checkpoint_on_another(bucket: str, tmp_path: Path, workers: int):
+    spec, compute = tmp_path / "small.yaml", {**SMALL["compute"], "storage": bucket, "workers": workers}
+    spec.write_text(yaml.safe_dump(SMALL | {"sft": {**SMALL["sft"], "epochs": 16}, "compute": compute}))
     storage = Bucket(bucket)
     first = start(spec, tmp_path / "a")
     wait_until(lambda: any(key.endswith("unfinished.json") for key in storage.list("steps/")), first)

@@ -77,7 +77,7 @@ def test_values_can_refer_to_others(write):
         ('name: x\natlas:\n  source: released\n  root: "a\\0b"\n', 4, "a zero byte"),
         ('name: x\natlas:\n  source: toy\ncompute: {storage: "\\ud800"}\n', 4, "half a character"),
         ("name: x\natlas:\n  source: toy\ncompute: {storage: ''}\n", 4, "at least 1 character"),
-        ("name: x\natlas: {source: toy}\ncompute:\n  storage: ftp://host/runs\n", 4, "give one of s3"),
+        ("name: x\natlas: {source: toy}\ncompute:\n  storage: ftp://host/runs\n", 4, "give one that begins with s3"),
         ("name: x\natlas: {source: toy}\ncompute:\n  storage: s3://key:secret@bucket/runs\n", 4, "holds a password or a token"),
         ("name: x\natlas: {source: toy}\ncompute:\n  storage: s3://bucket/runs\n  address: auto\n", 3, "workers on other nodes"),
         ("name: x\natlas:\n  source: cremad\n  root: gs://bucket/cremad\n", 4, "a folder that all machines see"),
