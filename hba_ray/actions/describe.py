@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hba_ray.cluster.session import ray_session
-from hba_ray.data.roots import stated_roots
 from hba_ray.errors import SpecError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.descriptors import USUAL_STREAMS
@@ -17,6 +16,7 @@ from hba_ray.steps.inputs import describe
 from hba_ray.steps.inputs.atlas import AtlasResult, AtlasSteps, found_in, say_found
 from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
+from hba_ray.store.roots import stated_roots
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex

@@ -10,7 +10,6 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from hba_ray.data.atlas import AtlasIndex
-from hba_ray.data.roots import stated_roots
 from hba_ray.errors import DataError
 from hba_ray.evaluation.pairs import ArmRows, PairScore, pairs_from_json, with_holm
 from hba_ray.evaluation.scores import DatasetScore, Scores
@@ -29,6 +28,7 @@ from hba_ray.steps.results.judge import VERDICTS, verdicts_in
 from hba_ray.store.files import from_json, read_parquet
 from hba_ray.store.folders import REPORT, read_lines, write_text
 from hba_ray.store.provenance import environment
+from hba_ray.store.roots import stated_roots
 
 TABLE, PAGE, VERDICT = "table.md", "report.html", "verdict.json"
 """In a run's folder: the report in Markdown, the page, and the judged table of the paper, where `hba reproduce` has made one."""

@@ -147,7 +147,8 @@ def folder_or_bucket(name: str, what: str) -> str:
     if "://" not in name:
         return name
     if name.partition("://")[0] not in BUCKETS:
-        raise ValueError(f"is an address from which {what} cannot be read or written: give one that begins with {', '.join(BUCKETS)}, or a folder")
+        known = ", ".join(BUCKETS)
+        raise ValueError(f"is an address from which {what} cannot be read or written: give one that begins with {known}, or a folder")
     return name
 
 

@@ -365,7 +365,7 @@ class Context:
         """
         from hba_ray.data.atlas import AtlasIndex
         from hba_ray.data.packed import ROWS, Pack
-        from hba_ray.data.roots import stated_roots
+        from hba_ray.store.roots import stated_roots
 
         index = AtlasIndex.load(self.folder_of("atlas"), stated=stated_roots(self.spec.atlas))
         pack = None if self.step.kind.name in ("atlas", "describe", "pack") else self.earlier.get("pack")

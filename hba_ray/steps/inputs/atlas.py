@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hba_ray.data.roots import root_here, stated_roots
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError, SpecError
 from hba_ray.progress import progress
@@ -22,6 +21,7 @@ from hba_ray.steps.needs.model import data_in_words
 from hba_ray.steps.needs.size import Data
 from hba_ray.steps.needs.software import Packages
 from hba_ray.store.files import file_digest, file_digests, stamps
+from hba_ray.store.roots import root_here, stated_roots
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from hba_ray.data.atlas import build_index, read_rows
-from hba_ray.data.roots import root_here, stated_roots
 from hba_ray.data.rows import Row
 from hba_ray.errors import DataError, SpecError
 from hba_ray.runs.plan import plan
@@ -15,6 +14,7 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.inputs.atlas import AtlasSteps
 from hba_ray.store.bucket import Bucket
 from hba_ray.store.mirror import mirror_of
+from hba_ray.store.roots import root_here, stated_roots
 from tests.conftest import Toy
 from tests.helpers.experiments import small_experiment
 
