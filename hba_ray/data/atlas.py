@@ -169,7 +169,7 @@ class AtlasIndex:
         """The index that `save` wrote.
 
         Args:
-            stated: of each corpus, the root of its rows where it is stated elsewhere; see `AtlasSpec.stated_roots`.
+            stated: of each corpus, the root of its rows where it is stated elsewhere; see `store.roots.stated_roots`.
 
         Raises:
             DataError: it is damaged, or gone.
