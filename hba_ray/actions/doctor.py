@@ -17,7 +17,7 @@ from hba_ray.cluster.session import CONNECT_SECONDS, check_reachable, local_cpus
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.models.settings import settled
 from hba_ray.report.differences import SpecDifference, differences
-from hba_ray.runs.preflight import capacity_of, judged, look_here, merged, needs_of, unreachable
+from hba_ray.runs.preflight import capacity_of, judged, merged, needs_of, not_judged, starting, unreachable
 from hba_ray.runs.sweep_plan import planned_trials
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.reading.secrets import masked
@@ -56,9 +56,9 @@ def check_machine(spec: ExperimentSpec, *, stated: bool = True, machine: Machine
         return [*unwritable, _python(), *_services(spec, machine, stated=True)]  # without a storage nothing can be planned
     trials = planned_trials(spec)
     needs = needs_of(trials)
-    machine = machine or look_here(spec, needs)
+    machine = starting(spec, needs, machine)
     checks = judged([*needs, *([capacity_of(trials)] if spec.compute.address == "local" else [])], [machine])
-    found = merged([*checks, *unreachable(trials, needs, checks=False)])
+    found = merged([*checks, *not_judged(needs, machine), *unreachable(trials, needs, checks=False)])
     first = [check for check in found if check.what.startswith(("data", "weights"))]
     return [*first, _python(), *(check for check in found if check not in first), *_services(spec, machine, stated=True)]
 

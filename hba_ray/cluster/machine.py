@@ -39,6 +39,9 @@ class Machine:
         disk: free where runs are stored; `cache` where the hub's files are.
         fetched: those of the models that were asked about whose files are here.
         variables: names of environment variables that are set to something.
+        leads: whether the process is here that leads a run, from the first step to the last.
+        tasks: whether Ray places tasks of a run here.
+        workers: of a run that Ray can place here; None is all of them, as where it has no other machine.
     """
 
     name: str
@@ -50,6 +53,9 @@ class Machine:
     packages: Mapping[str, str] = field(default_factory=dict)
     fetched: frozenset[str] = frozenset()
     variables: frozenset[str] = frozenset()
+    leads: bool = True
+    tasks: bool = True
+    workers: int | None = None
 
     def version(self, package: str) -> str | None:
         """The version of a package that is installed; None where it is not."""

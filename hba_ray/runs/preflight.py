@@ -57,8 +57,18 @@ def look_here(spec: ExperimentSpec, needs: Sequence[Need], *, hidden: Collection
     return look(spec.compute.storage, models=models, hidden=hidden)
 
 
+def starting(spec: ExperimentSpec, needs: Sequence[Need], machine: Machine | None = None) -> Machine:
+    """The machine on which a run is started; where its workers are on a cluster, it only leads.
+
+    Args:
+        machine: what is held to be here; looked at by default.
+    """
+    here = machine or look_here(spec, needs)
+    return here if spec.compute.address == "local" or not spec.compute.workers else replace(here, tasks=False, workers=0)
+
+
 def judged(needs: Sequence[Need], machines: Sequence[Machine]) -> list[Check]:
-    """Every need held against the machines: those of one kind of a cluster, or this one.
+    """Every need held against those machines on which what needs it would be done.
 
     Of several machines that lack the same, one is named. What is written lies on the first one's disk, or on one that all see.
     """
@@ -66,13 +76,20 @@ def judged(needs: Sequence[Need], machines: Sequence[Machine]) -> list[Check]:
 
 
 def _on_each(needs: Sequence[Need], machines: Sequence[Machine]) -> list[Check]:
-    """Needs, those of room on disks aside, held against each machine; of several, the one that a check is of is named."""
+    """Needs, those of room on disks aside, held against the machines that they concern; of several, that of a check is named."""
     checks = []
     for machine in machines:
         on = f" (on {machine.name})" if len(machines) > 1 else ""
-        held = [need.check(machine) for need in needs if not isinstance(need, Room)]
+        held = [need.check(machine) for need in needs if not isinstance(need, Room) and need.concerns(machine)]
         checks += [replace(check, found=check.found + on) for check in held]
     return merged(checks)
+
+
+def not_judged(needs: Sequence[Need], machine: Machine) -> list[Check]:
+    """What is needed on other machines than this one, which only leads the run: it is told, and nothing is missing yet."""
+    later = "needed on the cluster's machines, which are looked at when a run has joined them"
+    checks = (need.check(machine) for need in needs if not need.concerns(machine))
+    return [replace(check, found=f"{check.found}; {later}", way_out="") for check in checks]
 
 
 def capacity_of(trials: Sequence[Experiment], there: tuple[float, float] | None = None) -> Capacity:
@@ -135,15 +152,23 @@ def check_first(trials: Sequence[Experiment], *, uses_ray: bool, machine: Machin
     check_storage(Storage(compute.storage).folder, by_several=compute.address != "local")
     if compute.address == "local" and uses_ray:
         needs.append(capacity_of(trials))
-    checks = judged(needs, [machine or look_here(trials[0].spec, needs)])
+    checks = judged(needs, [starting(trials[0].spec, needs, machine)])
     refuse(merged([*checks, *unreachable(trials, needs)]))
 
 
-def check_nodes(trials: Sequence[Experiment], there: tuple[float, float]) -> None:
+def check_nodes(
+    trials: Sequence[Experiment],
+    there: tuple[float, float],
+    *,
+    head_leads: bool = False,
+    machines: Sequence[Machine] | None = None,
+) -> None:
     """The same for the machines of a cluster that was joined, as far as they are up; those that start later are not looked at.
 
     Args:
         there: CPUs and GPUs of the cluster at its largest.
+        head_leads: whether the trials' own drivers are on the cluster's head.
+        machines: of the cluster; looked at by default.
 
     Raises:
         EnvironmentMissing: names all that is missing on them.
@@ -152,7 +177,8 @@ def check_nodes(trials: Sequence[Experiment], there: tuple[float, float]) -> Non
 
     needs = [need for need in needs_of(trials) if not isinstance(need, Data)]
     if needs:
-        machines = look_at_nodes(partial(look_here, trials[0].spec, needs))
+        spec = trials[0].spec
+        machines = machines or look_at_nodes(partial(look_here, spec, needs), spec.compute, head_leads=head_leads)
         refuse([*_on_each(needs, machines), capacity_of(trials, there).check(machines[0])])
 
 
@@ -180,7 +206,7 @@ def in_a_line(trials: Sequence[Experiment], machine: Machine | None = None) -> s
     if not needs:
         return "nothing is left to do"
     needs += [capacity_of(trials)] if trials[0].spec.compute.address == "local" else []
-    checks = judged(needs, [machine or look_here(trials[0].spec, needs)])
+    checks = judged(needs, [starting(trials[0].spec, needs, machine)])
     missing = [check.what for check in checks if check.state == "missing"]
     return (
         f"missing here for a run: {', '.join(missing)}; `hba doctor SPEC` says more"

@@ -118,7 +118,7 @@ def _runner(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[RunAssignme
     with ray_session(spec.compute, plan.folder / "logs", rollouts=cpus_needed(spec).total) as session:
         check_store(spec.tracking, session)
         if spec.compute.address != "local":
-            check_nodes(plan.trials, (session.cpus, session.gpus))
+            check_nodes(plan.trials, (session.cpus, session.gpus), head_leads=True)
         sweep = spec.sweep
         at_once = min(trials_at_once(trial.spec, session, sweep.concurrent if sweep else None) for trial in plan.trials)
         say(f"{len(plan.trials)} trials, {at_once} at a time")

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from hba_ray.cluster.machine import Gpu, look
+from hba_ray.cluster.machine import Gpu, Machine, look
+from hba_ray.cluster.nodes import HEAD, placed
 from hba_ray.errors import EnvironmentMissing
-from hba_ray.runs.preflight import capacity_of, check_first, in_a_line, judged, needs_of, unreachable
+from hba_ray.runs.preflight import capacity_of, check_first, check_nodes, in_a_line, judged, needs_of, not_judged, starting, unreachable
 from hba_ray.runs.sweep_plan import planned_trials
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.specs.paper import experiments_folder
 from hba_ray.steps.needs.base import Check
+from hba_ray.steps.needs.size import Fits
 from tests.helpers.experiments import small_experiment, small_sweep
 from tests.helpers.machines import machine
 
@@ -87,6 +89,70 @@ def test_a_machine_that_is_rich_enough_lacks_only_what_no_gpu_buys(tmp_path: Pat
     spec = shipped("paper/T4_multitask.yaml", tmp_path, "evaluate.baselines=[Qwen/Qwen2.5-Omni-7B]")
     missing = missing_on(spec, **facts)
     assert missing.keys() <= {"data", "packages: rl-gpu", "vLLM"} and "data" in missing  # this environment is the one for CPUs
+
+
+CLUSTER = ("compute.address=cluster:6379", "compute.workers=8")
+POOR = {"packages": {}, "memory": 4 * GIB, "cache": 10**9}
+
+
+def of_cluster(spec: ExperimentSpec, resources: dict[str, float], *, leads: bool = False, **facts: object) -> Machine:
+    return placed(machine(**facts), resources, spec.compute, head_leads=leads)
+
+
+def said_of(spec: ExperimentSpec, *machines: Machine) -> str:
+    """What is missing on the machines of a cluster that is large enough, in words; "" where nothing is."""
+    try:
+        check_nodes(planned_trials(spec), (1000.0, 1000.0), machines=machines)
+    except EnvironmentMissing as refused:
+        return str(refused)
+    return ""
+
+
+def test_a_machine_that_only_leads_needs_no_memory_weights_or_gpus_for_workers(tmp_path: Path):
+    small = {"memory": 4 * GIB, "cache": 10**9, "gpus": ONE_4090}
+    spec = shipped("base/omnisapiens_7b.yaml", tmp_path, *CLUSTER, "stages=[sft]", "model.train=all")
+    lead = starting(spec, [], machine(**small))
+    kept = {check.what for check in judged(needs_of(planned_trials(spec)), [lead]) if check.state == "missing"}
+    assert kept == {"data"}  # it reads the rows
+    told = {check.what: check for check in not_judged(needs_of(planned_trials(spec)), lead)}
+    assert told["GPU memory: training (all)"].state == told["weights: Qwen/Qwen2.5-Omni-7B"].state == "ok"
+    assert "looked at when a run has joined" in told["memory: loading the model for a GPU"].found
+    here = starting(shipped("base/omnisapiens_7b.yaml", tmp_path, "compute.workers=8", "model.train=all"), [], machine(**small))
+    assert not not_judged(needs_of(planned_trials(spec)), here)
+    with pytest.raises(EnvironmentMissing, match="loading the model for a GPU"):
+        check_first(planned_trials(shipped("base/omnisapiens_7b.yaml", tmp_path, "model.train=all")), uses_ray=True, machine=here)
+
+
+def test_a_head_without_gpus_is_not_asked_for_what_gpu_workers_need(tmp_path: Path):
+    spec = shipped("base/omnisapiens_7b.yaml", tmp_path, *CLUSTER, "stages=[sft]")
+    whole = look(str(tmp_path)).packages
+    gpus = of_cluster(spec, {"CPU": 96, "GPU": 8}, name="gpus", gpus=EIGHT_H200, memory=1024 * GIB)
+    head = of_cluster(spec, {"CPU": 8, HEAD: 1}, name="head", **{**POOR, "packages": whole})
+    assert said_of(spec, head, gpus) == ""
+    assert "packages: train" in said_of(spec, of_cluster(spec, {"CPU": 8, HEAD: 1}, **POOR), gpus)  # its CPUs may decode clips
+    assert said_of(spec, of_cluster(spec, {"CPU": 0, HEAD: 1}, **POOR), gpus) == ""  # nothing of the run is done there
+    poor = of_cluster(spec, {"CPU": 96, "GPU": 8}, name="gpus", gpus=EIGHT_H200, memory=4 * GIB)
+    assert "loading the model for a GPU" in said_of(spec, head, poor) and "(on gpus)" in said_of(spec, head, poor)
+
+
+def test_keys_are_looked_for_where_judges_are_asked(tmp_path: Path):
+    judge = "evaluate.judge={model: m, base_url: 'http://127.0.0.1:9/v1', key_env: KEY_OF_A_JUDGE}"
+    spec = shipped("base/omnisapiens_7b.yaml", tmp_path, *CLUSTER, "stages=[sft]", judge)
+    gpus = of_cluster(spec, {"CPU": 96, "GPU": 8}, gpus=EIGHT_H200, memory=1024 * GIB)
+    without = of_cluster(spec, {"CPU": 8, HEAD: 1}, leads=True)
+    assert "KEY_OF_A_JUDGE" not in said_of(spec, of_cluster(spec, {"CPU": 8, HEAD: 1}), gpus)  # who joined the cluster asks
+    assert "KEY_OF_A_JUDGE" in said_of(spec, without, gpus)  # the trials of a sweep ask from the head
+
+
+def test_processes_on_cpus_share_the_memory_of_the_machine_that_holds_them_alone(tmp_path: Path):
+    compute = {"address": "cluster:6379", "workers": 8, "cpus_per_worker": 4, "storage": str(tmp_path)}
+    spec = small_experiment(tmp_path, compute=compute, sft__batch=16)
+    (need,) = [need for need in needs_of(planned_trials(spec)) if isinstance(need, Fits) and need.what.startswith("training")]
+    assert need.times == 8
+    memory = int(2.5 * need.memory.least)
+    held = {cpus: of_cluster(spec, {"CPU": cpus}, memory=memory) for cpus in (4, 8, 16, 64)}
+    assert [(one.workers, need.check(one).state) for one in held.values()] == [(1, "ok"), (2, "ok"), (4, "missing"), (16, "missing")]
+    assert "8 times" in need.check(held[64]).found
 
 
 def test_a_baseline_that_vllm_has_no_code_for_is_named(tmp_path: Path):

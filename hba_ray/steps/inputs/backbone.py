@@ -47,7 +47,7 @@ class BackboneSteps(StepKind[Result]):
             draft.add(self, _identity(draft), what)
 
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
-        return [Weights(key, source) for key, source in _sources(spec.model)] if spec.model.backbone == "small" else []
+        return [Weights(key, source, place="lead") for key, source in _sources(spec.model)] if spec.model.backbone == "small" else []
 
     def make(self, context: Context) -> Result:
         spec, folder = context.spec, context.folder / "model"

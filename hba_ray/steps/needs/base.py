@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from hba_ray.cluster.machine import Machine
 
 GB, GIB = 1e9, 2**30
+Place = Literal["lead", "anywhere", "worker"]
+"""Where a step needs something: in the process that leads the run, on every machine that does a part of it, or where workers are."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,17 @@ class Need(ABC):
 
     Attributes:
         where: the key of the spec that asks for it.
+        place: the machines that must have it.
     """
 
     where: str
+    place: Place = field(default="anywhere", kw_only=True)
+
+    def concerns(self, machine: Machine) -> bool:
+        """Whether what needs it would be done on a machine."""
+        if self.place == "worker":
+            return machine.workers != 0
+        return machine.leads or (self.place == "anywhere" and machine.tasks)
 
     @abstractmethod
     def check(self, machine: Machine) -> Check:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hba_ray.cluster.machine import Machine
 from hba_ray.cluster.session import check_capacity, local_cpus
@@ -11,7 +11,7 @@ from hba_ray.models.size.estimates import Memory
 from hba_ray.models.size.published import MODELS
 from hba_ray.specs.sections.compute import ComputeSpec
 from hba_ray.specs.sections.model import PACKAGE, weights_of
-from hba_ray.steps.needs.base import GB, GIB, Check, Need
+from hba_ray.steps.needs.base import GB, GIB, Check, Need, Place
 from hba_ray.store.scratch import folder_here
 
 SEE_PAGE = "as its page says"
@@ -30,6 +30,7 @@ class Data(Need):
 
     root: str
     facts: str
+    place: Place = field(default="lead", kw_only=True)
 
     def check(self, machine: Machine) -> Check:
         folder = folder_here(self.root)
@@ -47,6 +48,7 @@ class Weights(Need):
     """
 
     source: str
+    place: Place = field(default="worker", kw_only=True)
 
     @property
     def title(self) -> str:
@@ -93,7 +95,7 @@ class Fits(Need):
         what: it does.
         memory: of one process.
         gpu: whether it is a GPU's memory.
-        times: processes that share it.
+        times: such processes of a run; they share the memory of a machine that holds several of them.
         way_out: what makes it smaller.
     """
 
@@ -102,21 +104,23 @@ class Fits(Need):
     gpu: bool
     times: int
     way_out: str
+    place: Place = field(default="worker", kw_only=True)
 
     def check(self, machine: Machine) -> Check:
         what = f"{'GPU ' if self.gpu else ''}memory: {self.what}"
-        told = str(self.memory) + (f", {self.times} times" if self.times > 1 else "")
+        times = self.times if machine.workers is None else min(self.times, machine.workers)
+        told = str(self.memory) + (f", {times} times" if times > 1 else "")
         if self.gpu and not machine.gpus:
             return self.said(what, f"{told}, estimated; there is no GPU here to hold it")
         place = min(machine.gpus, key=lambda gpu: gpu.memory) if self.gpu else None
         there = place.memory if place else machine.memory
         found = f"{told}, estimated; {f'{place.name} has' if place else 'free are'} {there / GIB:.1f} GiB"
-        return self.said(what, found, self.way_out if self.times * self.memory.least > there > 0 else "")
+        return self.said(what, found, self.way_out if times * self.memory.least > there > 0 else "")
 
 
 @dataclass(frozen=True)
 class Room(Need):
-    """Room on the disk of runs for what a step writes.
+    """Room on the disk of runs, which all machines see, for what a step writes.
 
     Attributes:
         what: it writes.
@@ -125,6 +129,7 @@ class Room(Need):
 
     what: str
     bytes: float
+    place: Place = field(default="lead", kw_only=True)
 
     def check(self, machine: Machine) -> Check:
         return rooms([self], machine)

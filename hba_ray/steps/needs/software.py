@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from hba_ray.descriptors.environments import ENVIRONMENTS, built_python, default
 from hba_ray.models.size.published import MODELS, THINKER_ALONE
 from hba_ray.specs.sections.compute import ComputeSpec
 from hba_ray.specs.sections.descriptors import Stream
-from hba_ray.steps.needs.base import Check, Need
+from hba_ray.steps.needs.base import Check, Need, Place
 from hba_ray.store.scratch import folder_here
 
 FIRST = 4
@@ -51,6 +51,7 @@ class Vllm(Need):
 
     gpu: bool
     otherwise: str
+    place: Place = field(default="worker", kw_only=True)
 
     def check(self, machine: Machine) -> Check:
         extra, wanted = ("rl-gpu", "GPU") if self.gpu else ("rl-cpu", "CPU")
@@ -80,6 +81,7 @@ class Architecture(Need):
 
     model: str
     architecture: str | None
+    place: Place = field(default="worker", kw_only=True)
 
     def check(self, machine: Machine) -> Check:
         what = f"vLLM's code for {self.model}"
@@ -130,6 +132,7 @@ class Variable(Need):
 
     name: str
     way_out: str
+    place: Place = field(default="lead", kw_only=True)
 
     def check(self, machine: Machine) -> Check:
         there = self.name in machine.variables
