@@ -172,21 +172,44 @@ def run_grpo(job: GrpoJob, say: Say) -> None:
         _release(job.spec)
 
 
+def prepare(job: GrpoJob, backbone: str, sft: Path | None) -> None:
+    """Writes the folder that a run starts from, where it is not there yet.
+
+    Raises:
+        CheckpointError: see `checkpoints.write_start`.
+    """
+    if not job.start.exists():
+        _where_workers_are(job.spec, _write_start, job.spec, backbone, sft, job.start)
+
+
 def collect(job: GrpoJob, step: int, folder: Path) -> None:
-    """Writes the trained model of a checkpoint, by a task where the workers are: it reads some hundred GB of a large model, and a
-    cluster's head has neither their disks nor their memory.
+    """Writes the trained model of a checkpoint.
 
     Raises:
         CheckpointError: see `checkpoints.write_trained`.
     """
-    gpus = {"num_gpus": _SHARE_OF_GPU} if uses_gpu(job.spec) else {}
-    task = ray.remote(num_cpus=1, **gpus, **ANYWHERE)(_write_trained)
+    _where_workers_are(job.spec, _write_trained, job.checkpoints / f"global_step_{step}", job.start, folder)
+
+
+def _where_workers_are(spec: ExperimentSpec, do: Callable[..., None], *arguments: object) -> None:
+    """Does it in a task where the workers are: it holds a whole model, or reads hundreds of GB, and a cluster's head has neither their
+    memory nor their disks."""
+    gpus = {"num_gpus": _SHARE_OF_GPU} if uses_gpu(spec) else {}
+    task = ray.remote(num_cpus=1, **gpus, **ANYWHERE)(do)
     try:
-        ray.get(task.remote(job.checkpoints / f"global_step_{step}", job.start, folder))
+        ray.get(task.remote(*arguments))
     except RayTaskError as cause:
         if isinstance(cause.cause, HbaError):
             raise cause.cause from None
         raise
+
+
+def _write_start(spec: ExperimentSpec, backbone: str, sft: Path | None, folder: Path) -> None:
+    import torch
+
+    from hba_ray.rl.checkpoints import write_start
+
+    write_start(spec, backbone, sft, folder, dtype=torch.bfloat16 if spec.uses_bf16 else torch.float32)
 
 
 def _write_trained(checkpoint: Path, start: Path, folder: Path) -> None:

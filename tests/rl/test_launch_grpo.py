@@ -28,12 +28,12 @@ from ray.util import state
 from hba_ray.cluster.session import ray_session
 from hba_ray.data.atlas import read_rows
 from hba_ray.data.rows import Row
-from hba_ray.errors import DataError, EnvironmentMissing, HbaError, TrainingError
+from hba_ray.errors import CheckpointError, DataError, EnvironmentMissing, HbaError, TrainingError
 from hba_ray.models.backbone import load_backbone
 from hba_ray.rl.advantages import STATE_FILE
 from hba_ray.rl.checkpoints import latest_step, write_trained
 from hba_ray.rl.dataset import AtlasDataset
-from hba_ray.rl.launch import GrpoJob, _held, check_room, collect, run_grpo
+from hba_ray.rl.launch import GrpoJob, _held, check_room, collect, prepare, run_grpo
 from hba_ray.rl.records import dropped_rows
 from hba_ray.rl.settings import cpus_needed
 from hba_ray.specs import ExperimentSpec
@@ -283,6 +283,16 @@ def test_lora_trains_updates_that_vllm_samples_with_and_its_model_is_an_ordinary
     assert max(float((after[name] - before[name]).abs().max()) for name in changed) > 0.01
     (shard,) = (job.checkpoints / "global_step_3" / "actor").glob("model_*.pt")
     assert shard.stat().st_size < sum(weight.nbytes for weight in before.values()) / 4
+
+
+def test_a_task_of_the_cluster_writes_what_a_run_starts_from_and_says_why_it_cannot(cluster: Path, toy: Toy, tmp_path: Path):
+    job = GrpoJob(ExperimentSpec.model_validate(SPEC), tmp_path / "start", toy.index, tmp_path)
+    with pytest.raises(CheckpointError, match="holds no config"):
+        prepare(job, str(tmp_path), None)
+    prepare(job, str(toy.start), None)
+    before, after = (load_backbone(str(folder), dtype=torch.float32).state_dict() for folder in (toy.start, job.start))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    prepare(job, "not looked at", None)
 
 
 def test_too_few_gpus_are_told_before_anything_starts(cluster: Path):

@@ -123,19 +123,15 @@ class GrpoSteps(StepKind[GrpoResult]):
         return f"step {reached.read_text(errors='replace').strip()[:20]} of {whole}"
 
     def make(self, context: Context) -> GrpoResult:
-        import torch
-
-        from hba_ray.rl.checkpoints import check_workers, latest_step, write_start
-        from hba_ray.rl.launch import GrpoJob, clear_checkpoints, collect, run_grpo
+        from hba_ray.rl.checkpoints import check_workers, latest_step
+        from hba_ray.rl.launch import GrpoJob, clear_checkpoints, collect, prepare, run_grpo
         from hba_ray.rl.records import dropped_rows
         from hba_ray.rl.settings import steps_per_epoch
 
         spec, folder = context.spec, context.folder
         job = GrpoJob(spec, folder / "start", _read_rows(spec, context.index), folder)
         job.config()  # refuses what verl would, before anything is written
-        if not job.start.exists():
-            sft = context.folder_of("sft") / "model" if spec.grpo.init == "sft" else None
-            write_start(spec, context.backbone, sft, job.start, dtype=torch.bfloat16 if spec.uses_bf16 else torch.float32)
+        prepare(job, context.backbone, context.folder_of("sft") / "model" if spec.grpo.init == "sft" else None)
         reached = latest_step(job.checkpoints)
         if reached:
             check_workers(job.checkpoints / f"global_step_{reached}", max(1, spec.compute.workers))
