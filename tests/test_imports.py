@@ -18,6 +18,7 @@ FILES = sorted((ROOT / "hba_ray").rglob("*.py"))
 NAMES = [file.relative_to(ROOT / "hba_ray").as_posix() for file in FILES]
 
 PRIVATE_NAMES = {
+    "models/attention.py": "transformers says only under a private name what computes the attention of a loaded model",
     "cluster/ray_private.py": "what Ray offers under private names only, behind functions of ours",
     "cluster/forkable.py": "seeds of Ray's ids, and os._exit; it runs as a script, where the package may not be installed",
     "rl/patches.py": "defects of verl and vLLM, mended where they are; versions are fixed",

@@ -10,21 +10,21 @@ Letters: S positions of the sequence, N windows of a batch, W positions of its l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
-from transformers import AttentionInterface, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from hba_ray.specs.sections.model import Attention
 
-BY_WINDOWS = "sdpa_by_windows"
-"""Name under which transformers knows `attend`; one with `sdpa` in it is checked as SDPA is."""
+T = TypeVar("T")
 _LONGEST_OVER_SHORTEST = 4
 """Largest ratio of two lengths in one batch of windows: more calls cost time, and so does more padding."""
 
@@ -47,7 +47,8 @@ class WindowBatch:
         shape: (N, W).
         places_NW: position in the sequence of each place of the batch, flattened; padding repeats the window's first position.
             None where the windows lie one behind the other without padding and are the whole sequence.
-        mask_N11W: true at positions of the window, false at padding; None where there is no padding.
+        mask_N11W: what is added to scores, 0 at positions of the window and minus infinity at padding; None where there is no padding.
+            One of booleans would be turned into this in each layer.
     """
 
     shape: tuple[int, int]
@@ -69,11 +70,12 @@ class Windows:
     origin_S: Tensor | None
 
 
-def plan_windows(bounds: list[int], device: torch.device) -> Windows:
+def plan_windows(bounds: list[int], states: Tensor) -> Windows:
     """Puts windows of like length into batches.
 
     Args:
         bounds: where windows start, ascending, and the end of the last one; windows may be empty.
+        states: of the sequence; the plan is for their device and type.
     """
     windows = sorted(((end - start, start) for start, end in pairwise(bounds) if end > start), reverse=True)
     if windows and windows[0][0] == windows[-1][0]:
@@ -89,66 +91,88 @@ def plan_windows(bounds: list[int], device: torch.device) -> Windows:
         places_NW = starts_N[:, None] + steps_W * inside_NW
         origin_S[places_NW[inside_NW]] = used + inside_NW.flatten().nonzero().squeeze(1)
         used += places_NW.numel()
-        mask = None if bool(inside_NW.all()) else inside_NW[:, None, None].to(device)
-        batches.append(WindowBatch((len(lengths_N), longest), places_NW.flatten().to(device), mask))
-    return Windows(tuple(batches), origin_S.to(device))
+        mask = None if bool(inside_NW.all()) else torch.where(inside_NW, 0.0, -torch.inf)[:, None, None].to(states)
+        batches.append(WindowBatch((len(lengths_N), longest), places_NW.flatten().to(states.device), mask))
+    return Windows(tuple(batches), origin_S.to(states.device))
 
 
-def attend(
-    module: nn.Module,
-    query_1ASD: Tensor,
-    key_1ASD: Tensor,
-    value_1ASD: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    windows: Windows,
-    scaling: float,
-    dropout: float = 0.0,
-    **unused: Any,
-) -> tuple[Tensor, None]:
-    """SDPA inside windows of a sequence, under the arguments by which transformers calls attention functions.
+class WindowAttention(nn.Module):
+    """Attention of a tower's layer, by batches of windows. It takes the place of the layer's own, and has its weights and their names."""
 
-    Returns:
-        [1, S, A, D], and no attention weights.
-    """
-    parts = []
-    for batch in windows.batches:
-        q, k, v = (_in_batch(tensor[0], batch) for tensor in (query_1ASD, key_1ASD, value_1ASD))
-        seen_NAWD = F.scaled_dot_product_attention(q, k, v, attn_mask=batch.mask_N11W, dropout_p=dropout, scale=scaling)
-        parts.append(seen_NAWD.transpose(1, 2).flatten(0, 1))
-    places = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return (places if windows.origin_S is None else places.index_select(0, windows.origin_S))[None], None
+    def __init__(self, attention: nn.Module, projections: tuple[str, str, str, str]):
+        """
+        Args:
+            attention: of transformers, of either tower.
+            projections: names of its linear layers, of queries, keys, values and of what comes out.
+        """
+        super().__init__()
+        for name, child in attention.named_children():
+            self.add_module(name, child)
+        self.projections = projections
+        self.heads, self.scaling = cast(int, attention.num_heads), cast(float, attention.scaling)
+
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, rotary_pos_emb: Tensor | None = None, **unused: Any) -> Tensor:
+        """Under the arguments by which a layer of transformers calls its attention.
+
+        Args:
+            hidden_states: [S, A D].
+            cu_seqlens: where windows start, and the end of the last one.
+            rotary_pos_emb: [S, D / 2] angles; None in the audio tower.
+
+        Returns:
+            [S, A D].
+        """
+        windows = _per_pass(_WINDOWS, cu_seqlens, lambda bounds: plan_windows(bounds.tolist(), hidden_states))
+        *inputs, output = (self.get_submodule(name) for name in self.projections)
+        qkv_3SAD = torch.stack([project(hidden_states) for project in inputs]).unflatten(2, (self.heads, -1))
+        if rotary_pos_emb is not None:
+            qkv_3SAD = _rotated(qkv_3SAD, rotary_pos_emb)
+        parts = []
+        for batch in windows.batches:
+            places_3PAD = qkv_3SAD if batch.places_NW is None else qkv_3SAD.index_select(1, batch.places_NW)
+            q, k, v = places_3PAD.unflatten(1, batch.shape).transpose(2, 3).unbind()
+            seen_NAWD = F.scaled_dot_product_attention(q, k, v, attn_mask=batch.mask_N11W, scale=self.scaling)
+            parts.append(seen_NAWD.transpose(1, 2).flatten(2).flatten(0, 1))
+        places = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return output(places if windows.origin_S is None else places.index_select(0, windows.origin_S))
 
 
 def join_windows(thinker: Qwen2_5OmniThinkerForConditionalGeneration) -> None:
-    """Makes both towers of a thinker, which runs SDPA, attend by batches of windows. Values stay equal up to rounding."""
-    AttentionInterface.register(BY_WINDOWS, attend)
+    """Makes the towers of a thinker attend by batches of windows where they run SDPA. Values stay equal up to rounding."""
     towers = cast(Any, thinker)
-    for tower, layers in (
-        (towers.audio_tower, [layer.self_attn for layer in towers.audio_tower.layers]),
-        (towers.visual, [block.attn for block in towers.visual.blocks]),
-    ):
-        tower.set_attn_implementation(BY_WINDOWS)
-        for layer in layers:
-            layer.register_forward_pre_hook(_give_windows, with_kwargs=True)
+    if towers.audio_tower.config._attn_implementation == "sdpa":
+        for layer in towers.audio_tower.layers:
+            layer.self_attn = WindowAttention(layer.self_attn, ("q_proj", "k_proj", "v_proj", "out_proj"))
+    if towers.visual.config._attn_implementation == "sdpa":
+        for block in towers.visual.blocks:
+            block.attn = WindowAttention(block.attn, ("q", "k", "v", "proj"))
 
 
-_PLANS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_WINDOWS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """Windows by the tensor of their bounds, which all layers of a pass share: the GPU is waited for once, not in each layer."""
+_TURNS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""(cosines, sines) of queries, keys and values, [3, S, 1, D] each, by the tensor of the angles, which all layers of a pass share."""
 
 
-def _give_windows(layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Tells a layer that its sequence is one window, so that it calls attention once, and tells `attend` which windows it has."""
-    bounds: Tensor = named["cu_seqlens"]
-    windows = _PLANS.get(bounds)
-    if windows is None:
-        windows = _PLANS[bounds] = plan_windows(bounds.tolist(), bounds.device)
-    length = (arguments[0] if arguments else named["hidden_states"]).shape[0]
-    return arguments, named | {"cu_seqlens": torch.tensor([0, length]), "windows": windows}
+def _per_pass(known: WeakTensorKeyDictionary, key: Tensor, make: Callable[[Tensor], T]) -> T:
+    """What is made of a tensor, once for as long as the tensor lives."""
+    found = known.get(key)
+    if found is None:
+        found = known[key] = make(key)
+    return found
 
 
-def _in_batch(tensor_ASD: Tensor, batch: WindowBatch) -> Tensor:
-    """[N, A, W, D]."""
-    if batch.places_NW is not None:
-        tensor_ASD = tensor_ASD.index_select(1, batch.places_NW)
-    return tensor_ASD.unflatten(1, batch.shape).transpose(0, 1)
+def _turns(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Values are turned by no angle. The two halves of a head turn towards each other, so the sine of one of them is negative."""
+    cosines, sines = angles.cos().float(), angles.sin().float()
+    ones, zeros = torch.ones_like(cosines), torch.zeros_like(sines)
+    of_cosines = torch.stack([cosines, cosines, ones]).repeat(1, 1, 2)
+    of_sines = torch.cat([torch.stack([half, half, zeros]) for half in (-sines, sines)], dim=2)
+    return of_cosines[:, :, None], of_sines[:, :, None]
+
+
+def _rotated(qkv_3SAD: Tensor, angles: Tensor) -> Tensor:
+    """Rotary position embedding of queries and keys, in fp32."""
+    cosines, sines = _per_pass(_TURNS, angles, _turns)
+    exact = qkv_3SAD.float()
+    return (exact * cosines + exact.roll(exact.shape[-1] // 2, -1) * sines).to(qkv_3SAD.dtype)

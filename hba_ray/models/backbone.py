@@ -59,8 +59,7 @@ def load_backbone(folder_or_id: str, *, dtype: torch.dtype, attention: Attention
         what = f"{len(missing)} weights of the thinker are missing and {len(wrong)} have another shape, first: {(missing + wrong)[0]}"
         raise CheckpointError(folder_or_id, what, "give a complete Qwen2.5-Omni checkpoint")
     _name_vision_marks(thinker, folder_or_id)
-    if chosen == "sdpa":
-        join_windows(thinker)
+    join_windows(thinker)
     # The spec alone says how to decode; settings in files beside the weights are ignored.
     thinker.generation_config = GenerationConfig()
     return thinker

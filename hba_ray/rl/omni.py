@@ -27,6 +27,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniPreTrainedModelForConditionalGeneration
 
 from hba_ray.data.clips import Clips, as_picture, process, video_metadata
+from hba_ray.models.attention import join_windows
 
 MEDIA_TOKENS = ("<|IMAGE|>", "<|VIDEO|>", "<|AUDIO|>")
 """Placeholders, one for each embedding of a clip."""
@@ -53,6 +54,7 @@ class OmniActor(Qwen2_5OmniForConditionalGeneration):
         # The class's own wants the talker's file of speakers, which a model without speech does not have.
         model = super(Qwen2_5OmniForConditionalGeneration, cls).from_pretrained(*args, **kwargs)
         tokenizer = AutoTokenizer.from_pretrained(args[0] if args else kwargs["pretrained_model_name_or_path"])
+        join_windows(model.thinker)
         model.unsampled_ids = (*unsampled_ids(tokenizer), *range(len(tokenizer), model.thinker.lm_head.out_features))
         return model
 

@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from hba_ray.data.clips import Clips, process
 from hba_ray.models.backbone import load_backbone, load_processor
 from hba_ray.rl.dataset import Prompt, make_prompt
 from hba_ray.rl.omni import OmniActor, drop_repeats, register_actor, unsampled_ids, verl_media
 from hba_ray.rl.parity import model_inputs, positions
+from tests.helpers.attention import Calls
 from tests.rl.conftest import Toy
 
 SIGNATURES = ("text", "text_audio", "text_video", "text_video_audio")
@@ -39,6 +40,16 @@ def test_weights_have_vllms_names_and_the_backbones_values(toy: Toy, omni: Any):
 def test_transformers_factory_makes_the_actor(toy: Toy):
     register_actor()
     assert isinstance(AutoModelForImageTextToText.from_pretrained(toy.start), OmniActor)
+
+
+@pytest.mark.parametrize(("attention", "calls"), [("sdpa", 2), ("eager", 0)])
+def test_towers_of_the_actor_attend_to_all_windows_at_once_as_those_of_the_backbone_do(toy: Toy, attention: str, calls: int):
+    config = AutoConfig.from_pretrained(toy.start, attn_implementation=attention)  # as verl gives it
+    actor, grid_thw = OmniActor.from_pretrained(toy.start, config=config), torch.tensor([[2, 20, 36]])
+    assert len(actor.thinker.visual.blocks) == 2
+    with torch.no_grad(), Calls() as seen:
+        actor.thinker.visual(torch.zeros(int(grid_thw.prod()), 3 * 2 * 14 * 14), grid_thw=grid_thw)
+    assert seen.count == calls
 
 
 @pytest.mark.parametrize("signature", SIGNATURES)
