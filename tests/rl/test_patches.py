@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("verl")
 
+from hba_ray.data.clips import ALREADY_SIZED
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.rl.launch import VERL_VARIABLES
 from hba_ray.rl.patches import PATCHES, Patch, check_versions, rows_of_one_length
@@ -28,7 +29,6 @@ DIGESTS = {
     "verl.utils.tensordict_utils.maybe_fix_3d_position_ids": "7e4d7c28b3502223",
     "verl.workers.rollout.utils.qwen2_5_vl_dedup_image_tokens": "2e117e8a2b9e3b02",
     "verl.workers.rollout.utils.get_vision_placeholder_token_ids": "a6b6784da0d29c40",
-    "vllm.model_executor.models.qwen2_5_omni_thinker.Qwen2_5OmniThinkerProcessingInfo.get_hf_processor": "e4b60f1ac826d040",
     "verl.utils.distributed.initialize_global_process_group_ray": "e9ec517a0089c3c5",
     "vllm._custom_ops._supports_onednn": "d4a69837b487a7ae",
     "verl.workers.engine.fsdp.transformer_impl.FSDPEngine._merged_lora_per_tensor_param": "505191e108ad0264",
@@ -70,9 +70,9 @@ def test_every_patch_says_why_it_is_there():
     assert all(len(patch.reason) > 20 for patch in PATCHES)
 
 
-def test_on_a_gpu_nothing_is_patched_for_speed_or_for_the_cpu():
+def test_on_a_gpu_nothing_is_patched_for_the_cpu():
     on_gpu = {patch.run.__name__ for patch in PATCHES if patch.is_needed(cpu=False)}
-    assert {"processor_of_a_request", "gloo", "distribution_name", "plain_linear_layers"}.isdisjoint(on_gpu)
+    assert {"gloo", "distribution_name", "plain_linear_layers"}.isdisjoint(on_gpu)
     assert {"processor", "actor_class", "repeated_placeholders", "unsampled_tokens"} <= on_gpu
     assert all(patch.is_needed(cpu=True) for patch in PATCHES)
 
@@ -104,6 +104,19 @@ def test_positions_of_rows_come_back_as_they_were_whatever_their_lengths(lengths
 def test_importing_the_patches_imports_neither_verl_nor_vllm():
     code = "import sys, hba_ray.rl.patches as p; p.apply(cpu=True); print({'verl', 'vllm', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+@pytest.mark.slow
+def test_vllm_reads_the_processor_once_whatever_rates_and_sizes_requests_have():
+    """Or rollouts would wait for it at each clip, as every video has a rate of its own; on a GPU above all."""
+    code = """
+from transformers import Qwen2_5OmniProcessor
+from vllm.transformers_utils.processor import get_processor_kwargs_keys, get_processor_kwargs_type
+print("keys", *get_processor_kwargs_keys(get_processor_kwargs_type(Qwen2_5OmniProcessor.__new__(Qwen2_5OmniProcessor))))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    passed_by = next(line for line in said.splitlines() if line.startswith("keys ")).split()
+    assert {*ALREADY_SIZED, "fps", "sampling_rate"} <= set(passed_by)
 
 
 def installed(**others: str):
