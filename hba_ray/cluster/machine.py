@@ -71,7 +71,8 @@ def look(storage: str, *, models: Iterable[str] = (), hidden: Collection[str] = 
         hidden: packages that count as not installed.
     """
     names = {canonicalize_name(name) for name in hidden}
-    packages = {canonicalize_name(one.name): one.version for one in metadata.distributions() if one.name}
+    stated = (one.metadata for one in metadata.distributions())  # each file of it is read and parsed when it is asked for
+    packages = {canonicalize_name(one["Name"]): one["Version"] for one in stated if "Name" in one}
     home = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub")
     return Machine(
         name=socket.gethostname(),

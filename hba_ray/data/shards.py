@@ -369,17 +369,20 @@ def _check_encoding(shard: Shard, head: bytes) -> None:
 
 
 def _json_record(line: bytes, shard: Shard, number: int) -> dict[str, Any] | DataError:
-    where = f"{shard.name} row {number}"
     if _is_too_long(line):
-        return DataError(where, f"is longer than {LONGEST_LINE >> 20} MiB", "clips lie beside the jsonl", reason="line too long")
+        what = f"is longer than {LONGEST_LINE >> 20} MiB"
+        return DataError(f"{shard.name} row {number}", what, "clips lie beside the jsonl", reason="line too long")
     try:
         record = json.loads(line)
     except UnicodeDecodeError as cause:
-        return DataError(where, f"is not UTF-8: {cause.reason} at byte {cause.start}", "write the file in UTF-8", reason="not UTF-8")
+        what = f"is not UTF-8: {cause.reason} at byte {cause.start}"
+        return DataError(f"{shard.name} row {number}", what, "write the file in UTF-8", reason="not UTF-8")
     except (ValueError, RecursionError) as cause:
         whole = line.endswith(b"\n")
         way_out = (
             "a line holds one JSON object" if whole else "the file ends in this line: it was cut off, or a line holds more than one object"
         )
-        return DataError(where, f"is not JSON: {_first_line(cause)}", way_out, reason="not JSON")
-    return record if isinstance(record, dict) else DataError(where, "is not a JSON object", reason="not JSON")
+        return DataError(f"{shard.name} row {number}", f"is not JSON: {_first_line(cause)}", way_out, reason="not JSON")
+    if not isinstance(record, dict):
+        return DataError(f"{shard.name} row {number}", "is not a JSON object", reason="not JSON")
+    return record

@@ -158,16 +158,16 @@ def _remembered(memory: Path | None) -> dict[Key, str]:
     return known
 
 
-def stamp(path: Path) -> str:
+def stamp(path: str | Path) -> str:
     """Size and time of change of a file; "gone" where there is none."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return GONE
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def stamps(paths: Sequence[Path]) -> list[str]:
+def stamps(paths: Sequence[str | Path]) -> list[str]:
     """The stamps of many files, in their order; several threads ask for them, since a shared disk answers slowly but many at once."""
     share = max(1, -(-len(paths) // STAMP_READERS))
     with ThreadPoolExecutor(STAMP_READERS) as pool:

@@ -94,7 +94,7 @@ def thinker_of(config: Any, dtype: torch.dtype, device: str, attention: Attentio
     finally:
         torch.set_default_dtype(before)
     thinker.set_attn_implementation(chosen)
-    if chosen == "sdpa" and joined:
+    if joined:
         join_windows(thinker)
     return thinker.eval()
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,25 +9,7 @@ from safetensors.torch import load_file
 
 from hba_ray.errors import CheckpointError
 from hba_ray.rl.shards import TensorFiles, gather, pieces, wholes
-from tests.helpers.sharded import write_sharded
-
-MERGE = """
-import re, sys
-from pathlib import Path
-import torch.distributed.tensor  # which the shards would import, and it is not they that are measured
-from hba_ray.rl import shards
-
-def peak() -> int:
-    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-
-Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-before, checkpoint, out = peak(), Path(sys.argv[1]), Path(sys.argv[2])
-files = shards.TensorFiles(out, shards.wholes(checkpoint), file_bytes=200_000_000)
-for piece in shards.pieces(checkpoint):
-    files.put(piece)
-    del piece
-print(peak() - before)
-"""
+from tests.helpers.sharded import peak_of_merging, write_sharded
 
 
 def test_merging_takes_less_memory_than_one_and_a_half_shards(tmp_path: Path):
@@ -37,10 +17,7 @@ def test_merging_takes_less_memory_than_one_and_a_half_shards(tmp_path: Path):
     tensors = {f"thinker.{i}": (torch.full((1000, 8000), float(i)), 0) for i in range(10)}
     largest = write_sharded(tmp_path / "actor", tensors, world=4)
     (tmp_path / "out").mkdir()
-    command = [sys.executable, "-c", MERGE, str(tmp_path / "actor"), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    print(f"largest shard {largest / 1e6:.0f} MB, peak {int(done.stdout) / 1e6:.0f} MB above the start")
-    assert int(done.stdout) < 1.5 * largest
+    assert peak_of_merging(tmp_path / "actor", tmp_path / "out") < 1.5 * largest
     made = {name: tensor for file in (tmp_path / "out").glob("*.safetensors") for name, tensor in load_file(file).items()}
     assert made.keys() == tensors.keys() and all(torch.equal(made[name], whole) for name, (whole, _) in tensors.items())
 

@@ -224,8 +224,9 @@ def _named_in(shard: Shard) -> Iterator[str]:
 
 
 def _is_inside(name: str) -> bool:
+    """Without a `Path` of each: there are hundreds of thousands of names, and a plan looks at all."""
     try:
-        return b"\0" not in name.encode() and not Path(name).is_absolute() and ".." not in Path(name).parts
+        return b"\0" not in name.encode() and not os.path.isabs(name) and ".." not in name.split(os.sep)
     except UnicodeEncodeError:
         return False
 
@@ -247,4 +248,4 @@ def _of_sources(root: Path, memory: Path) -> dict[str, Any]:
 
 def _stamped(root: Path, names: Sequence[str]) -> str | None:
     """One fingerprint of the names, sizes and times of change of clips; None where there are none."""
-    return fingerprint([*zip(names, stamps([root / name for name in names]), strict=True)]) if names else None
+    return fingerprint([*zip(names, stamps([os.path.join(root, name) for name in names]), strict=True)]) if names else None
