@@ -13,7 +13,7 @@ from hba_ray.runs.sweep_plan import planned_trials
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.specs.paper import experiments_folder
 from hba_ray.steps.needs.base import Check
-from hba_ray.steps.needs.size import Fits
+from hba_ray.steps.needs.size import Fits, Room
 from tests.helpers.experiments import small_experiment, small_sweep
 from tests.helpers.machines import machine
 
@@ -159,6 +159,17 @@ def test_a_baseline_that_vllm_has_no_code_for_is_named(tmp_path: Path):
     spec = shipped("paper/T4_multitask.yaml", tmp_path, "evaluate.baselines=[PhilipC/HumanOmniV2]")
     check = found_on(spec)["vLLM's code for PhilipC/HumanOmniV2"]
     assert check.state == "missing" and "--local-dir FOLDER" in check.way_out
+
+
+def test_checkpoints_of_low_rank_updates_by_verl_hold_the_updates_alone(tmp_path: Path):
+    def written(*words: str) -> dict[str, float]:
+        spec = shipped("base/omnisapiens_7b.yaml", tmp_path, "stages=[grpo]", "grpo.init=backbone", *words)
+        return {need.what: need.bytes / 1e9 for need in needs_of(planned_trials(spec)) if isinstance(need, Room) and need.where == "grpo"}
+
+    whole, low_rank = written(), written("grpo.lora={rank: 32}")
+    assert whole["two of verl's checkpoints"] == pytest.approx(2 * 12 * 8.93, rel=0.01)
+    assert low_rank["two of verl's checkpoints"] == pytest.approx(2 * 12 * 0.0807, rel=0.01)
+    assert whole["the model before and after"] == low_rank["the model before and after"] == pytest.approx((2 + 4) * 8.93, rel=0.01)
 
 
 def test_few_cpus_are_named_with_what_verl_holds(tmp_path: Path):

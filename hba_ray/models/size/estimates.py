@@ -199,8 +199,8 @@ def sft_checkpoint_bytes(shape: Shape, model: ModelSpec) -> float:
 
 
 def grpo_checkpoint_bytes(shape: Shape, rank: int | None = None) -> float:
-    """Bytes of a checkpoint of verl: all weights, and both moments of what is trained, in fp32."""
-    return 4 * shape.weights + ADAM_BYTES * (shape.weights if rank is None else low_rank_weights(shape.text, rank))
+    """Bytes of a checkpoint of verl: what is trained, and both moments of it, in fp32. That of low-rank updates holds no other weights."""
+    return (4 + ADAM_BYTES) * (shape.weights if rank is None else low_rank_weights(shape.text, rank))
 
 
 @dataclass(frozen=True)

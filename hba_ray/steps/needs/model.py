@@ -194,9 +194,8 @@ def reinforcement_needs(spec: ExperimentSpec) -> Iterator[Need]:
     what = "updates of all weights" if rank is None else "low-rank updates by verl"
     yield Fits("grpo", what, reinforcement_memory(shape, row, on, rank), gpu, 1 if gpu else on.count, way_out)
     yield from serving_needs(spec, shape, "grpo.rollout_memory", spec.grpo.rollout_memory, spec.grpo.tensor_parallel)
-    whole = 4 * shape.weights
     yield Room("grpo", "two of verl's checkpoints", 2 * grpo_checkpoint_bytes(shape, rank))
-    yield Room("grpo", "the model before and after", 2 * whole)
+    yield Room("grpo", "the model before and after", (on.bytes + 4) * shape.weights)  # it is trained in fp32
 
 
 def serving_needs(spec: ExperimentSpec, shape: Shape, where: str, share: float, parallel: int = 1) -> Iterator[Need]:
