@@ -59,7 +59,7 @@ def state_in(folder: Path) -> State | None:
     return None if checkpoint is None else state_of(checkpoint)
 
 
-def launch_sft(job: StageJob, folder: Path) -> TrainedStage:
+def launch_stage(job: StageJob, folder: Path) -> TrainedStage:
     """Runs a stage to its end, from where an earlier attempt in `folder` stopped, whether that one ran on Ray or without.
 
     Raises:

@@ -33,7 +33,7 @@ from hba_ray.training.bam_inputs import Attach, Describe, describe_rows, streame
 from hba_ray.training.bam_job import BamJob, Outset, Supply, TrainedBam, finished, optimizer_of, save_trained
 from hba_ray.training.deepspeed import deepspeed_settings, join_process_group, wrap
 from hba_ray.training.hooks import CheckpointStore, fit_from_newest
-from hba_ray.training.launch import launch_sft, state_in
+from hba_ray.training.launch import launch_stage, state_in
 from hba_ray.training.loop import Feed, MakeBatches, Run, State
 from hba_ray.training.sft import is_rank_zero, whole
 
@@ -245,7 +245,7 @@ def _train_dataset(live: LiveJob, folder: Path, work: Path) -> tuple[TrainedBam,
     if before is not None:
         state = state_in(work)
         return before, [] if state is None else state.drops
-    stage = launch_sft(live, work)
+    stage = launch_stage(live, work)
     lines = list(read_lines(Path(live.log)))
     steps = [line for line in lines if "epochs_done" not in line]
     made = TrainedBam(

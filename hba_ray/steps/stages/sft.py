@@ -257,7 +257,7 @@ def _train(
         DataError: there is nothing to train on, or to score later.
     """
     from hba_ray.data.feed.order import micro_batches_per_epoch
-    from hba_ray.training.launch import launch_sft, state_in
+    from hba_ray.training.launch import launch_stage, state_in
     from hba_ray.training.sft import SftJob
 
     check_rows(index, "train")
@@ -269,7 +269,7 @@ def _train(
     with progress(name, total=total) as bar, followed(log, lambda metrics: _show(metrics, bar, context, name)):
         for line in _first_words(context, 0 if begun is None else begun.step, total, part):
             bar.say(line)
-        trained = launch_sft(job, context.folder)
+        trained = launch_stage(job, context.folder)
     write_settings(context.folder / "model", spec)
     state = trained.state
     check_some_left("train", len(index.rows_of("train")), state.drops)
