@@ -6,6 +6,7 @@ no other is made from. With a key frame a second most of the clip is sought over
 """
 
 import io
+import os
 import tempfile
 import time
 import tracemalloc
@@ -17,6 +18,7 @@ from typing import Any
 
 import av
 import numpy as np
+import psutil
 import pyarrow as pa
 import soundfile
 
@@ -26,7 +28,7 @@ from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.feed.order import Order, plan_epoch
 from hba_ray.data.feed.packing import Packing
 from hba_ray.data.feed.spread import spread_here
-from hba_ray.data.feed.stream import make_here, make_on_ray, task_bytes
+from hba_ray.data.feed.stream import TASK_ROWS, WAITING_TASKS, make_here, make_on_ray, task_bytes
 from hba_ray.data.packed import Pack
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
@@ -36,7 +38,11 @@ from hba_ray.models.tiny import build_tiny
 from hba_ray.specs import AtlasSpec, ComputeSpec, TinySpec
 
 HEIGHT, WIDTH, FRAMES, RATE = 720, 1280, 300, 30
-ROWS, COSTED_ROWS, MICRO_BATCH = 64, 8, 2
+ROWS, COSTED_ROWS, MICRO_BATCH = 192, 8, 2
+STREAMED_ROWS = 64
+"""Of a window."""
+FILLING_SECONDS = 60.0
+"""In which the loaders decode more than may wait."""
 EPOCH_ROWS = 101_964
 
 
@@ -47,7 +53,7 @@ def measure() -> Iterator[dict[str, float | str]]:
         folder = Path(name)
         settings = BatchSettings(AtlasSpec(root="-").media, ("text", "audio", "video", "image"), MICRO_BATCH)
         load = partial(load_processor, str(folder / "tiny"))
-        for group in (30, 250):
+        for group in (250, 30):
             index = _atlas(folder / str(group), _film(group), sound)
             if not (folder / "tiny").exists():
                 build_tiny(TinySpec(), folder / "tiny", index.texts("train"))
@@ -57,12 +63,15 @@ def measure() -> Iterator[dict[str, float | str]]:
             for said, rows in (("", few), (", packed", packed)):
                 cost = cpu_seconds(partial(_make_all, maker), rows) / COSTED_ROWS
                 yield {f"CPU-seconds a row, a key frame every {group}{said} (goal <= {0.02 if said else 0.15})": cost}
-        windows = plan_epoch(index, Order("train", ROWS, MICRO_BATCH))
+        windows = plan_epoch(index, Order("train", STREAMED_ROWS, MICRO_BATCH))
         with ray_session(ComputeSpec(cpus=4, storage=name, fork=True), folder / "logs"):
             stream = partial(make_on_ray, index, settings, "train", load, windows)
-            rates = {loaders: rows_a_second(stream, loaders) for loaders in (1, 2)}
-            yield {"rows/s, 2 loaders over 1 (goal >= 1.7 on two free cores)": rates[2][0] / rates[1][0]}
-            yield {"object store at most, over 2 windows a loader (goal <= 1)": rates[2][1] / (2 * task_bytes(settings.media))}
+            one, two = (streamed(stream, loaders) for loaders in (1, 2))
+            yield {"rows/s, 2 loaders over 1 (goal >= 1.7 on two free cores)": two[0] / one[0]}
+            yield {"CPU-seconds a row by 2 loaders over those by 1; what the load of the machine changes least": two[1] / one[1]}
+            yield {"load of the machine, a minute's mean": os.getloadavg()[0]}
+            filled = most_in_store(stream, loaders=2)
+            yield {"object store at most, windows a loader (goal <= 2)": WAITING_TASKS * filled / (2 * task_bytes(settings.media))}
 
 
 def planning() -> Iterator[dict[str, float | str]]:
@@ -81,7 +90,7 @@ def planning() -> Iterator[dict[str, float | str]]:
 
 
 def _make_all(maker: Callable[..., BatchMaker], index: AtlasIndex) -> list[MicroBatch]:
-    return list(make_here(maker(index=index, split="train"), plan_epoch(index, Order("train", ROWS, MICRO_BATCH))))
+    return list(make_here(maker(index=index, split="train"), plan_epoch(index, Order("train", STREAMED_ROWS, MICRO_BATCH))))
 
 
 def cpu_seconds(work: Callable[[Any], object], given: Any) -> float:
@@ -92,16 +101,35 @@ def cpu_seconds(work: Callable[[Any], object], given: Any) -> float:
     return time.process_time() - began
 
 
-def rows_a_second(stream: Callable[..., Iterator[Any]], loaders: int) -> tuple[float, float]:
-    """Rows a second once the loaders run, and the most bytes that lay in the object store."""
+def streamed(stream: Callable[..., Iterator[MicroBatch]], loaders: int) -> tuple[float, float]:
+    """Rows a second, and CPU seconds a row of all processes of Ray, once each loader has begun."""
+    batches, rows = stream(loaders=loaders), 0
+    for _ in range(loaders * TASK_ROWS // MICRO_BATCH):
+        next(batches)
+    used, began = _cpu_of_ray(), time.perf_counter()
+    for batch in batches:
+        rows += len(batch.weight)
+    return rows / (time.perf_counter() - began), (_cpu_of_ray() - used) / rows
+
+
+def _cpu_of_ray() -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in psutil.Process().children(recursive=True))
+
+
+def most_in_store(stream: Callable[..., Iterator[MicroBatch]], loaders: int) -> float:
+    """The most bytes that a stream puts into the object store while nobody takes them, beyond those that were there."""
     import ray
 
-    next(stream(loaders=loaders))
-    most, began = 0.0, time.perf_counter()
-    for _ in stream(loaders=loaders):
-        free = ray.available_resources().get("object_store_memory", 0.0)
-        most = max(most, ray.cluster_resources()["object_store_memory"] - free)
-    return ROWS / (time.perf_counter() - began), most
+    def used() -> float:
+        return ray.cluster_resources()["object_store_memory"] - ray.available_resources().get("object_store_memory", 0.0)
+
+    before, batches = used(), stream(loaders=loaders)
+    next(batches)
+    most, ends = 0.0, time.monotonic() + FILLING_SECONDS
+    while time.monotonic() < ends:
+        most = max(most, used() - before)
+        time.sleep(0.2)
+    return most
 
 
 def _film(group: int) -> bytes:

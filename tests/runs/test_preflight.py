@@ -155,6 +155,16 @@ def test_processes_on_cpus_share_the_memory_of_the_machine_that_holds_them_alone
     assert "8 times" in need.check(held[64]).found
 
 
+def test_of_a_model_whose_page_was_not_at_hand_the_size_is_told_as_counted_and_no_licence(tmp_path: Path):
+    baselines = "evaluate.baselines=[Qwen/Qwen2.5-VL-7B-Instruct, google/gemma-3-4b-it, nobody/knows]"
+    found = found_on(shipped("paper/T4_multitask.yaml", tmp_path, baselines))
+    told = [found[f"weights: {name}"].found for name in ("Qwen/Qwen2.5-Omni-7B", "Qwen/Qwen2.5-VL-7B-Instruct", "nobody/knows")]
+    assert "has it: 22.4 GB, licence Apache-2.0" in told[0]
+    assert "has it: about 16.6 GB, licence as its page says" in told[1]
+    assert "has it: size not known, licence as its page says" in told[2]
+    assert "about 8.6 GB, licence Gemma Terms of Use" in found["weights: google/gemma-3-4b-it"].found
+
+
 def test_a_baseline_that_vllm_has_no_code_for_is_named(tmp_path: Path):
     spec = shipped("paper/T4_multitask.yaml", tmp_path, "evaluate.baselines=[PhilipC/HumanOmniV2]")
     check = found_on(spec)["vLLM's code for PhilipC/HumanOmniV2"]

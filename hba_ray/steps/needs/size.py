@@ -69,8 +69,8 @@ class Weights(Need):
         except HbaError as missing:
             return self.said(what, missing.what, missing.way_out)
         known = MODELS.get(self.source)
-        size = f"{known.gigabytes:.3g} GB" if known else "size not known"
-        licence = f"licence {known.licence if known else SEE_PAGE}"
+        size = known.size if known else "size not known"
+        licence = f"licence {(known and known.licence) or SEE_PAGE}"
         if place is not None:
             files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
             total = sum(file.stat().st_size for file in files)
