@@ -1,34 +1,27 @@
 """What is wrong with the rows of an atlas, found one by one: leaks between splits, repeats, labels, files that are named and missing.
 
-`row_findings` reads texts and names alone. `content_findings` decodes clips, and so finds one that is there twice under two names or
-in two formats. No finding holds a row's text.
+`row_findings` reads texts and names alone. `content_findings` compares what clips hold once they are decoded (`check_clips`), and so
+finds one that is there twice under two names or in two formats. No finding holds a row's text.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
-
-from hba_ray.actions.check_atlas import DARK, Clips
-from hba_ray.data.atlas import AtlasIndex, read_rows
-from hba_ray.data.media import LONGEST_SECONDS, SHORTEST_SIDE, decode_audio, decode_image, decode_video
+from hba_ray.actions.check_clips import Clips, Content
+from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.repeats import PAIRS, WITHOUT_REPEATS, Leak, text_digest
 from hba_ray.data.rows import Row, contradicts, parse_row
 from hba_ray.data.shards import records
 from hba_ray.data.text import quoted, visible
-from hba_ray.descriptors.summary import SILENCE
-from hba_ray.errors import BadMedia, DataError
+from hba_ray.errors import DataError
 from hba_ray.escaping import csv_cell
 from hba_ray.report.sheets import Sheet
 
@@ -37,9 +30,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 """`error`: results would be wrong, or a run would stop; `warning`: look at it before you trust results; `note`: good to know."""
 SHARE_OFF = 0.02
 """A label whose share of its dataset is further from the published one is told."""
-_DECODED_ROWS = 16
 ROW_TWICE = "row twice"
-WHITE = 255
 
 GROUPS: dict[str, tuple[str, re.Pattern[str], Severity]] = {
     "cremad": ("actor", re.compile(r"(?:^|[/-])(\d{4})_[A-Z]{3}_[A-Z]{3}_"), "warning"),
@@ -114,31 +105,30 @@ def row_findings(index: AtlasIndex) -> list[Finding]:
     return sorted([*found, *label_findings(index)], key=_place)
 
 
-def content_findings(index: AtlasIndex, *, workers: int = 4, progress: Callable[[int], None] = lambda rows: None) -> list[Finding]:
+def content_findings(contents: Sequence[Content]) -> list[Finding]:
     """Clips that are the same once decoded, in two splits.
 
-    Every clip is decoded; silence, black pictures and clips that cannot be decoded are like no other.
+    Args:
+        contents: of all clips, in the order of the rows.
     """
-    rows = read_rows(index, range(len(index.table)))
-    splits = index.table.column("split").to_pylist()
-    where: dict[str, list[tuple[int, Row]]] = defaultdict(list)
-    done = 0
-    with ThreadPoolExecutor(workers) as pool:
-        while some := list(islice(rows, _DECODED_ROWS)):
-            for row, digests in zip(some, pool.map(_digests, some), strict=True):
-                if isinstance(row, Row):
-                    for digest in digests:
-                        where[digest].append((done, row))
-                done += 1
-                progress(done)
+    alike: dict[str, list[Content]] = defaultdict(list)
+    for one in contents:
+        alike[one.name].append(one)
     found: set[Finding] = set()
-    for alike in where.values():
+    for same in alike.values():
         for split, other in PAIRS:
-            there = next((row for line, row in alike if splits[line] == other), None)
+            there = next((one for one in same if one.split == other), None)
             found |= {
-                Finding("error", "content in two splits", row.dataset.id, f"{split}, {other}", row.sample_id, _same_as(there))
-                for line, row in alike
-                if there is not None and splits[line] == split
+                Finding(
+                    "error",
+                    "content in two splits",
+                    one.dataset,
+                    f"{split}, {other}",
+                    one.sample_id,
+                    _same_as(there.dataset, there.sample_id),
+                )
+                for one in same
+                if there is not None and one.split == split
             }
     return sorted(found, key=_place)
 
@@ -266,7 +256,8 @@ def _crossing(
         one = seen[line]
         for split, other in PAIRS:
             if value is not None and one.split == split and (other, value) in first:
-                what = _same_as(first[other, value])
+                there = first[other, value]
+                what = _same_as(there.dataset.id, there.sample_id)
                 yield Finding(severity, kind, one.row.dataset.id, f"{split}, {other}", one.row.sample_id, what)
 
 
@@ -277,38 +268,8 @@ def _repeated(seen: Mapping[int, _Seen], kind: str, values: Mapping[int, Hashabl
         one = seen[line]
         before = first.setdefault((one.split, value), one.row)
         if value is not None and before is not one.row:
-            yield Finding("warning", kind, one.row.dataset.id, one.split, one.row.sample_id, _same_as(before))
+            yield Finding("warning", kind, one.row.dataset.id, one.split, one.row.sample_id, _same_as(before.dataset.id, before.sample_id))
 
 
-def _same_as(row: Row | None) -> str:
-    return "" if row is None else f"the same as of {row.dataset.id} {visible(row.sample_id)}"
-
-
-def _digests(row: Row | DataError) -> set[str]:
-    """Names of a row's clips; of one that cannot be read there are none."""
-    if isinstance(row, DataError):
-        return set()
-    clips = [(modality, clip) for modality, several in row.files.items() for clip in several]
-    return {digest for modality, clip in clips if (digest := content_digest(modality, clip))}
-
-
-def content_digest(modality: str, clip: bytes | Path) -> str | None:
-    """A name for what is seen or heard: the first and last frame of a video, the pixels of an image, the samples of a sound.
-
-    Formats without loss give the same name. None for silence and for a black picture, since two of them are alike without being the
-    same recording, and for what cannot be decoded.
-    """
-    try:
-        if modality == "audio":
-            samples_T = decode_audio(clip, LONGEST_SECONDS, where="clip")
-            return None if np.abs(samples_T).max() < SILENCE else _name(modality, np.round(samples_T * 2**15).astype(np.int32))
-        frames = (
-            decode_video(clip, 2, SHORTEST_SIDE**2, where="clip")[0] if modality == "video" else decode_image(clip, 1 << 20, where="clip")
-        )
-        return None if frames.max() <= DARK * WHITE else _name(modality, frames)
-    except BadMedia:
-        return None
-
-
-def _name(modality: str, values: np.ndarray) -> str:
-    return f"{modality}-{hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()[:32]}"
+def _same_as(dataset: str, sample_id: str) -> str:
+    return f"the same as of {dataset} {visible(sample_id)}"

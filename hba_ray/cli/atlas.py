@@ -76,15 +76,14 @@ def check_atlas(
 def _decode(index: AtlasIndex, spec: ExperimentSpec) -> tuple[list[Finding], bool]:
     """What is wrong with the clips once they are decoded, and whether one of them, or its row, cannot be read."""
     from hba_ray.actions.atlas_health import clip_findings, content_findings
-    from hba_ray.actions.check_atlas import check_clips_of, clip_sheet
+    from hba_ray.actions.check_atlas import clip_sheet
+    from hba_ray.actions.check_clips import check_clips_of
     from hba_ray.progress import progress
 
     with progress("decode", total=len(index.table)) as bar:
-        checked, unreadable = check_clips_of(spec, index, bar.reach, places=sys.maxsize)
-    show_sheet(clip_sheet(checked, unreadable))
-    with progress("compare", total=len(index.table)) as bar:
-        same = content_findings(index, progress=bar.reach)
-    return [*clip_findings(checked), *same], bool(unreadable or any(one.bad for one in checked))
+        clips, unreadable, contents = check_clips_of(spec, index, bar.reach, places=sys.maxsize)
+    show_sheet(clip_sheet(clips, unreadable))
+    return [*clip_findings(clips), *content_findings(contents)], bool(unreadable or any(one.bad for one in clips))
 
 
 def _show_findings(findings: list[Finding], file: Path) -> None:

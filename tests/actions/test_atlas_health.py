@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from hba_ray.actions.atlas_health import Finding, clip_findings, content_findings, label_findings, row_findings, write_findings
-from hba_ray.actions.check_atlas import check_clips
+from hba_ray.actions.check_clips import check_clips
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.data.rows import SCHEMA
 from hba_ray.data.tasks import SPLITS
@@ -69,9 +69,9 @@ def write(folder: Path, rows: Rows, layout: str) -> AtlasIndex:
 
 
 def found_in(index: AtlasIndex) -> list[Finding]:
-    clips, _ = check_clips(index, SPLITS, MediaSpec(), places=1000)
+    clips, _, contents = check_clips(index, SPLITS, MediaSpec(), places=1000)
     own = [one for one in row_findings(index) if one.kind != "labels"]  # of a few rows the shares are off in any case
-    return [*own, *content_findings(index), *clip_findings(clips)]
+    return [*own, *content_findings(contents), *clip_findings(clips)]
 
 
 def same_id(rows: Rows) -> None:

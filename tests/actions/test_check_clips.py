@@ -1,6 +1,7 @@
 """Every clip is decoded; damage, silence and lengths are counted by dataset and modality."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hba_ray.actions.check_atlas import check_clips
+from hba_ray.actions.check_clips import check_clips
 from hba_ray.data.atlas import build_index
 from hba_ray.data.tasks import SPLITS
 from hba_ray.specs import AtlasSpec, MediaSpec
@@ -25,7 +26,7 @@ def test_bad_and_silent_clips_are_counted_and_named(toy, tmp_path: Path):
     films[0].write_bytes(films[0].read_bytes()[:500])
     films[1].unlink()
     told: list[int] = []
-    found, unreadable = check_clips(index, SPLITS, MediaSpec(), told.append)
+    found, unreadable, _ = check_clips(index, SPLITS, MediaSpec(), told.append)
     clips = {(one.dataset, one.modality): one for one in found}
     assert told == sorted(told) and (told[0], told[-1]) == (0, len(index.table))
     sound, film = clips["toy_tone", "audio"], clips["toy_nod", "video"]
@@ -50,7 +51,7 @@ def test_black_short_and_long_clips_are_named_but_not_more_than_asked_for(toy, t
         for _ in range(5):
             made.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), 6, np.uint8), format="rgb24")))
         made.mux(stream.encode())
-    found, _ = check_clips(index, SPLITS, MediaSpec(audio_seconds=0.5), places=3)
+    found, *_ = check_clips(index, SPLITS, MediaSpec(audio_seconds=0.5), places=3)
     clips = {(one.dataset, one.modality): one for one in found}
     sound, film = clips["toy_tone", "audio"], clips["toy_nod", "video"]
     assert film.black == 1 and [place.partition(": ")[2] for place in film.places] == ["the video is black"]
@@ -61,6 +62,8 @@ def test_black_short_and_long_clips_are_named_but_not_more_than_asked_for(toy, t
 def test_an_interrupted_check_goes_on_where_it_was_and_finds_the_same(toy, tmp_path: Path):
     index, kept = build_index(AtlasSpec(root=str(toy.jsonl)), toy.jsonl), tmp_path / "check.jsonl"
     whole = check_clips(index, SPLITS, MediaSpec(audio_seconds=0.5))
+    named = Counter(one.name.partition("-")[0] for one in whole.contents)
+    assert named.keys() == {"audio", "video"} and min(named.values()) > 30  # the same decoding names what the clips hold
 
     def interrupted(work: Any, parts: Any) -> Any:
         yield from map(work, parts[:3])
