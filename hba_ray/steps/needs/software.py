@@ -41,6 +41,24 @@ class Packages(Need):
 
 
 @dataclass(frozen=True)
+class Verl(Need):
+    """verl's files, of which the process that leads composes the configuration; it does not care which vLLM is beside them.
+
+    Attributes:
+        extra: that brings them.
+    """
+
+    extra: str
+    place: Place = field(default="lead", kw_only=True)
+
+    def check(self, machine: Machine) -> Check:
+        there = machine.version("verl")
+        return self.said(
+            "verl's configuration", f"of verl {there}" if there else "verl is not installed", "" if there else install(self.extra)
+        )
+
+
+@dataclass(frozen=True)
 class Vllm(Need):
     """The build of vLLM for the device.
 

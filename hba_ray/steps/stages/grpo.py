@@ -22,7 +22,7 @@ from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import losses
 from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.model import Rows, reinforcement_needs
-from hba_ray.steps.needs.software import Packages
+from hba_ray.steps.needs.software import Packages, Verl
 from hba_ray.steps.needs.work import grpo_work
 from hba_ray.steps.stages.resume import begins, mention, without_gradients
 from hba_ray.store.folders import append_line, keep_lines, read_lines
@@ -106,8 +106,9 @@ class GrpoSteps(StepKind[GrpoResult]):
         draft.add(self, identity, what, resources=needs, uses_ray=True)
 
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
-        gpu = spec.compute.gpus_per_worker > 0
-        yield Packages("grpo", "rl-gpu" if gpu else "rl-cpu")
+        extra = "rl-gpu" if spec.compute.gpus_per_worker else "rl-cpu"
+        yield Verl("grpo", extra)
+        yield Packages("grpo", extra, place="worker")
         yield from backbone.needs_weights(spec)
         yield from reinforcement_needs(spec)
 
