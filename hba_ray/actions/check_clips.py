@@ -89,7 +89,7 @@ class Checked:
     contents: list[Content] = field(default_factory=list)
 
 
-class Decoded(NamedTuple):
+class CheckedClips(NamedTuple):
     """What was found in all rows.
 
     Attributes:
@@ -116,7 +116,7 @@ def check_clips(
     spread: Spread = spread_here,
     kept: Path | None = None,
     part_rows: int = 64,
-) -> Decoded:
+) -> CheckedClips:
     """Decodes the sound of every clip whole, of every video the frames that a model would be shown, and its last one, every image.
 
     Args:
@@ -131,7 +131,7 @@ def check_clips(
     return _together(through_rows(index, splits, work, _CHECKED, progress, spread=spread, kept=kept, part_rows=part_rows), places)
 
 
-def check_clips_of(spec: ExperimentSpec, index: AtlasIndex, progress: Callable[[int], None], *, places: int = 5) -> Decoded:
+def check_clips_of(spec: ExperimentSpec, index: AtlasIndex, progress: Callable[[int], None], *, places: int = 5) -> CheckedClips:
     """`check_clips` of all splits, on all CPUs of the spec's Ray where it has workers; an interrupted check goes on where it was.
 
     Args:
@@ -162,7 +162,7 @@ def _check_rows(index: AtlasIndex, lines: Sequence[int], *, media: MediaSpec) ->
     return checked
 
 
-def _together(parts: Sequence[Checked], places: int) -> Decoded:
+def _together(parts: Sequence[Checked], places: int) -> CheckedClips:
     """All parts as one."""
     found: dict[tuple[str, str], Clips] = {}
     named: Counter[tuple[str, str, str]] = Counter()
@@ -177,7 +177,7 @@ def _together(parts: Sequence[Checked], places: int) -> Decoded:
             named[dataset, modality, finding] += 1
             if named[dataset, modality, finding] <= places:
                 found[dataset, modality].places.append(sentence)
-    return Decoded([found[key] for key in sorted(found)], dict(unreadable), [one for part in parts for one in part.contents])
+    return CheckedClips([found[key] for key in sorted(found)], dict(unreadable), [one for part in parts for one in part.contents])
 
 
 def _check(found: Clips, clip: bytes | Path, row: Row, media: MediaSpec, names: set[str]) -> Iterator[tuple[str, str]]:
