@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from hba_ray.actions.check_clips import Clips, Content
+from hba_ray.actions.check_atlas import Clips, Content
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.repeats import PAIRS, WITHOUT_REPEATS, Leak, text_digest
 from hba_ray.data.rows import Row, contradicts, parse_row

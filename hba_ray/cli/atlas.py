@@ -76,8 +76,7 @@ def check_atlas(
 def _decode(index: AtlasIndex, spec: ExperimentSpec) -> tuple[list[Finding], bool]:
     """What is wrong with the clips once they are decoded, and whether one of them, or its row, cannot be read."""
     from hba_ray.actions.atlas_health import clip_findings, content_findings
-    from hba_ray.actions.check_atlas import clip_sheet
-    from hba_ray.actions.check_clips import check_clips_of
+    from hba_ray.actions.check_atlas import check_clips_of, clip_sheet
     from hba_ray.progress import progress
 
     with progress("decode", total=len(index.table)) as bar:

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from hba_ray.actions.atlas_health import Finding, clip_findings, content_findings, label_findings, row_findings, write_findings
-from hba_ray.actions.check_clips import check_clips
+from hba_ray.actions.check_atlas import check_clips
 from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.data.rows import SCHEMA
 from hba_ray.data.tasks import SPLITS

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hba_ray.actions.check_clips import check_clips
+from hba_ray.actions.check_atlas import check_clips
 from hba_ray.data.atlas import build_index
 from hba_ray.data.tasks import SPLITS
 from hba_ray.specs import AtlasSpec, MediaSpec
