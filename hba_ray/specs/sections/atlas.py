@@ -199,13 +199,18 @@ class AtlasSpec(Spec):
             _check_root(self.source, self.root)
         if both := set(self.held_out) & set(self.train_also):
             raise ValueError(f"'{min(both)}' is in held_out and in train_also: it is trained on, or not")
-        if self.prompts != OUR_PROMPTS and all(part.source in (*SOURCES_READ_AS_THEY_ARE, "own") for part in self.parts):
-            raise ValueError("prompts names a file, and no source is a corpus that is converted: leave it out")
+        if self.prompts != OUR_PROMPTS and not self.is_converted:
+            raise ValueError("atlas.prompts names a file, and no source is a corpus that is converted: leave it out")
         if "text" not in self.modalities:
             raise ValueError("modalities must contain text: the question itself is text")
         if self.datasets is not None and not self.datasets:
             raise ValueError("datasets is empty; leave it out to use all of them")
         return self
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether any source is a corpus as its publishers give it, whose rows get their prompts here."""
+        return any(part.source not in (*SOURCES_READ_AS_THEY_ARE, "own") for part in self.parts)
 
     @property
     def parts(self) -> tuple[SourceSpec, ...]:

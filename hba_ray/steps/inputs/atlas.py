@@ -12,7 +12,7 @@ from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError, SpecError
 from hba_ray.progress import progress
 from hba_ray.specs import AtlasSpec, ExperimentSpec, fingerprint, identity_values
-from hba_ray.specs.sections.atlas import OUR_PROMPTS, SourceSpec, Split
+from hba_ray.specs.sections.atlas import SourceSpec, Split
 from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.held_out import held_out, untrained
 from hba_ray.steps.inputs.drops import count_drops
@@ -182,7 +182,7 @@ def _identity(draft: Draft) -> dict[str, Any]:
     chosen = identity_values(
         atlas, exclude={"root", "media", "modalities", "toy", "held_out", "prompts"}
     )  # named below, or by the steps that use them
-    if atlas.prompts != OUR_PROMPTS:
+    if atlas.is_converted:
         chosen["prompts"] = load_prompts(atlas.prompts).identity()
     if atlas.held_out:
         chosen["held_out"] = list(atlas.held_out)
