@@ -69,11 +69,11 @@ def test_filled_in_it_has_no_blank_and_is_sound(target: Target, storage: str, qu
     assert ("/shared" in text) == (storage == "/shared/runs")
 
 
-def test_workers_come_from_zero_and_the_head_does_no_work():
+def test_workers_come_when_there_is_work_and_the_head_does_none():
     config = cluster_config(infra(**FILLED), "aws")
     assert config["available_node_types"]["head"]["resources"] == {"CPU": 0} and config["max_workers"] == 4
     gpu = config["available_node_types"]["gpu"]
-    assert (gpu["min_workers"], gpu["max_workers"], gpu["resources"]) == (0, 4, {"CPU": 64, "GPU": 8})
+    assert (gpu["min_workers"], gpu["max_workers"], gpu["resources"]) == (1, 4, {"CPU": 64, "GPU": 8})
     assert gpu["docker"] == {"worker_image": "registry.example/hba:gpu"} and config["docker"]["head_image"] == "registry.example/hba:cpu"
     assert "InstanceMarketOptions" in gpu["node_config"]
     on_demand = cluster_config(infra(**FILLED, spot=False), "aws")["available_node_types"]["gpu"]
@@ -86,7 +86,7 @@ def test_a_job_in_a_queue_is_admitted_whole_and_one_without_grows():
     cluster = waiting["spec"]["rayClusterSpec"]
     assert "enableInTreeAutoscaling" not in cluster and cluster["workerGroupSpecs"][0]["replicas"] == 4
     cluster = growing["spec"]["rayClusterSpec"]
-    assert cluster["enableInTreeAutoscaling"] is True and cluster["workerGroupSpecs"][0]["replicas"] == 0
+    assert cluster["enableInTreeAutoscaling"] is True and cluster["workerGroupSpecs"][0]["replicas"] == 1
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -127,7 +127,7 @@ SPOILT: dict[str, tuple[Target, str, str, str]] = {
         "volume smh",
     ),
     "a claim that is not there": ("kubernetes", "claimName: hba-mlflow-records", "claimName: records", "PersistentVolumeClaim records"),
-    "more nodes than there may be": ("kubernetes", "replicas: 0", "replicas: 9", "replicas is not between"),
+    "more nodes than there may be": ("kubernetes", "replicas: 1", "replicas: 9", "replicas is not between"),
     "no YAML": ("kubernetes", "kind: RayJob", "kind: [RayJob", "is no YAML"),
     "a quote that does not end": ("slurm", 'hba run "$@"', 'hba run "$@', "unexpected EOF"),
 }
