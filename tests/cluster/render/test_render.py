@@ -127,7 +127,7 @@ SPOILT: dict[str, tuple[Target, str, str, str]] = {
         "volume smh",
     ),
     "a claim that is not there": ("kubernetes", "claimName: hba-mlflow-records", "claimName: records", "PersistentVolumeClaim records"),
-    "more nodes than there may be": ("kubernetes", "replicas: 1\n      minReplicas", "replicas: 9\n      minReplicas", "replicas is not between"),
+    "more nodes than there may be": ("kubernetes", "replicas: 1\n      min", "replicas: 9\n      min", "replicas is not between"),
     "no YAML": ("kubernetes", "kind: RayJob", "kind: [RayJob", "is no YAML"),
     "a quote that does not end": ("slurm", 'hba run "$@"', 'hba run "$@', "unexpected EOF"),
 }
