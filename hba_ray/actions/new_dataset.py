@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.tables import read_text
-from hba_ray.data.tasks import CLASS_TASKS, Task
-from hba_ray.data.text import comparable
+from hba_ray.convert.corpora.own import records
+from hba_ray.convert.tables import is_name
+from hba_ray.data.tasks import CLASS_TASKS, Task, find_dataset
+from hba_ray.data.text import comparable, visible
 from hba_ray.errors import DataError
 from hba_ray.specs.reading.yaml_text import dump_yaml
 from hba_ray.specs.sections.own import DECLARATION
@@ -21,7 +19,6 @@ from hba_ray.store.folders import write_text
 
 MOST_LABELS = 40
 """A column with more different values holds open answers."""
-ROWS_LOOKED_AT = 2000
 _SUFFIXES = {
     "video": (".mp4", ".mkv", ".webm", ".avi", ".mov"),
     "audio": (".wav", ".flac", ".mp3", ".ogg", ".m4a"),
@@ -44,19 +41,22 @@ def new_dataset(folder: Path) -> tuple[Path, dict[str, int]]:
         the file, and the labels with their rows; empty for open answers.
 
     Raises:
-        DataError: there is a declaration already, no csv or jsonl, or several; or no column could be the answer.
+        DataError: there is a declaration already, no csv or jsonl, or several; no column could be the answer, or all rows have one label.
     """
     target = folder / DECLARATION
     if target.exists():
         raise DataError(str(target), "is there already", "edit it, or move it away", reason="two versions")
     file = _file(folder)
-    records = _records(file)
-    columns = guess_columns(folder, records)
+    rows = _rows(file)
+    columns = guess_columns(folder, rows)
     if "answer" not in columns:
-        what = f"has no column that could be the label or the answer: {', '.join(records[0])}"
+        what = f"has no column that could be the label or the answer: {', '.join(rows[0])}"
         raise DataError(str(file), what, "give it one named label or answer", reason="missing column")
-    values = Counter(comparable(str(record.get(columns["answer"]) or "")) for record in records)
-    labels = {label: rows for label, rows in values.most_common() if label} if len(values) <= MOST_LABELS else {}
+    values = Counter(comparable(str(row.get(columns["answer"]) or "")) for row in rows)
+    labels = {label: number for label, number in values.most_common() if label} if len(values) <= MOST_LABELS else {}
+    if len(labels) == 1 and _task_of(labels) is None:
+        what = f"all rows have the same value in column '{columns['answer']}', and a task has two labels or more"
+        raise DataError(str(file), what, "name the column of the labels label", reason="one label")
     write_text(target, _declaration(folder, file, columns, labels))
     return target, labels
 
@@ -69,7 +69,7 @@ def guess_columns(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[st
         values = [str(record[name]) for record in records if record.get(name)]
         for modality, suffixes in _SUFFIXES.items():
             are_files = values and all(Path(value).suffix.lower() in suffixes for value in values)
-            if are_files and modality not in found and (folder / values[0]).is_file():
+            if are_files and modality not in found and all(map(is_name, Path(values[0]).parts)) and (folder / values[0]).is_file():
                 found[modality] = name
     for what, words in _NAMES.items():
         free = [name for name in names if name not in found.values()]
@@ -92,19 +92,24 @@ def _file(folder: Path) -> Path:
     return files[0]
 
 
-def _records(file: Path) -> list[dict[str, Any]]:
-    text = read_text(file)
-    if file.suffix.lower() == ".csv":
-        found: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))[:ROWS_LOOKED_AT]
-    else:
-        try:
-            found = [json.loads(line) for line in text.splitlines()[:ROWS_LOOKED_AT] if line.strip()]
-        except (ValueError, RecursionError) as cause:
-            raise DataError(str(file), f"is not jsonl: {cause}", "write one object a line", reason="not JSON") from None
-    records = [{str(name): value for name, value in one.items() if name is not None} for one in found if isinstance(one, dict)]
-    if not records:
-        raise DataError(str(file), "holds no rows", "give it a header and rows", reason="no rows")
-    return records
+def _rows(file: Path) -> list[Mapping[str, Any]]:
+    """The rows that can be read, as the converter will read them."""
+    found = [record for _, record in records(file, ()) if record]
+    if not found:
+        raise DataError(str(file), "holds no row that can be read", "a csv has a header, and a jsonl one object a line", reason="no rows")
+    return found
+
+
+def _id_of(folder: Path) -> str:
+    """An id for the dataset in a folder, by the folder's name."""
+    name = re.sub(r"[^a-z0-9]+", "_", folder.absolute().name.lower()).strip("_")
+    if not re.match(r"[a-z].", name):
+        return f"own_{name}"[:40]
+    try:
+        is_taken = not find_dataset(name).is_own
+    except DataError:
+        is_taken = False
+    return (f"own_{name}" if is_taken else name)[:40]
 
 
 def _task_of(labels: Mapping[str, int]) -> Task | None:
@@ -114,10 +119,8 @@ def _task_of(labels: Mapping[str, int]) -> Task | None:
 
 def _declaration(folder: Path, file: Path, columns: Mapping[str, str], labels: Mapping[str, int]) -> str:
     """The text of the file, with a comment at whatever was guessed."""
-    name = re.sub(r"[^a-z0-9]+", "_", folder.absolute().name.lower()).strip("_")
-    name = name if re.match(r"[a-z]", name) else f"own_{name}"
     known = _task_of(labels)
-    counted = ", ".join(f"{label} {rows}" for label, rows in labels.items())
+    counted = ", ".join(f"{visible(label)} {rows}" for label, rows in labels.items())
     if known is not None:
         task = f"# All labels are those of {known.name}: {counted}.\n" + dump_yaml({"task": known.id, "labels": list(labels)})
     elif labels:
@@ -132,8 +135,8 @@ def _declaration(folder: Path, file: Path, columns: Mapping[str, str], labels: M
     others = [what for what in ("video", "audio", "image", "transcript", "group", "split", "id") if what not in shown]
     return "\n".join(
         [
-            f"# Describes {file.name} to hba_ray. Guessed from the files; correct what is wrong.",
-            dump_yaml({"dataset": name[:40], "title": folder.absolute().name}).rstrip(),
+            f"# Describes {visible(file.name)} to hba_ray. Guessed from the files; correct what is wrong.",
+            dump_yaml({"dataset": _id_of(folder), "title": folder.absolute().name}).rstrip(),
             task.rstrip(),
             dump_yaml({"file": file.name}).rstrip(),
             f"# What the columns hold. Not found: {', '.join(others) or 'nothing'}.",

@@ -61,11 +61,14 @@ def clip_file(path: Path, where: str) -> Path:
     """The absolute path of a clip that is there.
 
     Raises:
-        DataError: the file is not there, or no regular file.
+        DataError: the file is not there, no regular file, or in a folder that must not be read; or no file has so long a name.
     """
-    if not path.is_file():
-        what, reason = ("is no regular file", "not a file") if path.exists() else ("is not there", "missing file")
-        raise DataError(where, f"{path} {what}", "restore the clip", reason=reason)
+    try:
+        if not path.is_file():
+            what, reason = ("is no regular file", "not a file") if path.exists() else ("is not there", "missing file")
+            raise DataError(where, f"{path} {what}", "restore the clip", reason=reason)
+    except OSError as cause:
+        raise DataError(where, f"{path} cannot be looked at: {cause.strerror}", "restore the clip", reason="missing file") from None
     return path.absolute()
 
 

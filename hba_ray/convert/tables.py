@@ -86,7 +86,7 @@ def read_table(
         columns: names that must be there. Several names for one column stand in a tuple; records have the first.
 
     Raises:
-        DataError: the file cannot be read, lacks one of `columns`, is no CSV (cut off inside a quote),
+        DataError: the file cannot be read, lacks one of `columns` or has it twice, is no CSV (cut off inside a quote),
             or holds no rows.
     """
     csv.field_size_limit(_LARGEST_CELL)
@@ -113,6 +113,8 @@ def _named(path: Path, found: list[str], columns: Sequence[str | tuple[str, ...]
         if not there:
             what = f"column '{names[0]}' is missing" + (f", also as {', '.join(names[1:])}" if names[1:] else "")
             raise DataError(f"{path}, line 1", what, "use the file as published", reason="missing column")
+        if found.count(there[0]) > 1:
+            raise DataError(f"{path}, line 1", f"column '{there[0]}' is there twice", "rename one of them", reason="two columns")
         found[found.index(there[0])] = names[0]
     return found
 
@@ -136,9 +138,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         DataError: the file cannot be read, holds no rows, or a line of it is no JSON object.
     """
     is_empty = True
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
+    for number, line in lines_of(path):
         is_empty, where = False, f"{path}, line {number}"
         value = _json(line, where)
         if not isinstance(value, dict):
@@ -146,6 +146,13 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         yield number, where, value
     if is_empty:
         raise DataError(str(path), "holds no rows", "a truncated file ends like this", reason="no rows")
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number, line) of each line of a file of JSON lines that is not empty. A text in it may hold other ends of lines that
+    Unicode knows, such as U+2028, which end no line here.
+    """
+    return ((number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip())
 
 
 def _json(text: str, where: str, once: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

@@ -280,6 +280,8 @@ def _register(own: OwnDataset) -> None:
         task = TASKS[own.task]
     else:
         task = Task(own.task.id, own.task.name, own.task.metric, own.task.labels, own.task.rubric)
+        if unlike := [label for label in task.labels if comparable(label) != label]:
+            raise SpecError("task.labels", f"no answer is '{unlike[0]}' as answers are compared", f"write '{comparable(unlike[0])}'")
         if TASKS.get(task.id, task) != task:
             raise SpecError("task", f"'{task.id}' is a task already, with another name, metric or labels", "give it another id")
     labels = task.labels if own.labels is None else own.labels
@@ -379,6 +381,8 @@ def consolidate(label: str, dataset: Dataset, *, where: str, split_surprise: boo
 def find_label(label: str, dataset: Dataset, *, split_surprise: bool = False) -> str | None:
     """What `consolidate` returns; None where the dataset has no such label."""
     plain = comparable(label)
+    if plain in dataset.labels:  # a user's own may have `joy`
+        return plain
     plain = CONSOLIDATED.get(plain, plain)
     if plain in SPLIT_SURPRISE and "surprise" in dataset.labels:
         return plain if split_surprise else "surprise"

@@ -77,6 +77,13 @@ def test_a_long_cell_is_read(tmp_path: Path):
     assert [len(record["value"]) for _, record in read_table(tmp_path / "a.csv", ["value"])] == [300_000]
 
 
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("label,said,label\nrude,one,polite\n")
+    with pytest.raises(DataError, match="line 1: column 'label' is there twice"):
+        list(read_table(tmp_path / "a.csv", ["label"]))
+    assert len(list(read_table(tmp_path / "a.csv", ["said"]))) == 1
+
+
 def test_the_encoding_of_a_file_can_be_named(tmp_path: Path):
     (tmp_path / "a.txt").write_bytes("Caf\u00e9".encode("latin-1"))
     assert read_text(tmp_path / "a.txt", "latin-1") == "Caf\u00e9"

@@ -7,7 +7,7 @@ asks the row's question or that of the declaration, and names the labels.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 from hba_ray.convert.base import ConversionRequest, Converted, Sieve
 from hba_ray.convert.media import clip_file
 from hba_ray.convert.splits import split_by_group, split_named
-from hba_ray.convert.tables import column, read_table, read_text
+from hba_ray.convert.tables import column, lines_of, read_table
 from hba_ray.data.rows import MEDIA_COLUMNS, TAG, Row
 from hba_ray.data.tasks import DATASETS, SPLITS, Dataset, consolidate
-from hba_ray.data.text import visible
+from hba_ray.data.text import quoted
 from hba_ray.errors import DataError
 from hba_ray.specs.sections.own import DECLARATION, OwnDataset
 
@@ -32,40 +32,48 @@ def convert(request: ConversionRequest) -> Converted:
     (own,) = request.spec.own
     sieve = Sieve(own.dataset, request.spec.on_bad_row)
     rows: dict[str, tuple[Row, str, str | None]] = {}
-    for number, (where, record) in enumerate(records(request.folder / own.file, own)):
+    names = [name for name in own.columns.model_dump().values() if name is not None]
+    for number, (where, record) in enumerate(records(request.folder / own.file, names)):
         with sieve.row():
             row, group = _row(own, record, request.folder, number, where)
             split = _split(own, record, where)
             if row.sample_id in rows:
-                raise DataError(where, f"the id '{visible(row.sample_id)}' is that of a row before", reason="duplicate sample")
+                name = quoted(row.sample_id, is_sensitive=own.sensitive)
+                raise DataError(where, f"the id {name} is that of a row before", reason="duplicate sample")
             rows[row.sample_id] = row, group, split
     if own.columns.split is not None:
         return Converted({split: [row for row, _, its in rows.values() if its == split] for split in SPLITS}, sieve.drops)
-    groups = [group for _, group, _ in rows.values()]
+    groups = _together([(group, *(str(clip) for clips in row.files.values() for clip in clips)) for row, group, _ in rows.values()])
     split_of = split_by_group(groups, _counts(own.splits, len(rows)), request.seed)
     divided = {split: [row for (row, *_), its in zip(rows.values(), split_of, strict=True) if its == split] for split in SPLITS}
     return Converted(divided, sieve.drops)
 
 
-def records(file: Path, own: OwnDataset) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def records(file: Path, names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(place, record) of each row of a csv or jsonl; an empty record stands for a row that cannot be read.
+
+    Args:
+        names: columns that a csv must have.
 
     Raises:
         DataError: the file is not there, is neither, or lacks a column.
     """
-    names = [name for name in own.columns.model_dump().values() if name is not None]
     if file.suffix.lower() == ".csv":
         yield from read_table(file, names)
         return
     if file.suffix.lower() != ".jsonl":
         raise DataError(str(file), "is neither .csv nor .jsonl", f"name such a file as `file` in {DECLARATION}", reason="unread file")
-    for number, line in enumerate(read_text(file).splitlines(), 1):
+    for number, line in lines_of(file):
         try:
-            record = json.loads(line) if line.strip() else None
+            record = json.loads(line)
         except (ValueError, RecursionError):
             record = {}
-        if record is not None:
-            yield f"{file}, line {number}", record if isinstance(record, dict) else {}
+        yield f"{file}, line {number}", _as_in_csv(record) if isinstance(record, dict) else {}
+
+
+def _as_in_csv(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with whole numbers, true and false, which are ids and labels, as text."""
+    return {name: json.dumps(value) if isinstance(value, int) else value for name, value in record.items()}
 
 
 def _row(own: OwnDataset, record: Mapping[str, Any], folder: Path, number: int, where: str) -> tuple[Row, str]:
@@ -74,7 +82,7 @@ def _row(own: OwnDataset, record: Mapping[str, Any], folder: Path, number: int, 
     media = {}
     for modality, name in (("image", columns.image), ("video", columns.video), ("audio", columns.audio)):
         if name is not None and _has(record, name):
-            media[modality] = (_clip(folder, column(record, name, where), where),)
+            media[modality] = (_clip(own, record, name, folder, where),)
     if "video" in media and columns.audio is None and own.sound:
         media["audio"] = media["video"]
     transcript = _text(record, columns.transcript, where)
@@ -95,7 +103,7 @@ def _row(own: OwnDataset, record: Mapping[str, Any], folder: Path, number: int, 
         media=media,
     )
     group = _text(record, columns.group, where)
-    return (row, row.clip_id) if group is None else (replace(row, clip_id=f"{dataset.id}-{group}"), group)
+    return (row, row.clip_id) if group is None else (replace(row, clip_id=f"{dataset.id}-{group.strip()}"), group.strip())
 
 
 def _problem(dataset: Dataset, modalities: tuple[str, ...], transcript: str | None, asked: str, where: str) -> str:
@@ -116,10 +124,18 @@ def _text(record: Mapping[str, Any], name: str | None, where: str) -> str | None
     return column(record, name, where) if name is not None and _has(record, name) else None
 
 
-def _clip(folder: Path, name: str, where: str) -> Path:
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DataError(where, f"'{visible(name)}' leads out of the folder", f"clips lie below {folder}", reason="path leaves the atlas")
-    return clip_file(folder / name, where)
+def _clip(own: OwnDataset, record: Mapping[str, Any], name: str, folder: Path, where: str) -> Path:
+    value = column(record, name, where)
+    if Path(value).is_absolute() or ".." in Path(value).parts:
+        what = f"{quoted(value, is_sensitive=own.sensitive)} leads out of the folder"
+        raise DataError(where, what, f"clips lie below {folder}", reason="path leaves the atlas")
+    try:
+        return clip_file(folder / value, where)
+    except DataError as bad:
+        if not own.sensitive:
+            raise
+        what = f"'{name}' holds {quoted(value, is_sensitive=True)}, which is no file of the folder"  # it may be no path, but what was said
+        raise DataError(where, what, "restore the clip, or name another column", reason=bad.reason) from None
 
 
 def _split(own: OwnDataset, record: Mapping[str, Any], where: str) -> str | None:
@@ -128,7 +144,30 @@ def _split(own: OwnDataset, record: Mapping[str, Any], where: str) -> str | None
     return split_named(column(record, own.columns.split, where), where)
 
 
+def _together(held: Sequence[Sequence[str]]) -> list[str]:
+    """A group for each row, so that rows which share anything, over others too, have the same one.
+
+    >>> _together([("ann", "1.wav"), ("ben", "2.wav"), ("ben", "1.wav"), ("cem", "3.wav")])
+    ['ann', 'ann', 'ann', 'cem']
+
+    Args:
+        held: of each row the group that it names, then its clips.
+    """
+    leader: dict[str, str] = {}
+
+    def first(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            name = leader[name]
+        return name
+
+    for names in held:
+        for name in names[1:]:
+            leader[first(name)] = first(names[0])
+    return [first(names[0]) for names in held]
+
+
 def _counts(shares: tuple[float, float, float], rows: int) -> tuple[int, int, int]:
-    """Rows of each split; rounding is to the good of train."""
+    """Rows of each split, as near to the shares as whole rows allow; never more than there are."""
     validation, test = (int(share * rows + 0.5) for share in shares[1:])
+    validation = min(validation, rows - test)
     return rows - validation - test, validation, test

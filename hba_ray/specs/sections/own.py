@@ -105,6 +105,8 @@ class OwnDataset(Spec):
             raise ValueError(f"splits are {list(self.splits)}; give three shares that add up to 1")
         if not self.prompt.strip() and self.columns.question is None:
             raise ValueError("prompt is missing: say what each row is asked, or name a column as columns.question")
+        if self.labels is not None and (not self.labels or len(set(self.labels)) != len(self.labels)):
+            raise ValueError(f"labels are {list(self.labels)}; give each once, or leave the key out for all of the task")
         if Path(self.file).is_absolute() or ".." in Path(self.file).parts:
             raise ValueError(f"file is '{self.file}'; it lies in the folder of {DECLARATION}")
         declare(self)

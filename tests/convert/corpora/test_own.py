@@ -1,15 +1,17 @@
 """A user's own data needs no change of the package: a declaration beside it gives rows, splits, a task, a head and a rubric."""
 
+import json
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from hba_ray.actions.new_dataset import new_dataset
 from hba_ray.convert.conversion import convert
-from hba_ray.data.tasks import BENCHMARK_HEADS, DATASETS, TASKS, Heads
+from hba_ray.data.tasks import BENCHMARK_HEADS, DATASETS, SPLITS, TASKS, Heads
 from hba_ray.errors import DataError, SpecError
 from hba_ray.judge.prompts import load_prompts
 from hba_ray.specs import AtlasSpec
@@ -79,6 +81,9 @@ def test_open_questions_bring_their_rubric(tmp_path: Path):
         (("metric: weighted_f1", "metric: accuracy"), "metric"),
         (("prompt: Is the speaker polite?", ""), "prompt is missing"),
         (("columns:", "colums:"), "colums"),
+        (("labels: [rude, polite]", "labels: [rude, straße]"), "no answer is 'straße' .*\n.*write 'strasse'"),
+        (("prompt:", "labels: [rude, rude]\nprompt:"), "give each once"),
+        (("prompt:", "labels: []\nprompt:"), "give each once"),
         (("audio: sound", "audio: [sound"), "line"),
     ],
 )
@@ -87,6 +92,61 @@ def test_a_declaration_that_cannot_stand_is_refused_by_file(tmp_path: Path, chan
     file.write_text(file.read_text().replace(*change))
     with pytest.raises(SpecError, match=said):
         read_declaration(str(file.parent))
+
+
+def write_lines(folder: Path, rows: list[dict], labels: str, more: str = "") -> AtlasSpec:
+    """Texts with labels in jsonl, of a dataset and a task that bear the folder's name."""
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    (folder / "dataset.yaml").write_text(
+        f"dataset: {folder.name}\ntask: {{id: {folder.name.upper()}, name: tone, labels: {labels}}}\nfile: rows.jsonl\n"
+        f"prompt: What is it?\n{more}"
+    )
+    return AtlasSpec(source="own", root=str(folder))
+
+
+def test_line_ends_of_unicode_inside_a_text_end_no_row_and_numbers_are_read_as_a_csv_has_them(tmp_path: Path):
+    rows = [{"n": place, "answer": place % 2, "said": f"One\u2028two\x85three {place}"} for place in range(6)]
+    spec = write_lines(tmp_path / "breaks", rows, "['0', '1']", "columns: {answer: answer, transcript: said, id: n}\n")
+    assert sum(count.rows for count in convert(spec, tmp_path / "atlas").counts) == 6
+    index = index_of(tmp_path / "atlas")
+    assert sum((Counter(index.label_counts(split)["breaks"]) for split in SPLITS), Counter()) == {"0": 3, "1": 3}
+
+
+def test_own_labels_are_kept_where_the_benchmark_would_spell_them_otherwise(tmp_path: Path):
+    labels = ["joy", "happy", "surprise", "positive surprise"]
+    rows = [{"answer": label, "said": f"{label} {place}"} for label in labels for place in range(3)]
+    spec = write_lines(tmp_path / "spelled", rows, str(labels), "columns: {transcript: said}\nsplits: [1, 0, 0]\n")
+    (count, *_) = convert(spec, tmp_path / "atlas").counts
+    assert count.labels == dict.fromkeys(labels, 3)
+    assert index_of(tmp_path / "atlas").label_counts("train")["spelled"] == dict.fromkeys(labels, 3)
+
+
+def test_rows_of_one_clip_stay_together_whoever_speaks(tmp_path: Path):
+    folder = write_own(tmp_path / "own")
+    lines = (folder / "rows.csv").read_text().splitlines()
+    lines[5:] = [f"clips/00.wav,{line.split(',', 1)[1]}" for line in lines[5:]]  # the clip of speaker s0, in rows of all others
+    (folder / "rows.csv").write_text("\n".join(lines))
+    counts = convert(AtlasSpec(source="own", root=str(folder)), tmp_path / "atlas").counts
+    assert sorted(count.rows for count in counts) == [0, 0, 24]
+
+
+def test_shares_that_leave_no_row_for_train_divide_an_odd_number(tmp_path: Path):
+    rows = [{"answer": "a", "said": f"it {place}"} for place in range(3)]
+    spec = write_lines(tmp_path / "odd", rows, "[a, b]", "columns: {transcript: said}\nsplits: [0, 0.5, 0.5]\n")
+    assert [count.rows for count in convert(spec, tmp_path / "atlas").counts] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("said", ["My secret " * 40, "../My secret", "My secret"])
+def test_no_text_of_a_sensitive_dataset_is_told_where_the_wrong_column_is_named(tmp_path: Path, said: str):
+    more = "columns: {audio: said, transcript: said}\nsensitive: true\n"
+    spec = write_lines(tmp_path / "wrong", [{"answer": "a", "said": said}], "[a, b]", more)
+    with pytest.raises(DataError, match=r"line 1: .*a text of \d+ characters") as caught:
+        convert(spec, tmp_path / "atlas")
+    assert "secret" not in str(caught.value)
+    (tmp_path / "wrong" / "dataset.yaml").write_text((tmp_path / "wrong" / "dataset.yaml").read_text().replace("true", "false"))
+    with pytest.raises(DataError, match="secret"):
+        convert(AtlasSpec(source="own", root=str(tmp_path / "wrong")), tmp_path / "atlas")
 
 
 def test_a_source_without_a_declaration_says_how_to_get_one(tmp_path: Path):
@@ -117,6 +177,26 @@ def test_a_declaration_is_written_from_the_files_and_can_be_used(tmp_path: Path)
     assert own.columns.transcript == "said" and own.columns.split is None
     with pytest.raises(DataError, match="is there already"):
         new_dataset(folder)
+
+
+def test_all_rows_are_counted_whatever_their_cells_hold(tmp_path: Path):
+    folder = tmp_path / "mustard"  # a name of one of the benchmark's
+    folder.mkdir()
+    rows = [{"label": int(place > 2500), "said": "word " * (30_000 if not place else 1)} for place in range(2600)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file, labels = new_dataset(folder)
+    assert labels == {"0": 2501, "1": 99} and read_declaration(str(folder)).dataset == "own_mustard"
+    (folder / "rows.jsonl").unlink()
+    file.unlink()
+    (folder / "rows.csv").write_text("\ufeff label , said\n" + "".join(f"{row['label']},{row['said']}\n" for row in rows), encoding="utf-8")
+    assert new_dataset(folder)[1] == labels and read_declaration(str(folder)).columns.answer == "label"
+
+
+def test_one_label_alone_makes_no_task_and_no_file(tmp_path: Path):
+    (tmp_path / "rows.csv").write_text("label,said\nrude,one\nrude,two\n")
+    with pytest.raises(DataError, match="all rows have the same value in column 'label'"):
+        new_dataset(tmp_path)
+    assert not (tmp_path / "dataset.yaml").exists()
 
 
 def test_labels_of_a_known_task_are_recognised(tmp_path: Path):
