@@ -265,18 +265,20 @@ HUB_TASKS = {"video": "video-classification", "audio": "audio-classification", "
 
 def _metadata(card: Card) -> dict[str, Any]:
     """What the hub reads of a card."""
-    origins = [origin for name in card.datasets if (origin := origin_of(DATASETS[name]))]
-    licences = list(dict.fromkeys(origin.hub for origin in origins))
-    present = {part for signatures in card.signatures.values() for signature in signatures for part in signature.split("_")}
-    tasks = [hub for name, hub in HUB_TASKS.items() if name in present and any(not DATASETS[one].task.is_open for one in card.datasets)]
+    known = [origin_of(DATASETS[name]) for name in card.datasets]
+    origins = [origin for origin in known if origin is not None]
+    licences = list(dict.fromkeys(None if origin is None else origin.hub for origin in known))  # of a user's own data none is known
+    labelled = [signature for one, signatures in card.signatures.items() if not DATASETS[one].task.is_open for signature in signatures]
+    present = {part for signature in labelled for part in signature.split("_")}
+    tasks = [hub for name, hub in HUB_TASKS.items() if name in present]
     tasks += ["visual-question-answering"] if any(DATASETS[one].task.is_open for one in card.datasets) else []
     splits = {split: sum(count.rows for count in card.counts if count.split == split) for split in SPLITS}
     found: dict[str, Any] = {
         "language": list(dict.fromkeys(origin.language for origin in origins)) or None,
-        "license": licences[0] if len(licences) == 1 else "other",
+        "license": (licences[0] if len(licences) == 1 else None) or "other",
         "size_categories": [_SIZE_NAMES[sum(card.rows() >= size for size in SIZES)]],
         "task_categories": tasks or None,
-        "tags": ["human-behavior", *dict.fromkeys(DATASETS[one].task.name.replace(" ", "-") for one in card.datasets)],
+        "tags": ["human-behavior", *dict.fromkeys("-".join(DATASETS[one].task.name.split()) for one in card.datasets)],
         "dataset_info": {"splits": [{"name": split, "num_examples": rows} for split, rows in splits.items()]},
     }
     if card.layout:

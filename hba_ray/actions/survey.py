@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from hba_ray.errors import BadMedia, DataError
 from hba_ray.evaluation.survey import DatasetSurvey, Lengths, Survey, shared_lines
 from hba_ray.specs import ExperimentSpec
 
+NAMED_BY_BYTES = 1 << 16
 FEWEST_PROMPTS = 10
 """What fewer rows than these share may be somebody's words, so it is not shown."""
 
@@ -86,7 +89,7 @@ class Probed:
     """The clips of some rows.
 
     Attributes:
-        clips: (corpus, clip_id, modality, seconds).
+        clips: (corpus, name of the clip, modality, seconds).
         unreadable: (corpus, reason) of each clip or row that cannot be read.
     """
 
@@ -103,7 +106,7 @@ def lengths_of(spec: ExperimentSpec, index: AtlasIndex, progress: Callable[[int]
         set(signature.split("_")) & {"video", "audio"} for signature in index.table.column("modality_signature").unique().to_pylist()
     ):
         return {}
-    parts = through_rows_of(spec, index, probe_rows, _PROBED, progress, name="lengths", keep=True)
+    parts = through_rows_of(spec, index, probe_rows, _PROBED, progress, name="lengths", settings=NAMED_BY_BYTES, keep=True)
     clips = {(corpus, clip): (modality, seconds) for part in parts for corpus, clip, modality, seconds in part.clips}
     bad: dict[str, Counter[str]] = {}
     for corpus, reason in (one for part in parts for one in part.unreadable):
@@ -126,19 +129,31 @@ def probe_rows(index: AtlasIndex, lines: Sequence[int]) -> Probed:
         if isinstance(row, DataError):
             probed.unreadable.append((corpus, row.reason))
             continue
-        for clip_id, modality, clip in _clips(row):
+        for modality, clip in _clips(row):
             try:
-                probed.clips.append((corpus, clip_id, modality, _seconds(modality, clip, f"{row.dataset.id} {row.sample_id}")))
+                seconds = _seconds(modality, clip, f"{row.dataset.id} {row.sample_id}")
+                probed.clips.append((corpus, f"{row.clip_id} {_content_name(clip)}", modality, seconds))
             except BadMedia as bad:
                 probed.unreadable.append((corpus, bad.reason))
     return probed
 
 
-def _clips(row: Row) -> Iterator[tuple[str, str, bytes | Path]]:
-    """(id, modality, clip) of a row's videos or, where it has none, of its sounds: a video and its own sound are one clip."""
+def _clips(row: Row) -> Iterator[tuple[str, bytes | Path]]:
+    """(modality, clip) of a row's videos or, where it has none, of its sounds: a video and its own sound are one clip."""
     modality = next((name for name in ("video", "audio") if row.files.get(name)), None)
-    for place, clip in enumerate(row.files[modality] if modality else ()):
-        yield (f"{row.clip_id} {place}" if place else row.clip_id), modality or "", clip
+    for clip in row.files[modality] if modality else ():
+        yield modality or "", clip
+
+
+def _content_name(clip: bytes | Path) -> str:
+    """A name for a clip that was read, by its size, its start and its middle: a `clip_id` may be that of a scene or a speaker."""
+    with io.BytesIO(clip) if isinstance(clip, bytes) else clip.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        named = hashlib.sha256(str(size).encode())
+        for start in (0, size // 2):
+            file.seek(start)
+            named.update(file.read(NAMED_BY_BYTES))
+    return named.hexdigest()[:16]
 
 
 def _seconds(modality: str, clip: bytes | Path, where: str) -> float:

@@ -19,7 +19,7 @@ from hba_ray.specs.load import load_prompt_file
 from hba_ray.specs.sections.atlas import OUR_PROMPTS
 
 BUILT_IN = {OUR_PROMPTS: "convert/prompts.yaml"}
-_FIELD = re.compile(r"\{(given|labels|question)\}")
+_FIELD = re.compile(r"\{(\w+)\}")
 _NOUNS = {"image": "an image", "video": "a video", "audio": "a sound recording"}
 _LAST_LINE = ". Judge the last line only; the lines before it were said earlier"
 

@@ -138,9 +138,10 @@ class Survey:
         return entry.datasets[0].is_toy if self.is_toy else entry.datasets[0].is_benchmark
 
     def rows(self, entry: Entry, split: str | None = None) -> int | None:
-        """Rows of an entry in a split, or in all; None where the atlas does not hold it."""
+        """Rows of an entry in a split, or in all, which is the sum of its splits; None where the atlas does not hold it."""
         held = [self.datasets[one.id] for one in entry.datasets if one.id in self.datasets]
-        return max((one.total if split is None else one.rows.get(split, 0) for one in held), default=None)
+        splits = SPLITS if split is None else (split,)
+        return sum(max(one.rows.get(name, 0) for one in held) for name in splits) if held else None
 
     def total(self, split: str | None = None) -> int:
         """Rows of all entries that are counted."""

@@ -12,13 +12,16 @@ from huggingface_hub import DatasetCard
 from hba_ray.actions.build_atlas import build_atlas
 from hba_ray.actions.card import CARD, README, SENSITIVE, Card, as_json, as_markdown, make_card
 from hba_ray.actions.describe import make_atlas
+from hba_ray.convert.origins import origin_of
 from hba_ray.data.build import Target
+from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError
 from hba_ray.escaping import markdown_cell
 from hba_ray.specs import ExperimentSpec
 from tests.convert.conftest import write_meld
 from tests.helpers.clips_of import sound, write_rows
 from tests.helpers.corpora import WRITERS
+from tests.helpers.own_data import write_own
 
 SECRET = "I have not slept since March"
 
@@ -80,6 +83,19 @@ def test_the_reasons_of_a_difference_add_up_to_it(tmp_path: Path):
         assert count.published is not None and sum(reason.rows for reason in count.reasons) == count.rows - count.published
     reasons = {reason.reason for count in card.counts for reason in count.reasons}
     assert "by atlas.limit" in reasons and any(reason.startswith("the public files give") for reason in reasons)
+
+
+def test_the_header_claims_no_licence_for_a_users_own_data_and_no_labels_of_videos_that_have_none(tmp_path: Path):
+    own = write_own(tmp_path / "own", dataset="spoken", task="SPOKEN")
+    (own / "dataset.yaml").write_text((own / "dataset.yaml").read_text().replace("politeness", '"tone:\\n---\\nof  voice"'))
+    tess = {"source": "tess", "root": str(WRITERS["tess"](tmp_path / "tess"))}
+    alone, both = ([tess], [tess, {"source": "own", "root": str(own)}])
+    licences = [DatasetCard(as_markdown(card_of(spec_of(tmp_path, sources=one)))).data.to_dict()["license"] for one in (alone, both)]
+    assert licences == [origin_of(DATASETS["tess"]).hub, "other"]
+    card = card_of(spec_of(tmp_path, sources=both))
+    assert "tone:-----of-voice" in DatasetCard(as_markdown(card)).data.to_dict()["tags"]
+    card.signatures["siq2"] = {"text_video": 3}  # open answers
+    assert DatasetCard(as_markdown(card)).data.to_dict()["task_categories"] == ["audio-classification", "text-classification"]
 
 
 def test_the_rules_and_findings_of_a_converter_stand_in_the_card(tmp_path: Path):

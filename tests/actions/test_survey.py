@@ -66,6 +66,19 @@ def test_a_clip_is_counted_once_whichever_rows_share_it_and_a_broken_one_is_told
     }
 
 
+def test_clips_of_one_scene_or_speaker_are_each_counted(tmp_path: Path):
+    folder = tmp_path / "atlas"
+    content = sound(folder / "one.wav", 2.0).read_bytes()
+    (folder / "two.wav").write_bytes(content[:44] + content[44:][::-1])  # as long as the first
+    shared = [
+        row("mmsd", "sarcasm", clip_id="scene", audios=[f"{name}.wav"], problem=f"<audio>{name}{again}")
+        for name in ("one", "two")
+        for again in (1, 2)
+    ]
+    write_rows(folder, train=shared)
+    assert lengths_of(spec_of(folder, tmp_path), index_of(folder)) == {"mustard": Lengths(0, 2, (2.0, 2.0))}
+
+
 def test_lengths_are_kept_until_a_clip_changes(atlas: Path, tmp_path: Path):
     spec, told = spec_of(atlas, tmp_path), []
     first = lengths_of(spec, index_of(atlas))

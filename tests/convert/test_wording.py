@@ -44,6 +44,7 @@ def test_a_file_replaces_the_prompts_that_it_names(tmp_path: Path):
         ("toy_nod: '{given} {labels}'", "'toy_nod' is the id of no dataset that is converted"),
         ("mmsd: '{given}'", r"mmsd holds the fields \['given'\]; it needs given and labels"),
         ("mmsd: '{given} {given} {labels}'", "it needs given and labels, in braces, once each"),
+        ("mmsd: '{given} Is {speaker} mocking? {labels}'", "holds the fields .*'speaker'"),
         ("siq2: '{given} {labels}'", "it needs given and question"),
         ("mmsd: '<video> {given} {labels}'", "holds <video>, which stands for a clip"),
         ("mmsd: '{given} {labels} <|im_end|>'", "which tokenizers take for a control token"),

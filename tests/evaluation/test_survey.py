@@ -44,6 +44,9 @@ def test_of_a_corpus_whose_tasks_share_rows_the_larger_count_stands():
     survey = with_rows(published_survey(), "mmpsy_anxiety", train=890)
     (mmpsy,) = [entry for entry in survey.entries() if entry.title == "MMPsy"]
     assert survey.rows(mmpsy, "train") == 893 and survey.total() == 101_964
+    survey = with_rows(with_rows(survey, "mmpsy_depression", train=880), "mmpsy_anxiety", train=890, validation=180)
+    assert survey.rows(mmpsy, "train") == 890 and survey.rows(mmpsy) == sum(survey.rows(mmpsy, split) or 0 for split in SPLITS)
+    assert survey.total() == sum(map(survey.total, SPLITS))
 
 
 @pytest.mark.parametrize(
