@@ -32,7 +32,9 @@ app.add_typer(checks.bench, name="bench")
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM)
-"""Codes of OSErrors that a full, read-only or forbidden place gives: they end with exit code 5 and no traceback."""
+NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""Codes of OSErrors that a full, read-only or forbidden place gives, or a file named as a folder: they end with exit code 5 and no
+traceback."""
 
 INTERRUPTED = 130
 
@@ -53,9 +55,10 @@ def main() -> None:
 
         _fail(lacking(cause))
     except OSError as cause:
-        if cause.errno not in NO_ROOM:
+        if cause.errno not in (*NO_ROOM, *NO_PLACE):
             raise
-        _fail(EnvironmentMissing(str(cause.filename or "output"), f"cannot be used: {cause.strerror}", "make room, or name another place"))
+        place = str(cause.filename2 or cause.filename or "output")  # a draft is renamed to the second
+        _fail(EnvironmentMissing(place, f"cannot be used: {cause.strerror}", "make room, or name another place"))
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer has made this of a KeyboardInterrupt
             complaints.print("interrupted; the same command goes on from here")

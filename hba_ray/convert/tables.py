@@ -25,6 +25,7 @@ _CHINESE = "gb18030"
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _LONGEST_NAME = 200
 """Bytes of a name; file systems take 255, of which endings need some."""
+AS_PUBLISHED = "use the file as published"
 _LARGEST_CELL = 2**24
 """Characters of a cell; the `csv` module takes 131,072 by default, less than the transcript of an interview."""
 
@@ -75,7 +76,12 @@ def _reads_as_chinese(raw: bytes) -> bool:
 
 
 def read_table(
-    path: Path, columns: Sequence[str | tuple[str, ...]], *, delimiter: str = ",", encoding: str = "utf-8"
+    path: Path,
+    columns: Sequence[str | tuple[str, ...]],
+    *,
+    delimiter: str = ",",
+    encoding: str = "utf-8",
+    way_out: str = AS_PUBLISHED,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, record) of each row of a CSV file. `column` reads values from a record and checks them.
 
@@ -84,6 +90,7 @@ def read_table(
 
     Args:
         columns: names that must be there. Several names for one column stand in a tuple; records have the first.
+        way_out: what to do where one is not.
 
     Raises:
         DataError: the file cannot be read, lacks one of `columns` or has it twice, is no CSV (cut off inside a quote),
@@ -93,7 +100,7 @@ def read_table(
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # in a table by tabs a quote is a sign as any other
     reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""), strict=True, delimiter=delimiter, quoting=quoting)
     try:
-        reader.fieldnames = _named(path, [name.strip() for name in reader.fieldnames or ()], columns)
+        reader.fieldnames = _named(path, [name.strip() for name in reader.fieldnames or ()], columns, way_out)
         record = None
         for record in reader:
             fits = None not in record and None not in record.values()
@@ -105,14 +112,14 @@ def read_table(
         raise DataError(where, f"is not CSV: {cause}", "a truncated file ends like this", reason="not CSV") from None
 
 
-def _named(path: Path, found: list[str], columns: Sequence[str | tuple[str, ...]]) -> list[str]:
+def _named(path: Path, found: list[str], columns: Sequence[str | tuple[str, ...]], way_out: str) -> list[str]:
     """The header, with the first name of each wanted column in place of another one that it may have."""
     for wanted in columns:
         names = (wanted,) if isinstance(wanted, str) else wanted
         there = [name for name in names if name in found]
         if not there:
             what = f"column '{names[0]}' is missing" + (f", also as {', '.join(names[1:])}" if names[1:] else "")
-            raise DataError(f"{path}, line 1", what, "use the file as published", reason="missing column")
+            raise DataError(f"{path}, line 1", what, way_out, reason="missing column")
         if found.count(there[0]) > 1:
             raise DataError(f"{path}, line 1", f"column '{there[0]}' is there twice", "rename one of them", reason="two columns")
         found[found.index(there[0])] = names[0]

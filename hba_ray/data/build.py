@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from hba_ray.data.atlas import AtlasIndex, read_rows
 from hba_ray.data.rows import SCHEMA, Row
@@ -25,6 +26,7 @@ from hba_ray.data.shards import HEAVY, Shard
 from hba_ray.data.tasks import SPLITS
 from hba_ray.data.writers import place_clip, read_clip, record_of
 from hba_ray.errors import DataError, HbaError
+from hba_ray.store.files import from_json
 from hba_ray.store.folders import write_text
 
 NOTES, PLAN = ".build", "plan.json"
@@ -78,6 +80,9 @@ class Written:
     rows: dict[str, int] = field(default_factory=dict)
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+_STATED, _WRITTEN = TypeAdapter(dict[str, Any]), TypeAdapter(Written)
 
 
 def build(
@@ -170,12 +175,15 @@ def _claim(target: Target, plan: dict[str, Any]) -> None:
     """Writes the plan of a build into its folder, or makes sure that it is the one which stands there."""
     file = target.folder / NOTES / PLAN
     if file.is_file():
-        if json.loads(file.read_bytes()) != plan:
+        way_out = "give another folder, or take this one away"
+        if from_json(_STATED, file.read_bytes(), where=str(file), what="no plan of a build", way_out=way_out) != plan:
             raise HbaError(str(target.folder), "holds another build, of other rows or settings", "give another folder")
         return
-    if target.folder.is_dir() and any(target.folder.iterdir()):
+    if target.folder.exists() and not target.folder.is_dir():
+        raise HbaError(str(target.folder), "is a file", "give a new folder, or an empty one")
+    if target.folder.is_dir() and any(path.name != NOTES for path in target.folder.iterdir()):
         raise HbaError(str(target.folder), "holds files, and no build that could go on", "give a new folder, or an empty one")
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)  # it is there where a build ended before its plan was written
     write_text(file, json.dumps(plan))
 
 
@@ -183,7 +191,11 @@ def _noted(target: Target, part: Part) -> Written | None:
     """What is noted of a finished part; None where it is not finished."""
     name = part.name(target.layout)
     file = target.folder / NOTES / f"{name}.json"
-    return Written(**json.loads(file.read_bytes())) if file.is_file() and (target.folder / name).is_file() else None
+    if not (file.is_file() and (target.folder / name).is_file()):
+        return None
+    return from_json(
+        _WRITTEN, file.read_bytes(), where=str(file), what="no note of a part", way_out="take it away, and the part is written again"
+    )
 
 
 def _write(index: AtlasIndex, target: Target, part: Part, progress: Callable[[int], None]) -> Written:

@@ -70,6 +70,19 @@ def test_an_interrupted_build_goes_on_with_the_parts_that_are_missing(toy, tmp_p
         build(index, Target(toy.jsonl), "rows")
 
 
+def test_a_build_that_was_killed_before_its_plan_goes_on_and_a_damaged_note_is_told(toy, tmp_path: Path):
+    index, target = index_of(toy.jsonl), Target(tmp_path / "atlas")
+    (target.folder / NOTES).mkdir(parents=True)
+    (target.folder / NOTES / ".plan.json.7.draft").write_text("{")
+    assert build(index, target, "rows")
+    (target.folder / NOTES / "plan.json").write_text("{")
+    with pytest.raises(HbaError, match=r"plan\.json: no plan of a build"):
+        build(index, target, "rows")
+    (tmp_path / "file").touch()
+    with pytest.raises(HbaError, match="file: is a file"):
+        build(index, Target(tmp_path / "file"), "rows")
+
+
 def test_clips_are_linked_where_that_is_asked_for_and_a_missing_one_is_told_or_dropped(toy, tmp_path: Path):
     source = build(index_of(toy.parquet), Target(tmp_path / "source", "jsonl"), "toy") and tmp_path / "source"
     index = index_of(source)

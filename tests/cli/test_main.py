@@ -59,6 +59,8 @@ def test_what_cannot_be_done_is_said_with_its_exit_code(hba, words, code, says):
         (ModuleNotFoundError("No module named 'torch'", name="torch"), 5, "torch: is not installed, and this command needs it"),
         (OSError(28, "No space left on device", "/full/x"), 5, "/full/x: cannot be used: No space left on device"),
         (OSError(28, "No space left on device"), 5, "output: cannot be used"),
+        (OSError(20, "Not a directory", "a.txt/card.md"), 5, "a.txt/card.md: cannot be used: Not a directory"),
+        (OSError(21, "Is a directory", ".card.draft", None, "card"), 5, "card: cannot be used: Is a directory"),
         (KeyboardInterrupt(), 130, "the same command goes on"),
     ],
 )

@@ -7,6 +7,7 @@ asks the row's question or that of the declaration, and names the labels.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from hba_ray.data.text import quoted
 from hba_ray.errors import DataError
 from hba_ray.specs.sections.own import DECLARATION, OwnDataset
 
+NAME_COLUMNS = f"columns in {DECLARATION} name those of the rows"
+_FIELD = re.compile(r"\{(given|labels|question)\}")
+
 
 def convert(request: ConversionRequest) -> Converted:
     """The rows of a user's own dataset.
@@ -32,6 +36,7 @@ def convert(request: ConversionRequest) -> Converted:
     (own,) = request.spec.own
     sieve = Sieve(own.dataset, request.spec.on_bad_row)
     rows: dict[str, tuple[Row, str, str | None]] = {}
+    _check_prompt(own, request.folder)
     names = [name for name in own.columns.model_dump().values() if name is not None]
     for number, (where, record) in enumerate(records(request.folder / own.file, names)):
         with sieve.row():
@@ -49,6 +54,13 @@ def convert(request: ConversionRequest) -> Converted:
     return Converted(divided, sieve.drops)
 
 
+def _check_prompt(own: OwnDataset, folder: Path) -> None:
+    """Refuses a prompt that could not be asked as it stands."""
+    if sign := TAG.search(own.prompt) or _FIELD.search(own.prompt):
+        what = f"prompt holds {sign.group()}: clips are shown before it, and labels named behind it"
+        raise DataError(str(folder / DECLARATION), what, "take it out", reason="mark in text")
+
+
 def records(file: Path, names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(place, record) of each row of a csv or jsonl; an empty record stands for a row that cannot be read.
 
@@ -59,21 +71,24 @@ def records(file: Path, names: Sequence[str]) -> Iterator[tuple[str, Mapping[str
         DataError: the file is not there, is neither, or lacks a column.
     """
     if file.suffix.lower() == ".csv":
-        yield from read_table(file, names)
+        yield from read_table(file, names, way_out=NAME_COLUMNS)
         return
     if file.suffix.lower() != ".jsonl":
         raise DataError(str(file), "is neither .csv nor .jsonl", f"name such a file as `file` in {DECLARATION}", reason="unread file")
-    for number, line in lines_of(file):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = {}
-        yield f"{file}, line {number}", _as_in_csv(record) if isinstance(record, dict) else {}
+    found = [(f"{file}, line {number}", _object(line)) for number, line in lines_of(file)]
+    if missing := [name for name in names if not any(name in record for _, record in found)]:
+        raise DataError(str(file), f"no row has '{missing[0]}'", NAME_COLUMNS, reason="missing column")
+    yield from found
 
 
-def _as_in_csv(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with whole numbers, true and false, which are ids and labels, as text."""
-    return {name: json.dumps(value) if isinstance(value, int) else value for name, value in record.items()}
+def _object(line: str) -> dict[str, Any]:
+    """A line of JSON as a row of a csv: whole numbers, true and false, which are ids and labels, are text. Empty where it is no object."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    held = record if isinstance(record, dict) else {}
+    return {name: json.dumps(value) if isinstance(value, int) else value for name, value in held.items()}
 
 
 def _row(own: OwnDataset, record: Mapping[str, Any], folder: Path, number: int, where: str) -> tuple[Row, str]:
@@ -86,6 +101,8 @@ def _row(own: OwnDataset, record: Mapping[str, Any], folder: Path, number: int, 
     if "video" in media and columns.audio is None and own.sound:
         media["audio"] = media["video"]
     transcript = _text(record, columns.transcript, where)
+    if not media and transcript is None and columns.question is None:
+        raise DataError(where, "has neither a clip nor a transcript", NAME_COLUMNS, reason="nothing to show")
     asked = own.prompt if columns.question is None else _text(record, columns.question, where)
     if not (asked or "").strip():
         raise DataError(where, f"'{columns.question}' is empty", "each row of it needs its question", reason="empty text")

@@ -179,8 +179,11 @@ def read_declaration(root: str) -> OwnDataset:
     except ValidationError as invalid:
         errors = [one for one in invalid.errors() if one["loc"][-1:] != ("str",)]  # `task` as a name, where keys are given
         error = (errors or invalid.errors())[0]
-        path = tuple(str(part) for part in error["loc"] if part not in ("OwnTask", "str"))
-        line = lines.get(path)
+        path = tuple(str(part) for part in error["loc"] if part != "str" and "OwnTask" not in str(part))
+        line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
         where = f"{file}, line {line}" if line else str(file)
-        what = f"{'.'.join(path)}: {error['msg'].removeprefix('Value error, ')}" if path else error["msg"].removeprefix("Value error, ")
-        raise SpecError(where, what, f"keys here: {', '.join(OwnDataset.model_fields)}") from None
+        said = "should be keys and values" if error["type"] == "model_type" else error["msg"].removeprefix("Value error, ")
+        way_out = f"keys here: {', '.join(OwnDataset.model_fields)}"
+        if error["type"] == "string_type":
+            way_out = "in YAML, yes, no, null and numbers are texts only in quotes"
+        raise SpecError(where, f"{'.'.join(path)}: {said}" if path else said, way_out) from None

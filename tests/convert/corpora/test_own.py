@@ -84,6 +84,7 @@ def test_open_questions_bring_their_rubric(tmp_path: Path):
         (("labels: [rude, polite]", "labels: [rude, straße]"), "no answer is 'straße' .*\n.*write 'strasse'"),
         (("prompt:", "labels: [rude, rude]\nprompt:"), "give each once"),
         (("prompt:", "labels: []\nprompt:"), "give each once"),
+        (("labels: [rude, polite]", "labels: [yes, no]"), r"line 2: task\.labels\.0: .*\n.*in quotes"),
         (("audio: sound", "audio: [sound"), "line"),
     ],
 )
@@ -100,7 +101,8 @@ def write_lines(folder: Path, rows: list[dict], labels: str, more: str = "") -> 
     (folder / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     (folder / "dataset.yaml").write_text(
         f"dataset: {folder.name}\ntask: {{id: {folder.name.upper()}, name: tone, labels: {labels}}}\nfile: rows.jsonl\n"
-        f"prompt: What is it?\n{more}"
+        + ("" if "prompt:" in more else "prompt: What is it?\n")
+        + more
     )
     return AtlasSpec(source="own", root=str(folder))
 
@@ -135,6 +137,28 @@ def test_shares_that_leave_no_row_for_train_divide_an_odd_number(tmp_path: Path)
     rows = [{"answer": "a", "said": f"it {place}"} for place in range(3)]
     spec = write_lines(tmp_path / "odd", rows, "[a, b]", "columns: {transcript: said}\nsplits: [0, 0.5, 0.5]\n")
     assert [count.rows for count in convert(spec, tmp_path / "atlas").counts] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("columns: {transcript: text}\n", "no row has 'text'\n.*dataset.yaml"),
+        ("", "line 1: has neither a clip nor a transcript\n.*dataset.yaml"),
+        ("columns: {transcript: said}\nprompt: Look at <video>.", "dataset.yaml: prompt holds <video>"),
+        ("columns: {transcript: said}\nprompt: Which of {labels}?", "dataset.yaml: prompt holds {labels}"),
+    ],
+)
+def test_rows_that_would_be_shown_without_what_is_declared_are_refused(tmp_path: Path, more: str, said: str):
+    spec = write_lines(tmp_path / "lacking", [{"answer": "a", "said": "one"}], "[a, b]", more)
+    with pytest.raises(DataError, match=said):
+        convert(spec, tmp_path / "atlas")
+
+
+def test_a_column_that_a_csv_lacks_is_looked_for_in_the_declaration(own, tmp_path: Path):
+    rows = Path(str(own.root)) / "rows.csv"
+    rows.write_text(rows.read_text().replace("verdict", "Verdict"))
+    with pytest.raises(DataError, match=r"line 1: column 'verdict' is missing\n.*dataset\.yaml"):
+        convert(own, tmp_path / "atlas")
 
 
 @pytest.mark.parametrize("said", ["My secret " * 40, "../My secret", "My secret"])
