@@ -190,6 +190,11 @@ class AtlasSpec(Spec):
     def _consistent(self) -> AtlasSpec:
         if len(self.own) != sum(part.source == "own" for part in self.parts):
             raise ValueError(f"own holds {len(self.own)} declarations; leave it out, and they are read from the sources")
+        names = [own.dataset for own in self.own]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(
+                f"two sources are declared as '{twice[0]}': give each an id of its own, since one declaration would hold for both"
+            )
         if self.sources and (self.root is not None or self.source != "released"):
             raise ValueError(
                 "sources joins corpora in place of source and root: make those of the spec one of the sources, or clear them "

@@ -173,6 +173,12 @@ def test_no_text_of_a_sensitive_dataset_is_told_where_the_wrong_column_is_named(
         convert(AtlasSpec(source="own", root=str(tmp_path / "wrong")), tmp_path / "atlas")
 
 
+def test_two_sources_with_one_id_are_refused_since_one_may_be_sensitive(tmp_path: Path):
+    folders = [write_own(tmp_path / name, rows=4) for name in ("one", "two")]
+    with pytest.raises(ValueError, match="two sources are declared as 'courtesy'"):
+        AtlasSpec.model_validate({"sources": [{"source": "own", "root": str(folder)} for folder in folders]})
+
+
 def test_a_source_without_a_declaration_says_how_to_get_one(tmp_path: Path):
     with pytest.raises(SpecError, match=r"no such file\n.*hba atlas new"):
         AtlasSpec(source="own", root=str(write_own(tmp_path / "own", declared=False)))
