@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hba_ray.cluster.session import ray_session
+from hba_ray.data.repeats import Leak
 from hba_ray.errors import SpecError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.descriptors import USUAL_STREAMS
@@ -39,7 +40,6 @@ def index_of(spec: ExperimentSpec) -> tuple[AtlasIndex, list[str]]:
         SpecError: the atlas is generated or converted, and was not made yet.
     """
     from hba_ray.data.atlas import AtlasIndex, build_index
-    from hba_ray.data.repeats import Leak
 
     roots = [root for root in stated_roots(spec.atlas) if root is not None]
     if len(roots) == len(spec.atlas.parts):
@@ -50,12 +50,17 @@ def index_of(spec: ExperimentSpec) -> tuple[AtlasIndex, list[str]]:
     step = draft["atlas"]
     if not step.is_done:
         sources = ", ".join(part.source for part in spec.atlas.parts)
-        what = f"'{sources}' is not made yet; only files that are there can be checked"
-        raise SpecError("atlas.source", what, "make it with `hba describe` or `hba run`, or give the folder of a finished atlas")
+        what = f"'{sources}' is not made yet; only rows that are there can be checked"
+        way_out = "make it with `hba atlas build SPEC --to FOLDER`, `hba describe` or `hba run`, or give the folder of a finished atlas"
+        raise SpecError("atlas.sources" if spec.atlas.sources else "atlas.source", what, way_out)
     result = step.result()
     index = AtlasIndex.load(step.whole(), stated=stated_roots(spec.atlas))
-    leaks = tuple(Leak(**leak) for leak in result.leaks)
-    return replace(index, changes=result.changes, leaks=leaks), say_found(result.changes, result.leaks)
+    return _with_found(index, result), say_found(result.changes, result.leaks)
+
+
+def _with_found(index: AtlasIndex, result: AtlasResult) -> AtlasIndex:
+    """The index with what the atlas step found in its rows, which only the step's result holds."""
+    return replace(index, changes=result.changes, leaks=tuple(Leak(**leak) for leak in result.leaks))
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def make_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> MadeAtlas:
     AtlasSteps().plan(draft)
     step = draft["atlas"]
     do_step(Context(spec, step, {}), say)
-    return MadeAtlas(step, Context(spec, step, {step.name: step}).whole_index)
+    return MadeAtlas(step, _with_found(Context(spec, step, {step.name: step}).whole_index, step.result()))
 
 
 def describe_atlas(spec: ExperimentSpec, say: Callable[[str], None]) -> describe.DescribeResult:

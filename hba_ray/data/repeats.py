@@ -20,7 +20,7 @@ PAIRS = (("test", "train"), ("validation", "train"), ("test", "validation"))
 WITHOUT_REPEATS = ("test", "validation")
 """Splits in which no row should be there under two ids. Training may see a row twice."""
 NAMED = 10
-"""Rows of a leak that are named."""
+"""Rows of a leak that a sentence names."""
 Clip = tuple[str, int, str | Path]
 """Modality, size in bytes, and the SHA-256 of the bytes or, until that is needed, the file."""
 
@@ -50,7 +50,7 @@ class Leak:
         other: the other split, or the same.
         kind: `row`: question, answer and clips are the same; `sample_id`: only the id is.
         rows: of `split`.
-        samples: ids of the first of them.
+        samples: their ids.
     """
 
     dataset: str
@@ -66,7 +66,7 @@ class Leak:
         return self.split != self.other
 
     def __str__(self) -> str:
-        named = ", ".join(f"'{sample}'" for sample in self.samples) + (", …" if self.rows > len(self.samples) else "")
+        named = ", ".join(f"'{sample}'" for sample in self.samples[:NAMED]) + (", …" if self.rows > NAMED else "")
         if not self.is_across:
             return f"{self.dataset}: rows of {self.split} that are there once more under another id: {self.rows} ({named})"
         same = f"in {self.other}, too" if self.kind == "row" else f"in {self.other} by sample_id, with other content"
@@ -192,5 +192,4 @@ def _leaks(kept: Sequence[Kept], ids: Mapping[int, str], contents: Mapping[int, 
                     by_dataset[kept[line].dataset].append(line)
                     told.add(line)
             for dataset, lines in sorted(by_dataset.items()):
-                samples = tuple(ids.get(line, "?") for line in lines[:NAMED])
-                yield Leak(dataset, split, other, kind, len(lines), samples)
+                yield Leak(dataset, split, other, kind, len(lines), tuple(ids.get(line, "?") for line in lines))

@@ -98,6 +98,18 @@ def test_the_header_claims_no_licence_for_a_users_own_data_and_no_labels_of_vide
     assert DatasetCard(as_markdown(card)).data.to_dict()["task_categories"] == ["audio-classification", "text-classification"]
 
 
+def test_all_rows_that_two_splits_share_are_in_the_card(tmp_path: Path):
+    rows = [
+        {"problem": f"Is it anger? {number}", "dataset": "cremad", "answer": "anger", "sample_id": f"id{number}"} for number in range(25)
+    ]
+    folder = write_rows(tmp_path / "atlas", train=rows, test=[{**one, "sample_id": f"{one['sample_id']} again"} for one in rows])
+    card = card_of(spec_of(tmp_path, source="released", root=str(folder)))
+    assert [(one.finding, one.split, one.rows) for one in card.findings if one.severity == "error"] == [
+        ("row in two splits", "test, train", 25)
+    ]
+    assert "| error | row in two splits | cremad | test, train | 25 |" in as_markdown(card)
+
+
 def test_the_rules_and_findings_of_a_converter_stand_in_the_card(tmp_path: Path):
     card = card_of(spec_of(tmp_path, source="tess", root=str(WRITERS["tess"](tmp_path / "tess"))))
     (conversion,) = card.conversions
