@@ -220,8 +220,11 @@ class _Driver:
     def record(self, report: Report | None, reports: dict[str, Report], outcomes: dict[str, Outcome], files: list[str]) -> None:
         """Writes the report and adds it to the sweep's record."""
         folder = self.plan.folder
+        trials = {trial.name: trial.fingerprint for trial in self.plan.trials if trial.name in reports}
+        before = [line.get("trials") for line in ledger(folder) if line.get("event") == "finished"]
         counts = {f"trials/{status}": sum(outcome.status == status for outcome in outcomes.values()) for status in STATUS}
-        self.tracker.log_metrics({**counts, "trials/total": len(outcomes)}, step=len(ledger(folder)))
+        if not before or before[-1] != trials:  # a point each time that the sweep ends with other trials
+            self.tracker.log_metrics({**counts, "trials/total": len(outcomes)}, step=len(before))
         if report is not None:
             named = labels(reports, {trial.name: trial.steps for trial in self.plan.trials})
             finished = [(trial, named[trial.name]) for trial in self.plan.trials if trial.name in named]
@@ -231,7 +234,6 @@ class _Driver:
             self.tracker.describe(render_markdown(report))
         for file in files:
             self.tracker.log_artifact(folder / file)
-        trials = {trial.name: trial.fingerprint for trial in self.plan.trials if trial.name in reports}
         note(folder, event="finished", fingerprint=self.plan.fingerprint, trials=trials)
 
 
