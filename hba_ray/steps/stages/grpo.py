@@ -24,7 +24,7 @@ from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.model import Rows, reinforcement_needs
 from hba_ray.steps.needs.software import Packages, Verl
 from hba_ray.steps.needs.work import grpo_work
-from hba_ray.steps.stages.resume import begins, mention, without_gradients
+from hba_ray.steps.stages.resume import always_zero, begins, mention
 from hba_ray.store.folders import append_line, keep_lines, read_lines
 from hba_ray.store.follow import Metrics, followed
 
@@ -264,7 +264,7 @@ def _series(log: Path) -> dict[str, Any]:
         "reward_last_quarter": sum(rewards[-quarter:]) / quarter,
         "cut": _mean(lines, CUT_SHARE),
         "equal_groups": _mean(lines, EQUAL_GROUPS),
-        "without_gradients": without_gradients(log, "actor/grad_norm"),
+        "without_gradients": always_zero(log, "actor/grad_norm"),
         "step_seconds": None if seconds is None else round(seconds, 2),
     }
 

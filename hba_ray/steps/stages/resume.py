@@ -60,11 +60,11 @@ def mention(context: Context, key: str, why_not: str) -> str | None:
     return f"{context.step.name}: the same with {key}={length} is finished in {step.folder}; it is not continued, since {why_not}"
 
 
-def without_gradients(log: Path, name: str) -> bool:
-    """Whether every gradient that a step's log tells of was 0, so that nothing can have been learnt.
+def always_zero(log: Path, name: str) -> bool:
+    """Whether a gradient's norm or a learning rate was 0 in every line of a step's log, so that nothing can have been learnt.
 
     Args:
-        name: of the gradient's norm in the log. A log of a former version, which did not tell it, says nothing.
+        name: in the log. A log of a former version, which did not tell it, says nothing.
     """
-    norms = [line[name] for line in read_lines(log) if name in line]
-    return bool(norms) and not any(norms)
+    values = [line[name] for line in read_lines(log) if name in line]
+    return bool(values) and not any(values)

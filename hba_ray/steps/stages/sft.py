@@ -35,7 +35,7 @@ from hba_ray.steps.metrics import shown_metrics
 from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.model import Rows, training_needs
 from hba_ray.steps.needs.work import sft_work
-from hba_ray.steps.stages.resume import begins, mention, without_gradients
+from hba_ray.steps.stages.resume import always_zero, begins, mention
 from hba_ray.store.folders import copy_folder, read_object
 from hba_ray.store.follow import Metrics, followed
 
@@ -60,6 +60,7 @@ class TrainingResult(Result):
         taken_from: folder of the model that took the place of training.
         without_answers: no row had an open answer, so that lm_head is the backbone's.
         without_gradients: every gradient was 0.
+        at_rate_zero: every step was taken at the learning rate with which warm-up begins.
     """
 
     optimizer_steps: int = 0
@@ -70,6 +71,7 @@ class TrainingResult(Result):
     taken_from: str | None = None
     without_answers: bool = False
     without_gradients: bool = False
+    at_rate_zero: bool = False
 
 
 class SftSteps(StepKind[TrainingResult]):
@@ -186,6 +188,10 @@ class TransferSteps(StepKind[TrainingResult]):
 
 
 def _nothing_learnt(name: str, result: TrainingResult) -> list[str]:
+    if result.at_rate_zero:
+        taken = f"{result.optimizer_steps} optimiser step{'' if result.optimizer_steps == 1 else 's'}"
+        way_out = "lower the rows of a batch (sft.batch) or the warm-up (sft.warmup_steps), or train for more epochs"
+        return [f"{name} learnt nothing: it took {taken}, and warm-up begins at a learning rate of 0; {way_out}."]
     way_out = "look at sft.class_loss_weight, sft.answer_loss_weight and at what model.train leaves trainable"
     return [f"{name} learnt nothing: the gradient of every step was 0; {way_out}."] if result.without_gradients else []
 
@@ -280,7 +286,8 @@ def _train(
         best_validation_loss=state.best_loss,
         lost=losses(state.drops),
         part=part,
-        without_gradients=without_gradients(log, "gradient_norm"),
+        without_gradients=always_zero(log, "gradient_norm"),
+        at_rate_zero=always_zero(log, "lr"),
     )
 
 

@@ -10,7 +10,7 @@ from hba_ray.runs.plan import plan
 from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.base import Context
-from hba_ray.steps.stages.resume import begins, mention, without_gradients
+from hba_ray.steps.stages.resume import always_zero, begins, mention
 from hba_ray.store.folders import Storage, finish
 from tests.helpers.experiments import small_experiment
 from tests.helpers.journals import ReadableJournal
@@ -89,7 +89,7 @@ def test_where_a_run_goes_on_is_said_and_so_is_that_it_starts_again(tmp_path: Pa
 def test_gradients_that_were_all_zero_are_seen_and_a_log_without_them_says_nothing(tmp_path: Path, norms: list[float], none: bool):
     lines = [{"step": 1, "loss": 1.0}, *({"step": 2, "norm": norm} for norm in norms)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert without_gradients(tmp_path / "metrics.jsonl", "norm") is none
+    assert always_zero(tmp_path / "metrics.jsonl", "norm") is none
 
 
 def test_a_run_says_that_it_goes_on_and_that_a_shorter_one_is_finished(tmp_path: Path, capsys, cut_after):
