@@ -29,11 +29,10 @@ def render_file(
     from hba_ray.specs.infra import load_infra
     from hba_ray.store.folders import write_text
 
-    loaded = load_infra(infra)
-    file = to or Path(FILES[target])
-    write_text(file, render(loaded, target))
+    text, file = render(load_infra(infra), target), to or Path(FILES[target])
+    write_text(file, text)
     show("file", file)
-    if left := blanks(loaded, target):
+    if left := blanks(text):
         say(f"{len(left)} of its values are blank, since {infra} does not give them: hba cluster check {target} {infra}")
 
 
@@ -44,9 +43,8 @@ def check_file(target: Place, infra: InfraFile) -> None:
     from hba_ray.cluster.render.check import FILES, problems, render
     from hba_ray.specs.infra import load_infra
 
-    loaded = load_infra(infra)
-    wrong = problems(target, render(loaded, target))
-    left = blanks(loaded, target)
+    text = render(load_infra(infra), target)
+    wrong, left = problems(target, text), blanks(text)
     for sentence in wrong:
         console.print(f"wrong  {FILES[target]}: {sentence}")
     for blank in left:

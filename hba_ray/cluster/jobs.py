@@ -218,7 +218,7 @@ class Jobs:
             SpecError: there is no such job.
             EnvironmentMissing: no dashboard answers.
         """
-        shown, answered, lost = _Shown(show), False, None
+        shown, answered, lost = Shown(show), False, None
         while True:
             try:
                 with _answers(self.address, name):
@@ -228,15 +228,14 @@ class Jobs:
                 if job.exit_code is not None:
                     return job
             except EnvironmentMissing as cause:
-                lost = lost or time.monotonic()
-                if not answered or time.monotonic() - lost > patience:
+                if not answered or (lost is not None and time.monotonic() - lost > patience):
                     raise
-                if shown.lost != lost:
+                if lost is None:
+                    lost = time.monotonic()
                     say(f"{cause.what}: it is asked again for {patience / 60:.0f} minutes, while the job goes on")
-                    shown.lost = lost
             time.sleep(POLL_SECONDS)
 
-    async def _tail(self, name: str, shown: _Shown) -> None:
+    async def _tail(self, name: str, shown: Shown) -> None:
         """What the job says until its stream ends; the stream begins with its first word, however often it is asked for."""
         shown.again()
         async for text in self._client.tail_job_logs(name):
@@ -260,18 +259,19 @@ class Jobs:
             SpecError: see `for_cluster`.
             EnvironmentMissing: no dashboard answers, or the head was replaced and knows nothing of the job.
         """
-        for left in range(retries, -1, -1):
+        while True:
             on_submit(name := self.submit(spec, say))
             lost = f"{name} is lost with the machine that it ran on"
             try:
                 job = self.follow(name, show, say)
-                if not (job.lost and left):
+            except SpecError as gone:  # it was there when it was submitted
+                if not retries:
+                    raise EnvironmentMissing("--address", lost, "submit the spec again: it goes on where it was") from gone
+            else:
+                if not (job.lost and retries):
                     return job
-            except SpecError:  # it was there when it was submitted
-                if not left:
-                    raise EnvironmentMissing("--address", lost, "submit the spec again: it goes on where it was") from None
-            say(f"{lost}: it is submitted again, {left} {'time' if left == 1 else 'times'} at most")
-        raise AssertionError("the last attempt returns or raises")
+            say(f"{lost}: it is submitted again, {retries} {'time' if retries == 1 else 'times'} at most")
+            retries -= 1
 
     def stop(self, name: str) -> bool:
         """Stops a job, and says whether it was running. When its spec is submitted again, it goes on where it was."""
@@ -279,18 +279,14 @@ class Jobs:
             return self._client.stop_job(name)
 
 
-class _Shown:
-    """Hands on the part of a stream that was not shown before.
-
-    Attributes:
-        lost: when the dashboard was lost that was told of last.
-    """
+class Shown:
+    """Hands on the part of a text, which is read from its beginning again and again, that was not shown before."""
 
     def __init__(self, show: Callable[[str], None]):
-        self._show, self._characters, self._place, self.lost = show, 0, 0, 0.0
+        self._show, self._characters, self._place = show, 0, 0
 
     def again(self) -> None:
-        """The stream begins once more."""
+        """The text begins once more."""
         self._place = 0
 
     def take(self, text: str) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hba_ray.cluster.jobs import EXIT, for_cluster, job_name
+from hba_ray.cluster.jobs import EXIT, Shown, for_cluster, job_name
 from hba_ray.cluster.render.blanks import blanks
 from hba_ray.cluster.render.kubernetes import render_kubernetes
 from hba_ray.errors import EnvironmentMissing, SpecError
@@ -38,7 +38,7 @@ class KubernetesJobs:
     """
 
     def __init__(self, infra: InfraSpec, file: Path):
-        if left := blanks(infra, "kubernetes"):
+        if left := blanks(render_kubernetes(infra)):
             raise SpecError(str(file), f"leaves out {', '.join(blank.key for blank in left)}", f"hba cluster check kubernetes {file}")
         if shutil.which("kubectl") is None:
             raise EnvironmentMissing("--k8s", "there is no kubectl here", "install it, with a context for your cluster")
@@ -68,12 +68,11 @@ class KubernetesJobs:
         Returns:
             The exit code: 0, 1 where it failed, 130 where it was stopped.
         """
-        shown = 0
+        shown = Shown(show)
         while True:
             state = self._state(name)
-            said = self._kubectl("logs", "--selector", f"job-name={name}", "--tail=-1", must=False)
-            show(said[shown:])
-            shown = max(shown, len(said))
+            shown.again()
+            shown.take(self._kubectl("logs", "--selector", f"job-name={name}", "--tail=-1", must=False))
             if state in EXIT:
                 return EXIT[state]
             time.sleep(POLL_SECONDS)

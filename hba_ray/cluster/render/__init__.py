@@ -3,5 +3,6 @@
 ray_up.py       AWS and Google Cloud: a file for `ray up`
 kubernetes.py   a RayJob of KubeRay, what it needs beside it, and Kueue's labels
 slurm.py        a batch script
-check.py        what is wrong with such a file, and what is still to be filled in
+blanks.py       what is still to be filled in, and how a file says so
+check.py        what is wrong with such a file
 """

@@ -1,13 +1,26 @@
-"""What only the user of a cluster knows: rendered as a blank that says its key, and told by `hba cluster check`."""
+"""What only the user of a cluster knows: a blank in a rendered file says its key, and `hba cluster check` says what it is."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from hba_ray.specs.infra import InfraSpec, Target
+from hba_ray.specs.infra import InfraSpec
 
 BLANK = "FILL_IN_"
 """How a blank begins; the key of the infra file follows."""
+_KEY = re.compile(BLANK + r"([\w.-]*\w)")
+WORDS = {
+    "image.cpu": "the image for nodes without GPUs, built from clusters/Dockerfile",
+    "image.gpu": "the image for nodes with GPUs, built from clusters/Dockerfile",
+    "mlflow": "the address of an MLflow server that the nodes reach",
+    "machine": "the type of machine",
+    "project": "the id of your project",
+    "machine_image": "an image of a machine with Docker and NVIDIA's driver",
+    "file_system": "the address of the shared file system",
+    "storage_class": "a storage class with volumes that many pods can write to",
+}
+"""What a key is, by the whole key or by the name that all places share; in the order in which it is told."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +40,17 @@ def or_blank(value: str | None, key: str) -> str:
     return BLANK + key if value is None else value
 
 
-def blanks(infra: InfraSpec, target: Target) -> list[Blank]:
-    """What a target needs to be told and the infra file does not say, in the order of the file."""
-    needed: list[tuple[object, str, str]] = []
-    has_gpus = any(worker.gpus for worker in infra.workers.values())
-    if target != "slurm":
-        needed += [(infra.image.cpu, "image.cpu", "the image for nodes without GPUs, built from clusters/Dockerfile")]
-        needed += [(infra.image.gpu, "image.gpu", "the image for nodes with GPUs, built from clusters/Dockerfile")] if has_gpus else []
-    if target != "kubernetes":
-        needed += [(infra.mlflow, "mlflow", "the address of an MLflow server that the nodes reach")]
-    if target in ("aws", "gcp"):
-        cloud = infra.aws if target == "aws" else infra.gcp
-        for name, node in {"head": infra.head, **{f"workers.{name}": worker for name, worker in infra.workers.items()}}.items():
-            needed += [(node.machine.get(target), f"{name}.machine.{target}", "the type of machine")]
-        if target == "gcp":
-            needed += [(infra.gcp.project, "gcp.project", "the id of your project")]
-        needed += [(cloud.machine_image, f"{target}.machine_image", "an image of a machine with Docker and NVIDIA's driver")]
-        if infra.mount:
-            needed += [(cloud.file_system, f"{target}.file_system", "the address of the shared file system")]
-    if target == "kubernetes" and infra.mount:
-        needed += [(infra.kubernetes.storage_class, "kubernetes.storage_class", "a storage class with volumes that many pods can write to")]
-    return [Blank(key, what) for value, key, what in needed if value is None]
+def image_of(infra: InfraSpec, *, gpus: int = 0) -> str:
+    """The image of nodes with so many GPUs."""
+    return or_blank(infra.image.gpu, "image.gpu") if gpus else or_blank(infra.image.cpu, "image.cpu")
+
+
+def blanks(text: str) -> list[Blank]:
+    """The blanks of a rendered file, each once."""
+    named = [(_kind_of(key), key) for key in dict.fromkeys(_KEY.findall(text))]
+    return [Blank(key, WORDS[kind]) for kind, key in sorted(named, key=lambda one: list(WORDS).index(one[0]))]
+
+
+def _kind_of(key: str) -> str:
+    *path, name = key.split(".")
+    return key if key in WORDS else "machine" if path[-1] == "machine" else name

@@ -109,13 +109,12 @@ def _kueue_problems(job: dict[str, Any], cluster: Mapping[str, Any]) -> list[str
     if "kueue.x-k8s.io/queue-name" not in labels:
         return ["RayJob: has a priority of Kueue and no queue"] if "kueue.x-k8s.io/priority-class" in labels else []
     spec = job.get("spec") or {}
-    found = [] if spec.get("suspend") is True else ["RayJob: waits in a queue, and spec.suspend is not true"]
-    found += (
-        [] if spec.get("shutdownAfterJobFinishes") else ["RayJob: Kueue takes back nodes only where spec.shutdownAfterJobFinishes is true"]
-    )
-    return found + (
-        ["RayJob: Kueue admits a job whole, so enableInTreeAutoscaling has to be off"] if cluster.get("enableInTreeAutoscaling") else []
-    )
+    asked = {
+        "RayJob: waits in a queue, and spec.suspend is not true": spec.get("suspend") is True,
+        "RayJob: Kueue takes back nodes only where spec.shutdownAfterJobFinishes is true": spec.get("shutdownAfterJobFinishes"),
+        "RayJob: Kueue admits a job whole, so enableInTreeAutoscaling has to be off": not cluster.get("enableInTreeAutoscaling"),
+    }
+    return [sentence for sentence, holds in asked.items() if not holds]
 
 
 def _pod_problems(group: Mapping[str, Any], where: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hba_ray.cluster.render.blanks import or_blank
+from hba_ray.cluster.render.blanks import image_of, or_blank
 from hba_ray.specs.infra import InfraSpec, WorkerSpec
 from hba_ray.specs.reading.yaml_text import dump_yaml
 
@@ -68,14 +68,8 @@ def ray_job(infra: InfraSpec, job: str) -> dict[str, Any]:
     labels = {"kueue.x-k8s.io/queue-name": kubernetes.queue} if kubernetes.queue else {}
     labels |= {"kueue.x-k8s.io/priority-class": kubernetes.priority} if kubernetes.priority else {}
     words = f"compute.address=auto compute.storage={infra.storage} tracking.mlflow={infra.mlflow or _mlflow_address(infra)}"
-    scaling: dict[str, Any] = (
-        {}
-        if kubernetes.queue
-        else {
-            "enableInTreeAutoscaling": True,
-            "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": 60 * infra.idle_minutes},
-        }
-    )
+    options = {"version": "v2", "idleTimeoutSeconds": 60 * infra.idle_minutes}
+    scaling: dict[str, Any] = {} if kubernetes.queue else {"enableInTreeAutoscaling": True, "autoscalerOptions": options}
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -99,8 +93,7 @@ def ray_job(infra: InfraSpec, job: str) -> dict[str, Any]:
 
 def _head_pod(infra: InfraSpec, job: str) -> dict[str, Any]:
     """The pod of drivers, which also holds the spec."""
-    image = or_blank(infra.image.cpu, "image.cpu")
-    pod = _pod(infra, "ray-head", image, {"cpu": str(infra.head.cpus), "memory": f"{infra.head.memory_gib}Gi"})
+    pod = _pod(infra, "ray-head", image_of(infra), {"cpu": str(infra.head.cpus), "memory": f"{infra.head.memory_gib}Gi"})
     pod["containers"][0]["volumeMounts"].append({"name": "spec", "mountPath": SPEC_FOLDER, "readOnly": True})
     pod["volumes"].append({"name": "spec", "configMap": {"name": job}})
     return pod
@@ -109,8 +102,9 @@ def _head_pod(infra: InfraSpec, job: str) -> dict[str, Any]:
 def _worker_group(infra: InfraSpec, name: str, worker: WorkerSpec) -> dict[str, Any]:
     """Nodes of one kind: all of them at once under a queue, otherwise none before there is work."""
     gpus = {"nvidia.com/gpu": str(worker.gpus)} if worker.gpus else {}
-    image = or_blank(infra.image.gpu, "image.gpu") if worker.gpus else or_blank(infra.image.cpu, "image.cpu")
-    pod = _pod(infra, "ray-worker", image, {"cpu": str(worker.cpus), "memory": f"{worker.memory_gib}Gi", **gpus})
+    pod = _pod(
+        infra, "ray-worker", image_of(infra, gpus=worker.gpus), {"cpu": str(worker.cpus), "memory": f"{worker.memory_gib}Gi", **gpus}
+    )
     pod["containers"][0]["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # Ray's object store, and NCCL's buffers
     pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{max(1, worker.memory_gib // 4)}Gi"}})
     tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}] if worker.gpus else []
@@ -128,7 +122,7 @@ def _worker_group(infra: InfraSpec, name: str, worker: WorkerSpec) -> dict[str, 
 def _pod(infra: InfraSpec, container: str, image: str, resources: dict[str, str]) -> dict[str, Any]:
     limits = {name: amount for name, amount in resources.items() if name != "cpu"}  # a pod may use CPUs that nobody else wants
     variables = [{"name": name, "valueFrom": {"secretKeyRef": {"name": SECRETS, "key": name, "optional": True}}} for name in infra.secrets]
-    shared = {"name": "shared", "persistentVolumeClaim": {"claimName": _claim_name(infra)}}
+    mounts, volumes = _shared(infra)
     return {
         "containers": [
             {
@@ -136,11 +130,19 @@ def _pod(infra: InfraSpec, container: str, image: str, resources: dict[str, str]
                 "image": image,
                 "resources": {"requests": resources, "limits": limits},
                 **({"env": variables} if variables else {}),
-                "volumeMounts": [{"name": "shared", "mountPath": infra.mount}] if infra.mount else [],
+                "volumeMounts": mounts,
             }
         ],
-        "volumes": [shared] if infra.mount else [],
+        "volumes": volumes,
     }
+
+
+def _shared(infra: InfraSpec) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Where a container sees the shared volume, and the pod's entry for it; nothing where `storage` is a bucket."""
+    if infra.mount is None:
+        return [], []
+    claim = {"name": "shared", "persistentVolumeClaim": {"claimName": _claim_name(infra)}}
+    return [{"name": "shared", "mountPath": infra.mount}], [claim]
 
 
 def _claim(infra: InfraSpec) -> dict[str, Any]:
@@ -164,14 +166,13 @@ def _mlflow(infra: InfraSpec) -> list[dict[str, Any]]:
         "mlflow", "server", "--host=0.0.0.0", f"--port={MLFLOW_PORT}", "--backend-store-uri=sqlite:////records/mlflow.db",
         f"--artifacts-destination={artifacts}", f"--allowed-hosts={name}:{MLFLOW_PORT},{name}.{infra.kubernetes.namespace}:{MLFLOW_PORT}",
     ]  # fmt: skip
-    mounts = [{"name": "records", "mountPath": "/records"}, *([{"name": "shared", "mountPath": infra.mount}] if infra.mount else [])]
-    shared = [{"name": "shared", "persistentVolumeClaim": {"claimName": _claim_name(infra)}}] if infra.mount else []
+    mounts, shared = _shared(infra)
     container = {
         "name": "mlflow",
         "image": MLFLOW_IMAGE,
         "command": server,
         "ports": [{"containerPort": MLFLOW_PORT}],
-        "volumeMounts": mounts,
+        "volumeMounts": [{"name": "records", "mountPath": "/records"}, *mounts],
     }
     records = {
         "apiVersion": "v1",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hba_ray.cluster.render.blanks import or_blank
+from hba_ray.cluster.render.blanks import image_of, or_blank
 from hba_ray.specs.infra import Cloud, InfraSpec, NodeSpec, WorkerSpec
 from hba_ray.specs.reading.yaml_text import dump_yaml
 
@@ -55,8 +55,8 @@ def cluster_config(infra: InfraSpec, cloud: Cloud) -> dict[str, Any]:
         "auth": {"ssh_user": "ubuntu"},
         "docker": {
             "container_name": infra.name,
-            "head_image": or_blank(infra.image.cpu, "image.cpu"),
-            "worker_image": or_blank(infra.image.cpu, "image.cpu"),
+            "head_image": image_of(infra),
+            "worker_image": image_of(infra),
             "pull_before_run": True,
             "run_options": ["--ulimit nofile=65536:65536", *([f"--volume {infra.mount}:{infra.mount}"] if infra.mount else [])],
         },
@@ -85,7 +85,7 @@ def _worker(infra: InfraSpec, name: str, worker: WorkerSpec, cloud: Cloud) -> di
         "max_workers": worker.most,
         "resources": {"CPU": worker.cpus, **({"GPU": worker.gpus} if worker.gpus else {})},
         "labels": {"ray.io/market-type": "spot" if infra.spot else "on-demand"},
-        **({"docker": {"worker_image": or_blank(infra.image.gpu, "image.gpu")}} if worker.gpus else {}),
+        **({"docker": {"worker_image": image_of(infra, gpus=worker.gpus)}} if worker.gpus else {}),
         "node_config": _machine(infra, worker, machine, cloud, spot=infra.spot),
     }
 
