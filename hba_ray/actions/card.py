@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
@@ -29,6 +27,7 @@ from hba_ray.report.formats import Document, to_markdown
 from hba_ray.report.sheets import MISSING, Sheet
 from hba_ray.specs import ExperimentSpec, identity_values
 from hba_ray.store.files import from_json
+from hba_ray.store.roots import stated_roots
 
 if TYPE_CHECKING:
     from hba_ray.data.build import Written
@@ -84,12 +83,18 @@ class CardLengths:
 
     @staticmethod
     def of(lengths: Lengths) -> CardLengths:
-        known = lengths.seconds
-        ends = (round(min(known), 2), round(median(known), 2), round(max(known), 2)) if known else (None, None, None)
-        minutes = round(sum(known) / 60, 1)
+        shortest, middle, longest = (None if end is None else round(end, 2) for end in lengths.ends or (None,) * 3)
         return CardLengths(
-            lengths.videos, lengths.sounds, minutes, *ends, list(lengths.bins), lengths.long, dict(lengths.unreadable)
-        )  # fmt: skip
+            lengths.videos,
+            lengths.sounds,
+            round(lengths.minutes, 1),
+            shortest,
+            middle,
+            longest,
+            list(lengths.bins),
+            lengths.long,
+            dict(lengths.unreadable),
+        )
 
 
 @dataclass(frozen=True)
@@ -203,7 +208,7 @@ def _conversions(cards: Iterator[Mapping[str, Any]]) -> list[Conversion]:
 def _former(spec: ExperimentSpec) -> list[Conversion]:
     """Cards of the converters of released atlases that hba_ray has built, which lie beside their rows."""
     found: list[Conversion] = []
-    for file in (Path(part.root or "") / CARD for part in spec.atlas.parts if part.source == "released"):
+    for file in (root / CARD for root in stated_roots(spec.atlas) if root is not None):
         if file.is_file():
             way_out = "take it away, and the card says nothing of how the rows were made; or build the atlas again"
             found += from_json(_CARD, file.read_bytes(), where=str(file), what="no card of an atlas", way_out=way_out).conversions

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from hba_ray.cluster.session import check_store, ray_session
 from hba_ray.data.predictions import without_texts
 from hba_ray.errors import SpecError
@@ -30,7 +28,7 @@ from hba_ray.steps.results.evaluate import PREDICTIONS, SCORES
 from hba_ray.steps.results.judge import VERDICTS
 from hba_ray.steps.run import do_step, done_again
 from hba_ray.store import journal as journals
-from hba_ray.store.files import read_parquet
+from hba_ray.store.files import read_parquet, write_parquet
 from hba_ray.store.folders import LOCK_SECONDS, RESOLVED, Storage, claimed, note, share, write_text
 from hba_ray.store.follow import Metrics
 from hba_ray.store.mlflow import MlflowTracker, Status, standard_tags
@@ -204,5 +202,5 @@ def _without_texts(step: Step, file: str, run_folder: Path) -> Path:
         return whole
     copy = run_folder / SHOWN / step.folder.name / file
     copy.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(shown, copy)
+    write_parquet(shown, copy)
     return copy

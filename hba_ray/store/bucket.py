@@ -27,8 +27,6 @@ AT_ONCE = 16
 RETRY_SECONDS = 60.0
 """How long a storage may fail to answer before an error says so."""
 READ_BYTES = 1 << 23
-_DIGEST_LETTERS = 32
-"""As `store.files.DIGEST_LETTERS`."""
 ACCESS = (
     "keys and endpoint come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL and, for an "
     "endpoint without TLS, AWS_ALLOW_HTTP=true; GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT_NAME and its key"
@@ -143,7 +141,7 @@ class Bucket:
         """Writes an object's content to a file, whole or not at all, and returns its version.
 
         Args:
-            digest: the first half of the SHA-256 that the content must have; None takes any.
+            digest: with which the content's SHA-256 must begin; None takes any.
 
         Raises:
             DataError: the object is gone, or holds other bytes.
@@ -160,7 +158,7 @@ class Bucket:
                     target.write(chunk)
                     read.update(chunk)
             self._count(self.moved, "read", draft.stat().st_size)
-            if digest is not None and read.hexdigest()[:_DIGEST_LETTERS] != digest:
+            if digest is not None and not read.hexdigest().startswith(digest):
                 what = f"holds other bytes than when '{file.name}' was written"
                 raise DataError(f"{self.address}/{key}", what, way_out, reason="corrupt file")
             written = found.meta["last_modified"].timestamp()

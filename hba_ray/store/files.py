@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hba_ray.errors import DataError
 from hba_ray.progress import progress
-from hba_ray.store.folders import DO_AGAIN, append_line, read_lines
+from hba_ray.store.folders import DO_AGAIN, append_line, drafted, read_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,9 +87,8 @@ def write_parquet(table: pa.Table, file: Path) -> None:
     """Writes a table whole or, where that fails, not at all."""
     import pyarrow.parquet as pq
 
-    draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
-    pq.write_table(table, draft)
-    os.replace(draft, file)
+    with drafted(file) as draft:
+        pq.write_table(table, draft)
 
 
 def file_digest(path: Path, *, memory: Path | None = None) -> str:

@@ -178,7 +178,7 @@ def _seal_of(facts: Mapping[str, Any]) -> str:
 def reopen(folder: Path) -> None:
     """Removes the mark of a finished step, so that it is done again."""
     if (mirror := mirror_of(folder)) is not None:
-        mirror.reopen(folder / DONE)
+        mirror.reopen(folder)
     (folder / DONE).unlink(missing_ok=True)
 
 
@@ -198,9 +198,16 @@ def clear(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that it holds the whole text or, where that fails, what it held before."""
+    with drafted(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """A file beside another one, which it replaces at the end of the block; where the block fails, the other stays as it was."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        draft.write_text(text, encoding="utf-8")
+        yield draft
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

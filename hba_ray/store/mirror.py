@@ -169,16 +169,16 @@ class Mirror:
         used = {self._file_key(folder, file["sha256"]) for file in files.values()}
         self.bucket.delete([*(there - used), *([self._snapshot_key(folder)] if self._snapshots.pop(folder.name, None) else [])])
 
-    def reopen(self, mark: Path) -> None:
+    def reopen(self, folder: Path) -> None:
         """Removes a step's mark, so that it is done again."""
         self._marks_until = 0.0
-        if mark.parent.name in self.finished():
-            self.bucket.delete([self._mark_key(mark.parent)])
+        if folder.name in self.finished():
+            self.bucket.delete([self._mark_key(folder)])
             self._marks_until = 0.0
 
     def forget(self, folder: Path) -> None:
         """Removes what a step has left in the bucket, its mark first, so that it is done from its beginning."""
-        self.reopen(folder / "done.json")
+        self.reopen(folder)
         self._snapshots[folder.name] = None
         self.bucket.delete(self.bucket.list(f"{self._key(folder)}/"))
 

@@ -23,9 +23,9 @@ def root_here(root: str | None) -> Path:
     Raises:
         EnvironmentMissing: the bucket does not answer.
     """
-    here = folder_here(root) if root and "://" in root else Path(root or "")
-    if here != Path(root or ""):
-        _fetched(here)
+    if root is None or "://" not in root:
+        return Path(root or "")
+    _fetched(here := folder_here(root))
     return here
 
 
