@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from hba_ray.convert.origins import corpora_of, corpus_title
 from hba_ray.data.tasks import DATASETS, SPLITS, Dataset
@@ -64,6 +65,15 @@ class Lengths:
     sounds: int = 0
     seconds: tuple[float, ...] = ()
     unreadable: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def minutes(self) -> float:
+        return sum(self.seconds) / 60
+
+    @property
+    def ends(self) -> tuple[float, float, float] | None:
+        """Seconds of the shortest, the middle and the longest clip; None where there is none."""
+        return (min(self.seconds), median(self.seconds), max(self.seconds)) if self.seconds else None
 
     @property
     def long(self) -> int:

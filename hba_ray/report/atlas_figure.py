@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from statistics import median
 
 from hba_ray.convert.origins import Origin, origin_of
 from hba_ray.data.tasks import BENCHMARK_TASKS, DATASETS, TASKS, TOTAL_ROWS
@@ -136,10 +135,8 @@ def _lengths(survey: Survey) -> tuple[list[Sheet], list[Forest], list[Compared]]
     corpora = []
     for title, entries in survey.corpora():
         one = survey.lengths.get(entries[0].datasets[0].source)
-        if one is not None and one.seconds:
-            ends_at = (min(one.seconds), median(one.seconds), max(one.seconds))
-            minutes = sum(one.seconds) / 60
+        if one is not None and one.ends is not None:
             long_part = percent(one.long / len(one.seconds))
-            corpora.append((title, f"{len(one.seconds):,}", f"{minutes:,.1f}", *(f"{end:.1f}" for end in ends_at), long_part))
+            corpora.append((title, f"{len(one.seconds):,}", f"{one.minutes:,.1f}", *(f"{end:.1f}" for end in one.ends), long_part))
     header = ("Corpus", "Clips", "Minutes", "Shortest, s", "Median, s", "Longest, s", f"Over {LONG_SECONDS:g} s")
     return [first, Sheet("Lengths by corpus", header, tuple(corpora), 1)], [share_forest("Lengths of clips", [*bins, long])], numbers

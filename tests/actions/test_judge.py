@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from hba_ray.cli import main as cli
 from hba_ray.errors import EnvironmentMissing, SpecError
 from hba_ray.evaluation.scores import DatasetScore
 from hba_ray.judge.grade import judge_fingerprint
@@ -26,6 +25,7 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.evaluate import JudgeSpec
 from hba_ray.steps.results.judge import has_open_answers
 from hba_ray.store.folders import Storage, done
+from tests.helpers.commands import exit_code_of
 from tests.helpers.experiments import small_experiment
 from tests.helpers.journals import ReadableJournal
 from tests.helpers.stub_judge import KEY, KEY_ENV, MODEL, ROOT, StubJudge
@@ -210,12 +210,7 @@ def test_a_run_killed_while_it_judges_asks_the_rest_once(finished, tmp_path: Pat
 
 
 def hba_judge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
-    monkeypatch.setattr("sys.argv", ["hba", "judge", *words])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as end:
-        code = int(end.code or 0)
+    code = exit_code_of(monkeypatch, "judge", *words)
     out, err = capsys.readouterr()
     return code, out + err
 

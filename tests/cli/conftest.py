@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hba_ray.cli import main as cli
+from tests.helpers.commands import exit_code_of
 
 
 @pytest.fixture
@@ -12,12 +12,7 @@ def hba(monkeypatch, capsys, tmp_path):
     """Runs a command; gives its exit code, output and complaints."""
 
     def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["hba", *words])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
+        code = exit_code_of(monkeypatch, *words)
         out, err = capsys.readouterr()
         return code, out, err
 

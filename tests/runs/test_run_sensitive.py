@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from hba_ray.cli import main as cli
 from hba_ray.convert.conversion import convert
 from hba_ray.data.atlas import build_index
 from hba_ray.errors import DataError
 from hba_ray.specs import AtlasSpec
 from hba_ray.specs.load import as_yaml
+from tests.helpers.commands import exit_code_of
 from tests.helpers.corpora import mmpsy_entries, put, put_lines, tiny_sound, write_daicwoz
 from tests.helpers.experiments import small_experiment
 from tests.helpers.leaked import files_with
@@ -83,12 +83,7 @@ def do(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ca
     """Runs a command; gives what it says, on both streams, and its exit code."""
 
     def run(*words: str) -> tuple[str, int]:
-        monkeypatch.setattr("sys.argv", ["hba", *words])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
+        code = exit_code_of(monkeypatch, *words)
         return "".join(capfd.readouterr()), code
 
     return run
