@@ -165,22 +165,19 @@ def _together(held: Sequence[Sequence[str]]) -> list[str]:
     """A group for each row, so that rows which share anything, over others too, have the same one.
 
     >>> _together([("ann", "1.wav"), ("ben", "2.wav"), ("ben", "1.wav"), ("cem", "3.wav")])
-    ['ann', 'ann', 'ann', 'cem']
+    ['1.wav', '1.wav', '1.wav', '3.wav']
 
     Args:
         held: of each row the group that it names, then its clips.
     """
-    leader: dict[str, str] = {}
+    from scipy.cluster.hierarchy import DisjointSet
 
-    def first(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            name = leader[name]
-        return name
-
+    shared = DisjointSet(name for names in held for name in names)
     for names in held:
         for name in names[1:]:
-            leader[first(name)] = first(names[0])
-    return [first(names[0]) for names in held]
+            shared.merge(names[0], name)
+    named = {name: min(subset) for subset in shared.subsets() for name in subset}  # whatever the order of rows
+    return [named[names[0]] for names in held]
 
 
 def _counts(shares: tuple[float, float, float], rows: int) -> tuple[int, int, int]:
