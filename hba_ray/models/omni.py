@@ -115,11 +115,20 @@ class OmniSapiens(nn.Module):
             placeholders keep ordinary token embeddings.
         heads: those of the released layout, and those that the spec adds: one for each task of the user's own, and one for
             positive and negative surprise, whose scores join those of the emotion head. Without additions there are 25 classes.
+        head_scale: factor of the first weights of the heads, which are otherwise those of `nn.Linear`.
     """
 
     slot_of_class_25: Tensor
 
-    def __init__(self, backbone: nn.Module, hidden: int, *, media_to_backbone: bool = True, heads: Heads = BENCHMARK_HEADS):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        hidden: int,
+        *,
+        media_to_backbone: bool = True,
+        heads: Heads = BENCHMARK_HEADS,
+        head_scale: float = 1.0,
+    ):
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleList(nn.Linear(hidden, len(task.labels)) for task in heads.tasks)
@@ -127,9 +136,17 @@ class OmniSapiens(nn.Module):
         self.media_to_backbone = media_to_backbone
         if heads.split_surprise:
             self.heads.append(nn.Linear(hidden, len(SPLIT_SURPRISE)))
+        with torch.no_grad():
+            for weight in self.head_weights:
+                weight.mul_(head_scale)
         self.classes = heads.classes
         slots = [heads.slot(task) for task, _ in self.classes]
         self.register_buffer("slot_of_class_25", torch.tensor(slots), persistent=False)
+
+    @property
+    def head_weights(self) -> list[nn.Parameter]:
+        """Matrices of the heads, without their biases."""
+        return [weight for name, weight in self.heads.named_parameters() if name.endswith("weight")]
 
     @property
     def thinker(self) -> Qwen2_5OmniThinkerForConditionalGeneration:

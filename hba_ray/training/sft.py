@@ -111,7 +111,7 @@ def train_sft(job: SftJob, make_batches: MakeBatches, store: CheckpointStore, *,
         load_model(model, Path(job.init))
     kept = freeze_other_parts(model, job.part)
     join_process_group(gpu=spec.compute.gpus_per_worker > 0)
-    engine = start_engine(model, spec, steps=job.schedule_steps, bf16=bf16)
+    engine = start_engine(model, spec, steps=job.schedule_steps, bf16=bf16, heads=model.head_weights)
     run = Run(
         engine=engine,
         feed=feed,
@@ -145,7 +145,8 @@ def build_model(spec: ExperimentSpec, backbone: str, *, bf16: bool) -> Any:
     thinker = load_backbone(backbone, dtype=torch.bfloat16 if bf16 else torch.float32, attention=attention)
     hidden = int(getattr(thinker.config.text_config, "hidden_size"))  # noqa: B009 - its type is that of any config
     trained = apply_training(thinker, spec.model, gradient_checkpointing=spec.compute.gradient_checkpointing)
-    model = OmniSapiens(trained, hidden, media_to_backbone=spec.model.media_to_backbone, heads=Heads.of(spec.atlas))
+    scale, heads = spec.model.head_scale, Heads.of(spec.atlas)
+    model = OmniSapiens(trained, hidden, media_to_backbone=spec.model.media_to_backbone, heads=heads, head_scale=scale)
     if spec.sft.mode == "staged":
         model.thinker.lm_head.weight.requires_grad_(True)
     return model

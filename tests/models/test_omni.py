@@ -212,3 +212,12 @@ def test_generation_refuses_right_padding_and_training_mode(make_model: MakeMode
         model.generate(tiny.inputs(tiny.mixed, answers=False), max_new_tokens=2, **decode_settings(tiny))
     with pytest.raises(TrainingError, match="training mode"):
         model.train().generate(tiny.inputs(tiny.mixed, side="left", answers=False), max_new_tokens=2, **decode_settings(tiny))
+
+
+def test_the_first_weights_of_heads_can_be_smaller(make_model: MakeModel, tiny):
+    plain = make_model("heads")
+    torch.manual_seed(0)
+    usual = OmniSapiens(plain.backbone, tiny.spec.hidden).head_weights
+    torch.manual_seed(0)
+    for small, weight in zip(OmniSapiens(plain.backbone, tiny.spec.hidden, head_scale=1 / 32).head_weights, usual, strict=True):
+        assert torch.equal(small * 32, weight)

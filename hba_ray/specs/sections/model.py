@@ -81,6 +81,9 @@ class ModelSpec(Spec):
     classifier heads alone."""
     lora: LoraSpec = LoraSpec()
     """The low-rank updates."""
+    head_scale: Annotated[float, Added(before=1.0)] = Field(default=1.0, gt=0)
+    """Factor of the classifier heads' first weights and of the rate at which those are learnt: as if the heads read states that are
+    smaller by it. The states of some backbones are large; those of the small one are 27 on average, and 1/32 suits it."""
     precision: Literal["auto", Precision] = "auto"
     """Precision of weights and activations; `auto` is bf16 on a GPU and fp32 on a CPU. The paper applies LoRA in full float32
     (appendix C.2), which is `fp32`. In `bf16` the weights that are trained, LoRA's among them, have fp32 copies that the
