@@ -9,6 +9,7 @@ from hba_ray.actions.card import CARD, README, Card, as_json, as_markdown, make_
 from hba_ray.actions.describe import make_atlas
 from hba_ray.progress import progress
 from hba_ray.specs import ExperimentSpec
+from hba_ray.specs.sections.own import OF_AN_ATLAS, in_words
 from hba_ray.store.folders import write_text
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def build_atlas(spec: ExperimentSpec, target: Target, *, workers: int, say: Callable[[str], None]) -> Card:
-    """Does the atlas step where it is not done, writes its rows into a folder, and a card beside them in both its forms.
+    """Does the atlas step where it is not done, and writes its rows into a folder, beside them a card in both its forms.
+
+    Declarations of a user's own datasets come with them, so that the folder is read again as any released atlas.
 
     Args:
         workers: parts that are written at a time.
@@ -31,6 +34,8 @@ def build_atlas(spec: ExperimentSpec, target: Target, *, workers: int, say: Call
     with progress("atlas build", total=len(made.index.table)) as bar:
         written = build(made.index, target, made.step.fingerprint, workers=workers, progress=bar.advance)
     card = make_card(spec, made, layout=target.layout, written=written)
+    if spec.atlas.own:
+        write_text(target.folder / OF_AN_ATLAS, in_words(spec.atlas.own))
     write_text(target.folder / CARD, as_json(card))
     write_text(target.folder / README, as_markdown(card))
     return card

@@ -83,18 +83,9 @@ class CardLengths:
 
     @staticmethod
     def of(lengths: Lengths) -> CardLengths:
-        shortest, middle, longest = (None if end is None else round(end, 2) for end in lengths.ends or (None,) * 3)
-        return CardLengths(
-            lengths.videos,
-            lengths.sounds,
-            round(lengths.minutes, 1),
-            shortest,
-            middle,
-            longest,
-            list(lengths.bins),
-            lengths.long,
-            dict(lengths.unreadable),
-        )
+        ends = (None if end is None else round(end, 2) for end in lengths.ends or (None,) * 3)
+        counts, unreadable = (list(lengths.bins), lengths.long), dict(lengths.unreadable)
+        return CardLengths(lengths.videos, lengths.sounds, round(lengths.minutes, 1), *ends, *counts, unreadable)
 
 
 @dataclass(frozen=True)
@@ -185,7 +176,7 @@ def make_card(spec: ExperimentSpec, made: MadeAtlas, *, layout: str | None = Non
         rules=identity_values(spec.atlas, exclude=NO_RULES),
         sources=[part.model_dump(mode="json", exclude={"root"}, exclude_none=True) for part in spec.atlas.parts],
         counts=list(_counts(spec, held, conversions)),
-        signatures={name: dict(one.signatures) for name, one in survey.datasets.items()},
+        signatures={name: dict(one.signatures) for name, one in held.items()},
         lengths={corpus: CardLengths.of(lengths) for corpus, lengths in (survey.lengths or {}).items()},
         conversions=conversions,
         dropped={name: dict(reasons) for name, reasons in sorted(dropped.items())},
@@ -216,14 +207,16 @@ def _former(spec: ExperimentSpec) -> list[Conversion]:
 
 
 def _written(written: Sequence[Written]) -> dict[str, DatasetSurvey]:
-    """Dataset -> its rows and labels by split, as they were written."""
+    """Dataset -> its rows and labels by split, and their modalities, as they were written."""
     rows: dict[str, Counter[str]] = {}
+    signatures: dict[str, Counter[str]] = {}
     labels: dict[str, dict[str, Counter[str]]] = {}
     for part in written:
         for dataset, number in part.rows.items():
             rows.setdefault(dataset, Counter())[part.split] += number
             labels.setdefault(dataset, {}).setdefault(part.split, Counter()).update(part.labels.get(dataset, {}))
-    return {name: DatasetSurvey(rows[name], labels[name]) for name in DATASETS if name in rows}
+            signatures.setdefault(dataset, Counter()).update(part.signatures.get(dataset, {}))
+    return {name: DatasetSurvey(rows[name], labels[name], signatures[name]) for name in DATASETS if name in rows}
 
 
 def _counts(spec: ExperimentSpec, held: Mapping[str, DatasetSurvey], conversions: Sequence[Conversion]) -> Iterator[CardCount]:
@@ -301,7 +294,8 @@ def _document(card: Card) -> Document:
         _labels(card),
         _modalities(card),
         *_lengths(card),
-        *_problems(card),
+        problem_sheet(card),
+        *_findings_sheet(card),
         *_files(card),
     )
     facts = (
@@ -380,14 +374,17 @@ def _lengths(card: Card) -> Iterator[Sheet]:
     )
 
 
-def _problems(card: Card) -> Iterator[Sheet]:
+def problem_sheet(card: Card) -> Sheet:
     """What a user should know before trusting the rows."""
     said = [(conversion.source, finding) for conversion in card.conversions for finding in conversion.findings]
     said += [(name, f"left out: {reason} (rows: {rows})") for name, reasons in card.dropped.items() for reason, rows in reasons.items()]
     said += [(name, f"put right: {what} (rows: {rows})") for name, changes in card.put_right.items() for what, rows in changes.items()]
     unreadable = ((corpus, one.unreadable) for corpus, one in card.lengths.items())
     said += [(corpus, f"cannot be read: {reason} (clips: {clips})") for corpus, bad in unreadable for reason, clips in bad.items()]
-    yield Sheet("Known problems", ("Of", "Problem"), tuple(said), 2)
+    return Sheet("Known problems", ("Of", "Problem"), tuple(said), 2)
+
+
+def _findings_sheet(card: Card) -> Iterator[Sheet]:
     if card.findings:
         rows = [(one.severity, one.finding, one.dataset, one.split, str(one.rows)) for one in card.findings]
         note = "As `hba atlas check` finds them without decoding clips; it names the rows."

@@ -25,12 +25,12 @@ _SUFFIXES = {
     "image": (".png", ".jpg", ".jpeg", ".webp"),
 }
 _NAMES = {
-    "answer": ("label", "emotion", "sentiment", "class", "target", "answer", "verdict", "annotation"),
+    "answer": ("label", "emotion", "sentiment", "class", "target", "answer", "verdict", "annotation", "rating", "category"),
     "transcript": ("transcript", "text", "utterance", "sentence", "said"),
     "question": ("question", "query"),
     "split": ("split", "mode", "fold", "partition"),
-    "group": ("speaker", "actor", "group", "participant", "subject", "dialogue", "scene"),
-    "id": ("id", "row_id", "sample_id", "utterance_id"),
+    "group": ("speaker", "actor", "group", "participant", "subject", "person", "patient", "user", "dialogue", "session", "scene"),
+    "id": ("id", "row_id", "sample_id", "utterance_id", "utt_id", "clip_id", "segment_id"),
 }
 
 
@@ -50,8 +50,8 @@ def new_dataset(folder: Path) -> tuple[Path, dict[str, int]]:
     rows = _rows(file)
     columns = guess_columns(folder, rows)
     if "answer" not in columns:
-        what = f"has no column that could be the label or the answer: {', '.join(rows[0])}"
-        raise DataError(str(file), what, "give it one named label or answer", reason="missing column")
+        what = f"has no column, or several, that could be the label or the answer: {', '.join(rows[0])}"
+        raise DataError(str(file), what, "name that of the labels label, or that of open answers answer", reason="missing column")
     values = Counter(comparable(str(row.get(columns["answer"]) or "")) for row in rows)
     labels = {label: number for label, number in values.most_common() if label} if len(values) <= MOST_LABELS else {}
     if len(labels) == 1 and _task_of(labels) is None:
@@ -77,7 +77,16 @@ def guess_columns(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[st
         near = [name for word in words for name in free if word in re.split(r"[^a-z]+", name.lower()) and what not in ("id",)]
         if exact or near:
             found[what] = (exact or near)[0]
+    labels = [name for name in names if name not in found.values() and _are_labels([record.get(name) for record in records])]
+    if "answer" not in found and len(labels) == 1:
+        found["answer"] = labels[0]
     return found
+
+
+def _are_labels(values: Sequence[Any]) -> bool:
+    """Whether a column could be that of the labels: all rows have one, there are few, and each comes again."""
+    counts = Counter(comparable(str(value or "")) for value in values)
+    return "" not in counts and 2 <= len(counts) <= MOST_LABELS and min(counts.values()) > 1
 
 
 def _file(folder: Path) -> Path:

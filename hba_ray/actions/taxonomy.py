@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hba_ray.convert.origins import RELEASED, corpora_of, origin_of
 from hba_ray.data.tasks import DATASETS, DIMENSIONS, SPLITS, TASKS, Dataset
 from hba_ray.report.sheets import MISSING, Sheet
 
 
-def taxonomy() -> tuple[Sheet, Sheet, Sheet]:
-    """Dimensions, tasks and datasets, each with those of the others that it stands with."""
+def taxonomy() -> tuple[Sheet, ...]:
+    """Dimensions, tasks and datasets, each with those of the others that it stands with, and the licences of corpora."""
     known = [dataset for dataset in DATASETS.values() if not dataset.is_toy]
     dimensions = [
         (
@@ -34,7 +35,15 @@ def taxonomy() -> tuple[Sheet, Sheet, Sheet]:
         Sheet("Dimensions", ("id", "name", "tasks", "datasets"), tuple(dimensions), 4),
         Sheet("Tasks", ("id", "name", "metric", "labels", "datasets"), tuple(tasks), 5),
         Sheet("Datasets", ("id", "name", "task", "dimensions", "modalities", *SPLITS), tuple(map(_dataset, DATASETS.values())), 5),
+        Sheet("Corpora", ("atlas.source", "datasets", "licence", "how to get it"), tuple(_corpora(known)), 4, (RELEASED,)),
     )
+
+
+def _corpora(known: Iterable[Dataset]) -> Iterable[tuple[str, ...]]:
+    """What `atlas.source` takes for each corpus, and what its publishers say of it."""
+    for datasets in corpora_of(dataset.id for dataset in known).values():
+        if origin := origin_of(datasets[0]):
+            yield datasets[0].source, _names(dataset.id for dataset in datasets), origin.licence, origin.obtain
 
 
 def _dataset(dataset: Dataset) -> tuple[str, ...]:

@@ -106,12 +106,15 @@ def build_atlas(
 ) -> None:
     """Write the rows of a spec, of all its corpora, as one atlas in a released layout; started again, it goes on where it was."""
     from hba_ray.actions.build_atlas import build_atlas
-    from hba_ray.actions.card import README, count_sheet
+    from hba_ray.actions.card import README, count_sheet, problem_sheet
     from hba_ray.data.build import Target
 
     spec = read(atlas, overrides)
     target = Target(to, layout, part_mb << 20, media == "link", spec.atlas.on_bad_row)
-    show_sheet(count_sheet(build_atlas(spec, target, workers=workers, say=say)))
+    card = build_atlas(spec, target, workers=workers, say=say)
+    for sheet in (count_sheet(card), problem_sheet(card)):
+        if sheet.rows:
+            show_sheet(sheet)
     show("atlas", to)
     show("card", to / README)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,7 +58,7 @@ def show_sheet(sheet: Sheet) -> None:
 
     table = Table(title=sheet.title, title_justify="left", box=None, pad_edge=False)
     for place, name in enumerate(sheet.header):
-        table.add_column(name, justify="right" if place >= sheet.numbers_from else "left")
+        table.add_column(name, justify="right" if place >= sheet.numbers_from else "left", overflow="fold")
     for row in sheet.rows:
         table.add_row(*row)
     console.print(table, *sheet.notes, "", sep="\n")
@@ -70,7 +71,7 @@ def quiet(spec: ExperimentSpec) -> None:
 
 
 def read(spec: Path, overrides: list[str] | None) -> ExperimentSpec:
-    """Reads a spec and checks the names of its datasets; a folder stands for a spec of the atlas in it."""
+    """Reads a spec, checks the names of its datasets and the files of prompts that it names; a folder stands for a spec of its atlas."""
     from hba_ray.data.tasks import find_dataset
 
     loaded = (spec_of_atlas if spec.is_dir() else load_spec)(spec, overrides or [])
@@ -91,4 +92,21 @@ def read(spec: Path, overrides: list[str] | None) -> ExperimentSpec:
             if dataset in known:
                 raise SpecError(f"{spec}: {key}", f"'{known[dataset]}' and '{name}' are one dataset, {dataset}", "name it once")
             known[dataset] = name
+    _check_prompts(loaded)
     return loaded
+
+
+def _check_prompts(spec: ExperimentSpec) -> None:
+    """Reads the files of prompts that a spec names in place of those that are built in.
+
+    Raises:
+        SpecError: one is not there or not in order.
+    """
+    named = {
+        "hba_ray.convert.wording:load_prompts": spec.atlas.prompts,
+        "hba_ray.judge.prompts:load_prompts": spec.evaluate.judge.prompts if spec.evaluate.judge else "",
+        "hba_ray.data.prompts:load_reasoning": spec.grpo.prompts,
+    }
+    for reader, name in named.items():
+        if Path(name).suffix:  # words that are built in have none
+            resolve_name(reader)(name)

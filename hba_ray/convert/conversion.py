@@ -91,7 +91,7 @@ def convert(spec: AtlasSpec, folder: Path, seed: int = 0) -> Conversion:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".cut-", dir=folder) as scratch:
         wanted, prompts = [dataset.id for dataset in datasets], load_prompts(spec.prompts)
-        request = ConversionRequest(Path(spec.root or ""), wanted, seed, spec, Path(scratch), prompts)
+        request = ConversionRequest(Path(spec.root or "").expanduser(), wanted, seed, spec, Path(scratch), prompts)
         converted = converter.convert(request)
         files = {split: write_jsonl(converted.rows[split], folder, split).name for split in SPLITS}
     counts = [_count(converted, dataset, split) for dataset in datasets for split in SPLITS]

@@ -7,7 +7,6 @@ finished part is noted in `.build`, beside a plan that refuses to mix two builds
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -71,6 +70,7 @@ class Written:
     Attributes:
         rows: dataset -> rows.
         labels: dataset -> label -> rows, of datasets with classes.
+        signatures: dataset -> modalities -> rows.
         dropped: dataset -> reason -> rows that could not be read.
     """
 
@@ -79,6 +79,7 @@ class Written:
     bytes: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
+    signatures: dict[str, dict[str, int]] = field(default_factory=dict)
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
@@ -202,41 +203,34 @@ def _write(index: AtlasIndex, target: Target, part: Part, progress: Callable[[in
     """Writes one part, then notes what it holds, then gives it its name."""
     name = part.name(target.layout)
     draft, notes = target.folder / NOTES / f"{name}.draft", target.folder / NOTES / f"{name}.json"
-    counts: Counter[tuple[str, str | None]] = Counter()
-    dropped: Counter[tuple[str, str]] = Counter()
-    (_write_parquet if target.layout == "parquet" else _write_jsonl)(
-        _counted(index, target, part, counts, dropped, progress), target, draft
-    )
-    written = Written(name, part.split, draft.stat().st_size)
-    for (dataset, label), rows in sorted(counts.items(), key=str):
-        written.rows[dataset] = written.rows.get(dataset, 0) + rows
-        if label is not None:
-            written.labels.setdefault(dataset, {})[label] = rows
-    for (dataset, reason), rows in sorted(dropped.items()):
-        written.dropped.setdefault(dataset, {})[reason] = rows
+    written = Written(name, part.split)
+    (_write_parquet if target.layout == "parquet" else _write_jsonl)(_counted(index, target, part, written, progress), target, draft)
+    written.bytes = draft.stat().st_size
     write_text(notes, json.dumps(asdict(written)))
     draft.replace(target.folder / name)
     return written
 
 
-def _counted(
-    index: AtlasIndex,
-    target: Target,
-    part: Part,
-    counts: Counter[tuple[str, str | None]],
-    dropped: Counter[tuple[str, str]],
-    progress: Callable[[int], None],
-) -> Iterator[tuple[int, Row]]:
+def _counted(index: AtlasIndex, target: Target, part: Part, written: Written, progress: Callable[[int], None]) -> Iterator[tuple[int, Row]]:
     """(line, row) of a part's rows; they are counted on the way, and bad ones left out or raised."""
     for line, row in zip(part.lines, read_rows(index, part.lines), strict=True):
         if isinstance(row, DataError):
             if target.on_bad_row == "fail":
                 raise row.of_a_row()
-            dropped[index.dataset_of(line), row.reason] += 1
+            _add(written.dropped, index.dataset_of(line), row.reason)
         else:
-            counts[row.dataset.id, row.label] += 1
+            dataset = row.dataset.id
+            written.rows[dataset] = written.rows.get(dataset, 0) + 1
+            _add(written.signatures, dataset, row.signature)
+            if row.label is not None:
+                _add(written.labels, dataset, row.label)
             yield line, row
         progress(1)
+
+
+def _add(counts: dict[str, dict[str, int]], dataset: str, value: str) -> None:
+    counted = counts.setdefault(dataset, {})
+    counted[value] = counted.get(value, 0) + 1
 
 
 def _write_jsonl(rows: Iterator[tuple[int, Row]], target: Target, draft: Path) -> None:

@@ -24,7 +24,7 @@ def root_here(root: str | None) -> Path:
         EnvironmentMissing: the bucket does not answer.
     """
     if root is None or "://" not in root:
-        return Path(root or "")
+        return Path(root or "").expanduser()
     _fetched(here := folder_here(root))
     return here
 

@@ -1,6 +1,9 @@
 """An atlas that was built is read like a released one, holds the same rows, goes on where it was, and says where it comes from."""
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,14 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from hba_ray.actions.build_atlas import build_atlas
-from hba_ray.actions.card import CARD, README, as_markdown
+from hba_ray.actions.card import CARD, README, as_markdown, make_card, problem_sheet
+from hba_ray.actions.describe import make_atlas
 from hba_ray.data.atlas import AtlasIndex, build_index, read_rows
 from hba_ray.data.build import NOTES, Target, build, parts_of
 from hba_ray.data.rows import Row
-from hba_ray.errors import HbaError
+from hba_ray.errors import HbaError, SpecError
 from hba_ray.specs import AtlasSpec, ExperimentSpec
+from hba_ray.specs.sections.own import OF_AN_ATLAS
 from tests.convert.conftest import write_meld
+from tests.helpers.corpora import tiny_sound
 from tests.helpers.indices import index_of
+from tests.helpers.own_data import write_own
 
 
 def content(index: AtlasIndex) -> list[Row]:
@@ -99,6 +106,28 @@ def test_clips_are_linked_where_that_is_asked_for_and_a_missing_one_is_told_or_d
     assert [part.dropped for part in written if part.dropped] == [{"toy_answers": {"missing file": 1}}]
 
 
+def test_the_card_of_an_atlas_counts_what_was_written(tmp_path: Path):
+    sounds = [tmp_path / "source" / f"{place}.wav" for place in range(3)]
+    rows = [
+        {"problem": "<audio>", "answer": "sad", "dataset": "cremad", "sample_id": sound.stem, "audios": [sound.name]} for sound in sounds
+    ]
+    (tmp_path / "source").mkdir()
+    for sound in sounds:
+        sound.write_bytes(tiny_sound())
+    (tmp_path / "source" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    atlas = {"root": "~/source", "on_bad_row": "drop"}
+    compute = {"storage": str(tmp_path / "runs"), "workers": 0}
+    spec = ExperimentSpec.model_validate({"name": "gone", "atlas": atlas, "compute": compute})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path))
+        made = make_atlas(spec, lambda line: None)
+        sounds[0].unlink()  # between reading and writing
+        written = build(made.index, Target(tmp_path / "atlas", "jsonl", on_bad_row="drop"), "rows")
+        card = make_card(spec, made, layout="jsonl", written=written)
+    assert card.signatures == {"cremad": {"text_audio": 2}} and card.rows() == 2
+    assert [row for row in problem_sheet(card).rows if "left out" in row[1]] == [("cremad", "left out: missing file (rows: 1)")]
+
+
 def test_two_rows_of_training_with_one_id_keep_their_own_clips(tmp_path: Path):
     (tmp_path / "source").mkdir()
     rows = []
@@ -129,3 +158,28 @@ def test_joined_corpora_are_one_atlas_with_a_card(toy, tmp_path: Path):
     assert str(tmp_path) not in json.dumps(card) and (folder / README).read_text() == as_markdown(made)
     assert sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet")) == sum(one["rows"] for one in card["counts"])
     assert (folder / NOTES).is_dir()
+
+
+def test_an_atlas_with_rows_of_ones_own_is_read_by_whoever_gets_it(tmp_path: Path):
+    atlas = {"source": "own", "root": str(write_own(tmp_path / "own"))}
+    compute = {"storage": str(tmp_path / "runs"), "workers": 0}
+    spec = ExperimentSpec.model_validate({"name": "mine", "atlas": atlas, "compute": compute})
+    build_atlas(spec, Target(tmp_path / "atlas"), workers=1, say=lambda line: None)
+    shutil.rmtree(tmp_path / "own")
+    code = (
+        "import sys; from pathlib import Path; from hba_ray.data.atlas import build_index; from hba_ray.data.tasks import Heads; "
+        "from hba_ray.specs import AtlasSpec; spec = AtlasSpec(root=sys.argv[1]); "
+        "import json; print(json.dumps([build_index(spec, Path(sys.argv[1])).counts(), Heads.of(spec).classes[25:]]))"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(tmp_path / "atlas")], capture_output=True, text=True, check=True).stdout
+    rows = {"courtesy": {"train": 16, "validation": 4, "test": 4}}
+    assert json.loads(said) == [rows, [["POLITE", "rude"], ["POLITE", "polite"]]]
+    moved = AtlasSpec.model_validate({"root": str(tmp_path / "atlas")})
+    assert moved.own == spec.atlas.own and moved.alone(0).own == ()
+
+
+@pytest.mark.parametrize("content", ["{", '[{"dataset": "Courtesy"}]', "\0", '{"dataset": "courtesy"}'])
+def test_declarations_of_an_atlas_that_were_damaged_are_refused_by_file(tmp_path: Path, content: str):
+    (tmp_path / OF_AN_ATLAS).write_text(content)
+    with pytest.raises(SpecError, match=f"(?s){OF_AN_ATLAS}.*build the atlas again"):
+        AtlasSpec(root=str(tmp_path))

@@ -33,6 +33,8 @@ def test_a_valid_spec_is_called_valid(hba):
             "held_out: 'toy_nod' and 'toy nod' are one dataset",
         ),
         (["validate", QUICKSTART, "sft.checkpoint=.", "bam.checkpoints={toy_tne: here}"], 2, "bam.checkpoints: unknown dataset 'toy_tne'"),
+        (["validate", QUICKSTART, "grpo.prompts=nowhere.yaml"], 2, "grpo.prompts=nowhere.yaml: no such file"),
+        (["validate", QUICKSTART, "atlas.source=tess", "atlas.root=.", "atlas.prompts=nowhere.yaml"], 2, "atlas.prompts=nowhere.yaml: no"),
         (["validate"], 2, "Missing argument"),
         (["vaildate", QUICKSTART], 2, "No such command"),
         (["run", QUICKSTART, "atlas.source=released", "atlas.root=nowhere"], 1, "no such folder"),
@@ -187,7 +189,7 @@ def test_describe_takes_a_folder_and_says_what_it_has_and_check_reads_it(hba, to
 
 def test_all_datasets_are_listed(hba):
     _, out, _ = hba("atlas", "list")
-    for name in ("mosei_senti", "mmsd", "16326", "toy_words", "social processes", "non-verbal communication", "open answers"):
+    for name in ("mosei_senti", "mmsd", "16326", "toy_words", "social processes", "non-verbal communication", "open answers", "GPL-3.0"):
         assert name in out
     assert [line.split()[0] for line in out.splitlines() if line and not line.startswith(" ")][:6] == [
         *("Dimensions", "id", "Aff", "Cog", "Path", "Soc"),

@@ -15,6 +15,7 @@ from hba_ray.steps.needs.model import expected_rows
 from hba_ray.steps.run import WORK, setting_of
 from hba_ray.store.folders import finish
 from tests.helpers.experiments import small_experiment
+from tests.helpers.own_data import write_own
 
 SHIPPED = sorted((experiments_folder(None) / "paper").glob("*.yaml"))
 BASE = experiments_folder(None) / "base" / "omnisapiens_7b.yaml"
@@ -34,6 +35,16 @@ def test_a_plan_before_the_data_says_so_and_counts_published_rows(tmp_path: Path
     assert said["rows"] == "103 239 by the published counts (Table 7)"
     assert "H200 GPUs are assumed, as none is here" in said["cost"] and "estimated by operations: evaluate, sft" in said["cost"]
     assert said["doctor"].startswith("missing here for a run: data")
+
+
+def test_rows_of_ones_own_are_counted_before_they_are_converted(tmp_path: Path):
+    sources = [{"source": "own", "root": str(write_own(tmp_path / "own"))}, {"source": "tess", "root": str(tmp_path / "tess")}]
+    spec = small_experiment(tmp_path, atlas={"sources": sources, "train_also": ["courtesy"]})
+    rows = expected_rows(spec)
+    assert rows.counts["courtesy"] == (16, 4, 4) and rows.source == "your own files and the published counts (Table 7)"
+    assert expected_rows(spec, only=0).counts.keys() == {"courtesy"} and "courtesy" not in expected_rows(spec, only=1).counts
+    (tmp_path / "own" / "rows.csv").unlink()
+    assert "courtesy" not in expected_rows(spec).counts
 
 
 def finished(step: Step, seconds: float, setting: str) -> None:

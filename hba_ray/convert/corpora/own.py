@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,19 @@ def convert(request: ConversionRequest) -> Converted:
     split_of = split_by_group(groups, _counts(own.splits, len(rows)), request.seed)
     divided = {split: [row for (row, *_), its in zip(rows.values(), split_of, strict=True) if its == split] for split in SPLITS}
     return Converted(divided, sieve.drops)
+
+
+def expected_counts(own: OwnDataset, folder: Path) -> tuple[int, int, int]:
+    """Rows of train, validation and test before any is looked at: all that the file holds, by their column of splits or by shares.
+
+    Raises:
+        DataError: the file cannot be read, or a split has no known name.
+    """
+    found = [(where, record) for where, record in records(folder / own.file, ()) if record]
+    if own.columns.split is None:
+        return _counts(own.splits, len(found))
+    counts = Counter(_split(own, record, where) for where, record in found)
+    return counts["train"], counts["validation"], counts["test"]
 
 
 def _check_prompt(own: OwnDataset, folder: Path) -> None:

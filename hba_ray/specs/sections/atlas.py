@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import Added, Seed, Spec, folder_or_bucket, local_folder
 from hba_ray.specs.sections.corpora import CorporaSpec, Corpus
-from hba_ray.specs.sections.own import OwnDataset, read_declaration
+from hba_ray.specs.sections.own import OwnDataset, declared_in, read_declaration
 
 Modality = Literal["text", "audio", "video", "image"]
 Split = Literal["train", "validation", "test"]
@@ -135,7 +135,8 @@ class AtlasSpec(Spec):
     """Several corpora whose rows are joined, each with its `source`, `root` and, if not all are wanted, `datasets`; in place of
     `source` and `root`."""
     own: Annotated[tuple[OwnDataset, ...], Added(before=())] = ()
-    """What the `dataset.yaml` of each source `own` says, in order; read from there where it is empty."""
+    """What the `dataset.yaml` of each source `own` says, in order, then what released atlases declare that were built with such rows; read
+    from their folders where it is empty."""
     format: Layout = "auto"
     """Layout to read; `auto` reads each split as it is, and refuses one that is there in both layouts. A toy atlas is written in
     this layout, as parquet by default."""
@@ -178,8 +179,10 @@ class AtlasSpec(Spec):
             return raw
         parts = raw.get("sources") or [raw]
         stated = [one if isinstance(one, dict) else {} for one in parts] if isinstance(parts, list | tuple) else []
-        roots = [one.get("root") for one in stated if one.get("source") == "own"]
-        return {**raw, "own": [read_declaration(root) for root in roots if isinstance(root, str)]} if roots else raw
+        roots = [(one.get("source", "released"), one["root"]) for one in stated if isinstance(one.get("root"), str)]
+        own = [read_declaration(root) for source, root in roots if source == "own"]
+        own += [declared for source, root in roots if source == "released" for declared in declared_in(root)]
+        return {**raw, "own": own} if own else raw
 
     @field_validator("root")
     @classmethod
@@ -188,7 +191,7 @@ class AtlasSpec(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> AtlasSpec:
-        if len(self.own) != sum(part.source == "own" for part in self.parts):
+        if len(self.own) < sum(part.source == "own" for part in self.parts):
             raise ValueError(f"own holds {len(self.own)} declarations; leave it out, and they are read from the sources")
         names = [own.dataset for own in self.own]
         if twice := [name for name in names if names.count(name) > 1]:

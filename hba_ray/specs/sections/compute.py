@@ -172,4 +172,4 @@ class ReportSpec(Spec):
 
     show_sensitive: bool = False
     """Show texts and clips of sensitive datasets (DAIC-WOZ, MMPsy, own ones that are declared so), which are those of patients or
-    minors. Errors and logs never do."""
+    minors. Errors and logs never do. What a run has recorded with it stays in MLflow until it is deleted there."""

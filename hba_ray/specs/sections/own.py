@@ -6,12 +6,11 @@ such a spec, in whatever process, knows the dataset: a declaration tells its lis
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import Added, Spec
@@ -20,6 +19,8 @@ from hba_ray.specs.reading.yaml_text import InvalidYaml, parse_yaml
 
 DECLARATION = "dataset.yaml"
 """Name of the file in the folder of the rows."""
+OF_AN_ATLAS = "own_datasets.json"
+"""Name of the file in a built atlas that holds the declarations of its datasets which are somebody's own."""
 OWN_DATASETS = "HBA_OWN_DATASETS"
 """Environment variable that tells verl's processes of declarations."""
 _ID = r"^[a-z][a-z0-9_]{1,39}$"
@@ -123,6 +124,7 @@ class OwnDataset(Spec):
         return "T" + "A" * has_audio + "V" * (self.columns.video is not None or self.columns.image is not None)
 
 
+_DECLARATIONS = TypeAdapter(list[OwnDataset])
 _declared: dict[str, OwnDataset] = {}
 _listeners: list[Callable[[OwnDataset], None]] = []
 
@@ -150,14 +152,31 @@ def listen(listener: Callable[[OwnDataset], None]) -> None:
 
 
 def in_words(own: Sequence[OwnDataset]) -> str:
-    """Declarations as a text, for processes that get no spec but environment variables; `declare_all` reads it."""
-    return json.dumps([one.model_dump(mode="json") for one in own])
+    """Declarations as a text, for an atlas, and for processes that get environment variables and no spec; `declare_all` reads it."""
+    return _DECLARATIONS.dump_json(list(own)).decode()
 
 
 def declare_all(text: str) -> None:
     """Makes declarations that `in_words` has written known in this process."""
-    for values in json.loads(text):
-        OwnDataset.model_validate(values)
+    _DECLARATIONS.validate_json(text)
+
+
+def declared_in(root: str) -> list[OwnDataset]:
+    """The declarations of an atlas that was built with rows of somebody's own; none of others, and of those in a bucket.
+
+    Raises:
+        SpecError: the file of them cannot be read, or holds something else.
+    """
+    file = Path(root).expanduser() / OF_AN_ATLAS
+    if "://" in root or not file.exists():
+        return []
+    way_out = "build the atlas again, or take the file away if it is not of this atlas"
+    try:
+        return _DECLARATIONS.validate_json(whole_text(file))
+    except UnreadableFile as cause:
+        raise SpecError(str(file), cause.what, cause.way_out) from None
+    except ValidationError as cause:
+        raise SpecError(str(file), f"holds no declarations: {cause.errors()[0]['msg']}", way_out) from None
 
 
 def read_declaration(root: str) -> OwnDataset:

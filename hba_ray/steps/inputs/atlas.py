@@ -12,7 +12,7 @@ from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError, SpecError
 from hba_ray.progress import progress
 from hba_ray.specs import AtlasSpec, ExperimentSpec, fingerprint, identity_values
-from hba_ray.specs.sections.atlas import SourceSpec, Split
+from hba_ray.specs.sections.atlas import SOURCES_READ_AS_THEY_ARE, SourceSpec, Split
 from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.held_out import held_out, untrained
 from hba_ray.steps.inputs.drops import count_drops
@@ -73,11 +73,13 @@ class AtlasSteps(StepKind[AtlasResult]):
     def check(spec: ExperimentSpec) -> None:
         """
         Raises:
-            SpecError: the atlas is in a bucket, and workers on other machines would not find what was fetched to this one.
+            SpecError: the atlas is in a bucket, and workers on other machines would not find what was fetched to this one; or training
+                is asked for, of rows outside the benchmark that it may not see.
         """
         if spec.compute.address != "local" and any("://" in (part.root or "") for part in spec.atlas.parts):
             what = "is in a bucket, whose files are fetched to this machine, and workers of a cluster are on others"
             raise SpecError("atlas.root", what, "give a folder that all nodes see, or compute.address=local")
+        _check_trains(spec)
 
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
         yield Packages("atlas", "train")
@@ -139,6 +141,20 @@ class AtlasSteps(StepKind[AtlasResult]):
             said.append(f"{count['dataset']} {count['split']}: {count['rows']} rows converted{published}{why}.")
         said += [f"{card['source']}: {line}" for card in cards for part in ("rules", "findings") for line in card.get(part, ())]
         return said
+
+
+def _check_trains(spec: ExperimentSpec) -> None:
+    """Refuses supervised training where the sources name all datasets, and none of them is trained on."""
+    from hba_ray.convert.conversion import held_by
+
+    parts = range(len(spec.atlas.parts))
+    if "sft" not in spec.stages or spec.sft.checkpoint or any(part.source in SOURCES_READ_AS_THEY_ARE for part in spec.atlas.parts):
+        return
+    held = [dataset.id for number in parts for dataset in held_by(_alone(spec.atlas, number) if spec.atlas.sources else spec.atlas)]
+    outside = [name for name in held if DATASETS[name].is_outside and name not in held_out(spec)]
+    if outside and untrained(spec, held) == held:
+        what = f"stage sft has no rows: {', '.join(outside)} are outside the benchmark, and trained on where they are named"
+        raise SpecError("atlas.train_also", what, f"atlas.train_also=[{','.join(outside)}]")
 
 
 def _alone(spec: AtlasSpec, number: int) -> AtlasSpec:

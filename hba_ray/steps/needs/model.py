@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from hba_ray.data.tasks import DATASETS, SPLITS, find_dataset
-from hba_ray.errors import CheckpointError
+from hba_ray.errors import CheckpointError, DataError
 from hba_ray.models.size.estimates import (
     PROCESS_BYTES,
     Memory,
@@ -23,10 +23,11 @@ from hba_ray.models.size.estimates import (
 from hba_ray.models.size.published import MODELS, small_shape
 from hba_ray.models.size.shape import Shape, shape_of_folder, tiny_shape
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.sections.atlas import TOY_SHARES, SourceSpec
+from hba_ray.specs.sections.atlas import TOY_SHARES, AtlasSpec
 from hba_ray.specs.sections.model import model_folder
 from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.size import Fits, Room
+from hba_ray.store.roots import root_here
 
 REASONING_TOKENS = 200
 """Of the instructions of reinforcement learning around a prompt; a typical number."""
@@ -99,18 +100,22 @@ class Rows:
         return sum(self.counts[name][SPLITS.index(split)] for name in chosen if name not in without)
 
 
-def expected_rows(spec: ExperimentSpec) -> Rows:
-    """The rows that a spec's atlas is known to have before it is read: the published ones, and those that the toy generates."""
+def expected_rows(spec: ExperimentSpec, only: int | None = None) -> Rows:
+    """The rows that an atlas is known to have before it is read: the published ones, those that the toy generates, and a user's own.
+
+    Args:
+        only: number of the one corpus that is counted; None is all.
+    """
     atlas = spec.atlas
+    numbers = range(len(atlas.parts)) if only is None else (only,)
     held: dict[str, tuple[int, int, int]] = {}
-    for part in atlas.parts:
-        held |= _rows_of(part, atlas.toy.rows)
+    for number in numbers:
+        held |= _rows_of(atlas, number)
     if atlas.datasets is not None:
         wanted = {find_dataset(name).id for name in atlas.datasets}
         held = {name: counts for name, counts in held.items() if name in wanted}
-    sources = {part.source for part in atlas.parts}
-    source = "what the toy generator makes" if sources == {"toy"} else "the published counts (Table 7)"
-    source += ", without data of your own" if "own" in sources else ""
+    said = {"toy": "what the toy generator makes", "own": "your own files"}
+    source = " and ".join(dict.fromkeys(said.get(atlas.parts[number].source, "the published counts (Table 7)") for number in numbers))
     sample = atlas.sample
     drawn = (sample.train, sample.validation, sample.test) if sample else (None, None, None)
     most = [min((one for one in (own, atlas.limit) if one is not None), default=10**9) for own in drawn]
@@ -118,12 +123,15 @@ def expected_rows(spec: ExperimentSpec) -> Rows:
     return Rows(cut, source)
 
 
-def _rows_of(part: SourceSpec, toy_rows: int) -> dict[str, tuple[int, int, int]]:
+def _rows_of(atlas: AtlasSpec, number: int) -> dict[str, tuple[int, int, int]]:
     """Dataset -> rows of the splits of one of the corpora that are joined."""
+    part = atlas.parts[number]
     if part.source == "toy":
         toys = [one.id for one in DATASETS.values() if one.is_toy]
-        train, validation, test = (int(toy_rows * share / len(toys)) for share in TOY_SHARES.values())
+        train, validation, test = (int(atlas.toy.rows * share / len(toys)) for share in TOY_SHARES.values())
         return dict.fromkeys(toys, (train, validation, test))
+    if part.source == "own":
+        return _own_rows(atlas.alone(number))
     wanted = None if part.datasets is None else {find_dataset(name).id for name in part.datasets}
     return {
         one.id: one.counts
@@ -132,12 +140,24 @@ def _rows_of(part: SourceSpec, toy_rows: int) -> dict[str, tuple[int, int, int]]
     }
 
 
+def _own_rows(atlas: AtlasSpec) -> dict[str, tuple[int, int, int]]:
+    """Rows of a user's own dataset; none where its file cannot be read, which the atlas step tells."""
+    from hba_ray.convert.corpora.own import expected_counts
+
+    (own,) = atlas.own
+    try:
+        return {own.dataset: expected_counts(own, root_here(atlas.root))}
+    except DataError:
+        return {}
+
+
 def data_in_words(spec: ExperimentSpec, number: int) -> str:
     """Rows, size and licence of what the root of one of the corpora that are joined should hold."""
-    part = spec.atlas.parts[number]
-    rows = expected_rows(spec.model_copy(update={"atlas": spec.atlas.model_copy(update={"sources": (part,)})}))
+    rows = expected_rows(spec, only=number)
     total = sum(sum(counts) for counts in rows.counts.values())
     named = f"{total:,} rows of {len(rows.counts)} datasets by {rows.source}".replace(",", " ")
+    if spec.atlas.parts[number].source == "own":
+        return named
     return f"{named}; size as its source says; every dataset has a licence of its own (hba atlas list names them)"
 
 

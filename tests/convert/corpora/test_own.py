@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hba_ray.actions.new_dataset import new_dataset
 from hba_ray.convert.conversion import convert
@@ -15,7 +16,7 @@ from hba_ray.data.tasks import BENCHMARK_HEADS, DATASETS, SPLITS, TASKS, Heads
 from hba_ray.errors import DataError, SpecError
 from hba_ray.judge.prompts import load_prompts
 from hba_ray.specs import AtlasSpec
-from hba_ray.specs.sections.own import in_words, read_declaration
+from hba_ray.specs.sections.own import DECLARATION, in_words, read_declaration
 from tests.helpers.indices import index_of
 from tests.helpers.own_data import write_own, write_questions
 
@@ -220,6 +221,25 @@ def test_all_rows_are_counted_whatever_their_cells_hold(tmp_path: Path):
     file.unlink()
     (folder / "rows.csv").write_text("\ufeff label , said\n" + "".join(f"{row['label']},{row['said']}\n" for row in rows), encoding="utf-8")
     assert new_dataset(folder)[1] == labels and read_declaration(str(folder)).columns.answer == "label"
+
+
+@pytest.mark.parametrize(
+    ("rows", "answer", "others"),
+    [
+        ("utt_id,person,mood_now\na1,p1,calm\na2,p1,tense\na3,p2,calm\na4,p2,tense\n", "mood_now", {"id": "utt_id", "group": "person"}),
+        ("note,rating\nx,2\ny,1\nz,2\n", "rating", {}),
+    ],
+)
+def test_labels_are_found_whatever_their_column_is_called(tmp_path: Path, rows: str, answer: str, others: dict[str, str]):
+    (tmp_path / "rows.csv").write_text(rows)
+    new_dataset(tmp_path)
+    assert yaml.safe_load((tmp_path / DECLARATION).read_text())["columns"] == {"answer": answer, **others}
+
+
+def test_two_columns_that_could_be_the_labels_are_asked_about(tmp_path: Path):
+    (tmp_path / "rows.csv").write_text("one,two\na,x\na,x\nb,y\nb,y\n")
+    with pytest.raises(DataError, match="has no column, or several, that could be the label or the answer: one, two"):
+        new_dataset(tmp_path)
 
 
 def test_one_label_alone_makes_no_task_and_no_file(tmp_path: Path):

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from hba_ray.actions.describe import index_of
-from hba_ray.errors import DataError
+from hba_ray.errors import DataError, SpecError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.base import Context, Draft
 from hba_ray.steps.inputs.atlas import AtlasResult, AtlasSteps
 from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
 from tests.helpers.corpora import write_daicwoz
+from tests.helpers.experiments import small_experiment
+from tests.helpers.own_data import write_own
 
 ROW = {"problem": "What happens?", "answer": "She waves.", "dataset": "siq2"}
 
@@ -62,6 +64,14 @@ def test_the_rules_of_a_conversion_and_what_it_found_are_told(tmp_path):
     assert "daicwoz: Depression by a PHQ-8 score of 10." in notes
     assert "daicwoz: Session 409: score 10, but PHQ8_Binary 0; the score was taken." in notes
     assert not any("my secret" in note for note in notes)
+
+
+def test_training_on_nothing_but_rows_outside_the_benchmark_is_refused_before_they_are_read(tmp_path):
+    atlas = {"source": "own", "root": str(write_own(tmp_path / "own"))}
+    with pytest.raises(SpecError, match=r"stage sft has no rows: courtesy .*\n  atlas.train_also=\[courtesy\]"):
+        AtlasSteps.check(small_experiment(tmp_path, atlas=atlas))
+    AtlasSteps.check(small_experiment(tmp_path, atlas=atlas | {"train_also": ["courtesy"]}))
+    AtlasSteps.check(small_experiment(tmp_path, atlas=atlas, stages=[], evaluate__baselines=["tiny"]))
 
 
 def test_a_leak_is_refused_where_the_spec_says_so(tmp_path):
