@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,21 +80,6 @@ def _read_again(native: Any) -> None:
     """Has Ray's core read the variables again, which it remembers."""
     native.Config.initialize("")
     native.AuthenticationTokenLoader.instance().reset_cache()
-
-
-def largest_resources() -> Mapping[str, float] | None:
-    """The resources of the cluster after its autoscaler has added all that it may; None where none is configured."""
-    from ray._private.state import state
-
-    return state.get_max_resources_from_cluster_config()
-
-
-def addable_nodes() -> int:
-    """Machines that the cluster's autoscaler may add to its head."""
-    from ray._private.state import state
-
-    config = state.get_cluster_config()
-    return sum(group.max_count for group in config.node_group_configs) if config else 0
 
 
 def living_actors() -> set[str]:

@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from hba_ray.cluster import forkserver, ray_private
 from hba_ray.cluster.environment import NO_PROGRESS, local_ray_environ, ray_environ
+from hba_ray.cluster.growth import largest
 from hba_ray.cluster.private_folder import OF_RAY, keep_logs, private_folder, write_token
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs.sections.compute import ComputeSpec, TrackingSpec
@@ -242,10 +243,8 @@ def _no_cluster(address: str) -> EnvironmentMissing:
 def _describe(spec: ComputeSpec) -> Session:
     import ray
 
-    is_local = spec.address == "local"
-    resources: Mapping[str, float] = (None if is_local else ray_private.largest_resources()) or ray.cluster_resources()
-    nodes = max(sum(node["Alive"] for node in ray.nodes()), 1 + (0 if is_local else ray_private.addable_nodes()))
-    return Session(ray.get_runtime_context().gcs_address, resources.get("CPU", 0.0), resources.get("GPU", 0.0), nodes)
+    cpus, gpus, nodes = largest(spec, ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()))
+    return Session(ray.get_runtime_context().gcs_address, cpus, gpus, nodes)
 
 
 def _configure_ray_data() -> None:

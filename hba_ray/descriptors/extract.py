@@ -15,6 +15,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from hba_ray.cluster import growth
 from hba_ray.cluster.session import ANYWHERE
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.descriptors.environments import check_here, default_folder, runtime_env
@@ -58,9 +59,7 @@ class Place:
 
     def _actors(self, clips: int) -> int:
         """The number of extractor processes: at most one per clip, and by default one CPU is left for reading clips."""
-        import ray
-
-        cpus, actors = int(ray.cluster_resources().get("CPU", 0)), self.compute.extractors
+        cpus, actors = int(growth.cpus(self.compute)), self.compute.extractors
         if (actors or 1) > cpus:
             what = f"{actors or 1} processes need more than the {cpus} CPUs"
             raise EnvironmentMissing("compute.extractors", what, "lower it, or raise compute.cpus: CPUs of a local Ray are logical ones")

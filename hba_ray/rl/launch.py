@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
 from hba_ray.cluster import ray_private
+from hba_ray.cluster.growth import largest
 from hba_ray.cluster.session import ANYWHERE
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.prompts import load_reasoning
@@ -169,7 +170,6 @@ def run_grpo(job: GrpoJob, say: Say) -> None:
         ray.kill(runner)
         _free_places()
         _wait_until_gone(before)
-        _release(job.spec)
 
 
 def prepare(job: GrpoJob, backbone: str, sft: Path | None) -> None:
@@ -258,35 +258,24 @@ def check_room(spec: ExperimentSpec) -> None:
     Raises:
         EnvironmentMissing: names what lacks.
     """
-    largest = (ray_private.largest_resources() if spec.compute.address != "local" else None) or ray.cluster_resources()
+    cpus_there, gpus_there, _ = largest(spec.compute, ray.cluster_resources(), nodes=1)
     gpus = "lower compute.workers, or add nodes" if uses_gpu(spec) else "verl counts in GPUs on any machine: `ray start --num-gpus=1`"
     cpus = "raise compute.cpus; CPUs of a local Ray are logical" if spec.compute.address == "local" else "add nodes"
     needs, workers = cpus_needed(spec), max(1, spec.compute.workers)
-    for name, needed, said, way_out in (("GPU", workers, f"{workers} GPUs", gpus), ("CPU", needs.total, str(needs), cpus)):
-        if largest.get(name, 0) < needed:
-            raise EnvironmentMissing("grpo", f"needs {said}, but the cluster has {largest.get(name, 0):g}", way_out)
+    for there, needed, said, way_out in ((gpus_there, workers, f"{workers} GPUs", gpus), (cpus_there, needs.total, str(needs), cpus)):
+        if there < needed:
+            raise EnvironmentMissing("grpo", f"needs {said}, but the cluster has {there:g}", way_out)
 
 
 def wait_for_room(spec: ExperimentSpec, say: Say) -> None:
-    """Asks an autoscaler for the GPUs, and waits until they are there and free."""
+    """Waits until the GPUs, which are asked for since the run began (`cluster.growth`), are free."""
     workers = max(1, spec.compute.workers)
-    if uses_gpu(spec):
-        from ray.autoscaler.sdk import request_resources
-
-        request_resources(bundles=[{"GPU": 1}] * workers)
     waiting = False
     while (free := ray.available_resources().get("GPU", 0)) < workers:
         if not waiting:
             say(f"waiting for GPUs: {free:g} of {workers} are free")
         waiting = True
         time.sleep(TURN_SECONDS)
-
-
-def _release(spec: ExperimentSpec) -> None:
-    if uses_gpu(spec):
-        from ray.autoscaler.sdk import request_resources
-
-        request_resources(bundles=[])
 
 
 def _held() -> tuple[set[str], set[str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from hba_ray.cluster.growth import grown
 from hba_ray.cluster.session import check_store, ray_session
 from hba_ray.data.predictions import without_texts
 from hba_ray.errors import SpecError
@@ -80,6 +81,7 @@ def run_experiment(experiment: Experiment, say: Callable[[str], None], tracker: 
         if spec.compute.address != "local" and needs_ray(spec, experiment.steps):
             session = stack.enter_context(ray_session(spec.compute, folder / "logs", rollouts=cpus_needed(spec).total))
             check_store(spec.tracking, session)
+            stack.enter_context(grown(spec.compute, say, cpus_needed(spec).total))
             check_nodes([experiment], (session.cpus, session.gpus))
         origin = write_origin(spec, folder)
         tracker = tracker or stack.enter_context(_through_a_journal(spec, storage, folder, say))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hba_ray.cluster.growth import grown
 from hba_ray.cluster.session import check_store, ray_session
 from hba_ray.errors import HbaError, SpecError, TrialsFailed
 from hba_ray.report.sections import score_file
@@ -115,9 +116,11 @@ def _runner(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[RunAssignme
         return
     from hba_ray.runs.tune import run_assignments, trials_at_once
 
-    with ray_session(spec.compute, plan.folder / "logs", rollouts=cpus_needed(spec).total) as session:
+    with ExitStack() as stack:
+        session = stack.enter_context(ray_session(spec.compute, plan.folder / "logs", rollouts=cpus_needed(spec).total))
         check_store(spec.tracking, session)
         if spec.compute.address != "local":
+            stack.enter_context(grown(spec.compute, say, cpus_needed(spec).total))
             check_nodes(plan.trials, (session.cpus, session.gpus), head_leads=True)
         sweep = spec.sweep
         at_once = min(trials_at_once(trial.spec, session, sweep.concurrent if sweep else None) for trial in plan.trials)

@@ -13,6 +13,7 @@ from hba_ray.errors import SpecError
 from hba_ray.specs.base import Spec
 from hba_ray.specs.reading.files import UnreadableFile, whole_text
 from hba_ray.specs.reading.yaml_text import InvalidYaml, parse_yaml
+from hba_ray.specs.sections.compute import NodesSpec
 
 Target = Literal["aws", "gcp", "kubernetes", "slurm"]
 Cloud = Literal["aws", "gcp"]
@@ -148,6 +149,11 @@ class InfraSpec(Spec):
         if "://" not in storage and not Path(storage).is_absolute():
             raise ValueError(f"'{storage}' is relative, and each node has folders of its own: give an absolute folder that all nodes see")
         return storage
+
+    @property
+    def nodes(self) -> list[NodesSpec]:
+        """The workers, as Ray counts them."""
+        return [NodesSpec(cpus=worker.cpus, gpus=worker.gpus, most=worker.most) for worker in self.workers.values()]
 
     @property
     def mount(self) -> str | None:

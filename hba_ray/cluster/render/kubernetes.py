@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hba_ray.cluster.growth import GROWS_TO, stated
 from hba_ray.cluster.render.blanks import image_of, or_blank
 from hba_ray.specs.infra import InfraSpec, WorkerSpec
 from hba_ray.specs.reading.yaml_text import dump_yaml
@@ -94,6 +95,7 @@ def ray_job(infra: InfraSpec, job: str) -> dict[str, Any]:
 def _head_pod(infra: InfraSpec, job: str) -> dict[str, Any]:
     """The pod of drivers, which also holds the spec."""
     pod = _pod(infra, "ray-head", image_of(infra), {"cpu": str(infra.head.cpus), "memory": f"{infra.head.memory_gib}Gi"})
+    pod["containers"][0].setdefault("env", []).append({"name": GROWS_TO, "value": stated(infra.nodes)})
     pod["containers"][0]["volumeMounts"].append({"name": "spec", "mountPath": SPEC_FOLDER, "readOnly": True})
     pod["volumes"].append({"name": "spec", "configMap": {"name": job}})
     return pod

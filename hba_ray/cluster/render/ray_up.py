@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hba_ray.cluster.growth import GROWS_TO, stated
 from hba_ray.cluster.render.blanks import image_of, or_blank
 from hba_ray.specs.infra import Cloud, InfraSpec, NodeSpec, WorkerSpec
 from hba_ray.specs.reading.yaml_text import dump_yaml
@@ -66,7 +67,8 @@ def cluster_config(infra: InfraSpec, cloud: Cloud) -> dict[str, Any]:
         "available_node_types": {"head": _head(infra, cloud), **workers},
         "head_start_ray_commands": [
             "ray stop",
-            _started(infra, "--head --port=6379 --dashboard-host=127.0.0.1 --autoscaling-config=~/ray_bootstrap_config.yaml"),
+            f"export {GROWS_TO}='{stated(infra.nodes)}' && "
+            + _started(infra, "--head --port=6379 --dashboard-host=127.0.0.1 --autoscaling-config=~/ray_bootstrap_config.yaml"),
         ],
         "worker_start_ray_commands": ["ray stop", _started(infra, "--address=$RAY_HEAD_IP:6379")],
     }

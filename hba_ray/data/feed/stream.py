@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from hba_ray.cluster import growth
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch, Recipe
 from hba_ray.data.feed.order import Window
@@ -99,9 +100,7 @@ def task_bytes(media: MediaSpec) -> int:
 
 def loaders_here(compute: ComputeSpec) -> int:
     """Loaders of each worker on the Ray that this process is connected to."""
-    import ray
-
-    return compute.loaders_on(ray.cluster_resources().get("CPU", 0.0))
+    return compute.loaders_on(growth.cpus(compute))
 
 
 def map_with_model_actors(

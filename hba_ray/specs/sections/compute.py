@@ -40,11 +40,27 @@ class PythonsSpec(Spec):
     """Path of a Python interpreter that can import Whisper."""
 
 
+class NodesSpec(Spec):
+    """A kind of node that the autoscaler of a cluster may add."""
+
+    cpus: int = Field(ge=1)
+    """CPUs that Ray counts on."""
+    gpus: int = Field(default=0, ge=0)
+    """GPUs that Ray counts on."""
+    most: int = Field(ge=1)
+    """Nodes of this kind that there may be at a time."""
+
+
 class ComputeSpec(Spec):
     """The Ray cluster, the workers, and how data reaches them."""
 
     address: str = Field(default="local", min_length=1)
     """`local` starts a private Ray on this machine, `auto` joins the one that runs here, HOST:PORT joins that cluster."""
+    grows_to: tuple[NodesSpec, ...] | None = None
+    """Kinds of nodes that the autoscaler of a joined cluster may add; null is what its head says, in the variable HBA_GROWS_TO, which
+    the files of `hba cluster render` set. Ray itself does not tell."""
+    wait_minutes: float = Field(default=30.0, ge=0)
+    """How long to wait for nodes that such a cluster has to add."""
     cpus: int | None = Field(default=None, ge=1)
     """Logical CPUs of a local Ray; null is the number of cores, at least four. Those that verl needs in the stage `grpo` are added."""
     fork: bool = False

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from hba_ray.cluster.growth import GROWS_TO, addable
 from hba_ray.cluster.render.blanks import BLANK, blanks
 from hba_ray.cluster.render.check import FILES, problems, render
 from hba_ray.cluster.render.kubernetes import manifests, render_kubernetes
 from hba_ray.cluster.render.ray_up import cluster_config
 from hba_ray.errors import SpecError
-from hba_ray.specs import load_spec
+from hba_ray.specs import ComputeSpec, load_spec
 from hba_ray.specs.infra import InfraSpec, Target, load_infra
 
 CLUSTERS = Path(__file__).parents[3] / "clusters"
@@ -73,11 +74,18 @@ def test_workers_come_when_there_is_work_and_the_head_does_none():
     config = cluster_config(infra(**FILLED), "aws")
     assert config["available_node_types"]["head"]["resources"] == {"CPU": 0} and config["max_workers"] == 4
     gpu = config["available_node_types"]["gpu"]
-    assert (gpu["min_workers"], gpu["max_workers"], gpu["resources"]) == (1, 4, {"CPU": 64, "GPU": 8})
+    assert (gpu["min_workers"], gpu["max_workers"], gpu["resources"]) == (0, 4, {"CPU": 64, "GPU": 8})
     assert gpu["docker"] == {"worker_image": "registry.example/hba:gpu"} and config["docker"]["head_image"] == "registry.example/hba:cpu"
     assert "InstanceMarketOptions" in gpu["node_config"]
     on_demand = cluster_config(infra(**FILLED, spot=False), "aws")["available_node_types"]["gpu"]
     assert "InstanceMarketOptions" not in on_demand["node_config"] and on_demand["labels"] == {"ray.io/market-type": "on-demand"}
+
+
+@pytest.mark.parametrize("target", ["aws", "gcp", "kubernetes"])
+def test_the_head_knows_how_far_its_cluster_can_grow(target: Target):
+    (said,) = re.findall(r"HBA_GROWS_TO\W+(?:value: ')?(\[.*?\])", render(infra(**FILLED), target).replace("\n", " "))
+    nodes = addable(ComputeSpec(address="auto"), {GROWS_TO: said})
+    assert [(node.cpus, node.gpus, node.most) for node in nodes] == [(64, 8, 4)]
 
 
 def test_a_job_in_a_queue_is_admitted_whole_and_one_without_grows():
@@ -86,7 +94,7 @@ def test_a_job_in_a_queue_is_admitted_whole_and_one_without_grows():
     cluster = waiting["spec"]["rayClusterSpec"]
     assert "enableInTreeAutoscaling" not in cluster and cluster["workerGroupSpecs"][0]["replicas"] == 4
     cluster = growing["spec"]["rayClusterSpec"]
-    assert cluster["enableInTreeAutoscaling"] is True and cluster["workerGroupSpecs"][0]["replicas"] == 1
+    assert cluster["enableInTreeAutoscaling"] is True and cluster["workerGroupSpecs"][0]["replicas"] == 0
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -111,8 +119,8 @@ def test_a_job_of_kubernetes_holds_its_spec_and_secrets_by_name_alone():
     documents = list(yaml.safe_load_all(text))
     assert next(one for one in documents if one["kind"] == "ConfigMap")["data"] == {"spec.yaml": "name: mine\nseed: 3\n"}
     container = documents[-1]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-    assert [one["name"] for one in container["env"]] == ["HF_TOKEN", "JUDGE_KEY"]
-    assert all("value" not in one for one in container["env"])
+    assert [one["name"] for one in container["env"]] == ["HF_TOKEN", "JUDGE_KEY", GROWS_TO]
+    assert all("value" not in one for one in container["env"][:-1])
 
 
 SPOILT: dict[str, tuple[Target, str, str, str]] = {
@@ -127,7 +135,7 @@ SPOILT: dict[str, tuple[Target, str, str, str]] = {
         "volume smh",
     ),
     "a claim that is not there": ("kubernetes", "claimName: hba-mlflow-records", "claimName: records", "PersistentVolumeClaim records"),
-    "more nodes than there may be": ("kubernetes", "replicas: 1\n      min", "replicas: 9\n      min", "replicas is not between"),
+    "more nodes than there may be": ("kubernetes", "replicas: 0", "replicas: 9", "replicas is not between"),
     "no YAML": ("kubernetes", "kind: RayJob", "kind: [RayJob", "is no YAML"),
     "a quote that does not end": ("slurm", 'hba run "$@"', 'hba run "$@', "unexpected EOF"),
 }
