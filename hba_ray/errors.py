@@ -6,7 +6,7 @@ HbaError
 │   └── BadMedia       a clip cannot be decoded
 ├── CheckpointError    a checkpoint is missing, damaged or of another model      exit code 1
 ├── TrainingError      a training step ended without a result                    exit code 1
-├── TrialsFailed       some trials of a sweep failed, the others are kept        exit code 4
+├── TrialsFailed       some trials failed or were not started, others are kept   exit code 4
 └── EnvironmentMissing a package, a cluster resource or a service is not there   exit code 5
 """
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A YAML file; shipped ones are in experiments/.")]
 AtlasOrSpec = Annotated[Path, typer.Argument(metavar="ATLAS_OR_SPEC", help="A folder of parquet or jsonl files, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, e.g. sft.lr=1e-4.")]
+Budget = Annotated[
+    str | None, typer.Option(metavar="AMOUNT", help="Of a sweep, as 20gpuh or 300usd: start no more trials once it is spent.")
+]
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """What libraries would otherwise say between our own lines, set before they are imported."""
 WIDTH = 120

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hba_ray.cli.base import Overrides, SpecFile, console, read, say, show
+from hba_ray.cli.base import Budget, Overrides, SpecFile, console, read, say, show
 from hba_ray.escaping import visible, without_colours
 from hba_ray.specs import ExperimentSpec
 
@@ -26,14 +26,16 @@ def submit(
     address: Address = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show what it says, and end with its exit code.")] = False,
     retries: Annotated[int, typer.Option(min=0, help="With --wait: how often it is sent again where a machine takes it with it.")] = 0,
+    budget: Budget = None,
     k8s: Annotated[
         Path | None, typer.Option("--k8s", metavar="INFRA", help="Make a RayJob of it on Kubernetes, as this infra file says, by kubectl.")
     ] = None,
 ) -> None:
     """Send a spec to a running cluster; sent again while it runs, it is found and not doubled."""
     from hba_ray.cluster.jobs import Jobs
+    from hba_ray.runs.meter import with_budget
 
-    loaded = read(spec, overrides)
+    loaded = with_budget(read(spec, overrides), budget)
     if k8s is not None:
         _submit_to_kubernetes(loaded, k8s, wait)
         return
@@ -59,16 +61,17 @@ def _submit_to_kubernetes(spec: ExperimentSpec, file: Path, wait: bool) -> None:
 def status(
     job: Annotated[str | None, typer.Argument(metavar="JOB", help="One job; all by default.")] = None, address: Address = None
 ) -> None:
-    """Show jobs; for one that has ended, end with its exit code."""
+    """Show jobs, with what those that run have cost so far; for one that has ended, end with its exit code."""
     from rich.table import Table
 
     from hba_ray.cluster.jobs import Jobs
 
     jobs = Jobs(address)
-    table = Table("job", "status", "exit code", "message", box=None, pad_edge=False)
+    table = Table("job", "status", "exit code", "spent", "message", box=None, pad_edge=False)
     found = [jobs.get(job)] if job else jobs.list()
     for one in found:
-        table.add_row(one.name, one.status, "–" if one.exit_code is None else str(one.exit_code), one.message)
+        spent = jobs.spent(one.name) if job or one.exit_code is None else None
+        table.add_row(one.name, one.status, "–" if one.exit_code is None else str(one.exit_code), spent or "–", one.message)
     console.print(table)
     if job and found[0].exit_code:
         sys.exit(found[0].exit_code)

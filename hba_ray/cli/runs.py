@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hba_ray.cli.base import RUN, AtlasOrSpec, Overrides, SpecFile, console, quiet, read, say, show
+from hba_ray.cli.base import RUN, AtlasOrSpec, Budget, Overrides, SpecFile, console, quiet, read, say, show
 from hba_ray.errors import SpecError
 from hba_ray.report.formats import FORMATS, write_document
 from hba_ray.specs import ExperimentSpec, load_spec
@@ -26,17 +26,20 @@ def run(
         list[str] | None,
         typer.Option(metavar="STEP", help="Do a finished step again, by its name in `hba plan`; may be given several times."),
     ] = None,
+    budget: Budget = None,
 ) -> None:
     """Run a spec to its end; started again, it goes on where it was."""
     loaded = read(spec, overrides)
     quiet(loaded)
     from hba_ray.report.tables import terminal_table
+    from hba_ray.runs.meter import with_budget
     from hba_ray.runs.plan import plan
     from hba_ray.runs.run import run_experiment
     from hba_ray.runs.sweep import run_sweep
     from hba_ray.runs.sweep_plan import plan_sweep
     from hba_ray.steps.run import undo
 
+    loaded = with_budget(loaded, budget)
     if loaded.sweep is not None:
         sweep = plan_sweep(loaded)
         undo([trial.steps for trial in sweep.trials], redo or [], say)

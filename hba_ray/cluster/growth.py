@@ -31,11 +31,16 @@ Bundle = Mapping[str, float]
 
 def stated(nodes: Iterable[NodesSpec]) -> str:
     """The value of `GROWS_TO` that says so."""
-    return json.dumps([node.model_dump(mode="json") for node in nodes], separators=(",", ":"))
+    return json.dumps([node.model_dump(mode="json", exclude_none=True) for node in nodes], separators=(",", ":"))
 
 
 def addable(spec: ComputeSpec, environ: Mapping[str, str] = os.environ) -> tuple[NodesSpec, ...]:
-    """The nodes that the cluster of a spec may add; none for a private Ray.
+    """The nodes that the cluster of a spec may add; none for a private Ray. See `known_nodes`."""
+    return () if spec.address == "local" else known_nodes(spec, environ)
+
+
+def known_nodes(spec: ComputeSpec, environ: Mapping[str, str] = os.environ) -> tuple[NodesSpec, ...]:
+    """The kinds of nodes that the spec or the head of its cluster states.
 
     Args:
         environ: of this process, which a job has from its head.
@@ -43,8 +48,6 @@ def addable(spec: ComputeSpec, environ: Mapping[str, str] = os.environ) -> tuple
     Raises:
         EnvironmentMissing: what the head says of them cannot be read.
     """
-    if spec.address == "local":
-        return ()
     if spec.grows_to is not None:
         return spec.grows_to
     try:

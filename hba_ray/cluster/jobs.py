@@ -25,6 +25,7 @@ from hba_ray.errors import EnvironmentMissing, SpecError
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.specs.load import as_yaml
 from hba_ray.store.provenance import COMMIT, DIFF, DIRTY, changes, source, user
+from hba_ray.store.spending import last_said
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -208,6 +209,10 @@ class Jobs:
         """All that a job has printed so far."""
         with _answers(self.address, name):
             return self._client.get_job_logs(name)
+
+    def spent(self, name: str) -> str | None:
+        """What a job has last said that it has cost so far; None where it has said nothing."""
+        return last_said(self.logs(name))
 
     def follow(self, name: str, show: Callable[[str], None], say: Callable[[str], None], patience: float = PATIENCE_SECONDS) -> Job:
         """Hands what a job prints to `show` as it comes, until the job has ended.

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 from hba_ray.cluster import forkserver, ray_private
 from hba_ray.cluster.environment import NO_PROGRESS, local_ray_environ, ray_environ
 from hba_ray.cluster.growth import largest
+from hba_ray.cluster.nodes import HEAD
 from hba_ray.cluster.private_folder import OF_RAY, keep_logs, private_folder, write_token
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs.sections.compute import ComputeSpec, TrackingSpec
@@ -41,12 +42,14 @@ class Session:
         address: HOST:PORT of its control service.
         cpus, gpus: logical resources of the whole cluster; where it has an autoscaler, at its largest size.
         nodes: machines of the cluster, counted likewise.
+        head_memory: bytes that Ray counts on the head, where trials' drivers sit; infinite where it does not tell.
     """
 
     address: str
     cpus: float
     gpus: float
     nodes: int
+    head_memory: float = float("inf")
 
 
 def check_capacity(spec: ComputeSpec, available_cpus: float, available_gpus: float) -> None:
@@ -243,8 +246,10 @@ def _no_cluster(address: str) -> EnvironmentMissing:
 def _describe(spec: ComputeSpec) -> Session:
     import ray
 
-    cpus, gpus, nodes = largest(spec, ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()))
-    return Session(ray.get_runtime_context().gcs_address, cpus, gpus, nodes)
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus, nodes = largest(spec, ray.cluster_resources(), len(there))
+    memory = next((resources["memory"] for resources in there if HEAD in resources and "memory" in resources), float("inf"))
+    return Session(ray.get_runtime_context().gcs_address, cpus, gpus, nodes, memory)
 
 
 def _configure_ray_data() -> None:

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from hba_ray.evaluation.pairs import PairScore
 from hba_ray.evaluation.scores import Scores
 from hba_ray.specs.sections.atlas import Split
+from hba_ray.store.spending import Spent
 
 TINY_TITLE = " (a tiny random model: it checks the machinery and gives no verdict against the paper)"
 """Ends the title of a report on the randomly initialised model."""
@@ -27,6 +28,7 @@ class RunFacts:
         versions: package -> version.
         rows_used: dataset -> split -> rows, without those that were dropped; empty where a sweep's trials differ in them.
         rows_dropped: dataset -> reason -> rows.
+        spent: by the steps that the run has done itself, interrupted attempts included; None where nothing was that is counted.
     """
 
     model: str
@@ -35,6 +37,7 @@ class RunFacts:
     versions: dict[str, str]
     rows_used: dict[str, dict[Split, int]]
     rows_dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    spent: Spent | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -161,6 +161,7 @@ def _facts(report: Report) -> dict[str, str]:
         "Rows dropped": f"{sum(sum(reasons.values()) for reasons in report.facts.rows_dropped.values()):,}",
         "Seed": str(report.facts.seed),
         "Fingerprint": report.facts.fingerprint,
+        **({"Cost": report.facts.spent.in_words()} if report.facts.spent else {}),
     }
 
 

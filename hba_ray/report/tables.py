@@ -76,8 +76,9 @@ def document(report: Report) -> Document:
     """The report as formats take it."""
     facts = report.facts
     versions = ", ".join(f"{package} {version}" for package, version in sorted(facts.versions.items()))
-    lines = (("Model", facts.model), ("Seed", str(facts.seed)), ("Fingerprint", facts.fingerprint), ("Versions", versions or MISSING))
-    return Document(report.title, sheets(report), render_json(report), lines, report.notes)
+    known = [("Model", facts.model), ("Seed", str(facts.seed)), ("Fingerprint", facts.fingerprint), ("Versions", versions or MISSING)]
+    cost = [("Cost", facts.spent.in_words())] if facts.spent else []
+    return Document(report.title, sheets(report), render_json(report), (*known, *cost), report.notes)
 
 
 def render_markdown(report: Report) -> str:

@@ -11,7 +11,7 @@ from hba_ray.runs.run import do_steps, run_experiment, run_lock
 from hba_ray.runs.sweep_plan import Assignment
 from hba_ray.store.journal import FILE, JournalTracker
 
-Status = Literal["done", "failed", "stopped"]
+Ended = Literal["done", "failed", "stopped", "unstarted"]
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Outcome:
     """How an assignment ended.
 
     Attributes:
-        status: `stopped` is the scheduler's doing: others were better.
+        status: `stopped` is the scheduler's doing: others were better. `unstarted` is that of a budget that was spent.
         message: the error where it failed.
     """
 
     assignment: Assignment
-    status: Status
+    status: Ended
     message: str = ""
 
 

@@ -120,6 +120,7 @@ def cost(trials: Sequence[Experiment], gpu: str | None = None) -> PlanCost:
     """
     compute = trials[0].spec.compute
     kind, is_here = _kind(gpu)
+    _, held_gpus = compute.held
     left = {step.fingerprint: (trial, step) for trial in trials for step in trial.steps if not step.is_done}
     rates: dict[tuple[str, str], float | None] = {}
     hours, sources = 0.0, {"measured": set(), "estimated": set(), "unknown": set()}
@@ -142,10 +143,10 @@ def cost(trials: Sequence[Experiment], gpu: str | None = None) -> PlanCost:
         else:
             sources["estimated"].add(name)
             on = kind if spec.uses_bf16 else replace(kind, operations=kind.operations / FP32_SLOWER)
-            hours += on.seconds(work, compute.worker_gpus) / 3600
+            hours += on.seconds(work, held_gpus) / 3600
     named = kind.name if compute.gpus_per_worker else None
     found = {name: frozenset(kinds) for name, kinds in sources.items()}
-    return PlanCost(hours, hours * compute.worker_gpus, named, is_here, left=bool(left), **found)
+    return PlanCost(hours, hours * held_gpus, named, is_here, left=bool(left), **found)
 
 
 def _kind(asked: str | None) -> tuple[GpuKind, bool]:

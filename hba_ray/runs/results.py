@@ -29,6 +29,7 @@ from hba_ray.store.files import from_json, read_parquet
 from hba_ray.store.folders import REPORT, read_lines, write_text
 from hba_ray.store.provenance import environment
 from hba_ray.store.roots import stated_roots
+from hba_ray.store.spending import Spent
 
 TABLE, PAGE, VERDICT = "table.md", "report.html", "verdict.json"
 """In a run's folder: the report in Markdown, the page, and the judged table of the paper, where `hba reproduce` has made one."""
@@ -45,8 +46,11 @@ Named = tuple[Experiment, Mapping[str, str]]
 """A finished experiment, and the name on the page of each arm of its report."""
 
 
-def make_report(experiment: Experiment) -> Report:
+def make_report(experiment: Experiment, spent: Spent | None = None) -> Report:
     """The report of finished steps, from what they left on disk.
+
+    Args:
+        spent: what they have cost, where that is known.
 
     Raises:
         HbaError: a step is not finished.
@@ -62,6 +66,7 @@ def make_report(experiment: Experiment) -> Report:
             versions={"python": platform.python_version(), **environment()["packages"]},
             rows_used=rows_used(steps),
             rows_dropped=rows_dropped(steps),
+            spent=spent or None,
         ),
         notes=_notes(experiment),
         comparisons=with_holm(pair for step in steps if step.kind.name == "compare" for pair in read_comparison(step)),

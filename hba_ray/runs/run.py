@@ -16,6 +16,7 @@ from hba_ray.data.predictions import without_texts
 from hba_ray.errors import SpecError
 from hba_ray.report.tables import Report
 from hba_ray.rl.settings import cpus_needed
+from hba_ray.runs.meter import Meter
 from hba_ray.runs.plan import Experiment
 from hba_ray.runs.preflight import check_first, check_nodes
 from hba_ray.runs.results import PAGE, TABLE, make_report, score_metrics, write_report
@@ -84,16 +85,24 @@ def run_experiment(experiment: Experiment, say: Callable[[str], None], tracker: 
             stack.enter_context(grown(spec.compute, say, cpus_needed(spec).total))
             check_nodes([experiment], (session.cpus, session.gpus))
         origin = write_origin(spec, folder)
+        is_trial = tracker is not None
         tracker = tracker or stack.enter_context(_through_a_journal(spec, storage, folder, say))
         stack.enter_context(_recorded(tracker, spec, experiment.fingerprint))
-        do_steps(experiment, tracker.log_metrics, say, after=partial(_record_step, experiment=experiment, tracker=tracker))
-        report = make_report(experiment)
+        meter = Meter([folder], spec.compute)
+        meter.begin(folder)
+        with meter.telling(_nothing if is_trial else say, tracker.log_metrics):
+            do_steps(experiment, tracker.log_metrics, say, after=partial(_record_step, experiment=experiment, tracker=tracker))
+        report = make_report(experiment, meter.spent())
         tracker.log_metrics(score_metrics(report), step=0)
         written = write_report(folder, report, [(experiment, {arm: arm for arm in report.scores})], spec.evaluate.split)
         for file in (*origin, *written):
             tracker.log_artifact(folder / file)
         note(folder, event="finished", fingerprint=experiment.fingerprint)
     return Finished(folder, report, folder / TABLE, folder / PAGE, spec.tracking.shown or storage.mlflow_uri)
+
+
+def _nothing(line: str) -> None:
+    """Of a trial, the sweep tells what it has spent."""
 
 
 def write_origin(spec: ExperimentSpec, folder: Path) -> list[str]:

@@ -9,11 +9,12 @@ Whoever works on a sweep, a trial or a step holds its lock, which the system fre
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hba_ray.cluster.growth import grown
 from hba_ray.cluster.session import check_store, ray_session
@@ -21,7 +22,8 @@ from hba_ray.errors import HbaError, SpecError, TrialsFailed
 from hba_ray.report.sections import score_file
 from hba_ray.report.tables import Report, render_markdown
 from hba_ray.rl.settings import cpus_needed
-from hba_ray.runs.assignments import Outcome, do_assignment
+from hba_ray.runs.assignments import Ended, Outcome, do_assignment
+from hba_ray.runs.meter import Budget, Meter, budget_of
 from hba_ray.runs.plan import Experiment
 from hba_ray.runs.preflight import check_first, check_nodes
 from hba_ray.runs.results import PAGE, TABLE, labels, write_report
@@ -33,10 +35,12 @@ from hba_ray.steps.run import done_again
 from hba_ray.store.folders import ledger, note, write_text
 from hba_ray.store.journal import FILE, Forwarder, JournalTracker, Record, forwarding
 from hba_ray.store.mlflow import PARENT, MlflowTracker, Status, standard_tags
+from hba_ray.store.spending import Spent
 
 ROLE, SWEEP, STAGE = "hba.role", "hba.sweep", "hba.stage"
 """Tags: sweep or trial; the sweep's fingerprint; the stages that a trial trains."""
 STATUS: dict[str, Status] = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+"""How a trial ended -> the status of its record; one that was not started has none."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +71,31 @@ class FinishedSweep:
     def check(self) -> None:
         """
         Raises:
-            TrialsFailed: some trials failed; the others are kept.
+            TrialsFailed: some trials failed, or were not started since the budget is spent; the others are kept.
             HbaError: all of them failed.
         """
         failed = [outcome for outcome in self.outcomes.values() if outcome.status == "failed"]
-        if not failed:
+        left = unstarted(self.outcomes)
+        if not failed and not left:
             return
-        reasons = "; ".join(f"{outcome.assignment.name}: {outcome.message}" for outcome in failed[:3])
-        kind = TrialsFailed if len(failed) < len(self.outcomes) else HbaError
-        way_out = "what is finished is kept; the same command tries the rest again"
-        raise kind(str(self.folder), f"{len(failed)} of {len(self.outcomes)} trials failed: {reasons}", way_out)
+        said, count = [], len(self.outcomes)
+        if failed:
+            reasons = "; ".join(f"{outcome.assignment.name}: {outcome.message}" for outcome in failed[:3])
+            said.append(f"{len(failed)} of {count} trials failed: {reasons}")
+        if left:
+            said.append(f"{len(left)} of {count} trials were not started, since {left[0].message}: {_names(left[:3])}")
+        kind = TrialsFailed if len(failed) < count else HbaError
+        way_out = f"what is finished is kept; the same command {'with a larger budget' if left else 'tries the rest again'}"
+        raise kind(str(self.folder), "; ".join(said), way_out + (" goes on" if left else ""))
+
+
+def unstarted(outcomes: Mapping[str, Outcome]) -> list[Outcome]:
+    """Those of the outcomes whose trials were not started, since the budget is spent."""
+    return [outcome for outcome in outcomes.values() if outcome.status == "unstarted"]
+
+
+def _names(outcomes: Sequence[Outcome]) -> str:
+    return ", ".join(outcome.assignment.name for outcome in outcomes)
 
 
 def run_sweep(plan: SweepPlan, say: Callable[[str], None]) -> FinishedSweep:
@@ -88,17 +107,20 @@ def run_sweep(plan: SweepPlan, say: Callable[[str], None]) -> FinishedSweep:
     _check(plan)
     for line in done_again(plan.distinct(), plan.storage):
         say(line)
+    meter = Meter([trial.folder for trial in plan.trials], plan.spec.compute)
+    budget = budget_of(plan.spec, meter)
     with ExitStack() as stack:
         stack.enter_context(run_lock(plan.folder, say))
-        run_assignments = stack.enter_context(_runner(plan, say))
+        run_assignments = stack.enter_context(_runner(plan, say, budget))
         origin = write_origin(plan.spec, plan.folder)
         mlflow = MlflowTracker(plan.spec.tracking, plan.storage.folder)
         forwarder = stack.enter_context(forwarding(mlflow, say))
-        driver = _Driver(plan, say, forwarder, run_assignments)
+        driver = _Driver(plan, say, forwarder, run_assignments, budget)
         with driver.recorded():
-            outcomes = driver.run()
+            with meter.telling(say, driver.tracker.log_metrics):
+                outcomes = driver.run()
             reports = {trial.name: report for trial in plan.trials if (report := trial.report())}
-            report = combined(plan, reports, outcomes) if reports else None
+            report = combined(plan, reports, outcomes, meter.spent()) if reports else None
             driver.record(report, reports, outcomes, origin)
     return FinishedSweep(plan.folder, plan, reports, outcomes, report, plan.spec.tracking.shown or mlflow.uri)
 
@@ -108,11 +130,11 @@ Note = Callable[[str, Assignment, Outcome | None], None]
 
 
 @contextmanager
-def _runner(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[RunAssignments]:
-    """What does assignments: Ray Tune, or this process, one after the other, where `compute.workers` is 0."""
+def _runner(plan: SweepPlan, say: Callable[[str], None], budget: Budget) -> Iterator[RunAssignments]:
+    """What does assignments, as long as the budget lasts: Ray Tune, or this process, one after the other, where `compute.workers` is 0."""
     spec = plan.spec
     if not any(needs_ray(spec, trial.steps) for trial in plan.trials):
-        yield lambda assignments, note: [_do_here(one, say, note) for one in assignments]
+        yield lambda assignments, note: [Outcome(one, "unstarted") if budget.is_spent else _do_here(one, say, note) for one in assignments]
         return
     from hba_ray.runs.tune import run_assignments, trials_at_once
 
@@ -126,7 +148,9 @@ def _runner(plan: SweepPlan, say: Callable[[str], None]) -> Iterator[RunAssignme
         at_once = min(trials_at_once(trial.spec, session, sweep.concurrent if sweep else None) for trial in plan.trials)
         say(f"{len(plan.trials)} trials, {at_once} at a time")
         asha = sweep.asha if sweep else None
-        yield lambda assignments, note: run_assignments(assignments, at_once, plan.folder / "tune", note, asha)
+        yield lambda assignments, note: run_assignments(
+            assignments, at_once, plan.folder / "tune", note, asha, may_start=lambda: not budget.is_spent
+        )
 
 
 def _do_here(assignment: Assignment, say: Callable[[str], None], note: Note) -> Outcome:
@@ -143,8 +167,8 @@ def _do_here(assignment: Assignment, say: Callable[[str], None], note: Note) -> 
 class _Driver:
     """The process that holds the sweep's lock: starts assignments, keeps the ledger, and has the record written."""
 
-    def __init__(self, plan: SweepPlan, say: Callable[[str], None], forwarder: Forwarder, run_assignments: RunAssignments):
-        self.plan, self.say, self.forwarder, self.run_assignments = plan, say, forwarder, run_assignments
+    def __init__(self, plan: SweepPlan, say: Callable[[str], None], forwarder: Forwarder, run_assignments: RunAssignments, budget: Budget):
+        self.plan, self.say, self.forwarder, self.run_assignments, self.budget = plan, say, forwarder, run_assignments, budget
         self.journal = plan.folder / FILE
         self.tracker = JournalTracker(self.journal)
 
@@ -186,8 +210,13 @@ class _Driver:
             self.forwarder.end(outcome.assignment.trial.folder / FILE, STATUS[outcome.status])
         todo = [Assignment(trial) for trial in self.plan.trials if trial.name not in outcomes]
         if todo:
-            self._share()
+            if not self.budget.is_spent:
+                self._share()
             outcomes |= {outcome.assignment.name: outcome for outcome in self.run_assignments(todo, self._note)}
+        if left := unstarted(outcomes):
+            outcomes |= {one.assignment.name: replace(one, message=self.budget.in_words()) for one in left}
+            self.say(f"{self.budget.in_words()}; not started: {_names(left)}")
+            note(self.plan.folder, event="unstarted", budget=self.budget.text, left=[one.assignment.name for one in left])
         return {trial.name: outcomes[trial.name] for trial in self.plan.trials}
 
     @property
@@ -201,13 +230,16 @@ class _Driver:
         first = self.plan.for_all()
         if first is not None:
             self.say(f"shared by all trials: {', '.join(step.name for step in first.trial.steps[: first.steps])}")
+            self.budget.meter.begin(first.trial.folder)
             do_assignment(first, self.say)
+            self.budget.meter.end(first.trial.folder)
         some = self.plan.for_some()
         if some:
             self.run_assignments(some, self._note)
 
     def _note(self, event: str, assignment: Assignment, outcome: Outcome | None) -> None:
         """Tells people, the ledger and the record what has become of an assignment."""
+        (self.budget.meter.begin if outcome is None else self.budget.meter.end)(assignment.trial.folder)
         self.say(f"{assignment.name}: {event}" + (f": {outcome.message}" if outcome and outcome.message else ""))
         if assignment.steps is None:
             by = {"asha": self._asha} if event == "stopped" else {}
@@ -225,7 +257,7 @@ class _Driver:
         folder = self.plan.folder
         trials = {trial.name: trial.fingerprint for trial in self.plan.trials if trial.name in reports}
         before = [line.get("trials") for line in ledger(folder) if line.get("event") == "finished"]
-        counts = {f"trials/{status}": sum(outcome.status == status for outcome in outcomes.values()) for status in STATUS}
+        counts = {f"trials/{status}": sum(outcome.status == status for outcome in outcomes.values()) for status in get_args(Ended)}
         if not before or before[-1] != trials:  # a point each time that the sweep ends with other trials
             self.tracker.log_metrics({**counts, "trials/total": len(outcomes)}, step=len(before))
         if report is not None:
@@ -244,18 +276,26 @@ NOT_PARAMETERS = ("sweep", "paper")
 """Sections that are no parameters."""
 
 
-def combined(plan: SweepPlan, reports: dict[str, Report], outcomes: dict[str, Outcome]) -> Report:
-    """One report with the arms of all finished trials; arms that all trials share come first."""
+def combined(plan: SweepPlan, reports: dict[str, Report], outcomes: dict[str, Outcome], spent: Spent | None = None) -> Report:
+    """One report with the arms of all finished trials; arms that all trials share come first.
+
+    Args:
+        spent: what all trials have cost, where that is known.
+    """
     first = next(iter(reports.values()))
     named = labels(reports, {trial.name: trial.steps for trial in plan.trials})
     arms = [(label, arm, trial) for trial, of_trial in named.items() for arm, label in of_trial.items()]
     scores = {label: reports[trial].scores[arm] for label, arm, trial in sorted(arms, key=lambda one: one[0] != one[1])}
     said = [(name, line) for name, report in reports.items() for line in report.notes]
-    for_all = {line for _, line in said if sum(other == line for _, other in said) == len(reports)}
+    for_all = {line for line, count in Counter(line for _, line in said).items() if count == len(reports)}
     notes = [line if line in for_all else f"{name}: {line}" for name, line in said]
     notes += [
-        f"{name}: no result; {outcome.status} {outcome.message}".rstrip() + "." for name, outcome in outcomes.items() if name not in reports
+        f"{name}: no result; {outcome.status} {outcome.message}".rstrip() + "."
+        for name, outcome in outcomes.items()
+        if name not in reports and outcome.status != "unstarted"
     ]
+    if left := unstarted(outcomes):
+        notes.append(f"Not started, since {left[0].message}: {_names(left)}.")
     rows = [(report.facts.rows_used, report.facts.rows_dropped) for report in reports.values()]
     alike = all(one == rows[0] for one in rows)
     if not alike:
@@ -267,6 +307,7 @@ def combined(plan: SweepPlan, reports: dict[str, Report], outcomes: dict[str, Ou
         versions=first.facts.versions,
         rows_used=rows[0][0] if alike else {},
         rows_dropped=rows[0][1] if alike else {},
+        spent=spent or None,
     )
     return Report(title=plan.spec.name, scores=scores, facts=facts, notes=tuple(dict.fromkeys(notes)))
 

@@ -7,7 +7,6 @@ of correctness.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,13 +55,17 @@ class SweepPlan:
         return self.storage.run(self.spec.name, self.fingerprint)
 
     @cached_property
-    def users(self) -> Counter[str]:
-        """Step's fingerprint -> number of trials that need it."""
-        return Counter(step.fingerprint for trial in self.trials for step in trial.steps)
+    def users(self) -> dict[str, list[Experiment]]:
+        """Step's fingerprint -> the trials that need it."""
+        needing: dict[str, list[Experiment]] = {}
+        for trial in self.trials:
+            for step in trial.steps:
+                needing.setdefault(step.fingerprint, []).append(trial)
+        return needing
 
     def shared(self) -> list[Step]:
         """The steps that more than one trial needs, each once, in order."""
-        return [step for step in self.distinct() if self.users[step.fingerprint] > 1]
+        return [step for step in self.distinct() if len(self.users[step.fingerprint]) > 1]
 
     def distinct(self) -> list[Step]:
         """All steps, each once, in the order in which trials first need them."""
@@ -70,7 +73,7 @@ class SweepPlan:
 
     def users_of(self, step: Step) -> str:
         """A phrase that says which trials need a step: how many, and the settings that they have in common."""
-        needing = [trial for trial in self.trials if any(one.fingerprint == step.fingerprint for one in trial.steps)]
+        needing = self.users[step.fingerprint]
         if len(needing) == len(self.trials):
             return "all"
         sets = [dict(trial.sets) for trial in needing]
@@ -81,7 +84,7 @@ class SweepPlan:
     def for_all(self) -> Assignment | None:
         """The assignment that does the steps which all trials share; None where they are done."""
         first = self.trials[0]
-        common = _leading(first, lambda step: self.users[step.fingerprint] == len(self.trials) > 1)
+        common = _leading(first, lambda step: len(self.users[step.fingerprint]) == len(self.trials) > 1)
         return None if all(step.is_done for step in first.steps[:common]) else Assignment(first, common)
 
     def for_some(self) -> list[Assignment]:
@@ -89,7 +92,7 @@ class SweepPlan:
         ends: dict[str, Assignment] = {}
         within: set[str] = set()
         for trial in self.trials:
-            length = _leading(trial, lambda step: self.users[step.fingerprint] > 1)
+            length = _leading(trial, lambda step: len(self.users[step.fingerprint]) > 1)
             if not length or all(step.is_done for step in trial.steps[:length]):
                 continue
             ends.setdefault(trial.steps[length - 1].fingerprint, Assignment(trial, length))

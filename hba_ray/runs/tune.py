@@ -18,8 +18,10 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
 from hba_ray.cluster.failures import MISTAKES, as_final
+from hba_ray.cluster.nodes import HEAD
 from hba_ray.cluster.session import Session, fitting_trials
 from hba_ray.environ import variables
 from hba_ray.errors import EnvironmentMissing, HbaError
@@ -28,10 +30,12 @@ from hba_ray.runs.assignments import Outcome, do_assignment
 from hba_ray.runs.sweep_plan import Assignment
 from hba_ray.specs import AshaSpec, ExperimentSpec
 
-ON_HEAD = {"node:__internal_head__": 0.001}
+ON_HEAD = {HEAD: 0.001}
 """A trial's driver sits on the head, which is no spot node, and takes no CPU from the workers."""
 MOST_AT_ONCE = 500
 """Drivers that `ON_HEAD` lets onto the head."""
+DRIVER_BYTES = 1.1 * 2**30
+"""Memory of a driver, with torch and what else it imports to start its workers."""
 REPORTS, VALUE = "reports", "value"
 DoAssignment = Callable[[Assignment, Callable[[str], None], str, Callable[[float, int], None] | None], None]
 """See `do_assignment`."""
@@ -48,7 +52,8 @@ SETTINGS = {
 
 
 def trials_at_once(spec: ExperimentSpec, session: Session, asked: int | None) -> int:
-    """How many trials the declared resources hold at a time; those with `grpo`, which verl runs one a cluster, go one by one.
+    """How many trials the declared resources hold at a time, and how many drivers the head's memory; those with `grpo`, which verl runs
+    one a cluster, go one by one.
 
     Raises:
         EnvironmentMissing: not even one fits.
@@ -61,7 +66,7 @@ def trials_at_once(spec: ExperimentSpec, session: Session, asked: int | None) ->
         raise EnvironmentMissing("compute", f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs; there are {there}", "lower compute.workers")
     if "grpo" in spec.stages:
         return 1
-    return min(fits, asked or fits, MOST_AT_ONCE)
+    return min(fits, asked or fits, MOST_AT_ONCE, max(1, int(min(session.head_memory / DRIVER_BYTES, MOST_AT_ONCE))))
 
 
 def run_assignments(
@@ -71,6 +76,7 @@ def run_assignments(
     note: Callable[[str, Assignment, Outcome | None], None],
     asha: AshaSpec | None = None,
     do: DoAssignment = do_assignment,
+    may_start: Callable[[], bool] = lambda: True,
 ) -> list[Outcome]:
     """Does all assignments, at most `at_once` at a time.
 
@@ -78,19 +84,21 @@ def run_assignments(
         folder: for what Tune writes; emptied.
         note: told of a assignment that has started, and of its outcome when it has ended.
         do: does one, in a process of its own.
+        may_start: asked before each is started; from the first no on, none is.
 
     Returns:
         Outcomes in the order of the assignments.
     """
     shutil.rmtree(folder, ignore_errors=True)
     outcomes: dict[int, Outcome] = {}
-    metric = asha.metric if asha else ""
+    metric, queue = asha.metric if asha else "", _Queue(len(assignments), may_start)
     with variables(SETTINGS):
         trainable = tune.with_resources(tune.with_parameters(_do, assignments=list(assignments), metric=metric, do=do), ON_HEAD)
         tuner = tune.Tuner(
             trainable,
-            param_space={"place": tune.grid_search(list(range(len(assignments))))},
             tune_config=tune.TuneConfig(
+                search_alg=queue,
+                num_samples=len(assignments),
                 max_concurrent_trials=at_once,
                 reuse_actors=asha is None,  # a start costs seconds; one that ASHA stops is stopped by its end
                 scheduler=_scheduler(asha),
@@ -108,8 +116,34 @@ def run_assignments(
             ),
         )
         tuner.fit()
-    lost = [Outcome(assignment, "failed", "it was not run to its end") for assignment in assignments]
-    return [outcomes.get(place, lost[place]) for place in range(len(assignments))]
+    for place in range(len(assignments)):
+        lost = ("failed", "it was not run to its end") if place < queue.begun else ("unstarted", "")
+        outcomes.setdefault(place, Outcome(assignments[place], *lost))
+    return [outcomes[place] for place in range(len(assignments))]
+
+
+class _Queue(Searcher):
+    """Gives Tune one assignment after the other, when there is room for it, as long as more may be started.
+
+    Attributes:
+        begun: how many it has given.
+    """
+
+    def __init__(self, count: int, may_start: Callable[[], bool]):
+        super().__init__()
+        self.begun, self._count, self._may_start = 0, count, may_start
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        if self.begun == self._count or not self._may_start():
+            return Searcher.FINISHED
+        self.begun += 1
+        return {"place": self.begun - 1}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing is learnt from a trial."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing is restored; see the module's docstring."""
 
 
 def _do(config: dict[str, Any], assignments: list[Assignment], metric: str, do: DoAssignment) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class WorkerSpec(NodeSpec):
     """Nodes that are always there."""
     most: int = Field(ge=1)
     """Nodes that there may be at a time."""
+    dollars_per_hour: float | None = Field(default=None, ge=0)
+    """Price of one node, in US dollars an hour, by which runs on AWS, Google Cloud and Kubernetes say what they have cost so far."""
 
     @model_validator(mode="after")
     def _is_ordered(self) -> WorkerSpec:
@@ -153,7 +155,10 @@ class InfraSpec(Spec):
     @property
     def nodes(self) -> list[NodesSpec]:
         """The workers, as Ray counts them."""
-        return [NodesSpec(cpus=worker.cpus, gpus=worker.gpus, most=worker.most) for worker in self.workers.values()]
+        return [
+            NodesSpec(cpus=worker.cpus, gpus=worker.gpus, most=worker.most, dollars_per_hour=worker.dollars_per_hour)
+            for worker in self.workers.values()
+        ]
 
     @property
     def mount(self) -> str | None:

@@ -22,8 +22,8 @@ from hba_ray.specs.experiment import ExperimentSpec, problem
 from hba_ray.specs.sections.compute import CHANGE_NO_RESULT
 from hba_ray.specs.sections.sweep import DrawSpec, SweepSpec
 
-MOST_TRIALS = 1000
-"""A sweep of more trials is taken for a mistake."""
+MOST_TRIALS = 10_000
+"""A sweep of more trials is taken for a mistake; of so many a plan takes half a minute and a gigabyte at most (tests/bench/plans.py)."""
 DIGITS = 4
 """Significant digits of a drawn number; so few can be part of a trial's name."""
 NOT_VARIED = {

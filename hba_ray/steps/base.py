@@ -165,6 +165,7 @@ class Step:
         what: one line for people.
         resources: one line of what it needs at a time.
         uses_ray: whether it needs a Ray where `compute.workers` is not 0.
+        holds_workers: whether it holds the CPUs and GPUs of the spec's workers, which is what it costs.
         arm: which variant of the model it looks at.
         part: which part of such work it is, for example a split.
         spec: that it was planned for; None where it was found in a ledger.
@@ -177,6 +178,7 @@ class Step:
     what: str
     resources: str = "1 CPU"
     uses_ray: bool = False
+    holds_workers: bool = False
     arm: Arm | None = None
     part: str | None = None
     spec: ExperimentSpec | None = field(default=None, compare=False, repr=False)
@@ -290,18 +292,22 @@ class Draft:
         *,
         arm: Arm | None = None,
         part: str | None = None,
-        resources: str = "1 CPU",
+        resources: str | None = None,
         uses_ray: bool = False,
+        holds_workers: bool = False,
     ) -> Step:
         """Adds a step.
 
         Args:
             identity: JSON values that say all that the step's result depends on, earlier steps by their fingerprints.
+            resources: by default those of the workers, or one CPU where it holds none.
+            holds_workers: see `Step`; such a step uses Ray.
         """
         digest = fingerprint({"kind": kind.name, "version": kind.version, **identity})
         name = " ".join(word for word in (kind.name, part or (arm and str(arm))) if word)
         folder = self.storage.step(kind.name, digest)
-        step = Step(kind, name, digest, folder, what, resources, uses_ray, arm, part, self.spec)
+        resources = resources or (training_resources(self.spec) if holds_workers else "1 CPU")
+        step = Step(kind, name, digest, folder, what, resources, uses_ray or holds_workers, holds_workers, arm, part, self.spec)
         self.steps.append(step)
         return step
 
@@ -387,8 +393,5 @@ class Context:
 
 def training_resources(spec: ExperimentSpec) -> str:
     """One line, for people, of the CPUs and GPUs that the workers of a step and their loaders hold."""
-    compute = spec.compute
-    workers = max(1, compute.workers)
-    cpus = workers * compute.cpus_per_worker + compute.loader_cpus
-    gpus = f", {compute.worker_gpus:g} GPUs" if compute.gpus_per_worker else ""
-    return f"{cpus:g} CPUs{gpus} ({workers} worker{'s' if workers > 1 else ''})"
+    workers, (cpus, gpus) = max(1, spec.compute.workers), spec.compute.held
+    return f"{cpus:g} CPUs{f', {gpus:g} GPUs' if gpus else ''} ({workers} worker{'s' if workers > 1 else ''})"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from hba_ray.cluster.machine import gpus as gpus_here
+from hba_ray.cluster.prices import rate_of
 from hba_ray.errors import SpecError
 from hba_ray.specs import ExperimentSpec, fingerprint
 from hba_ray.steps.base import Context, Result, Step, StepKind
 from hba_ray.steps.needs.model import Rows, expected_rows
 from hba_ray.store.finished import FILES, MADE_FROM, list_files
 from hba_ray.store.folders import LOCK_SECONDS, Storage, claimed, clear, done, finish, note, reopen
+from hba_ray.store.spending import Rate, on_record
 
 Say = Callable[[str], None]
 WORK = "work"
@@ -49,16 +52,20 @@ def do_step(context: Context, say: Say, *, run: Path | None = None, again: Calla
         if outdated := step.outdated_by():
             say(f"{step.name}: is done again, since it was made from another {' and '.join(outdated)}")
             clear(step.folder)
-        _tell(step, step.what + (f"; was interrupted at {at}" if (at := step.progress) else ""), "started", say, run)
-        reopen(step.folder)
-        began = time.monotonic()
-        result = step.kind.make(context)
-        seconds = round(time.monotonic() - began, 1)
-        check_held()
-        finish(step.folder, {**step.to_json(result), "seconds": seconds, **measured(context), **_known(context)})
-        if run is not None:
-            note(run, event="done", step=step.name, fingerprint=step.fingerprint)
+        _tell(step, step.what + (f"; was interrupted at {at}" if (at := step.progress) else ""), None, say, run)
+        with nullcontext() if run is None else on_record(run, _rate(step), step=step.name, fingerprint=step.fingerprint):
+            reopen(step.folder)
+            began = time.monotonic()
+            result = step.kind.make(context)
+            seconds = round(time.monotonic() - began, 1)
+            check_held()
+            finish(step.folder, {**step.to_json(result), "seconds": seconds, **measured(context), **_known(context)})
     return step.result()
+
+
+def _rate(step: Step) -> Rate:
+    """What a step holds while it is done."""
+    return rate_of(step.spec.compute) if step.spec is not None and step.holds_workers else Rate()
 
 
 def measured(context: Context) -> dict[str, Any]:

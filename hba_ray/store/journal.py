@@ -249,11 +249,12 @@ def _forward(source: _Forwarded) -> None:
     news, offset = _read(source)
     if news.start is not None:
         record = source.record or news.start
-        source.tracker.start(record.name, record.params, {**record.tags, JOURNAL: source.journal})
+        source.tracker.start(record.name, record.params, {**record.tags, JOURNAL: source.journal}, news.points)
         source.started, source.ended = True, None
-    if not source.started:
+    elif source.started:
+        source.tracker.log_points(news.points)
+    else:
         return
-    source.tracker.log_points(news.points)
     for entry in news.inputs.values():
         source.tracker.log_input(**entry)
     for path, folder in news.artifacts:

@@ -26,7 +26,7 @@ from hba_ray.store.mlflow_store import ARTIFACTS, follow_the_storage, make_store
 from hba_ray.store.provenance import Process, ray_job, source, user
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Metric, Param, Run
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -85,6 +85,7 @@ class MlflowTracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # logs, with its traceback, what it raises
         self._steps: dict[str, set[int]] = {}
+        self._below: dict[str, dict[str, list[Run]]] = {}
         self._run_id: str | None = None
         self._resumed = False
         self._storage = storage.absolute()
@@ -111,8 +112,11 @@ class MlflowTracker:
             raise HbaError("tracking", "the run has not been started", "call start() first")
         return self._run_id
 
-    def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], points: Sequence[Point] = ()) -> None:
         """Begins the record, or continues that of the same journal, or of the same name, fingerprint and sweep.
+
+        Args:
+            points: values of metrics that are there already; see `log_points`.
 
         Raises:
             HbaError: another living process of this machine writes it.
@@ -120,7 +124,7 @@ class MlflowTracker:
         """
         mine = Process.current()
         all_tags = {key: value[:TAG_CHARACTERS] for key, value in tags.items()} | {OWNER: mine.to_text()}
-        with self._answers():
+        with self._answers(), self._asks_again(tags.get(PARENT)):
             runs = self._close_dead(name, tags, mine)
             self._resumed, self._steps = bool(runs), {}
             if runs:
@@ -130,23 +134,33 @@ class MlflowTracker:
                 self._run_id = self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id
             for key, value in all_tags.items() if runs else ():
                 self._client.set_tag(self.run_id, key, value)
-            self._log_params({key: str(value) for key, value in params.items()}, runs[0].data.params if runs else {})
+            new = self._new_params({key: str(value) for key, value in params.items()}, runs[0].data.params if runs else {})
+            self._send(new, self._new_metrics(points))
         self.log_text(json.dumps(dict(params), indent=2, default=str), "params.json")
 
     def log_points(self, points: Sequence[Point]) -> None:
         """Adds values of metrics. A metric that has a value at a step already keeps it."""
+        with self._answers():
+            self._send([], self._new_metrics(points))
+
+    def _new_metrics(self, points: Sequence[Point]) -> list[Metric]:
+        """The first value of each metric at each step at which the record has none."""
         from mlflow.entities import Metric
 
-        with self._answers():
-            new = {(point.name, point.step): point for point in reversed(points) if point.step not in self._recorded(point.name)}
-            metrics = [Metric(point.name, point.value, point.milliseconds, point.step) for point in reversed(new.values())]
-            for start in range(0, len(metrics), POINTS):
-                self._send(metrics[start : start + POINTS])
+        new = {(point.name, point.step): point for point in reversed(points) if point.step not in self._recorded(point.name)}
+        return [Metric(point.name, point.value, point.milliseconds, point.step) for point in reversed(new.values())]
 
-    def _send(self, metrics: list[Metric]) -> None:
+    def _send(self, params: list[Param], metrics: list[Metric]) -> None:
+        """Adds parameters and values of metrics, in as few requests as MLflow's limits allow."""
+        while params or metrics:
+            room = POINTS - len(params[:BATCH])
+            self._send_batch(params[:BATCH], metrics[:room])
+            params, metrics = params[BATCH:], metrics[room:]
+
+    def _send_batch(self, params: list[Param], metrics: list[Metric]) -> None:
         heard = False
         try:
-            self._client.log_batch(self.run_id, metrics=metrics)
+            self._client.log_batch(self.run_id, metrics=metrics, params=params)
             heard = True
         finally:
             if not heard:  # perhaps MLflow got it and only its answer was lost: next time it is asked what it has
@@ -203,11 +217,7 @@ class MlflowTracker:
             sweep which no other machine may be writing.
         """
         resumable: list[Run] = []
-        wanted = [f"attributes.run_name = '{name}'", "attributes.status = 'RUNNING'"]
-        runs = [
-            run for which in wanted for run in self._client.search_runs([self._experiment], which, order_by=["attributes.start_time DESC"])
-        ]
-        for run in {run.info.run_id: run for run in reversed(runs)}.values():
+        for run in self._candidates(name, tags.get(PARENT)):
             same = run.info.run_name == name and _are_one(run.data.tags, tags)
             owner = Process.from_text(run.data.tags.get(OWNER, ""))
             mine_now = same and JOURNAL in tags and run.data.tags.get(JOURNAL) == tags[JOURNAL]
@@ -224,17 +234,50 @@ class MlflowTracker:
                 resumable.append(run)
         return sorted(resumable, key=lambda run: run.info.start_time, reverse=True)
 
-    def _log_params(self, params: Mapping[str, str], known: Mapping[str, str]) -> None:
-        """Adds parameters that the record does not have. MLflow's parameters cannot change, so new values go into a tag."""
+    def _candidates(self, name: str, parent: str | None) -> list[Run]:
+        """The records that a new one of this name may be, and those of drivers that may be dead; the oldest first.
+
+        Below a sweep's record they are looked up once for all trials: its driver is the only one who begins records there, and dead ones
+        were closed when it began its own.
+        """
+        if parent is None or self._run_id is not None:
+            wanted = [f"attributes.run_name = '{name}'", "attributes.status = 'RUNNING'"]
+            found = [run for which in wanted for run in self._search(which)]
+            return list({run.info.run_id: run for run in reversed(found)}.values())
+        if parent not in self._below:
+            below = self._below.setdefault(parent, {})
+            for run in reversed(list(self._search(f"tags.`{PARENT}` = '{parent}'"))):
+                below.setdefault(run.info.run_name or "", []).append(run)
+        return self._below[parent].get(name, [])
+
+    def _search(self, which: str) -> Iterator[Run]:
+        """The records of this experiment for which a condition holds, the newest first."""
+        token: str | None = ""
+        while token is not None:
+            page = self._client.search_runs([self._experiment], which, order_by=["attributes.start_time DESC"], page_token=token or None)
+            yield from page
+            token = page.token or None
+
+    @contextmanager
+    def _asks_again(self, parent: str | None) -> Iterator[None]:
+        """Forgets, where the block fails, which records are below a sweep's: perhaps one was begun and only the answer was lost."""
+        heard = False
+        try:
+            yield
+            heard = True
+        finally:
+            if not heard and parent is not None:
+                self._below.pop(parent, None)
+
+    def _new_params(self, params: Mapping[str, str], known: Mapping[str, str]) -> list[Param]:
+        """Parameters that the record does not have. MLflow's parameters cannot change, so new values go into a tag."""
         from mlflow.entities import Param
 
         short = {key: value if len(value) <= PARAM_CHARACTERS else value[: PARAM_CHARACTERS - 1] + "…" for key, value in params.items()}
-        new = [Param(key, value) for key, value in short.items() if key not in known]
-        for start in range(0, len(new), BATCH):
-            self._client.log_batch(self.run_id, params=new[start : start + BATCH])
         changed = {key: value for key, value in short.items() if known.get(key, value) != value}
         if changed:
             self._client.set_tag(self.run_id, CHANGED, json.dumps(changed, ensure_ascii=False)[:TAG_CHARACTERS])
+        return [Param(key, value) for key, value in short.items() if key not in known]
 
     def _recorded(self, name: str) -> set[int]:
         """Steps at which a metric has a value. MLflow is asked once a metric, and only where the record was continued."""

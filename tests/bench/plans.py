@@ -19,6 +19,8 @@ from hba_ray.specs import load_spec
 from hba_ray.specs.paper import experiments_folder
 
 ROWS = {"train": 80_000, "validation": 10_000, "test": 11_964}
+TRIALS = {1_000: 3, 10_000: 30}
+"""Trials of a sweep -> seconds that its plan may take."""
 SAID = "<video>\n<audio>\nWhat does the person feel who says line {} of a talk about many things, said with a pause in between?"
 
 
@@ -36,6 +38,13 @@ def measure() -> Iterator[dict[str, float | str]]:
         words = [sys.executable, "-m", "hba_ray", "plan", str(spec)]
         yield {f"CPU-seconds of hba plan, a jsonl of {sum(ROWS.values())} rows (goal <= 5)": _cpu_seconds(words)}
         yield {"the same again, its digests known (goal <= 5)": _cpu_seconds(words)}
+        for trials, goal in TRIALS.items():
+            spec.write_text(
+                f"name: wide\natlas: {{source: toy}}\nmodel: {{backbone: tiny}}\nstages: [sft]\nsweep: {{seeds: {list(range(trials))}}}\n"
+                f"compute: {{storage: {folder}/runs, workers: 0}}\n"
+            )
+            yield {f"CPU-seconds of hba plan, {trials:,} trials (goal <= {goal})": _cpu_seconds(words)}
+        yield {"MiB of memory at the peak of the last (goal <= 1024)": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}
 
 
 def preflight(folder: Path) -> Iterator[dict[str, float | str]]:

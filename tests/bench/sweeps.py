@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[2]
 
 def work(part: object, say: object, metric: str, report: object) -> None:
     """A trial that takes its time and records something."""
-    from hba_ray.runs.sweep_plan import Part
+    from hba_ray.runs.sweep_plan import Assignment
     from hba_ray.store.journal import FILE, JournalTracker
 
-    assert isinstance(part, Part)
+    assert isinstance(part, Assignment)
     tracker = JournalTracker(part.trial.folder / FILE)
     tracker.start(part.name, {}, {})
     for step in range(20):

@@ -76,6 +76,16 @@ def test_a_job_ends_with_the_code_of_what_it_ran_and_stopped_is_no_success(statu
     assert _job(details).exit_code == code  # type: ignore[arg-type]
 
 
+def test_what_a_job_has_cost_is_what_it_said_last():
+    jobs = Jobs.__new__(Jobs)
+    jobs.address, log = (
+        "http://here",
+        "sft: started\nspent so far: 0.50 GPU-hours\nspent so far: 1.25 GPU-hours, 3.75 dollars\ntrial: done\n",
+    )
+    jobs._client = SimpleNamespace(get_job_logs=lambda name: {"hba-x": log, "hba-y": "nothing\n"}[name])  # type: ignore[assignment]
+    assert (jobs.spent("hba-x"), jobs.spent("hba-y")) == ("1.25 GPU-hours, 3.75 dollars", None)
+
+
 def test_a_spec_whose_job_is_on_its_way_is_not_sent_again_and_after_its_end_it_is(tmp_path: Path):
     spec = small_experiment(tmp_path)
     name = job_name(for_cluster(spec))

@@ -18,6 +18,7 @@ from hba_ray.report.tables import read_json, sheets
 from hba_ray.runs import sweep as sweep_module
 from hba_ray.runs.assignments import Outcome
 from hba_ray.runs.estimate import estimate
+from hba_ray.runs.meter import Budget, Meter
 from hba_ray.runs.opened import rebuild_page
 from hba_ray.runs.results import labels
 from hba_ray.runs.sweep import FinishedSweep, run_sweep
@@ -250,7 +251,8 @@ def test_a_stopped_trial_gets_another_chance_under_other_rules(tmp_path: Path, m
                 note(outcome.status, outcome.assignment, outcome)
             return made
 
-        driver = sweep_module._Driver(sweep, said.append, Forwarder(MagicMock(), said.append), run_assignments)
+        budget = Budget(None, Meter([], sweep.spec.compute))
+        driver = sweep_module._Driver(sweep, said.append, Forwarder(MagicMock(), said.append), run_assignments, budget)
         monkeypatch.setattr(driver, "_share", lambda: None)
         driver.run()
         return todo

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -103,10 +104,27 @@ def test_the_worse_trials_are_stopped_and_the_best_one_ends(session: Session, tm
     assert not any(times(part, "ended") for part in stopped)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_when_no_more_may_start_those_at_work_end_and_the_rest_is_not_begun(session: Session, tmp_path: Path):
+    parts, begun = parts_of(tmp_path, 5)[1:], iter([True, True, False])
+    outcomes = run_assignments(parts, 2, tmp_path / "tune", lambda *words: None, do=rest, may_start=lambda: next(begun))
+    assert [outcome.status for outcome in outcomes] == ["done", "done", "unstarted", "unstarted"]
+    assert [len(times(part, "ended")) for part in parts] == [1, 1, 0, 0]
+
+
+def rest(assignment: Assignment, say: Callable[[str], None], metric: str, report: Report | None) -> None:
+    assignment.trial.folder.mkdir(parents=True, exist_ok=True)
+    time.sleep(0.5)
+    (assignment.trial.folder / f"ended-{time.time()}").touch()
+
+
 def test_the_declared_resources_say_how_many_trials_fit(tmp_path: Path):
     spec = small_experiment(tmp_path, compute__workers=2, compute__gpus_per_worker=1, compute__micro_batch=2)
     cluster = Session("here:1", cpus=64, gpus=9, nodes=2)
     assert trials_at_once(spec, cluster, None) == 4
     assert trials_at_once(spec, cluster, 3) == 3
+    for gibibytes, drivers in ((64, 4), (4, 3), (0.5, 1)):
+        assert trials_at_once(spec, replace(cluster, head_memory=gibibytes * 2**30), None) == drivers
     with pytest.raises(EnvironmentMissing, match="a trial needs 4 CPUs and 2 GPUs; there are 64 CPUs and 1 GPUs"):
         trials_at_once(spec, Session("here:1", 64, 1, 1), None)

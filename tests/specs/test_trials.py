@@ -106,7 +106,7 @@ def test_the_authors_settings_can_be_an_arm(read):
         ("  search: {sft.lr: {uniform: [0.1, 1]}}\n", 5, "search needs samples"),
         ("  axes: {sft.epochs: [1]}\n  samples: 3\n", 5, "search, which is missing"),
         ("  axes: {sft.epochs: [1]}\n  asha: {grace: 9, most: 3}\n", 7, "no trial would ever be stopped"),
-        ("  search: {sft.lr: {uniform: [0.1, 1]}}\n  samples: 2000\n", 5, "1000 is the most"),
+        ("  search: {sft.lr: {uniform: [0.1, 1]}}\n  samples: 20000\n", 5, "10000 is the most"),
         ("  axis: {sft.epochs: [1]}\n", 6, "did you mean 'sweep.axes'"),
     ],
 )

@@ -97,9 +97,9 @@ def test_a_server_that_is_away_gets_everything_when_it_is_back(mlflow: MlflowTra
     said: list[str] = []
     send = MlflowTracker._send
 
-    def away(self: MlflowTracker, metrics: list) -> None:
+    def away(self: MlflowTracker, params: list, metrics: list) -> None:
         if any(metric.step == 2 for metric in metrics):
-            send(self, metrics[:1])  # heard, and the answer lost
+            send(self, params, metrics[:1])  # heard, and the answer lost
         raise EnvironmentMissing("tracking.mlflow", "MLflow does not do its work")
 
     tracker = JournalTracker(tmp_path / "journal")

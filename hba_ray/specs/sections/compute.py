@@ -49,6 +49,8 @@ class NodesSpec(Spec):
     """GPUs that Ray counts on."""
     most: int = Field(ge=1)
     """Nodes of this kind that there may be at a time."""
+    dollars_per_hour: float | None = Field(default=None, ge=0)
+    """Price of one, in US dollars an hour; null where it is not known."""
 
 
 class ComputeSpec(Spec):
@@ -150,6 +152,12 @@ class ComputeSpec(Spec):
     def worker_gpus(self) -> float:
         """GPUs that all workers hold together."""
         return self.workers * self.gpus_per_worker
+
+    @property
+    def held(self) -> tuple[float, float]:
+        """CPUs and GPUs that a step with a model holds: of all workers and their loaders or, where there are none, of this process."""
+        workers = max(1, self.workers)
+        return workers * self.cpus_per_worker + self.loader_cpus, workers * self.gpus_per_worker
 
 
 class TrackingSpec(Spec):

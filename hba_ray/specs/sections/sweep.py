@@ -7,11 +7,11 @@ Keys of the spec are dotted, as in `bam.hidden`, or nested.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Seed, Spec, flat, once_each
+from hba_ray.specs.base import Added, Seed, Spec, flat, once_each
 
 RANGES = ("uniform", "loguniform", "choice")
 """Fields of `DrawSpec`."""
@@ -78,6 +78,9 @@ class SweepSpec(Spec):
     """Most trials at a time; null is as many as fit on the cluster. Trials with the stage `grpo` always run one by one."""
     asha: AshaSpec | None = None
     """Early stopping of the worse trials; null lets every trial end."""
+    budget: Annotated[str | None, Added(before=None)] = Field(default=None, pattern=r"^\d+(\.\d+)?(gpuh|usd)$")
+    """What the trials may cost together, in GPU-hours as 20gpuh or, where prices of nodes are stated, in US dollars as 300usd. Once it is
+    spent no trial is started any more, and those that run go on to their end. The same command with a larger budget goes on."""
 
     @field_validator("axes", "search", mode="before")
     @classmethod

@@ -16,7 +16,7 @@ from hba_ray.evaluation.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, b
 from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
-from hba_ray.steps.base import Context, Draft, Result, Step, StepKind, training_resources
+from hba_ray.steps.base import Context, Draft, Result, Step, StepKind
 from hba_ray.steps.held_out import held_out
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import check_rows, check_some_left, losses
@@ -76,7 +76,7 @@ class EvaluateSteps(StepKind[EvaluateResult]):
         for arm in arms_of(spec):
             withheld = f", {' and '.join(arm.withheld)} withheld" if arm.withheld else ""
             what = f"predict and score the {spec.evaluate.split} split{withheld}"
-            draft.add(self, _identity(draft, arm), what, arm=arm, resources=training_resources(spec), uses_ray=True)
+            draft.add(self, _identity(draft, arm), what, arm=arm, holds_workers=True)
 
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
         named = [name for name in spec.evaluate.baselines if name not in ("tiny", "small")]

@@ -10,7 +10,7 @@ from hba_ray.cluster.session import ANYWHERE
 from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps.base import Context, Draft, Result, Step, StepKind, training_resources
+from hba_ray.steps.base import Context, Draft, Result, Step, StepKind
 from hba_ray.steps.inputs import backbone
 from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.model import Rows
@@ -65,7 +65,7 @@ class RetentionSteps(StepKind[RetentionResult]):
         for predicted in draft.of_kind("evaluate"):
             identity = {"predictions": predicted.fingerprint, "backbone": backbone.identity(draft), "judge": judge}
             what = "perplexity of open answers" + (", and their ratings" if judge else "")
-            draft.add(self, identity, what, arm=predicted.arm, resources=training_resources(spec), uses_ray=True)
+            draft.add(self, identity, what, arm=predicted.arm, holds_workers=True)
 
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
         return [*backbone.needs_weights(spec), *needs_key(spec)]

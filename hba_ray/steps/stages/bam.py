@@ -22,7 +22,7 @@ from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.bam import BamSpec
-from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, Step, StepKind, training_resources
+from hba_ray.steps.base import STEP_LOG, Context, Draft, Result, Step, StepKind
 from hba_ray.steps.inputs import backbone, describe
 from hba_ray.steps.inputs.drops import losses
 from hba_ray.steps.needs.base import Need
@@ -86,7 +86,7 @@ class StatesSteps(StepKind[StatesResult]):
                 "computed": spec.precision,
             }
             what = f"run the SFT model over the {split} split once" + ("" if bam.raw_media else ", without audio and video")
-            draft.add(self, identity, what, part=split, resources=training_resources(spec), uses_ray=True)
+            draft.add(self, identity, what, part=split, holds_workers=True)
 
     def make(self, context: Context) -> StatesResult:
         from hba_ray.training.states import compute_states
@@ -171,7 +171,7 @@ class BamSteps(StepKind[BamResult]):
         }
         what = _in_words(spec)
         cpus = f"{spec.compute.cpus_per_worker:g} CPUs per dataset" if spec.compute.workers else "1 CPU"
-        draft.add(self, identity, what, resources=training_resources(spec) if bam.live else cpus, uses_ray=True)
+        draft.add(self, identity, what, resources=None if bam.live else cpus, holds_workers=True)
 
     def make(self, context: Context) -> BamResult:
         from hba_ray.training.bam_inputs import adapted_datasets

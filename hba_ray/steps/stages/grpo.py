@@ -103,7 +103,7 @@ class GrpoSteps(StepKind[GrpoResult]):
         what = f"{grpo.algorithm} from the {grpo.init}, {length}, {each}, lr {grpo.lr:g}"
         workers = max(1, spec.compute.workers)
         needs = f"{workers} GPUs" if spec.compute.gpus_per_worker else f"{workers} CPU worker{'s' if workers > 1 else ''}, vLLM's CPU build"
-        draft.add(self, identity, what, resources=needs, uses_ray=True)
+        draft.add(self, identity, what, resources=needs, holds_workers=True)
 
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
         extra = "rl-gpu" if spec.compute.gpus_per_worker else "rl-cpu"

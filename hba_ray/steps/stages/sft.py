@@ -26,7 +26,6 @@ from hba_ray.steps.base import (
     Result,
     Step,
     StepKind,
-    training_resources,
 )
 from hba_ray.steps.held_out import held_out
 from hba_ray.steps.inputs import backbone, describe
@@ -107,13 +106,12 @@ class SftSteps(StepKind[TrainingResult]):
             draft.add(self, named, f"take the model in {spec.sft.checkpoint}, {run_as}")
             return
         what = f"{spec.sft.epochs} epochs of {spec.model.train} training, batch {spec.sft.batch}, lr {spec.sft.lr:g}"
-        rest: dict[str, Any] = {"resources": training_resources(spec), "uses_ray": True}
         if spec.sft.mode == "joint":
-            draft.add(self, named, what, **rest)
+            draft.add(self, named, what, holds_workers=True)
             return
-        first = draft.add(self, {**named, "part": CLASSES}, f"{what}, on classes", part=CLASSES, **rest)
+        first = draft.add(self, {**named, "part": CLASSES}, f"{what}, on classes", part=CLASSES, holds_workers=True)
         what = f"{spec.sft.answer_epochs} epochs of lm_head alone on open answers, batch {spec.sft.answer_batch}"
-        draft.add(self, {**named, "init": first.fingerprint}, what, **rest)
+        draft.add(self, {**named, "init": first.fingerprint}, what, holds_workers=True)
 
     def make(self, context: Context) -> TrainingResult:
         spec, step = context.spec, context.step
@@ -163,7 +161,7 @@ class TransferSteps(StepKind[TrainingResult]):
             init = draft["sft"].fingerprint if _starts_from_sft(spec) else None
             identity = {**_identity(draft, spec), "dataset": dataset, "init": init}
             what = f"{spec.sft.epochs} epochs on {dataset}, batch {spec.sft.batch}, from the {'SFT model' if init else 'backbone'}"
-            draft.add(self, identity, what, part=dataset, resources=training_resources(spec), uses_ray=True)
+            draft.add(self, identity, what, part=dataset, holds_workers=True)
 
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
         trained = transfer_spec(spec, min(held_out(spec), key=spec.transfer.batch_of))
