@@ -13,7 +13,7 @@ from tests.helpers.golden_plans import GOLDEN, all_plans
 
 FIRST_FIELDS = GOLDEN.with_name("spec_fields.json")
 """Section -> its fields in the first release, the only ones that need no mark."""
-WHERE_NOT_WHAT = {"ComputeSpec", "PythonsSpec", "TrackingSpec", "ReportSpec"}
+WHERE_NOT_WHAT = {"ComputeSpec", "NodesSpec", "PythonsSpec", "TrackingSpec", "ReportSpec"}
 """Sections that enter no fingerprint of a step."""
 INFRA = "hba_ray.specs.infra"
 """Sections of no spec, but of what starts a cluster."""

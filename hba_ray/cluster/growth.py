@@ -76,15 +76,14 @@ def cpus(spec: ComputeSpec) -> float:
     return largest(spec, ray.cluster_resources(), nodes=1)[0]
 
 
-def bundles(spec: ComputeSpec, available: float, rollouts: int = 0) -> list[Bundle]:
+def bundles(spec: ComputeSpec, available: float, rollouts: int = 0) -> list[dict[str, float]]:
     """What a run holds at a time: its workers, their loaders, and the CPUs of verl.
 
     Args:
         available: CPUs of the cluster at its largest, which decide how many loaders a worker has.
     """
-    worker: Bundle = {"CPU": spec.cpus_per_worker, **({"GPU": spec.gpus_per_worker} if spec.gpus_per_worker else {})}
-    loader: Bundle = {"CPU": spec.cpus_per_loader}
-    rollout: Bundle = {"CPU": 1.0}
+    worker = {"CPU": spec.cpus_per_worker, **({"GPU": spec.gpus_per_worker} if spec.gpus_per_worker else {})}
+    loader, rollout = {"CPU": spec.cpus_per_loader}, {"CPU": 1.0}
     return [worker] * spec.workers + [loader] * (spec.workers * spec.loaders_on(available)) + [rollout] * rollouts
 
 
