@@ -39,6 +39,8 @@ def test_a_valid_spec_is_called_valid(hba):
         (["vaildate", QUICKSTART], 2, "No such command"),
         (["run", QUICKSTART, "atlas.source=released", "atlas.root=nowhere"], 1, "no such folder"),
         (["run", QUICKSTART, "model.backbone=./nowhere"], 1, "no such folder"),
+        (["run", QUICKSTART, "--budget", "20gpuh"], 2, "--budget: a budget stops new trials of a sweep, and the spec has none"),
+        (["submit", QUICKSTART, "sweep.seeds=[0,1]", "--budget", "300"], 2, "--budget: '300' is no amount"),
         (["plan", QUICKSTART, "compute.storage=/proc/nowhere"], 5, "compute.storage=FOLDER"),
         (["report", "nowhere"], 2, "no finished run"),
         (["atlas", "check", QUICKSTART], 2, "atlas.source"),

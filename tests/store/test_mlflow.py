@@ -12,7 +12,7 @@ import pytest
 from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.specs.sections.compute import TrackingSpec
 from hba_ray.store import mlflow as module
-from hba_ray.store.mlflow import CHANGED, FINGERPRINT, OWNER, MlflowTracker, Point, standard_tags
+from hba_ray.store.mlflow import CHANGED, FINGERPRINT, OWNER, PARENT, MlflowTracker, Point, standard_tags
 from hba_ray.store.provenance import Process
 
 TAGS = {FINGERPRINT: "0123456789ab"}
@@ -130,6 +130,35 @@ def test_a_run_on_another_machine_is_left_alone(tracker: MlflowTracker) -> None:
     tracker.start("elsewhere", {}, TAGS)
     assert tracker.run_id != theirs
     assert tracker._client.get_run(theirs).info.status == "RUNNING"
+
+
+def test_records_below_a_sweeps_are_looked_up_once_and_again_after_a_lost_answer(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tags = [{FINGERPRINT: f"{trial:012}", PARENT: "a" * 32} for trial in range(3)]
+    first, asked = MlflowTracker(TrackingSpec(), storage), []
+    begun = [first.another() for _ in tags]
+    for trial, tracker in enumerate(begun):
+        tracker.start(f"trial {trial}", {"lr": trial}, tags[trial], [Point("loss", 1.0 + trial, 1, 1000)])
+        assert (history(tracker, "loss"), run_of(tracker).data.params) == ([(1, 1.0 + trial)], {"lr": str(trial)})
+    second = MlflowTracker(TrackingSpec(), storage)
+    search, send = second._client.search_runs, MlflowTracker._send_batch
+    monkeypatch.setattr(second._client, "search_runs", lambda *given, **more: (asked.append(given[1]), search(*given, **more))[1])
+    again = [second.another() for _ in tags]
+    for trial, tracker in enumerate(again[:2]):
+        tracker.start(f"trial {trial}", {"lr": trial}, tags[trial], [Point("loss", 9.0, 1, 2000), Point("loss", 9.0, 2, 2000)])
+        assert (tracker.run_id, history(tracker, "loss")) == (begun[trial].run_id, [(1, 1.0 + trial), (2, 9.0)])
+    assert len(asked) == 1
+
+    def lost(self: MlflowTracker, params: list, metrics: list) -> None:
+        send(self, params, metrics)
+        raise OSError("no answer")
+
+    new = second.another()
+    with monkeypatch.context() as away, pytest.raises(EnvironmentMissing, match="no answer"):
+        away.setattr(MlflowTracker, "_send_batch", lost)
+        new.start("trial 3", {"lr": 3}, tags[0], [Point("loss", 1.0, 1, 1000)])
+    retried = second.another()
+    retried.start("trial 3", {"lr": 3}, tags[0], [Point("loss", 1.0, 1, 1000)])
+    assert retried.run_id == new.run_id and history(retried, "loss") == [(1, 1.0)] and len(asked) == 2
 
 
 def test_a_server_that_is_not_there_is_reported_in_seconds(tmp_path: Path) -> None:
