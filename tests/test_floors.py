@@ -17,6 +17,7 @@ FLOORS = (
     "escaping",
     "progress",
     "environ",
+    "limits",
     "specs",
     "store",
     "cluster",

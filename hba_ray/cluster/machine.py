@@ -18,6 +18,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from hba_ray.limits import free_memory, usable_cpus
 from hba_ray.store.scratch import folder_here
 
 
@@ -35,7 +36,7 @@ class Machine:
 
     Attributes:
         packages: name of an installed package -> its version.
-        memory: that is free, or taken by caches that give way.
+        cores, memory: that a process here may use (limits.py); memory is 0 where the system does not say.
         disk: free where runs are stored; `cache` where the hub's files are.
         fetched: those of the models that were asked about whose files are here.
         variables: names of environment variables that are set to something.
@@ -76,8 +77,8 @@ def look(storage: str, *, models: Iterable[str] = (), hidden: Collection[str] = 
     home = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub")
     return Machine(
         name=socket.gethostname(),
-        cores=os.cpu_count() or 1,
-        memory=available_memory(),
+        cores=usable_cpus(),
+        memory=free_memory(),
         disk=room(folder_here(storage)),
         cache=room(home),
         gpus=gpus(),
@@ -85,15 +86,6 @@ def look(storage: str, *, models: Iterable[str] = (), hidden: Collection[str] = 
         fetched=frozenset(name for name in models if is_fetched(name)),
         variables=frozenset(name for name, value in os.environ.items() if value.strip()),
     )
-
-
-def available_memory() -> int:
-    """Bytes of memory that a new process can have; 0 where the system does not say."""
-    facts = Path("/proc/meminfo")
-    for line in facts.read_text().splitlines() if facts.is_file() else ():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 2**10
-    return 0
 
 
 def room(folder: Path) -> int:

@@ -24,6 +24,7 @@ from hba_ray.cluster.growth import largest
 from hba_ray.cluster.nodes import HEAD
 from hba_ray.cluster.private_folder import OF_RAY, keep_logs, private_folder, write_token
 from hba_ray.errors import EnvironmentMissing
+from hba_ray.limits import usable_cpus
 from hba_ray.specs.sections.compute import ComputeSpec, TrackingSpec
 
 LOOPBACK = "127.0.0.1"
@@ -92,13 +93,13 @@ def check_store(tracking: TrackingSpec, session: Session) -> None:
 
 
 def local_cpus(spec: ComputeSpec, *, rollouts: int = 0, cores: int | None = None) -> int:
-    """Logical CPUs of a private Ray: `compute.cpus`, or the cores of the machine and at least four.
+    """Logical CPUs of a private Ray: `compute.cpus`, or the cores that may be used and at least four.
 
     Args:
         rollouts: CPUs that verl will hold in it, which are added.
         cores: of the machine; those of this one by default.
     """
-    return (spec.cpus or max(4, cores or os.cpu_count() or 1)) + rollouts
+    return (spec.cpus or max(4, cores or usable_cpus())) + rollouts
 
 
 @contextmanager

@@ -5,7 +5,6 @@ A clip is described once, even if several rows, splits, datasets or runs share i
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from hba_ray.descriptors.store import Table
 from hba_ray.descriptors.summary import SILENCE, StreamSummary, Summary
 from hba_ray.descriptors.tables import maker, note_identity, released_maker, table_of
 from hba_ray.errors import BadMedia, DataError, EnvironmentMissing
+from hba_ray.limits import usable_cpus
 from hba_ray.specs import ComputeSpec
 from hba_ray.specs.sections.descriptors import DescriptorsSpec, Stream
 from hba_ray.store.folders import claimed
@@ -63,7 +63,7 @@ class Place:
         if (actors or 1) > cpus:
             what = f"{actors or 1} processes need more than the {cpus} CPUs"
             raise EnvironmentMissing("compute.extractors", what, "lower it, or raise compute.cpus: CPUs of a local Ray are logical ones")
-        cores = os.cpu_count() or 1
+        cores = usable_cpus()
         return min(clips, actors or max(1, min(cpus - 1, cores if self.compute.address == "local" else cpus)))
 
 

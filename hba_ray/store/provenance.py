@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hba_ray
+from hba_ray.limits import usable_cpus
 
 PACKAGES = (
     "torch",
@@ -43,7 +44,7 @@ def environment() -> dict[str, Any]:
     """The environment of a result, as a reader needs it to repeat the result, in plain JSON values.
 
     Returns:
-        `hba_ray`, `python`, `platform`, `user`, `cpus` (cores), `gpus` (names), `packages` (name ->
+        `hba_ray`, `python`, `platform`, `user`, `cpus` (that it may use), `gpus` (names), `packages` (name ->
         version, only what is installed), `commit` (40 digits or None) and `dirty` (None without a commit).
     """
     commit, dirty = source()
@@ -52,7 +53,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "user": user(),
-        "cpus": os.cpu_count() or 1,
+        "cpus": usable_cpus(),
         "gpus": gpu_names(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "commit": commit,

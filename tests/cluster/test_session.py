@@ -18,6 +18,7 @@ from hba_ray.cluster import session as module
 from hba_ray.cluster.environment import NO_PROGRESS
 from hba_ray.cluster.session import check_capacity, local_cpus, ray_session
 from hba_ray.errors import EnvironmentMissing
+from hba_ray.limits import usable_cpus
 from hba_ray.specs.sections.compute import ComputeSpec
 from tests.helpers.other_user import as_other, needs_root
 from tests.helpers.waiting import wait_until
@@ -67,7 +68,7 @@ def test_capacity_is_refused_exactly_where_it_is_not_enough(
 
 
 def test_a_local_ray_has_at_least_four_logical_cpus() -> None:
-    assert local_cpus(ComputeSpec()) == max(4, os.cpu_count() or 1)
+    assert local_cpus(ComputeSpec()) == max(4, usable_cpus())
     assert local_cpus(ComputeSpec(cpus=2)) == 2
 
 
