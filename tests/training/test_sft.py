@@ -76,7 +76,7 @@ def test_the_first_step_of_a_warm_up_uses_the_rate_0_and_moves_nothing(workshop:
 
 def test_losses_of_weight_0_leave_gradients_of_0_in_the_log(workshop: Workshop):
     launch_stage(workshop.job(small_spec(sft={"class_loss_weight": 0, "answer_loss_weight": 0})), workshop.folder / "run")
-    assert always_zero(workshop.folder / "job.jsonl", "gradient_norm")
+    assert always_zero(lines(workshop.folder / "job.jsonl"), "gradient_norm")
 
 
 @pytest.mark.parametrize("compute", [{"workers": 0, "micro_batch": 4}, {"workers": 2, "micro_batch": 2}, {"workers": 8, "micro_batch": 1}])

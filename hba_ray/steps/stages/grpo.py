@@ -264,7 +264,7 @@ def _series(log: Path) -> dict[str, Any]:
         "reward_last_quarter": sum(rewards[-quarter:]) / quarter,
         "cut": _mean(lines, CUT_SHARE),
         "equal_groups": _mean(lines, EQUAL_GROUPS),
-        "without_gradients": always_zero(log, "actor/grad_norm"),
+        "without_gradients": always_zero(lines, "actor/grad_norm"),
         "step_seconds": None if seconds is None else round(seconds, 2),
     }
 

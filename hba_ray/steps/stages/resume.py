@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hba_ray.specs import ExperimentSpec
@@ -60,11 +61,11 @@ def mention(context: Context, key: str, why_not: str) -> str | None:
     return f"{context.step.name}: the same with {key}={length} is finished in {step.folder}; it is not continued, since {why_not}"
 
 
-def always_zero(log: Path, name: str) -> bool:
+def always_zero(lines: Iterable[Mapping[str, float]], name: str) -> bool:
     """Whether a gradient's norm or a learning rate was 0 in every line of a step's log, so that nothing can have been learnt.
 
     Args:
         name: in the log. A log of a former version, which did not tell it, says nothing.
     """
-    values = [line[name] for line in read_lines(log) if name in line]
+    values = [line[name] for line in lines if name in line]
     return bool(values) and not any(values)

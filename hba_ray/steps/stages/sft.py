@@ -35,7 +35,7 @@ from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.model import Rows, training_needs
 from hba_ray.steps.needs.work import sft_work
 from hba_ray.steps.stages.resume import always_zero, begins, mention
-from hba_ray.store.folders import copy_folder, read_object
+from hba_ray.store.folders import copy_folder, read_lines, read_object
 from hba_ray.store.follow import Metrics, followed
 
 if TYPE_CHECKING:
@@ -277,6 +277,7 @@ def _train(
     write_settings(context.folder / "model", spec)
     state = trained.state
     check_some_left("train", len(index.rows_of("train")), state.drops)
+    lines = read_lines(log)
     return TrainingResult(
         optimizer_steps=state.step,
         epochs=state.epoch,
@@ -284,8 +285,8 @@ def _train(
         best_validation_loss=state.best_loss,
         lost=losses(state.drops),
         part=part,
-        without_gradients=always_zero(log, "gradient_norm"),
-        at_rate_zero=always_zero(log, "lr"),
+        without_gradients=always_zero(lines, "gradient_norm"),
+        at_rate_zero=always_zero(lines, "lr"),
     )
 
 
