@@ -170,11 +170,15 @@ def first_damage(folder: Path) -> Damage | None:
 def keep(folder: Path) -> None:
     """Uploads what an unfinished step has made, so that it can go on from there on another machine; nothing where no bucket is used.
 
+    Args:
+        folder: of the step, or one in it.
+
     Raises:
         EnvironmentMissing: another process has taken over the step.
     """
     if (mirror := mirror_of(folder)) is not None:
-        mirror.keep(folder, list_files(folder, without=(), memory=None))
+        step = mirror.step_of(folder)
+        mirror.keep(step, list_files(step, without=(), memory=None))
 
 
 @contextmanager

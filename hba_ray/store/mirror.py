@@ -284,6 +284,10 @@ class Mirror:
     def _key(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
+    def step_of(self, folder: Path) -> Path:
+        """The folder of the step that a folder is, or is in."""
+        return next(place for place in (folder, *folder.parents) if self._is_step(place))
+
     def _is_step(self, folder: Path) -> bool:
         return folder.parent == self.root / "steps"
 

@@ -182,7 +182,7 @@ def test_a_step_goes_on_from_its_last_checkpoint_on_another_host(on_host: OnHost
         (first / "metrics.jsonl").write_text("4 lines")
         keep(first)
         (first / "checkpoint" / "state").write_text("step 8")
-        keep(first)
+        keep(first / "checkpoint")
         (first / "metrics.jsonl").write_text("9 lines")
     second = on_host("b").step(*STEP)
     with claimed(second):
