@@ -108,13 +108,20 @@ class TrainedBam:
 
 
 class Supply:
-    """Gives each dataset of a job its source of states and a fresh head. Loads the SFT model once, and only if it is needed."""
+    """Gives each dataset of a job its source of states and a fresh head. Loads the SFT model once, and only if it is needed.
+
+    Until then it can be pickled, and be sent to where the model will be.
+    """
 
     def __init__(self, job: BamJob):
-        self.job, self.device = job, device_of(job.spec)
+        self.job = job
         self.class_weight, self.class_bias, self.classes = load_class_heads(Path(job.model))
         self.hidden = self.class_weight.shape[1]
         self.stores: dict[Path, StateStore] = {}
+
+    @cached_property
+    def device(self) -> str:
+        return device_of(self.job.spec)
 
     @cached_property
     def sft(self) -> OmniSapiens:

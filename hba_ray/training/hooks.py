@@ -27,7 +27,7 @@ _STATE, _LAYOUT, _ENGINE, _BEST, _TAG = "state.json", "layout.json", "engine", "
 _DIGESTS = "digests-{rank}.json"
 """File of a checkpoint with the digests of all that a rank has written."""
 RAY_RUN = "train"
-"""Name under which Ray Train keeps checkpoints in the step's folder, and finds them when the driver is started again."""
+"""Name under which Ray Train keeps checkpoints in the folder of a run, and finds them when the driver is started again."""
 _START_OVER = "delete the step's folder to train from the start"
 
 
@@ -319,9 +319,14 @@ def _check_digests(checkpoint: Path, rank: int) -> None:
             raise CheckpointError(str(checkpoint / name), what, _START_OVER)
 
 
+def in_folder(folder: Path) -> FolderCheckpointStore:
+    """Where a stage keeps checkpoints in its own folder."""
+    return FolderCheckpointStore(folder / "checkpoint")
+
+
 @dataclass
 class FolderCheckpointStore:
-    """Keeps the newest checkpoint of a run without Ray in a folder of its step, and replaces it as a whole."""
+    """Keeps a stage's newest checkpoint in one folder, and replaces it as a whole."""
 
     folder: Path
 
@@ -331,6 +336,11 @@ class FolderCheckpointStore:
         return self.folder if self.folder.exists() else None
 
     def save(self, folder: Path, metrics: dict[str, float]) -> None:
+        self.put(folder)
+        keep(self.folder.parent)
+
+    def put(self, folder: Path) -> None:
+        """Keeps the content of a folder here; a bucket gets it from the process that leads the run."""
         draft = self.folder.with_name(self.folder.name + ".draft")
         for leftover in (draft, self._former):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -339,7 +349,6 @@ class FolderCheckpointStore:
             os.replace(self.folder, self._former)
         os.replace(draft, self.folder)
         shutil.rmtree(self._former, ignore_errors=True)
-        keep(self.folder.parent)
 
     @property
     def _former(self) -> Path:

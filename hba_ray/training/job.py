@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import Field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from hba_ray.data.atlas import AtlasIndex
@@ -38,3 +39,7 @@ class StageJob(Protocol):
     def train(self, make_batches: MakeBatches, store: CheckpointStore, rank: int = 0, world: int = 1) -> State:
         """Trains in one worker, from the newest checkpoint or from the start, to the end."""
         ...
+
+
+Stage = tuple[StageJob, Path]
+"""A job, and the folder of what it leaves."""

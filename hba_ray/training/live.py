@@ -1,7 +1,8 @@
 """BAM with the SFT model in the loop: the frozen model runs in every step, and the adapters on it are trained as SFT trains.
 
-Each dataset is a stage of its own (launch.py): clips and descriptors reach the workers together, through Ray Data, and the
-engine, the hooks, the checkpoints and the way to go on from one are those of SFT. It gives the adapters that `bam` trains on
+Each dataset is a stage of its own, and all of them are trained by the same workers (launch.py), each of which loads the model once.
+Clips and descriptors reach them together, through Ray Data; the engine, the hooks, the checkpoints and the way to go on from one are
+those of SFT. It gives the adapters that `bam` trains on
 stored states, to rounding: both take the same rows in the same steps, with the same dropout.
 
 Letters: B rows, S positions, H hidden size.
@@ -10,10 +11,12 @@ Letters: B rows, S positions, H hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,7 +36,7 @@ from hba_ray.training.bam_inputs import Attach, Describe, describe_rows, streame
 from hba_ray.training.bam_job import BamJob, Outset, Supply, TrainedBam, finished, optimizer_of, save_trained
 from hba_ray.training.deepspeed import deepspeed_settings, join_process_group, wrap
 from hba_ray.training.hooks import CheckpointStore, fit_from_newest
-from hba_ray.training.launch import launch_stage, state_in
+from hba_ray.training.launch import launch_stages, left_by, state_in
 from hba_ray.training.loop import Feed, MakeBatches, Run, State
 from hba_ray.training.sft import is_rank_zero, whole
 
@@ -48,6 +51,7 @@ class LiveJob:
     Attributes:
         spec: with the dataset's batch as `sft.batch`.
         index: the dataset's rows.
+        supply: of the model, which the jobs of all datasets share; they are pickled together before it is loaded.
         log: file of the step log, which rank 0 writes.
     """
 
@@ -57,12 +61,22 @@ class LiveJob:
     describe: Describe
     spec: ExperimentSpec
     index: AtlasIndex
+    supply: Supply
     log: str
     checkpoint: str | None = None
 
     @property
     def backbone(self) -> str:
         return self.bam.backbone
+
+    @property
+    def folder(self) -> Path:
+        """That of the stage, in which it goes on where it was interrupted."""
+        return Path(self.log).parent
+
+    def made(self, folder: Path) -> TrainedBam | None:
+        """The adapters in a folder of its name in this one, if they were finished from the same job and descriptors."""
+        return finished(folder / self.dataset, self.dataset, self.outset, self.bam.base, self.supply.hidden)
 
     def settings_for(self, split: str) -> BatchSettings:
         """Those of SFT; the loaders attach the rows' descriptors."""
@@ -82,9 +96,8 @@ class LiveJob:
             TrainingError: the loss is not finite.
             CheckpointError: the newest checkpoint is damaged, or of other settings of `compute`.
         """
-        job, spec, compute = self.bam, self.spec, self.spec.compute
+        job, spec, compute, supply = self.bam, self.spec, self.spec.compute, self.supply
         join_process_group(gpu=compute.gpus_per_worker > 0)
-        supply = Supply(job)
         bam = self.outset.bam(job, self.dataset, supply)
         columns = None if DATASETS[self.dataset].task.is_open else supply.columns(self.dataset)
         model = Adapted(bam, supply.sft, columns, job.bam.decoder_injection, in_training=job.bam.backbone_mode == "train")
@@ -205,20 +218,30 @@ def train_live(
         TrainingError: a loss is not finite.
         EnvironmentMissing: workers were lost more often than `compute.max_failures` allows.
     """
-    trained: list[TrainedBam] = []
-    drops: list[Drop] = []
-    for dataset in datasets:
-        live = live_job(job, dataset, describe, work)
-        if live is not None:
-            with followed(Path(live.log), partial(on_line, dataset)):
-                made, lost = _train_dataset(live, folder / dataset, Path(live.log).parent)
-            trained.append(made)
-            drops += lost
-        on_done(dataset)
-    return trained, drops
+    supply = Supply(replace(job, index=job.index.take(np.arange(0)), names={}))  # it needs no rows, and is sent to the workers
+    jobs = {dataset: live_job(job, dataset, describe, work, supply) for dataset in datasets}
+    lives = [live for live in jobs.values() if live is not None]
+    left = [live for live in lives if live.made(folder) is None]
+    for dataset, live in jobs.items():
+        if live not in left:
+            on_done(dataset)
+    with ExitStack() as logs:
+        for live in left:
+            logs.enter_context(followed(Path(live.log), partial(_tell, live, on_done, on_line)))
+        launch_stages([(live, live.folder) for live in left], work)
+    trained = [live.made(folder) or _kept(live, folder / live.dataset, work) for live in lives]
+    states = [state_in(live.folder, work) for live in lives]
+    return trained, [drop for state in states if state is not None for drop in state.drops]
 
 
-def live_job(job: BamJob, dataset: str, describe: Describe, work: Path) -> LiveJob | None:
+def _tell(live: LiveJob, on_done: Callable[[str], None], on_line: Callable[[str, Metrics], None], metrics: Metrics) -> None:
+    """Hands on a line of a dataset's log, the last of which tells that the dataset is finished."""
+    on_line(live.dataset, metrics)
+    if metrics.get("epochs_done") == live.bam.bam.epochs:
+        on_done(live.dataset)
+
+
+def live_job(job: BamJob, dataset: str, describe: Describe, work: Path, supply: Supply) -> LiveJob | None:
     """The job of one dataset; None where no training row has a descriptor.
 
     Args:
@@ -236,17 +259,12 @@ def live_job(job: BamJob, dataset: str, describe: Describe, work: Path) -> LiveJ
         return None
     spec = job.spec.fitted_to(job.bam.batch_of(dataset), max_gradient_norm=None)
     own = replace(job, index=index, names={})  # workers need no other rows, and the job is sent to each
-    return LiveJob(own, dataset, outset, describe, spec, index, str(work / f"{dataset}-{outset.identity}" / LOG))
+    return LiveJob(own, dataset, outset, describe, spec, index, supply, str(work / f"{dataset}-{outset.identity}" / LOG))
 
 
-def _train_dataset(live: LiveJob, folder: Path, work: Path) -> tuple[TrainedBam, list[Drop]]:
-    job, hidden = live.bam, Supply(live.bam).hidden
-    before = finished(folder, live.dataset, live.outset, job.base, hidden)
-    if before is not None:
-        state = state_in(work)
-        return before, [] if state is None else state.drops
-    stage = launch_stage(live, work)
-    lines = list(read_lines(Path(live.log)))
+def _kept(live: LiveJob, folder: Path, work: Path) -> TrainedBam:
+    """The adapters that a finished stage has left, written into their folder."""
+    job, stage, lines = live.bam, left_by(live.folder, work), read_lines(Path(live.log))
     steps = [line for line in lines if "epochs_done" not in line]
     made = TrainedBam(
         live.dataset,
@@ -256,5 +274,5 @@ def _train_dataset(live: LiveJob, folder: Path, work: Path) -> tuple[TrainedBam,
         best_epoch=stage.state.best_epoch or 0,
         without_gradients=not any(line["gradient_norm"] for line in steps),
     )
-    save_trained(job, made, live.outset, load_adapters(stage.model, base=job.base, hidden=hidden)[0])
-    return made, stage.state.drops
+    save_trained(job, made, live.outset, load_adapters(stage.model, base=job.base, hidden=live.supply.hidden)[0])
+    return made

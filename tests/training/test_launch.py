@@ -1,25 +1,20 @@
 """On several workers: the same losses under every ZeRO stage, after a killed worker, and errors that come out whole."""
 
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from ray.util import state
 
 from hba_ray.errors import BadMedia, CheckpointError, EnvironmentMissing
 from hba_ray.specs import ComputeSpec
 from hba_ray.training.launch import launch_stage, state_in
 from tests.helpers.damaged_rows import with_broken_clip
+from tests.helpers.killer import Killer
 from tests.helpers.sft_jobs import Cut, Workshop, lines, losses, small_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 SHARED = {"cpus": 6, "cpus_per_worker": 0.5, "cpus_per_loader": 0.5, "micro_batch": 4, "object_store_mib": 200}
-PATIENCE_SECONDS = 240
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,30 +33,6 @@ def two_workers(small_index, tiny_backbone, tmp_path_factory) -> tuple[Path, lis
     spec = small_spec(compute=SHARED | {"workers": 2, "zero": 1})
     trained = launch_stage(workshop.job(spec), workshop.folder / "run")
     return trained.model, losses(workshop.folder / "job.jsonl")
-
-
-def training_workers() -> list[int]:
-    """Process ids of the Ray Train workers that this process's Ray runs now."""
-    alive = state.list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
-    return [actor.pid for actor in alive]
-
-
-class Killer(threading.Thread):
-    """Kills one training worker as soon as `ready` says so."""
-
-    def __init__(self, ready: Callable[[], bool]):
-        super().__init__(daemon=True)
-        self.ready, self.killed = ready, 0
-
-    def run(self) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            workers = training_workers()
-            if workers and self.ready():
-                os.kill(workers[-1], signal.SIGKILL)
-                self.killed = workers[-1]
-                return
-            time.sleep(0.1)
 
 
 def committed(folder: Path) -> bool:

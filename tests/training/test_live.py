@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from hba_ray.models.bam import DescriptorBatch
 from hba_ray.specs.sections.bam import AUTHORS_BAM
 from hba_ray.training.bam import train_bam
 from hba_ray.training.bam_job import BamJob, Supply, TrainedBam
+from hba_ray.training.launch import launch_stages
 from hba_ray.training.live import live_job, train_live
 from tests.helpers.bam_jobs import BamShop, describe_by_noise, make_shop
 from tests.helpers.damaged_rows import with_broken_clip
+from tests.helpers.killer import Killer
 from tests.helpers.sft_jobs import Cut, lines
 
 ALL = ("toy_tone", "toy_nod", "toy_answers")
@@ -112,6 +115,16 @@ def test_the_released_settings_train_and_leave_lm_head_alone(shop: BamShop, tmp_
     assert still.losses != classes.losses, "LoRA's dropout is active in the backbone"
 
 
+def test_the_model_is_loaded_once_for_all_datasets_where_they_are_trained(shop: BamShop, tmp_path):
+    job = shop.job(states="live", epochs=1)
+    supply = Supply(job)
+    jobs = [live_job(job, dataset, describe_by_noise, tmp_path, supply) for dataset in ALL[:2]]
+    sent = [live for live in pickle.loads(pickle.dumps(jobs)) if live is not None]
+    launch_stages([(live, live.folder) for live in sent], tmp_path)
+    assert len(sent) == 2 and sent[0].supply is sent[1].supply and "sft" in vars(sent[0].supply)
+    assert "sft" not in vars(supply), "and not where they come from"
+
+
 def test_a_bad_row_is_dropped_and_counted_or_ends_training(shop: BamShop, toy, tmp_path):
     index, row = with_broken_clip(toy.jsonl, tmp_path / "broken")
     dataset = row.split()[0] if row in ALL else next(name for name in ALL if name in row)
@@ -135,10 +148,10 @@ def test_streams_that_no_row_has_get_no_adapter_and_broken_descriptors_are_refus
         return given
 
     job = shop.job(states="live", epochs=1)
-    made = live_job(job, "toy_tone", pose_only, tmp_path)
+    made = live_job(job, "toy_tone", pose_only, tmp_path, Supply(job))
     assert made is not None and made.outset.widths == {"pose": 12}
     with pytest.raises(DataError, match=r"descriptors of toy_nod \(train\): stream 'pose' of .* not finite"):
-        live_job(job, "toy_nod", broken, tmp_path)
+        live_job(job, "toy_nod", broken, tmp_path, Supply(job))
 
 
 @pytest.mark.ray
@@ -155,6 +168,24 @@ def test_a_stage_cut_off_here_goes_on_with_workers_of_ray_fed_by_ray(shop: BamSh
     with ray_session(one_worker.spec.compute, tmp_path / "logs"):
         resumed = live(one_worker, datasets, tmp_path / "cut")
         both = live(on_ray, datasets, tmp_path / "two")
+    runs = [path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("checkpoint_manager_snapshot.json")]
+    assert runs == [Path("work", "train", "checkpoint_manager_snapshot.json")], "the same workers train all datasets"
     for made in (resumed, both):
         assert [one.losses for one in made] == [pytest.approx(one.losses, rel=1e-5) for one in whole]
         assert [one.validation for one in made] == [pytest.approx(one.validation, rel=1e-5) for one in whole]
+
+
+@pytest.mark.ray
+@pytest.mark.chaos
+def test_a_killed_worker_goes_on_at_the_dataset_at_which_it_was(shop: BamShop, tmp_path):
+    compute = {"cpus": 4, "cpus_per_worker": 0.5, "cpus_per_loader": 0.5, "object_store_mib": 200, "checkpoint_every": 1, "micro_batch": 2}
+    job = shop.job({"compute": compute | {"workers": 1, "zero": 1}}, states="live", epochs=2)
+    datasets, told = ("toy_tone", "toy_answers"), []
+    whole = live(shop.job({"compute": compute | {"workers": 0, "zero": 1}}, states="live", epochs=2), datasets, tmp_path / "whole")
+    work = tmp_path / "killed" / "work"
+    killer = Killer(lambda: any(len(lines(log)) > 1 for log in work.glob("toy_answers-*/metrics.jsonl")))
+    with ray_session(job.spec.compute, tmp_path / "logs"):
+        killer.start()
+        made = train_live(job, datasets, describe_by_noise, tmp_path / "killed", work, told.append)[0]
+    assert killer.killed and told == list(datasets)
+    assert [one.losses for one in made] == [pytest.approx(one.losses, rel=1e-5) for one in whole]
