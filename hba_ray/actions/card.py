@@ -83,9 +83,9 @@ class CardLengths:
 
     @staticmethod
     def of(lengths: Lengths) -> CardLengths:
-        ends = (None if end is None else round(end, 2) for end in lengths.ends or (None,) * 3)
-        counts, unreadable = (list(lengths.bins), lengths.long), dict(lengths.unreadable)
-        return CardLengths(lengths.videos, lengths.sounds, round(lengths.minutes, 1), *ends, *counts, unreadable)
+        low, middle, high = (None if end is None else round(end, 2) for end in lengths.ends or (None,) * 3)
+        minutes, bins, unreadable = round(lengths.minutes, 1), list(lengths.bins), dict(lengths.unreadable)
+        return CardLengths(lengths.videos, lengths.sounds, minutes, low, middle, high, bins, lengths.long, unreadable)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ NOTHING_ELSE = {f"{kind}_commands": [] for kind in COMMANDS} | {
     **{"rsync_exclude": [], "rsync_filter": []},
 }
 """What `ray up` would fill in."""
+AS_FAKES_ARE = {"use_node_id_as_ip": True, "disable_node_updaters": True, "launch_multiple": True}
+"""Nodes of this machine have one address, and nobody logs in on them."""
 RUN = """
 import sys, ray
 from hba_ray.cluster.growth import grown
@@ -98,7 +100,7 @@ def cluster() -> Iterator[tuple[str, dict[str, str]]]:
         "max_workers": 2,
         "upscaling_speed": 20.0,
         "idle_timeout_minutes": 0.1,
-        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}"},
+        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}", **AS_FAKES_ARE},
         "auth": {},
         "available_node_types": {FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}, "cpu": workers},
         "head_node_type": FAKE_HEAD_NODE_TYPE,
