@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from hba_ray.specs import ExperimentSpec
 from hba_ray.store.folders import ledger
 from tests.helpers.experiments import small_sweep
 from tests.helpers.recorded import assert_recorded, events
+from tests.helpers.servers import free_port
 from tests.helpers.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -60,12 +60,6 @@ class Cluster:
         """Two trainings side by side, on what both share."""
         changes = {"compute__workers": 1, "compute__address": "auto", "tracking__mlflow": self.mlflow}
         return small_sweep(self.folder / "shared", sweep={"axes": {"sft.lr": [1e-3, 2e-3]}}, **changes)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def answers(url: str) -> bool:

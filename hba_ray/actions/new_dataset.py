@@ -10,7 +10,7 @@ from typing import Any
 
 from hba_ray.convert.corpora.own import records
 from hba_ray.convert.tables import is_name
-from hba_ray.data.tasks import CLASS_TASKS, Task, find_dataset
+from hba_ray.data.tasks import BENCHMARK_TASKS, CLASS_TASKS, Task, find_dataset
 from hba_ray.data.text import comparable, visible
 from hba_ray.errors import DataError
 from hba_ray.specs.reading.yaml_text import dump_yaml
@@ -25,11 +25,38 @@ _SUFFIXES = {
     "image": (".png", ".jpg", ".jpeg", ".webp"),
 }
 _NAMES = {
-    "answer": ("label", "emotion", "sentiment", "class", "target", "answer", "verdict", "annotation", "rating", "category"),
-    "transcript": ("transcript", "text", "utterance", "sentence", "said"),
+    "answer": (
+        "label",
+        "emotion",
+        "sentiment",
+        "class",
+        "target",
+        "answer",
+        "verdict",
+        "annotation",
+        "rating",
+        "category",
+        "reply",
+        "response",
+    ),
+    "transcript": ("transcript", "text", "utterance", "sentence", "said", "note"),
     "question": ("question", "query"),
     "split": ("split", "mode", "fold", "partition"),
-    "group": ("speaker", "actor", "group", "participant", "subject", "person", "patient", "user", "dialogue", "session", "scene"),
+    "group": (
+        "speaker",
+        "actor",
+        "group",
+        "participant",
+        "subject",
+        "person",
+        "patient",
+        "user",
+        "who",
+        "pid",
+        "dialogue",
+        "session",
+        "scene",
+    ),
     "id": ("id", "row_id", "sample_id", "utterance_id", "utt_id", "clip_id", "segment_id"),
 }
 
@@ -128,15 +155,16 @@ def _task_of(labels: Mapping[str, int]) -> Task | None:
 
 def _declaration(folder: Path, file: Path, columns: Mapping[str, str], labels: Mapping[str, int]) -> str:
     """The text of the file, with a comment at whatever was guessed."""
-    known = _task_of(labels)
+    known, name = _task_of(labels), _id_of(folder)
+    task_id = (f"OWN_{name}" if name.upper() in {task.id for task in BENCHMARK_TASKS} else name).upper()[:16]
     counted = ", ".join(f"{visible(label)} {rows}" for label, rows in labels.items())
     if known is not None:
         task = f"# All labels are those of {known.name}: {counted}.\n" + dump_yaml({"task": known.id, "labels": list(labels)})
     elif labels:
-        made = {"id": "OWN", "name": "what is asked", "labels": list(labels), "metric": "weighted_f1"}
+        made = {"id": task_id, "name": "what is asked", "labels": list(labels), "metric": "weighted_f1"}
         task = f"# A task of your own, with a head of its own. Rows: {counted}.\n" + dump_yaml({"task": made})
     else:
-        made = {"id": "OWN", "name": "what is asked", "metric": "judge_accuracy"}
+        made = {"id": task_id, "name": "what is asked", "metric": "judge_accuracy"}
         rubric = {"rubric": "The answer is right if it says the same as the reference."}
         task = "# Open answers, which a judge grades by this rubric.\n" + dump_yaml({"task": {**made, **rubric}})
     asked = {} if "question" in columns and not labels else {"prompt": "What does the person in the clip show?"}
@@ -145,7 +173,7 @@ def _declaration(folder: Path, file: Path, columns: Mapping[str, str], labels: M
     return "\n".join(
         [
             f"# Describes {visible(file.name)} to hba_ray. Guessed from the files; correct what is wrong.",
-            dump_yaml({"dataset": _id_of(folder), "title": folder.absolute().name}).rstrip(),
+            dump_yaml({"dataset": name, "title": folder.absolute().name}).rstrip(),
             task.rstrip(),
             dump_yaml({"file": file.name}).rstrip(),
             f"# What the columns hold. Not found: {', '.join(others) or 'nothing'}.",

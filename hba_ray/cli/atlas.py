@@ -110,6 +110,7 @@ def build_atlas(
     from hba_ray.data.build import Target
 
     spec = read(atlas, overrides)
+    to = to.expanduser()
     target = Target(to, layout, part_mb << 20, media == "link", spec.atlas.on_bad_row)
     card = build_atlas(spec, target, workers=workers, say=say)
     for sheet in (count_sheet(card), problem_sheet(card)):

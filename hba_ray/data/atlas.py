@@ -31,6 +31,7 @@ from hba_ray.data.text import clean, visible
 from hba_ray.errors import DataError
 from hba_ray.specs import AtlasSpec
 from hba_ray.specs.sections.atlas import SourceSpec
+from hba_ray.specs.sections.own import OwnDataset, declared
 from hba_ray.store.files import DO_AGAIN, read_parquet
 
 CONTRADICTED = "modality_signature that contradicts the clips"
@@ -59,8 +60,7 @@ INDEX_SCHEMA = pa.schema(
         ("characters", pa.int32()),
     ]
 )
-"""One line for each row: its shard; its row group (parquet) or byte offset (jsonl); its position in the
-row group; what it is about. `label` is null for open answers."""
+"""For each row its shard, its row group (parquet) or byte offset (jsonl), its place there, what it is about; open answers have no label."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class AtlasIndex:
         table: INDEX_SCHEMA, in file order.
         drops: rows left out when the index was made.
         transcripts: line of the table -> what is said in the row's clip, which `read_rows` puts into its prompt.
-        changes: dataset -> what was changed in a row, or stated wrongly in it -> rows. Known when the index is made, and kept in
-            the result of the atlas step.
+        changes: dataset -> what was changed in a row, or stated wrongly in it -> rows; kept in the result of the atlas step.
         leaks: rows that are in two splits, or twice in one; known and kept likewise.
         pack: where the clips of its rows are decoded already; `read_rows` reads them there, if it is given.
+        own: declarations of users' datasets: a process that an index is sent to knows them, too.
     """
 
     root: str
@@ -87,6 +87,7 @@ class AtlasIndex:
     changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     leaks: tuple[Leak, ...] = ()
     pack: Pack | None = None
+    own: tuple[OwnDataset, ...] = field(default_factory=declared, repr=False)
 
     @cached_property
     def _split_rows(self) -> dict[str, np.ndarray]:

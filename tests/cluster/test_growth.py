@@ -19,7 +19,10 @@ from hba_ray.cluster.growth import GROWS_TO, addable, bundles, fit, largest, sta
 from hba_ray.cluster.session import check_capacity
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs import ComputeSpec
+from hba_ray.specs.load import as_yaml
 from hba_ray.specs.sections.compute import NodesSpec
+from tests.helpers.experiments import small_experiment
+from tests.helpers.servers import free_port, mlflow_server
 from tests.helpers.waiting import wait_until
 
 GPU = NodesSpec(cpus=8, gpus=1, most=3)
@@ -93,7 +96,7 @@ def cluster() -> Iterator[tuple[str, dict[str, str]]]:
     """The address of a head without CPUs whose autoscaler adds nodes of this machine, and the environment of its processes."""
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
-    folder, port = Path(tempfile.mkdtemp(prefix="hba")), "47391"
+    folder, port = Path(tempfile.mkdtemp(prefix="hba")), free_port()
     workers = {"resources": {"CPU": 4}, "node_config": {}, "min_workers": 0, "max_workers": 2}
     config = {
         "cluster_name": "fake",
@@ -139,6 +142,13 @@ def _works_in(process, folder: Path) -> bool:
         return False
 
 
+def nodes(address: str, environ: dict[str, str]) -> int:
+    """How many nodes are up."""
+    count = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print('nodes', sum(n['Alive'] for n in ray.nodes()))"
+    asked = subprocess.run([sys.executable, "-c", count, address], env=environ, capture_output=True, text=True, check=True)
+    return int(asked.stdout.split("nodes")[-1])
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -157,9 +167,27 @@ def test_from_zero_workers_come_work_is_done_and_they_go_again(cluster: tuple[st
     assert said[0] == "waiting for nodes: 8 CPUs are needed, 0 CPUs are there"
     assert said[-2:] == ["up [0, 4.0, 4.0]", "ran [1, 1]"]
 
-    def nodes() -> int:
-        count = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print('nodes', sum(n['Alive'] for n in ray.nodes()))"
-        asked = subprocess.run([sys.executable, "-c", count, address], env=environ, capture_output=True, text=True, check=True)
-        return int(asked.stdout.split("nodes")[-1])
+    wait_until(lambda: nodes(address, environ) == 1, pause=2)  # what was asked for is given back
 
-    wait_until(lambda: nodes() == 1, pause=2)  # what was asked for is given back
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_trains_on_workers_that_were_not_there(cluster: tuple[str, dict[str, str]], tmp_path: Path):
+    address, environ = cluster
+    with mlflow_server(tmp_path) as mlflow:
+        compute = {
+            "compute__address": address,
+            "compute__workers": 2,
+            "compute__cpus_per_worker": 3,
+            "compute__wait_minutes": 4,
+            "sft__batch": 8,
+        }
+        spec = small_experiment(tmp_path, **compute, tracking__mlflow=mlflow)
+        (tmp_path / "spec.yaml").write_text(as_yaml(spec))
+        command = [sys.executable, "-m", "hba_ray", "run", str(tmp_path / "spec.yaml")]
+        more = {GROWS_TO: stated([NodesSpec(cpus=4, most=2)])}  # as the head of a rendered file has it
+        done = subprocess.run(command, env=environ | more, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "waiting for nodes: 8 CPUs are needed, 0 CPUs are there" in done.stderr
+    assert len(list(tmp_path.glob("steps/evaluate-*/done.json"))) == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from hba_ray.models.backbone import load_backbone, load_processor
 from hba_ray.models.export import export_thinker
 from hba_ray.progress import progress
 from hba_ray.specs.sections.evaluate import JudgeSpec
+from tests.helpers.servers import free_port
 
 NAME = "tiny-judge"
 PATIENCE_SECONDS = 600
@@ -38,9 +38,7 @@ def base_url(tiny_backbone, tmp_path_factory) -> Iterator[str]:
     """
     folder = tmp_path_factory.mktemp("served")
     export_thinker(load_backbone(str(tiny_backbone), dtype=torch.float32), load_processor(str(tiny_backbone)), folder / "model")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = "--dtype float32 --enforce-eager --max-model-len 4096 --max-num-seqs 8 --skip-mm-profiling --no-enable-log-requests"
     command = [
         sys.executable,

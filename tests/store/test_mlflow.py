@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from hba_ray.specs.sections.compute import TrackingSpec
 from hba_ray.store import mlflow as module
 from hba_ray.store.mlflow import CHANGED, FINGERPRINT, OWNER, PARENT, MlflowTracker, Point, standard_tags
 from hba_ray.store.provenance import Process
+from tests.helpers.servers import free_port
 
 TAGS = {FINGERPRINT: "0123456789ab"}
 
@@ -162,9 +162,7 @@ def test_records_below_a_sweeps_are_looked_up_once_and_again_after_a_lost_answer
 
 
 def test_a_server_that_is_not_there_is_reported_in_seconds(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     before = dict(os.environ)
     started = time.monotonic()
     with pytest.raises(EnvironmentMissing, match=f"MLflow at http://127.0.0.1:{port} does not do its work"):

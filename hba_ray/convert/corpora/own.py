@@ -22,6 +22,7 @@ from hba_ray.data.rows import MEDIA_COLUMNS, TAG, Row
 from hba_ray.data.tasks import DATASETS, SPLITS, Dataset, consolidate
 from hba_ray.data.text import quoted
 from hba_ray.errors import DataError
+from hba_ray.specs import AtlasSpec
 from hba_ray.specs.sections.own import DECLARATION, OwnDataset
 
 NAME_COLUMNS = f"columns in {DECLARATION} name those of the rows"
@@ -55,16 +56,19 @@ def convert(request: ConversionRequest) -> Converted:
     return Converted(divided, sieve.drops)
 
 
-def expected_counts(own: OwnDataset, folder: Path) -> tuple[int, int, int]:
+def expected_counts(spec: AtlasSpec, folder: Path) -> tuple[int, int, int]:
     """Rows of train, validation and test before any is looked at: all that the file holds, by their column of splits or by shares.
 
     Raises:
-        DataError: the file cannot be read, or a split has no known name.
+        DataError: the file cannot be read, or a split has no known name and the spec drops no row.
     """
-    found = [(where, record) for where, record in records(folder / own.file, ()) if record]
+    (own,) = spec.own
+    sieve, counts = Sieve(own.dataset, spec.on_bad_row), Counter[str | None]()
+    for where, record in records(folder / own.file, ()):
+        with sieve.row():
+            counts[_split(own, record, where) if record else "none"] += 1
     if own.columns.split is None:
-        return _counts(own.splits, len(found))
-    counts = Counter(_split(own, record, where) for where, record in found)
+        return _counts(own.splits, counts[None])
     return counts["train"], counts["validation"], counts["test"]
 
 

@@ -181,7 +181,8 @@ class AtlasSpec(Spec):
         stated = [one if isinstance(one, dict) else {} for one in parts] if isinstance(parts, list | tuple) else []
         roots = [(one.get("source", "released"), one["root"]) for one in stated if isinstance(one.get("root"), str)]
         own = [read_declaration(root) for source, root in roots if source == "own"]
-        own += [declared for source, root in roots if source == "released" for declared in declared_in(root)]
+        for declared in (declared for source, root in roots if source == "released" for declared in declared_in(root)):
+            own += [] if declared in own else [declared]  # rows of one dataset may come from several atlases
         return {**raw, "own": own} if own else raw
 
     @field_validator("root")

@@ -144,6 +144,11 @@ def declare(own: OwnDataset) -> None:
     _declared[own.dataset] = own
 
 
+def declared() -> tuple[OwnDataset, ...]:
+    """All that are known in this process."""
+    return tuple(_declared.values())
+
+
 def listen(listener: Callable[[OwnDataset], None]) -> None:
     """Has a function told of every declaration, those that are known already first."""
     for own in _declared.values():

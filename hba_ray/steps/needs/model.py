@@ -141,13 +141,18 @@ def _rows_of(atlas: AtlasSpec, number: int) -> dict[str, tuple[int, int, int]]:
 
 
 def _own_rows(atlas: AtlasSpec) -> dict[str, tuple[int, int, int]]:
-    """Rows of a user's own dataset; none where its file cannot be read, which the atlas step tells."""
+    """Rows of a user's own dataset; none where its file is not there.
+
+    Raises:
+        DataError: it is there, and cannot be read.
+    """
     from hba_ray.convert.corpora.own import expected_counts
 
-    (own,) = atlas.own
     try:
-        return {own.dataset: expected_counts(own, root_here(atlas.root))}
-    except DataError:
+        return {atlas.own[0].dataset: expected_counts(atlas, root_here(atlas.root))}
+    except DataError as bad:
+        if bad.reason != "missing file":
+            raise
         return {}
 
 

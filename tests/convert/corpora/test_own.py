@@ -12,11 +12,12 @@ import yaml
 
 from hba_ray.actions.new_dataset import new_dataset
 from hba_ray.convert.conversion import convert
+from hba_ray.convert.corpora.own import expected_counts
 from hba_ray.data.tasks import BENCHMARK_HEADS, DATASETS, SPLITS, TASKS, Heads
 from hba_ray.errors import DataError, SpecError
 from hba_ray.judge.prompts import load_prompts
 from hba_ray.specs import AtlasSpec
-from hba_ray.specs.sections.own import DECLARATION, in_words, read_declaration
+from hba_ray.specs.sections.own import DECLARATION, OF_AN_ATLAS, OwnTask, in_words, read_declaration
 from tests.helpers.indices import index_of
 from tests.helpers.own_data import write_own, write_questions
 
@@ -63,6 +64,17 @@ def test_another_process_that_is_given_the_spec_knows_the_dataset(own, tmp_path:
     )
     assert subprocess.run([sys.executable, "-c", code, in_words(own.own)], capture_output=True, text=True, check=True).stdout == said
     assert AtlasSpec.model_validate(own.model_dump() | {"root": "/moved"}).own == own.own  # a resolved spec asks for no file
+
+
+def test_a_process_that_is_sent_nothing_but_an_index_reads_its_rows(own, tmp_path: Path):
+    convert(own, tmp_path / "atlas")
+    (tmp_path / "index").write_bytes(pickle.dumps(index_of(tmp_path / "atlas")))
+    code = (
+        "import pickle, sys; index = pickle.load(open(sys.argv[1], 'rb')); from hba_ray.data.atlas import read_rows; "
+        "print({row.dataset.id for row in read_rows(index, range(24))})"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(tmp_path / "index")], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "{'courtesy'}"
 
 
 def test_open_questions_bring_their_rubric(tmp_path: Path):
@@ -180,6 +192,26 @@ def test_two_sources_with_one_id_are_refused_since_one_may_be_sensitive(tmp_path
         AtlasSpec.model_validate({"sources": [{"source": "own", "root": str(folder)} for folder in folders]})
 
 
+def test_rows_of_one_dataset_may_come_from_several_atlases(own, tmp_path: Path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / OF_AN_ATLAS).write_text(in_words(own.own))
+    joined = AtlasSpec.model_validate({"sources": [{"root": str(tmp_path / name)} for name in ("one", "two")]})
+    assert joined.own == own.own
+
+
+@pytest.mark.parametrize("on_bad_row", ["fail", "drop"])
+def test_rows_are_counted_before_they_are_read_and_what_cannot_be_is_told(tmp_path: Path, on_bad_row: str):
+    rows = [{"label": label, "said": "Well.", "part": part} for part in ("train", "train", "test", "eval") for label in ("yes", "no")]
+    atlas = write_lines(tmp_path / "asked", rows, "['yes', 'no']", "columns: {answer: label, transcript: said, split: part}\n")
+    lenient = atlas.model_copy(update={"on_bad_row": on_bad_row})
+    if on_bad_row == "drop":
+        assert expected_counts(lenient, tmp_path / "asked") == (4, 0, 2)
+    else:
+        with pytest.raises(DataError, match="line 7"):
+            expected_counts(lenient, tmp_path / "asked")
+
+
 def test_a_source_without_a_declaration_says_how_to_get_one(tmp_path: Path):
     with pytest.raises(SpecError, match=r"no such file\n.*hba atlas new"):
         AtlasSpec(source="own", root=str(write_own(tmp_path / "own", declared=False)))
@@ -202,8 +234,8 @@ def test_a_declaration_is_written_from_the_files_and_can_be_used(tmp_path: Path)
     folder = write_own(tmp_path / "My clips", declared=False)
     file, labels = new_dataset(folder)
     assert labels == {"rude": 12, "polite": 12} and "Rows: rude 12, polite 12." in file.read_text()
-    file.write_text(file.read_text().replace("id: OWN", "id: CIVIL"))
     own = read_declaration(str(folder))
+    assert isinstance(own.task, OwnTask) and own.task.id == "MY_CLIPS"
     assert (own.dataset, own.columns.audio, own.columns.answer, own.columns.group) == ("my_clips", "sound", "verdict", "speaker")
     assert own.columns.transcript == "said" and own.columns.split is None
     with pytest.raises(DataError, match="is there already"):
@@ -227,7 +259,7 @@ def test_all_rows_are_counted_whatever_their_cells_hold(tmp_path: Path):
     ("rows", "answer", "others"),
     [
         ("utt_id,person,mood_now\na1,p1,calm\na2,p1,tense\na3,p2,calm\na4,p2,tense\n", "mood_now", {"id": "utt_id", "group": "person"}),
-        ("note,rating\nx,2\ny,1\nz,2\n", "rating", {}),
+        ("remark,rating\nx,2\ny,1\nz,2\n", "rating", {}),
     ],
 )
 def test_labels_are_found_whatever_their_column_is_called(tmp_path: Path, rows: str, answer: str, others: dict[str, str]):
