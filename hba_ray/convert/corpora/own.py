@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.base import ConversionRequest, Converted, Sieve
+from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve
 from hba_ray.convert.media import clip_file
 from hba_ray.convert.splits import split_by_group, split_named
 from hba_ray.convert.tables import column, lines_of, read_table
@@ -22,7 +22,6 @@ from hba_ray.data.rows import MEDIA_COLUMNS, TAG, Row
 from hba_ray.data.tasks import DATASETS, SPLITS, Dataset, consolidate
 from hba_ray.data.text import quoted
 from hba_ray.errors import DataError
-from hba_ray.specs import AtlasSpec
 from hba_ray.specs.sections.own import DECLARATION, OwnDataset
 
 NAME_COLUMNS = f"columns in {DECLARATION} name those of the rows"
@@ -56,17 +55,17 @@ def convert(request: ConversionRequest) -> Converted:
     return Converted(divided, sieve.drops)
 
 
-def expected_counts(spec: AtlasSpec, folder: Path) -> tuple[int, int, int]:
+def expected_counts(own: OwnDataset, folder: Path, on_bad_row: OnBadRow) -> tuple[int, int, int]:
     """Rows of train, validation and test before any is looked at: all that the file holds, by their column of splits or by shares.
 
     Raises:
-        DataError: the file cannot be read, or a split has no known name and the spec drops no row.
+        DataError: the file cannot be read, or a split has no known name and no row may be dropped.
     """
-    (own,) = spec.own
-    sieve, counts = Sieve(own.dataset, spec.on_bad_row), Counter[str | None]()
+    sieve, counts = Sieve(own.dataset, on_bad_row), Counter[str | None]()
     for where, record in records(folder / own.file, ()):
-        with sieve.row():
-            counts[_split(own, record, where) if record else "none"] += 1
+        if record:
+            with sieve.row():
+                counts[_split(own, record, where)] += 1
     if own.columns.split is None:
         return _counts(own.splits, counts[None])
     return counts["train"], counts["validation"], counts["test"]

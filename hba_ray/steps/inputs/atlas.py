@@ -147,10 +147,10 @@ def _check_trains(spec: ExperimentSpec) -> None:
     """Refuses supervised training where the sources name all datasets, and none of them is trained on."""
     from hba_ray.convert.conversion import held_by
 
-    parts = range(len(spec.atlas.parts))
-    if "sft" not in spec.stages or spec.sft.checkpoint or any(part.source in SOURCES_READ_AS_THEY_ARE for part in spec.atlas.parts):
+    parts = spec.atlas.parts
+    if "sft" not in spec.stages or spec.sft.checkpoint or any(part.source in SOURCES_READ_AS_THEY_ARE for part in parts):
         return
-    held = [dataset.id for number in parts for dataset in held_by(_alone(spec.atlas, number) if spec.atlas.sources else spec.atlas)]
+    held = [dataset.id for number in range(len(parts)) for dataset in held_by(_alone(spec.atlas, number))]
     outside = [name for name in held if DATASETS[name].is_outside and name not in held_out(spec)]
     if outside and untrained(spec, held) == held:
         what = f"stage sft has no rows: {', '.join(outside)} are outside the benchmark, and trained on where they are named"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from hba_ray.convert.base import OnBadRow
 from hba_ray.data.tasks import DATASETS, SPLITS, find_dataset
 from hba_ray.errors import CheckpointError, DataError
 from hba_ray.models.size.estimates import (
@@ -25,8 +26,10 @@ from hba_ray.models.size.shape import Shape, shape_of_folder, tiny_shape
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.atlas import TOY_SHARES, AtlasSpec
 from hba_ray.specs.sections.model import model_folder
+from hba_ray.specs.sections.own import OwnDataset
 from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.size import Fits, Room
+from hba_ray.store.files import stamp
 from hba_ray.store.roots import root_here
 
 REASONING_TOKENS = 200
@@ -146,14 +149,22 @@ def _own_rows(atlas: AtlasSpec) -> dict[str, tuple[int, int, int]]:
     Raises:
         DataError: it is there, and cannot be read.
     """
-    from hba_ray.convert.corpora.own import expected_counts
-
+    (own,), root = atlas.own, root_here(atlas.root)
+    now = stamp(root / own.file)
     try:
-        return {atlas.own[0].dataset: expected_counts(atlas, root_here(atlas.root))}
+        return {own.dataset: _counted(own, root, atlas.on_bad_row, now)}  # pyright: ignore[reportArgumentType]  # frozen, so it has a hash
     except DataError as bad:
         if bad.reason != "missing file":
             raise
         return {}
+
+
+@lru_cache
+def _counted(own: OwnDataset, root: Path, on_bad_row: OnBadRow, stamped: str) -> tuple[int, int, int]:
+    """`expected_counts` of a file as it is now, which is read once, however many trials ask."""
+    from hba_ray.convert.corpora.own import expected_counts
+
+    return expected_counts(own, root, on_bad_row)
 
 
 def data_in_words(spec: ExperimentSpec, number: int) -> str:
