@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from hba_ray.convert.wording import DatasetPrompts
 from hba_ray.data.atlas import Drop
@@ -19,8 +18,7 @@ from hba_ray.data.rows import Row
 from hba_ray.data.tasks import Dataset
 from hba_ray.errors import DataError
 from hba_ray.specs import AtlasSpec
-
-OnBadRow = Literal["fail", "drop"]
+from hba_ray.specs.sections.atlas import OnBadRow
 
 
 @dataclass(frozen=True)

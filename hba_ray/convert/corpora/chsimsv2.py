@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row, left_out
+from hba_ray.convert.base import ConversionRequest, Converted, Sieve, labelled_row, left_out
 from hba_ray.convert.discretise import chsims_sentiment
 from hba_ray.convert.media import first_folder, video_and_audio
 from hba_ray.convert.mmsa import Utterance, read_utterances
@@ -17,6 +17,7 @@ from hba_ray.convert.splits import tell_crossings
 from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
+from hba_ray.specs.sections.atlas import OnBadRow
 
 TABLES = ("meta.csv", "metas.csv", "label.csv")
 FEATURES = ("ch-simsv2s.pkl", "simsv2.pkl")

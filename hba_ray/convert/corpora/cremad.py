@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hba_ray.convert.base import ConversionRequest, Converted, Difference, OnBadRow, Sieve, labelled_row
+from hba_ray.convert.base import ConversionRequest, Converted, Difference, Sieve, labelled_row
 from hba_ray.convert.media import clip_file, first_folder
 from hba_ray.convert.splits import share_out, split_rows
 from hba_ray.convert.tables import column, read_table
@@ -17,6 +17,7 @@ from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
+from hba_ray.specs.sections.atlas import OnBadRow
 
 FILE = "SentenceFilenames.csv"
 CLIP_FOLDERS = ("AudioWAV",)

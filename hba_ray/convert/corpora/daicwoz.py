@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row, left_out
+from hba_ray.convert.base import ConversionRequest, Converted, Sieve, labelled_row, left_out
 from hba_ray.convert.discretise import HIGHEST_SCORE, PRESENT_FROM, is_present
 from hba_ray.convert.media import clip_file, first_file
 from hba_ray.convert.tables import column, identifier, number, read_table
@@ -20,6 +20,7 @@ from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
+from hba_ray.specs.sections.atlas import OnBadRow
 from hba_ray.specs.sections.corpora import DaicwozSpec
 
 FILES = {

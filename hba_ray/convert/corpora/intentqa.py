@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, left_out, open_row
+from hba_ray.convert.base import ConversionRequest, Converted, Sieve, left_out, open_row
 from hba_ray.convert.media import clip_file, first_folder, sounding
 from hba_ray.convert.splits import tell_crossings
 from hba_ray.convert.tables import column, identifier, is_name, read_json, read_table
@@ -18,6 +18,7 @@ from hba_ray.convert.wording import DatasetPrompts, open_question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
+from hba_ray.specs.sections.atlas import OnBadRow
 
 FILES = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
 CLIP_FOLDERS = ("Videos", "videos", "NExTVideo")

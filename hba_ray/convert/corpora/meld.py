@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from hba_ray.convert.base import ConversionRequest, Converted, Difference, OnBadRow, Sieve, labelled_row
+from hba_ray.convert.base import ConversionRequest, Converted, Difference, Sieve, labelled_row
 from hba_ray.convert.media import first_folder, video_and_audio
 from hba_ray.convert.tables import column, read_table
 from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE, Dataset, consolidate
 from hba_ray.errors import DataError
+from hba_ray.specs.sections.atlas import OnBadRow
 
 FILES = {"train": "train_sent_emo.csv", "validation": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 CLIP_FOLDERS = {

@@ -12,7 +12,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hba_ray.convert.base import ConversionRequest, Converted, Difference, OnBadRow, Sieve, open_row
+from hba_ray.convert.base import ConversionRequest, Converted, Difference, Sieve, open_row
 from hba_ray.convert.media import clip_file, first_file, first_folder, needed_file, sounding
 from hba_ray.convert.splits import share_out, split_rows
 from hba_ray.convert.tables import column, identifier, read_json, read_table
@@ -20,6 +20,7 @@ from hba_ray.convert.wording import DatasetPrompts, open_question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
+from hba_ray.specs.sections.atlas import OnBadRow
 
 QUESTIONS_AND_ANSWERS = ("metadata.csv", "data/metadata.csv", "annotation_final_human.csv", "data/annotation_final_human.csv")
 QUESTIONS_ALONE = ("annotation_final.csv", "data/annotation_final.csv")

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row
+from hba_ray.convert.base import ConversionRequest, Converted, Sieve, labelled_row
 from hba_ray.convert.discretise import HIGHEST_SCORE, is_present
 from hba_ray.convert.media import needed_file
 from hba_ray.convert.splits import share_out, split_rows
@@ -20,6 +20,7 @@ from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
+from hba_ray.specs.sections.atlas import OnBadRow
 
 FILES = ("data/wav_select.json", "wav_select.json")
 SCALES = {"mmpsy_depression": ("phq-label", "PHQ-9", "depression"), "mmpsy_anxiety": ("gad-label", "GAD-7", "anxiety")}

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row
+from hba_ray.convert.base import ConversionRequest, Converted, Sieve, labelled_row
 from hba_ray.convert.media import first_folder, video_and_audio
 from hba_ray.convert.splits import share_out, split_rows
 from hba_ray.convert.tables import column, read_text
@@ -23,6 +23,7 @@ from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError
+from hba_ray.specs.sections.atlas import OnBadRow
 
 FILE = "sarcasm_data.json"
 CLIP_FOLDERS = ("utterances_final", "videos/utterances_final", "mmsd_raw_data/utterances_final", "data/utterances_final")

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve
+from hba_ray.convert.base import ConversionRequest, Converted, Sieve
 from hba_ray.convert.media import clip_file
 from hba_ray.convert.splits import split_by_group, split_named
 from hba_ray.convert.tables import column, lines_of, read_table
@@ -22,6 +22,7 @@ from hba_ray.data.rows import MEDIA_COLUMNS, TAG, Row
 from hba_ray.data.tasks import DATASETS, SPLITS, Dataset, consolidate
 from hba_ray.data.text import quoted
 from hba_ray.errors import DataError
+from hba_ray.specs.sections.atlas import OnBadRow
 from hba_ray.specs.sections.own import DECLARATION, OwnDataset
 
 NAME_COLUMNS = f"columns in {DECLARATION} name those of the rows"

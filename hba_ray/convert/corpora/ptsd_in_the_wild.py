@@ -11,13 +11,14 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row, left_out
+from hba_ray.convert.base import ConversionRequest, Converted, Sieve, labelled_row, left_out
 from hba_ray.convert.media import files_below, video_and_audio
 from hba_ray.convert.splits import SPLIT_NAMES, share_out, split_rows
 from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
+from hba_ray.specs.sections.atlas import OnBadRow
 from hba_ray.store.files import file_digest
 
 FOLDERS = ("PTSD_Project_train_validation_test_split",)

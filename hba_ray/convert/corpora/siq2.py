@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, left_out, open_row
+from hba_ray.convert.base import ConversionRequest, Converted, Sieve, left_out, open_row
 from hba_ray.convert.media import NOT_ONLINE, first_file, needed_file, sounding
 from hba_ray.convert.splits import tell_crossings
 from hba_ray.convert.tables import column, identifier, read_json_lines, read_text
@@ -23,6 +23,7 @@ from hba_ray.convert.wording import DatasetPrompts, open_question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
+from hba_ray.specs.sections.atlas import OnBadRow
 from hba_ray.specs.sections.corpora import Siq2Spec
 
 FILES = {"train": "qa_train.json", "val": "qa_val.json"}

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row
+from hba_ray.convert.base import ConversionRequest, Converted, Sieve, labelled_row
 from hba_ray.convert.media import files_below
 from hba_ray.convert.splits import share_out, split_rows
 from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLIT_SURPRISE
 from hba_ray.errors import DataError
+from hba_ray.specs.sections.atlas import OnBadRow
 
 EMOTIONS = {
     "angry": "anger",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hba_ray.convert.base import ConversionRequest, Converted, OnBadRow, Sieve, labelled_row, left_out
+from hba_ray.convert.base import ConversionRequest, Converted, Sieve, labelled_row, left_out
 from hba_ray.convert.media import first_folder, needed_file, video_and_audio
 from hba_ray.convert.splits import split_named
 from hba_ray.convert.tables import column, identifier, read_text
@@ -20,6 +20,7 @@ from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS, SPLITS
 from hba_ray.errors import DataError
+from hba_ray.specs.sections.atlas import OnBadRow
 from hba_ray.specs.sections.corpora import UrfunnySpec
 
 FOLDS, LANGUAGE, LABELS = "data_folds.pkl", "language_sdk.pkl", "humor_label_sdk.pkl"

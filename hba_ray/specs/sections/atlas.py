@@ -15,6 +15,7 @@ Modality = Literal["text", "audio", "video", "image"]
 Split = Literal["train", "validation", "test"]
 Source = Literal["released", "toy", "own", Corpus]
 Layout = Literal["auto", "parquet", "jsonl"]
+OnBadRow = Literal["fail", "drop"]
 
 SOURCES_READ_AS_THEY_ARE = ("released", "toy")
 """Values of `atlas.source` that need no converter."""
@@ -149,7 +150,7 @@ class AtlasSpec(Spec):
     them are evaluated, and trained on by `transfer` where they are held out."""
     modalities: tuple[Modality, ...] = ("text", "audio", "video", "image")
     """Modalities shown to the model. One that is left out is withheld from every row; text must stay, since it holds the question."""
-    on_bad_row: Literal["fail", "drop"] = "fail"
+    on_bad_row: OnBadRow = "fail"
     """What to do about a corrupt clip, a missing file or an unknown label: `fail` stops and names the row, `drop` leaves the row
     out and counts it in the report."""
     leaks: Annotated[Literal["tell", "refuse"], Added(before="tell")] = "tell"

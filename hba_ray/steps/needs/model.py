@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from hba_ray.convert.base import OnBadRow
 from hba_ray.data.tasks import DATASETS, SPLITS, find_dataset
 from hba_ray.errors import CheckpointError, DataError
 from hba_ray.models.size.estimates import (
@@ -24,7 +23,7 @@ from hba_ray.models.size.estimates import (
 from hba_ray.models.size.published import MODELS, small_shape
 from hba_ray.models.size.shape import Shape, shape_of_folder, tiny_shape
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.sections.atlas import TOY_SHARES, AtlasSpec
+from hba_ray.specs.sections.atlas import TOY_SHARES, AtlasSpec, OnBadRow
 from hba_ray.specs.sections.model import model_folder
 from hba_ray.specs.sections.own import OwnDataset
 from hba_ray.steps.needs.base import Need
