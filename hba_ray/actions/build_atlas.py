@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hba_ray.actions.card import CARD, README, Card, as_json, as_markdown, make_card
+from hba_ray.actions.card import README, Card, as_json, as_markdown, make_card
 from hba_ray.actions.describe import make_atlas
 from hba_ray.progress import progress
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.own import OF_AN_ATLAS, in_words
 from hba_ray.store.folders import write_text
+from hba_ray.store.roots import CARD
 
 if TYPE_CHECKING:
     from hba_ray.data.build import Target

@@ -27,13 +27,13 @@ from hba_ray.report.formats import Document, to_markdown
 from hba_ray.report.sheets import MISSING, Sheet
 from hba_ray.specs import ExperimentSpec, identity_values
 from hba_ray.store.files import from_json
-from hba_ray.store.roots import stated_roots
+from hba_ray.store.roots import CARD, stated_roots
 
 if TYPE_CHECKING:
     from hba_ray.data.build import Written
 
-CARD, README = "card.json", "README.md"
-"""Files of the two forms in the folder of an atlas that was built."""
+README = "README.md"
+"""Name of the card as a page; `store.roots.CARD` is the other form."""
 SENSITIVE = (
     "Their texts are those of patients or minors: by default hba_ray shows none of them in logs, errors, pages or MLflow, and neither "
     "should you. Do not pass them on."

@@ -9,14 +9,14 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hba_ray.data.shards import check_is_file
+from hba_ray.data.text import parse_json
 from hba_ray.errors import DataError
 
 APPLE_DOUBLE = b"\x00\x05\x16\x07"
@@ -26,6 +26,8 @@ _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _LONGEST_NAME = 200
 """Bytes of a name; file systems take 255, of which endings need some."""
 AS_PUBLISHED = "use the file as published"
+_OTHER_SIGNS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+"""What separates columns in files that are called csv all the same."""
 _LARGEST_CELL = 2**24
 """Characters of a cell; the `csv` module takes 131,072 by default, less than the transcript of an interview."""
 
@@ -114,6 +116,9 @@ def read_table(
 
 def _named(path: Path, found: list[str], columns: Sequence[str | tuple[str, ...]], way_out: str) -> list[str]:
     """The header, with the first name of each wanted column in place of another one that it may have."""
+    if sign := next((sign for sign in _OTHER_SIGNS if len(found) == 1 and sign in found[0] and found[0] not in columns), None):
+        what = f"the header is one column, with {_OTHER_SIGNS[sign]} in its name"
+        raise DataError(f"{path}, line 1", what, "save the table with commas between columns", reason="not CSV")
     for wanted in columns:
         names = (wanted,) if isinstance(wanted, str) else wanted
         there = [name for name in names if name in found]
@@ -126,16 +131,13 @@ def _named(path: Path, found: list[str], columns: Sequence[str | tuple[str, ...]
     return found
 
 
-def read_json(path: Path, *, once: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+def read_json(path: Path) -> Any:
     """The value in a JSON file.
-
-    Args:
-        once: what makes an object of its (key, value) pairs.
 
     Raises:
         DataError: the file cannot be read, or is no JSON.
     """
-    return _json(read_text(path), str(path), once)
+    return _json(read_text(path), str(path))
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -162,9 +164,9 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip())
 
 
-def _json(text: str, where: str, once: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return parse_json(text)
     except (ValueError, RecursionError) as cause:
         raise DataError(where, f"is not JSON: {cause}", "a truncated file ends like this", reason="not JSON") from None
 

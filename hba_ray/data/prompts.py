@@ -127,6 +127,8 @@ class ReasoningPrompt(Spec):
             raise ValueError(f"does not ask for {' and '.join(lacking)}, which the rewards pay for")
         if token := control_token(template):
             raise ValueError(f"holds {token}, which tokenizers take for a control token; the chat template adds those that are needed")
+        if mark := TAG.search(template):
+            raise ValueError(f"holds {mark.group()}, which stands for a clip; the rows' own prompts hold the marks of theirs")
         return template.rstrip("\n")
 
     def ask(self, row: Row) -> Row:

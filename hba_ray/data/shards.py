@@ -7,7 +7,6 @@ Only regular files are opened. A defect of a file (another encoding, a JSON arra
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import re
 import stat
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hba_ray.data.rows import FEATURE_COLUMNS, MEDIA_COLUMNS, stated_modalities
-from hba_ray.data.text import visible
+from hba_ray.data.text import parse_json, visible
 from hba_ray.errors import DataError
 
 LIGHT = ("problem", "answer", "dataset", "class_label", "modality_signature", "sample_id", "clip_id")
@@ -373,7 +372,7 @@ def _json_record(line: bytes, shard: Shard, number: int) -> dict[str, Any] | Dat
         what = f"is longer than {LONGEST_LINE >> 20} MiB"
         return DataError(f"{shard.name} row {number}", what, "clips lie beside the jsonl", reason="line too long")
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except UnicodeDecodeError as cause:
         what = f"is not UTF-8: {cause.reason} at byte {cause.start}"
         return DataError(f"{shard.name} row {number}", what, "write the file in UTF-8", reason="not UTF-8")

@@ -12,6 +12,8 @@ At the door (`clean`, which every row passes in `rows.parse_row`):
 
 Text without any of these stays as it is, byte for byte. Half a character (a lone surrogate) is no text; its row is refused.
 
+In reading JSON (`parse_json`): an object has each key once, since of two values one would be lost without a word.
+
 In comparing (`comparable`): Unicode's compatibility form (full-width letters and ligatures are their plain ones), one case, no
 characters without a width, and one space for any white space, none at the ends.
 
@@ -23,8 +25,10 @@ copies) leaves them out: `predictions.without_texts`.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from typing import Any
 
 C1, CONTROL, FORM, TOKEN = "C1 characters", "control characters", "normal form", "control tokens"
 """What `clean` says that it changed."""
@@ -90,6 +94,20 @@ def control_token(text: str) -> str | None:
     return None if found is None else re.split(r"(?<=[>\]])", text[found.start() :], maxsplit=1)[0]
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value that a text of JSON stands for.
+
+    >>> parse_json('{"label": "happy", "label": "sad"}')
+    Traceback (most recent call last):
+    ValueError: 'label' occurs twice in one object
+
+    Raises:
+        ValueError: it is no JSON, or an object of it has a key twice.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_once)
+
+
 def comparable(text: str) -> str:
     """A text as it is compared with another.
 
@@ -121,6 +139,14 @@ def quoted(text: str, *, is_sensitive: bool = False) -> str:
     ("'happy\\\\u200b'", 'a text of 9 characters')
     """
     return f"a text of {len(text)} characters" if is_sensitive else f"'{visible(text)}'"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice in one object")
+    return found
 
 
 def _escaped(letter: str) -> str:

@@ -13,6 +13,9 @@ from hba_ray.specs.sections.atlas import AtlasSpec
 from hba_ray.store.folders import bring
 from hba_ray.store.scratch import folder_here
 
+CARD = "card.json"
+"""Name of the file beside the rows of an atlas that `hba atlas build` made, which says what they are."""
+
 
 def root_here(root: str | None) -> Path:
     """The folder of this machine with the files of a corpus.

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hba_ray.actions.build_atlas import build_atlas
-from hba_ray.actions.card import CARD, README, as_markdown, make_card, problem_sheet
+from hba_ray.actions.card import README, as_markdown, make_card, problem_sheet
 from hba_ray.actions.describe import make_atlas
 from hba_ray.data.atlas import AtlasIndex, build_index, read_rows
 from hba_ray.data.build import NOTES, Target, build, parts_of
@@ -19,6 +19,7 @@ from hba_ray.data.rows import Row
 from hba_ray.errors import HbaError, SpecError
 from hba_ray.specs import AtlasSpec, ExperimentSpec
 from hba_ray.specs.sections.own import OF_AN_ATLAS
+from hba_ray.store.roots import CARD
 from tests.convert.conftest import write_meld
 from tests.helpers.corpora import tiny_sound
 from tests.helpers.indices import index_of

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from hba_ray.actions.build_atlas import build_atlas
-from hba_ray.actions.card import CARD, README, SENSITIVE, Card, as_json, as_markdown, make_card
+from hba_ray.actions.card import README, SENSITIVE, Card, as_json, as_markdown, make_card
 from hba_ray.actions.describe import make_atlas
 from hba_ray.convert.origins import origin_of
 from hba_ray.data.build import Target
@@ -18,6 +18,7 @@ from hba_ray.data.tasks import DATASETS
 from hba_ray.errors import DataError
 from hba_ray.escaping import markdown_cell
 from hba_ray.specs import ExperimentSpec
+from hba_ray.store.roots import CARD
 from tests.convert.conftest import write_meld
 from tests.helpers.clips_of import sound, write_rows
 from tests.helpers.corpora import WRITERS

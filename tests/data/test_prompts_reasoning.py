@@ -39,6 +39,7 @@ def test_a_file_replaces_it(tmp_path: Path):
         (GOOD.replace("{problem}", "{problem} {problem}"), "holds {problem} 2 times"),
         (GOOD.replace("</think>", ""), "does not ask for </think>"),
         (GOOD.replace("\\boxed{}", "a box"), "does not ask for \\boxed"),
+        (GOOD.replace("{problem}", "<video>{problem}"), "holds <video>, which stands for a clip"),
         ("templates: x\n", "template: Field required"),
         ("template: 3\n", "template: Input should be a valid string"),
         ("template: ''\n", "template: String should have at least 1 character"),

@@ -157,6 +157,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_defect(tmp_path):
         (b"[" * 200_000, "not JSON", "recursion"),
         (b'{"problem": "\xff"}', "not UTF-8", "byte 13"),
         (b'{"problem": "x', "not JSON", "control character"),
+        (b'{"problem": "x", "answer": "a", "answer": "b"}', "not JSON", "'answer' occurs twice"),
         (b" " * LONGEST_LINE + b"{}", "line too long", "16 MiB"),
     ],
 )

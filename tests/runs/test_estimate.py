@@ -1,10 +1,12 @@
 """What a plan says of costs: by operations where nothing was measured, by the same model's rate where it was, never by another's."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from hba_ray.errors import DataError
 from hba_ray.models.size.estimates import gpu_named
 from hba_ray.runs.estimate import amount, cost, outlook
 from hba_ray.runs.sweep_plan import planned_trials
@@ -45,6 +47,17 @@ def test_rows_of_ones_own_are_counted_before_they_are_converted(tmp_path: Path):
     assert expected_rows(spec, only=0).counts.keys() == {"courtesy"} and "courtesy" not in expected_rows(spec, only=1).counts
     (tmp_path / "own" / "rows.csv").unlink()
     assert "courtesy" not in expected_rows(spec).counts
+
+
+def test_rows_of_a_built_atlas_are_counted_by_its_card_before_they_are_read(tmp_path: Path):
+    built = small_experiment(tmp_path, atlas={"source": "released", "root": str(tmp_path)})
+    counts = [{"dataset": "meld_senti", "split": split, "rows": rows, "published": 1} for split, rows in (("train", 70), ("test", 8))]
+    (tmp_path / "card.json").write_text(json.dumps({"name": "mine", "counts": [*counts, {"dataset": "gone", "split": "test", "rows": 1}]}))
+    rows = expected_rows(built)
+    assert rows.counts == {"meld_senti": (70, 0, 8)} and rows.source == "its card.json"
+    (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(DataError, match=r"card\.json: .*no card of an atlas"):
+        expected_rows(built)
 
 
 def finished(step: Step, seconds: float, setting: str) -> None:

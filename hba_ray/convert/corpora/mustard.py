@@ -8,7 +8,6 @@ with their `<i>` and the few apostrophes that the published file has garbled.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any
 from hba_ray.convert.base import ConversionRequest, Converted, Sieve, labelled_row
 from hba_ray.convert.media import first_folder, video_and_audio
 from hba_ray.convert.splits import share_out, split_rows
-from hba_ray.convert.tables import column, read_text
+from hba_ray.convert.tables import column, read_json
 from hba_ray.convert.wording import DatasetPrompts, question
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
@@ -91,22 +90,10 @@ def scenes(lines_of: Mapping[str, list[str]]) -> dict[str, str]:
 
 
 def _entries(path: Path) -> dict[str, Any]:
-    try:
-        entries = json.loads(read_text(path), object_pairs_hook=lambda pairs: _once(pairs, path))
-    except (ValueError, RecursionError) as cause:
-        raise DataError(str(path), f"is not JSON: {cause}", "a truncated file ends like this", reason="not JSON") from None
+    entries = read_json(path)
     if not isinstance(entries, dict) or not entries:
         raise DataError(str(path), "is not an object of entries", "use the file as published", reason="wrong type")
     return entries
-
-
-def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(str(path), f"key '{twice}' occurs twice in one object", reason="duplicate row")
-    return found
 
 
 def _turns(name: str, entry: Any, where: str) -> list[tuple[str, str]]:

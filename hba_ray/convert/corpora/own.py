@@ -20,7 +20,7 @@ from hba_ray.convert.splits import split_by_group, split_named
 from hba_ray.convert.tables import column, lines_of, read_table
 from hba_ray.data.rows import MEDIA_COLUMNS, TAG, Row
 from hba_ray.data.tasks import DATASETS, SPLITS, Dataset, consolidate
-from hba_ray.data.text import quoted
+from hba_ray.data.text import parse_json, quoted
 from hba_ray.errors import DataError
 from hba_ray.specs.sections.atlas import OnBadRow
 from hba_ray.specs.sections.own import DECLARATION, OwnDataset
@@ -42,6 +42,9 @@ def convert(request: ConversionRequest) -> Converted:
     names = [name for name in own.columns.model_dump().values() if name is not None]
     for number, (where, record) in enumerate(records(request.folder / own.file, names)):
         with sieve.row():
+            if not record:
+                what = "has more or fewer values than the header" if own.file.endswith(".csv") else "is no JSON object with each key once"
+                raise DataError(where, what, "mend or delete the line", reason="unread row")
             row, group = _row(own, record, request.folder, number, where)
             split = _split(own, record, where)
             if row.sample_id in rows:
@@ -102,7 +105,7 @@ def records(file: Path, names: Sequence[str]) -> Iterator[tuple[str, Mapping[str
 def _object(line: str) -> dict[str, Any]:
     """A line of JSON as a row of a csv: whole numbers, true and false, which are ids and labels, are text. Empty where it is no object."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except (ValueError, RecursionError):
         return {}
     held = record if isinstance(record, dict) else {}

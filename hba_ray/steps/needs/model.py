@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from hba_ray.data.tasks import DATASETS, SPLITS, find_dataset
 from hba_ray.errors import CheckpointError, DataError
 from hba_ray.models.size.estimates import (
@@ -23,14 +25,29 @@ from hba_ray.models.size.estimates import (
 from hba_ray.models.size.published import MODELS, small_shape
 from hba_ray.models.size.shape import Shape, shape_of_folder, tiny_shape
 from hba_ray.specs import ExperimentSpec
-from hba_ray.specs.sections.atlas import TOY_SHARES, AtlasSpec, OnBadRow
+from hba_ray.specs.sections.atlas import TOY_SHARES, AtlasSpec, OnBadRow, SourceSpec
 from hba_ray.specs.sections.model import model_folder
 from hba_ray.specs.sections.own import OwnDataset
 from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.size import Fits, Room
-from hba_ray.store.files import stamp
-from hba_ray.store.roots import root_here
+from hba_ray.store.files import from_json, stamp
+from hba_ray.store.roots import CARD, root_here
 
+
+@dataclass(frozen=True)
+class _Count:
+    dataset: str
+    split: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Counts:
+    counts: list[_Count]
+
+
+_COUNTS = TypeAdapter(_Counts)
+"""What is read of the card of a built atlas (`actions.card.Card`)."""
 REASONING_TOKENS = 200
 """Of the instructions of reinforcement learning around a prompt; a typical number."""
 RESPONSE_TOKENS = 350
@@ -103,7 +120,8 @@ class Rows:
 
 
 def expected_rows(spec: ExperimentSpec, only: int | None = None) -> Rows:
-    """The rows that an atlas is known to have before it is read: the published ones, those that the toy generates, and a user's own.
+    """The rows that an atlas is known to have before it is read: the published ones, those that the card of a built atlas counts,
+    those that the toy generates, and a user's own.
 
     Args:
         only: number of the one corpus that is counted; None is all.
@@ -116,13 +134,19 @@ def expected_rows(spec: ExperimentSpec, only: int | None = None) -> Rows:
     if atlas.datasets is not None:
         wanted = {find_dataset(name).id for name in atlas.datasets}
         held = {name: counts for name, counts in held.items() if name in wanted}
-    said = {"toy": "what the toy generator makes", "own": "your own files"}
-    source = " and ".join(dict.fromkeys(said.get(atlas.parts[number].source, "the published counts (Table 7)") for number in numbers))
+    source = " and ".join(dict.fromkeys(_source_of(atlas.parts[number]) for number in numbers))
     sample = atlas.sample
     drawn = (sample.train, sample.validation, sample.test) if sample else (None, None, None)
     most = [min((one for one in (own, atlas.limit) if one is not None), default=10**9) for own in drawn]
     cut = {name: (min(one, most[0]), min(two, most[1]), min(three, most[2])) for name, (one, two, three) in held.items()}
     return Rows(cut, source)
+
+
+def _source_of(part: SourceSpec) -> str:
+    """Where the numbers of `_rows_of` come from, in words."""
+    if part.source == "released" and _card_rows(part):
+        return f"its {CARD}"
+    return {"toy": "what the toy generator makes", "own": "your own files"}.get(part.source, "the published counts (Table 7)")
 
 
 def _rows_of(atlas: AtlasSpec, number: int) -> dict[str, tuple[int, int, int]]:
@@ -135,11 +159,28 @@ def _rows_of(atlas: AtlasSpec, number: int) -> dict[str, tuple[int, int, int]]:
     if part.source == "own":
         return _own_rows(atlas.alone(number))
     wanted = None if part.datasets is None else {find_dataset(name).id for name in part.datasets}
-    return {
-        one.id: one.counts
-        for one in DATASETS.values()
-        if one.counts and part.source in ("released", one.source) and (wanted is None or one.id in wanted)
-    }
+    built = _card_rows(part) if part.source == "released" else {}
+    known = built or {one.id: one.counts for one in DATASETS.values() if one.counts and part.source in ("released", one.source)}
+    return {name: counts for name, counts in known.items() if wanted is None or name in wanted}
+
+
+def _card_rows(part: SourceSpec) -> dict[str, tuple[int, int, int]]:
+    """Dataset -> rows of the splits of an atlas that `hba atlas build` made, by its card; empty where there is none.
+
+    Raises:
+        DataError: the card cannot be read.
+    """
+    file = root_here(part.root) / CARD
+    return _counted_by(file, stamp(file)) if file.is_file() else {}
+
+
+@lru_cache
+def _counted_by(card: Path, stamped: str) -> dict[str, tuple[int, int, int]]:
+    way_out = "take it away, or build the atlas again"
+    held = from_json(_COUNTS, card.read_bytes(), where=str(card), what="no card of an atlas", way_out=way_out)
+    rows = {(count.dataset, count.split): count.rows for count in held.counts}
+    train, validation, test = ({name: rows.get((name, split), 0) for name, _ in rows} for split in SPLITS)
+    return {name: (train[name], validation[name], test[name]) for name in train if name in DATASETS}
 
 
 def _own_rows(atlas: AtlasSpec) -> dict[str, tuple[int, int, int]]:

@@ -147,6 +147,23 @@ def test_rows_of_one_clip_stay_together_whoever_speaks(tmp_path: Path):
     assert sorted(count.rows for count in counts) == [0, 0, 24]
 
 
+@pytest.mark.parametrize("line", ['{"answer": "b", "said": "one", "answer": "a"}', '["a"]', '{"answer": "a"', "null"])
+def test_a_line_that_says_two_things_or_none_is_no_row(tmp_path: Path, line: str):
+    spec = write_lines(tmp_path / "lines", [{"answer": "a", "said": "it"}], "[a, b]", "columns: {transcript: said}\nsplits: [1, 0, 0]\n")
+    with (tmp_path / "lines" / "rows.jsonl").open("a") as file:
+        file.write(line)
+    with pytest.raises(DataError, match="line 2: is no JSON object with each key once"):
+        convert(spec, tmp_path / "atlas")
+
+
+def test_a_row_wider_than_the_header_is_told(tmp_path: Path):
+    folder = write_own(tmp_path / "own")
+    with (folder / "rows.csv").open("a") as file:
+        file.write("one,too,many,by,far,for,this,file\n")
+    with pytest.raises(DataError, match="has more or fewer values than the header"):
+        convert(AtlasSpec(source="own", root=str(folder)), tmp_path / "atlas")
+
+
 def test_shares_that_leave_no_row_for_train_divide_an_odd_number(tmp_path: Path):
     rows = [{"answer": "a", "said": f"it {place}"} for place in range(3)]
     spec = write_lines(tmp_path / "odd", rows, "[a, b]", "columns: {transcript: said}\nsplits: [0, 0.5, 0.5]\n")
@@ -266,6 +283,13 @@ def test_labels_are_found_whatever_their_column_is_called(tmp_path: Path, rows: 
     (tmp_path / "rows.csv").write_text(rows)
     new_dataset(tmp_path)
     assert yaml.safe_load((tmp_path / DECLARATION).read_text())["columns"] == {"answer": answer, **others}
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_a_table_that_separates_columns_by_another_sign_is_told(tmp_path: Path, sign: str):
+    (tmp_path / "rows.csv").write_text(f"label{sign}said\nrude{sign}one\nkind{sign}two\n")
+    with pytest.raises(DataError, match=r"rows\.csv, line 1: the header is one column, .*\n.*with commas between columns"):
+        new_dataset(tmp_path)
 
 
 def test_two_columns_that_could_be_the_labels_are_asked_about(tmp_path: Path):
