@@ -20,7 +20,7 @@ SPEC = {
     "name": "small",
     "atlas": {"source": "toy", "toy": {"rows": 40}, "limit": 3, "media": {"audio_seconds": 1, "video_frames": 2, "video_pixels": 3136}},
     "model": {"backbone": "tiny", "train": "all", "tiny": {"hidden": 64, "vocabulary": 512}},
-    "sft": {"epochs": 6, "batch": 4, "lr": 1e-3, "warmup_steps": 2, "max_gradient_norm": 1.0},
+    "sft": {"epochs": 8, "batch": 4, "lr": 1e-3, "warmup_steps": 2, "max_gradient_norm": 1.0},
     "evaluate": {"max_new_tokens": 4},
     "compute": {"workers": 1, "cpus": 4, "micro_batch": 4, "checkpoint_every": 1, "object_store_mib": 200, "fork": True},
 }
@@ -92,13 +92,17 @@ def experiment() -> Iterator[Experiment]:
 @pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
-def test_a_run_goes_on_after_ctrl_c_and_after_a_killed_driver(experiment: Experiment):
+def test_a_run_goes_on_after_ctrl_c_after_the_end_of_its_machine_and_after_a_killed_driver(experiment: Experiment):
     driver = experiment.start()
     wait_until(lambda: len(experiment.steps()) >= 3, driver, lambda: experiment.said)
     os.killpg(driver.pid, signal.SIGINT)
-    assert driver.wait(PATIENCE_SECONDS) == 130, experiment.said
-    assert "Traceback" not in experiment.said and "interrupted; the same command goes on" in experiment.said
-    wait_until(lambda: not experiment.processes())
+    assert_interrupted(driver, experiment)
+    interrupted = len(experiment.steps())
+
+    driver = experiment.start()
+    wait_until(lambda: len(experiment.steps()) > interrupted + 3, driver, lambda: experiment.said)
+    os.kill(driver.pid, signal.SIGTERM)  # as a machine that is taken away does
+    assert_interrupted(driver, experiment)
     interrupted = len(experiment.steps())
 
     driver = experiment.start()
@@ -114,15 +118,22 @@ def test_a_run_goes_on_after_ctrl_c_and_after_a_killed_driver(experiment: Experi
     assert experiment.steps() == list(range(1, len(experiment.steps()) + 1))
     assert len(experiment.steps()) > killed
     events = experiment.ledger()
-    assert [events.count(("started", kind)) for kind in ("atlas", "backbone", "sft", "evaluate sft")] == [1, 1, 3, 1]
+    assert [events.count(("started", kind)) for kind in ("atlas", "backbone", "sft", "evaluate sft")] == [1, 1, 4, 1]
     assert events[-1] == ("finished", None)
     assert "small" in experiment.said and "report  " in experiment.said
     wait_until(lambda: not experiment.processes())
     assert_recorded_once(experiment)
 
 
+def assert_interrupted(driver: subprocess.Popen[str], experiment: Experiment) -> None:
+    """The driver says that it was, and no process of its Ray is left."""
+    assert driver.wait(PATIENCE_SECONDS) == 130, experiment.said
+    assert "Traceback" not in experiment.said and "interrupted; the same command goes on" in experiment.said
+    wait_until(lambda: not experiment.processes())
+
+
 def assert_recorded_once(experiment: Experiment) -> None:
-    """MLflow holds one run, continued twice, with each step once."""
+    """MLflow holds one run, continued three times, with each step once."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{experiment.folder / 'runs' / 'mlflow.db'}")

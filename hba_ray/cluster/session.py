@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -149,7 +151,7 @@ def _private(spec: ComputeSpec, log_folder: Path, rollouts: int) -> Iterator[Non
     forks, cpus = spec.fork and not spec.gpus_per_worker, local_cpus(spec, rollouts=rollouts)
     with private_folder() as folder, ray_private.own_token(lambda: write_token(folder)), ray_private.on_loopback():
         try:
-            with _Starting(log_folder):
+            with _Starting(log_folder), _own_end():
                 ray.init(
                     address="local",
                     runtime_env={"py_executable": forkserver.executable(str(folder))} if forks else None,
@@ -195,6 +197,15 @@ class _Starting:
 
 
 @contextmanager
+def _own_end() -> Iterator[None]:
+    """Keeps what this process does at a SIGTERM. Ray would have its own processes killed first, of which it then cannot take leave."""
+    kept = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, kept)
+
+
+@contextmanager
 def joined(spec: ComputeSpec) -> Iterator[None]:
     import ray
     from ray.exceptions import AuthenticationError
@@ -204,7 +215,8 @@ def joined(spec: ComputeSpec) -> Iterator[None]:
     missing = {name: value for name, value in ray_environ(gpu=spec.gpus_per_worker > 0).items() if name not in os.environ}
     os.environ.update(missing)
     try:
-        ray.init(address=spec.address, log_to_driver=False, runtime_env={"env_vars": missing})
+        with _own_end():
+            ray.init(address=spec.address, log_to_driver=False, runtime_env={"env_vars": missing})
     except (AuthenticationError, ConnectionError) as cause:
         if spec.address == "auto" and "RAY_ADDRESS" not in os.environ:
             raise _no_cluster(spec.address) from cause
