@@ -7,9 +7,10 @@ from pathlib import Path
 
 from hba_ray.errors import SpecError
 from hba_ray.evaluation.arms import ADAPTED, SFT, Arm
-from hba_ray.models.checkpoints import load_model, model_identity, new_folder
+from hba_ray.models.checkpoints import load_model, model_identity
 from hba_ray.models.export import ADAPTERS
 from hba_ray.models.settings import SETTINGS, SYSTEM_PROMPT
+from hba_ray.models.tensors import new_folder
 from hba_ray.runs.plan import Experiment
 from hba_ray.steps.stages.bam import ADAPTERS as TRAINED_ADAPTERS
 from hba_ray.store.folders import copy_folder, write_text

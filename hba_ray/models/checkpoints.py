@@ -7,21 +7,15 @@ identity of the one it was trained on. Those of the released code are read by `r
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import re
-import shutil
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
 from pydantic import BaseModel, Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -31,7 +25,7 @@ from hba_ray.models.bam import Bam, Head
 from hba_ray.models.manifests import read_manifest
 from hba_ray.models.omni import OmniSapiens
 from hba_ray.models.settings import write_settings
-from hba_ray.models.tensors import UNREADABLE, read_tensors
+from hba_ray.models.tensors import UNREADABLE, new_folder, read_tensors
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import fingerprint
 from hba_ray.specs.sections.bam import BamSpec
@@ -44,43 +38,6 @@ _USUAL_CLASSES = (BENCHMARK_HEADS.classes, WITH_SPLIT_SURPRISE.classes)
 TRAIN_ADAPTERS = "train these adapters again"
 _TENSORS, _MANIFEST = "model.safetensors", "model.json"
 _ADAPTERS, _HEAD, _ADAPTER_MANIFEST = "adapters.safetensors", "head.safetensors", "adapters.json"
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A draft folder that replaces `folder` when the block ends without an error, and is removed otherwise.
-
-    Raises:
-        OSError: the block could not write; safetensors' own error for it becomes that of the system.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}")
-    draft.mkdir()
-    try:
-        yield draft
-        _replace(folder, draft)
-    except SafetensorError as cause:
-        said = re.search(r"\(os error (\d+)\)", str(cause))
-        if said is None:
-            raise
-        raise OSError(int(said[1]), os.strerror(int(said[1])), str(folder)) from cause
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _replace(folder: Path, draft: Path) -> None:
-    """Renames `draft` to `folder`, and removes a former folder, which another process may create at any time."""
-    former = draft.with_name(f"{draft.name}.former")
-    while True:
-        try:
-            os.rename(draft, folder)
-            return
-        except OSError as cause:
-            if cause.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        with suppress(FileNotFoundError):
-            os.rename(folder, former)
-            shutil.rmtree(former)
 
 
 def save_model(model: OmniSapiens, folder: Path, meta: Mapping[str, Any], *, tensors: Mapping[str, Tensor] | None = None) -> None:

@@ -25,10 +25,10 @@ from transformers import (
 
 from hba_ray.errors import CheckpointError
 from hba_ray.models.bam import Bam
-from hba_ray.models.checkpoints import load_adapters, new_folder
+from hba_ray.models.checkpoints import load_adapters
 from hba_ray.models.manifests import read_manifest
 from hba_ray.models.omni import OmniSapiens
-from hba_ray.models.tensors import read_tensors
+from hba_ray.models.tensors import new_folder, read_tensors
 
 HEADS, HEADS_MANIFEST = "heads.safetensors", "heads.json"
 """The files of the classifier heads beside an exported model."""

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer, decoders
 from transformers import PreTrainedTokenizerFast, Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from hba_ray.errors import CheckpointError
-from hba_ray.models.checkpoints import new_folder
 from hba_ray.models.layout import END_OF_TURN, MEDIA_TOKENS, PAD, add_special_tokens, omni_processor, thinker_config
 from hba_ray.models.sources import LanguageModel, SpeechEncoder, read_language, read_speech
+from hba_ray.models.tensors import new_folder
 
 _RANDOM = ("visual.", "audio_tower.proj.", "audio_tower.audio_bos_eos_token.")
 """Weights that no source has."""

@@ -1,11 +1,18 @@
-"""Reads files of tensors: safetensors, and those that `torch.save` writes. Whatever a file holds, nothing of it is executed.
+"""Files of tensors, safetensors and those that `torch.save` writes, and the folders that hold them.
 
-A file that is damaged, or made to do harm, ends in a `CheckpointError`, in a time and memory that its size bounds.
+Whatever a file holds, nothing of it is executed; one that is damaged, or made to do harm, ends in a `CheckpointError`, in a time and
+memory that its size bounds. A folder is written whole or not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -49,3 +56,40 @@ def read_tensors(path: Path, *, way_out: str) -> dict[str, Tensor]:
         if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_floating_point():
             raise CheckpointError(str(path), f"is damaged: {name[:80]!r} is no tensor of floating-point numbers in memory", way_out)
     return dict(given)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A draft folder that replaces `folder` when the block ends without an error, and is removed otherwise.
+
+    Raises:
+        OSError: the block could not write; safetensors' own error for it becomes that of the system.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}")
+    draft.mkdir()
+    try:
+        yield draft
+        _replace(folder, draft)
+    except SafetensorError as cause:
+        said = re.search(r"\(os error (\d+)\)", str(cause))
+        if said is None:
+            raise
+        raise OSError(int(said[1]), os.strerror(int(said[1])), str(folder)) from cause
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _replace(folder: Path, draft: Path) -> None:
+    """Renames `draft` to `folder`, and removes a former folder, which another process may create at any time."""
+    former = draft.with_name(f"{draft.name}.former")
+    while True:
+        try:
+            os.rename(draft, folder)
+            return
+        except OSError as cause:
+            if cause.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        with suppress(FileNotFoundError):
+            os.rename(folder, former)
+            shutil.rmtree(former)

@@ -14,7 +14,6 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
 
-from hba_ray.models.checkpoints import new_folder
 from hba_ray.models.layout import (
     DEFAULT_SYSTEM,
     SPECIAL_TOKENS,
@@ -22,6 +21,7 @@ from hba_ray.models.layout import (
     qwen2_tokenizer,
     thinker_config,
 )
+from hba_ray.models.tensors import new_folder
 from hba_ray.specs.sections.model import TinySpec
 
 _LM_HEAD_STD = 0.3

@@ -20,8 +20,9 @@ from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 
 from hba_ray.errors import CheckpointError
 from hba_ray.models.backbone import load_backbone, load_processor
-from hba_ray.models.checkpoints import load_model, new_folder
+from hba_ray.models.checkpoints import load_model
 from hba_ray.models.export import export_thinker, merge_lora
+from hba_ray.models.tensors import new_folder
 from hba_ray.rl import shards
 from hba_ray.rl.shards import Piece, Whole
 from hba_ray.specs import ExperimentSpec

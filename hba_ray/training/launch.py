@@ -15,7 +15,7 @@ from hba_ray.data.feed.batches import BatchMaker, MicroBatch
 from hba_ray.data.feed.order import Window
 from hba_ray.data.feed.stream import make_here
 from hba_ray.errors import TrainingError
-from hba_ray.models.checkpoints import new_folder
+from hba_ray.models.tensors import new_folder
 from hba_ray.store.folders import copy_folder
 from hba_ray.training.hooks import RAY_RUN, best_of, in_folder, newest, state_of
 from hba_ray.training.job import Stage, StageJob

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hba_ray.errors import CheckpointError
-from hba_ray.models.checkpoints import load_model, new_folder, save_model
-from tests.helpers.limits import files_of_at_most
+from hba_ray.models.checkpoints import load_model, save_model
 from tests.helpers.looks import MakeModel, logits, unchanged, weights
 
 
@@ -40,19 +38,6 @@ def test_saving_again_replaces_and_a_failed_save_leaves_the_former(make_model: M
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
-def test_a_draft_is_removed_when_its_block_fails(tmp_path: Path):
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "deep" / "folder") as draft:
-        (draft / "half").write_text("x")
-        raise RuntimeError
-    assert list((tmp_path / "deep").iterdir()) == []
-
-
-def test_what_the_disk_says_is_said_for_safetensors_too(tmp_path: Path):
-    with pytest.raises(OSError, match=r"model'$") as refused, files_of_at_most(1 << 20), new_folder(tmp_path / "model") as draft:
-        save_file({"weight": torch.zeros(1 << 20)}, draft / "model.safetensors")
-    assert refused.value.errno == errno.EFBIG and list(tmp_path.iterdir()) == []
-
-
 def test_gathered_tensors_are_stored_and_sharded_ones_refused(make_model: MakeModel, tmp_path: Path):
     model = make_model("heads")
     gathered = {name: torch.full_like(weight, 0.5) for name, weight in model.heads.named_parameters(prefix="heads")}
@@ -64,14 +49,6 @@ def test_gathered_tensors_are_stored_and_sharded_ones_refused(make_model: MakeMo
     with pytest.raises(CheckpointError, match=r"missing heads\.0\.bias"):
         save_model(model, tmp_path / "sharded", {}, tensors={name: tensor for name, tensor in gathered.items() if name != "heads.0.bias"})
     assert not (tmp_path / "sharded").exists()
-
-
-def test_a_folder_that_another_process_finished_first_is_replaced(tmp_path: Path):
-    with new_folder(tmp_path / "one") as draft:
-        (draft / "mine").touch()
-        with new_folder(tmp_path / "one") as other:
-            (other / "theirs").touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["one", "one/mine"]
 
 
 @pytest.mark.parametrize(
