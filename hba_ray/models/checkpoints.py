@@ -57,6 +57,7 @@ def save_model(model: OmniSapiens, folder: Path, meta: Mapping[str, Any], *, ten
     empty = [name for name, tensor in tensors.items() if not tensor.numel()]
     if empty:
         raise CheckpointError(str(folder), f"{len(empty)} tensors are sharded, first: {empty[0]}", "gather them and pass tensors=")
+    tensors = model.for_states_as_they_are(tensors)
     name = model.thinker.config.name_or_path or ""
     backbone = Path(name).name if Path(name).is_absolute() else name  # a checkpoint may be moved, and its backbone too
     manifest = {"format": FORMAT, **_description(model), "backbone": backbone, "meta": dict(meta)}

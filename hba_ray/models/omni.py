@@ -8,7 +8,7 @@ Letters in tensor names: B rows, S positions, H hidden size, V vocabulary, N ans
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -115,20 +115,13 @@ class OmniSapiens(nn.Module):
             placeholders keep ordinary token embeddings.
         heads: those of the released layout, and those that the spec adds: one for each task of the user's own, and one for
             positive and negative surprise, whose scores join those of the emotion head. Without additions there are 25 classes.
-        head_scale: factor of the first weights of the heads, which are otherwise those of `nn.Linear`.
     """
 
     slot_of_class_25: Tensor
+    state_mean_H: Tensor
+    state_deviation_H: Tensor
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        hidden: int,
-        *,
-        media_to_backbone: bool = True,
-        heads: Heads = BENCHMARK_HEADS,
-        head_scale: float = 1.0,
-    ):
+    def __init__(self, backbone: nn.Module, hidden: int, *, media_to_backbone: bool = True, heads: Heads = BENCHMARK_HEADS):
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleList(nn.Linear(hidden, len(task.labels)) for task in heads.tasks)
@@ -136,17 +129,35 @@ class OmniSapiens(nn.Module):
         self.media_to_backbone = media_to_backbone
         if heads.split_surprise:
             self.heads.append(nn.Linear(hidden, len(SPLIT_SURPRISE)))
-        with torch.no_grad():
-            for weight in self.head_weights:
-                weight.mul_(head_scale)
         self.classes = heads.classes
         slots = [heads.slot(task) for task, _ in self.classes]
         self.register_buffer("slot_of_class_25", torch.tensor(slots), persistent=False)
+        self.register_buffer("state_mean_H", torch.zeros(hidden), persistent=False)
+        self.register_buffer("state_deviation_H", torch.ones(hidden), persistent=False)
 
-    @property
-    def head_weights(self) -> list[nn.Parameter]:
-        """Matrices of the heads, without their biases."""
-        return [weight for name, weight in self.heads.named_parameters() if name.endswith("weight")]
+    def standardise(self, mean_H: Tensor, deviation_H: Tensor, *, keep: bool) -> None:
+        """Lets the heads read states less their mean, over their deviation (`model.heads_learn_on`).
+
+        Args:
+            keep: whether heads are changed so that they give the logits that they gave before, as trained ones should.
+        """
+        self.state_mean_H.copy_(mean_H)
+        self.state_deviation_H.copy_(deviation_H)
+        if keep:
+            with torch.no_grad():
+                for head in cast(Iterable[nn.Linear], self.heads):
+                    head.bias.add_(head.weight @ self.state_mean_H.to(head.weight))
+                    head.weight.mul_(self.state_deviation_H.to(head.weight))
+
+    def for_states_as_they_are(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of this model by name, with heads that give the same logits for states which are not standardised."""
+        changed = dict(tensors)
+        for name in (f"heads.{place}" for place in range(len(self.heads))):
+            if f"{name}.weight" in tensors:
+                weight_KH = tensors[f"{name}.weight"] / self.state_deviation_H.to(tensors[f"{name}.weight"])
+                bias_K = tensors[f"{name}.bias"]
+                changed |= {f"{name}.weight": weight_KH, f"{name}.bias": bias_K - weight_KH @ self.state_mean_H.to(weight_KH)}
+        return changed
 
     @property
     def thinker(self) -> Qwen2_5OmniThinkerForConditionalGeneration:
@@ -230,7 +241,8 @@ class OmniSapiens(nn.Module):
 
     def _classify(self, h_BH: Tensor, task_slot_B: Tensor) -> Tensor:
         weight = cast(nn.Linear, self.heads[0]).weight
-        scores_B25 = torch.cat([head(h_BH.to(weight.dtype)) for head in self.heads], dim=-1).float()
+        read_BH = ((h_BH - self.state_mean_H) / self.state_deviation_H).to(weight.dtype)
+        scores_B25 = torch.cat([head(read_BH) for head in self.heads], dim=-1).float()
         return torch.where(self.slot_of_class_25 == task_slot_B[:, None], scores_B25, _OTHER_TASK)
 
     def _backbone_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from hba_ray.specs import ExperimentSpec
@@ -56,25 +55,19 @@ def join_process_group(*, gpu: bool) -> None:
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
 
 
-def start_engine(model: Any, spec: ExperimentSpec, *, steps: int, bf16: bool, heads: Sequence[Any] = ()) -> Any:
+def start_engine(model: Any, spec: ExperimentSpec, *, steps: int, bf16: bool) -> Any:
     """The model inside a DeepSpeed engine, with its optimiser and its schedule.
 
     Args:
         steps: steps of the learning rate's cosine, warm-up included.
-        heads: weights that are learnt at `model.head_scale` times the rate of the others.
     """
     import torch
     from transformers import get_cosine_schedule_with_warmup
 
-    sft, scale = spec.sft, spec.model.head_scale
-    of_heads = {id(weight) for weight in heads} if scale != 1 else set()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if (id(parameter) in of_heads) == scaled], "lr": sft.lr * (scale if scaled else 1)}
-        for scaled in (False, True)
-    ]
+    sft = spec.sft
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kind = torch.optim.Adam if sft.optimizer == "adam" else torch.optim.AdamW
-    optimizer = kind([group for group in groups if group["params"]], lr=sft.lr, weight_decay=sft.weight_decay)
+    optimizer = kind(parameters, lr=sft.lr, weight_decay=sft.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, sft.warmup_steps, steps)
     return wrap(model, optimizer, deepspeed_settings(spec, bf16=bf16), schedule)
 

@@ -17,11 +17,11 @@ from typing import Any, Literal
 from hba_ray.data.atlas import AtlasIndex
 from hba_ray.data.feed.batches import BatchSettings
 from hba_ray.data.feed.order import Order
-from hba_ray.errors import CheckpointError
+from hba_ray.errors import CheckpointError, TrainingError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.training.deepspeed import join_process_group, start_engine
 from hba_ray.training.hooks import CheckpointStore, StopWhenFlat, fit_from_newest
-from hba_ray.training.loop import Feed, MakeBatches, Run, State
+from hba_ray.training.loop import Feed, MakeBatches, Run, State, inputs_of
 
 ModelPart = Literal["all", "classes", "answers"]
 """What of the model is trained: `all` that the spec makes trainable, `classes` all of it but lm_head, `answers` lm_head alone."""
@@ -29,6 +29,9 @@ ModelPart = Literal["all", "classes", "answers"]
 _RELEASED_ROWS: dict[ModelPart, int] = {"all": 4, "classes": 4, "answers": 2}
 """Rows that the released code's two GPUs take at a time: two each on classes, one each on open answers. With its batches of
 512 (paper appendix C.2) and 16 rows (`run_qa.sh`) it accumulates 128 and 8 times."""
+
+_SMALLEST_DEVIATION = 100
+"""Times less than dimensions of the states on average that one may deviate; one that does so less counts as deviating so much."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,9 @@ def train_sft(job: SftJob, make_batches: MakeBatches, store: CheckpointStore, *,
         load_model(model, Path(job.init))
     kept = freeze_other_parts(model, job.part)
     join_process_group(gpu=spec.compute.gpus_per_worker > 0)
-    engine = start_engine(model, spec, steps=job.schedule_steps, bf16=bf16, heads=model.head_weights)
+    if spec.model.heads_learn_on == "standardised":
+        _standardise(model, feed, keep=bool(job.init), device="cuda" if spec.compute.gpus_per_worker else "cpu")
+    engine = start_engine(model, spec, steps=job.schedule_steps, bf16=bf16)
     run = Run(
         engine=engine,
         feed=feed,
@@ -126,6 +131,32 @@ def train_sft(job: SftJob, make_batches: MakeBatches, store: CheckpointStore, *,
     save_best, other = partial(_save_best, model, kept, spec), Path(job.checkpoint) if job.checkpoint else None
     patience = [StopWhenFlat(spec.sft.patience)] if spec.sft.patience else []
     return fit_from_newest(run, store, save_best, Path(job.log), spec.compute, world=world, other=other, hooks=patience)
+
+
+def _standardise(model: Any, feed: Feed, *, keep: bool, device: str) -> None:
+    """Lets heads learn on states whose every dimension has mean 0 and deviation 1 over the rows of the validation split that have a
+    class. A run that goes on takes the same ones, from the model as it was before training.
+
+    Raises:
+        TrainingError: there are fewer than two such rows.
+    """
+    import torch
+
+    model.to(device).eval()
+    sums_3H = torch.zeros(3, model.hidden, dtype=torch.float64, device=device)
+    with torch.no_grad():
+        for batch in feed.validation():
+            states_BH = model.pooled(inputs_of(batch, model, device))[(batch.class_index >= 0) & (batch.weight > 0)].double()
+            sums_3H += torch.stack([torch.ones_like(states_BH).sum(0), states_BH.sum(0), states_BH.square().sum(0)])
+    torch.distributed.all_reduce(sums_3H)
+    rows = int(sums_3H[0, 0])
+    if rows < 2:
+        what = f"the validation split has {rows} rows with a class to take mean and deviation from"
+        raise TrainingError("model.heads_learn_on", what, "set it to states, or give a validation split")
+    mean_H, square_H = sums_3H[1] / rows, sums_3H[2] / rows
+    deviation_H = (square_H - mean_H.square()).clamp_min(0).sqrt()
+    smallest = deviation_H.mean() / _SMALLEST_DEVIATION
+    model.standardise(mean_H, deviation_H.clamp_min(smallest), keep=keep)
 
 
 def build_model(spec: ExperimentSpec, backbone: str, *, bf16: bool) -> Any:
@@ -145,8 +176,7 @@ def build_model(spec: ExperimentSpec, backbone: str, *, bf16: bool) -> Any:
     thinker = load_backbone(backbone, dtype=torch.bfloat16 if bf16 else torch.float32, attention=attention)
     hidden = int(getattr(thinker.config.text_config, "hidden_size"))  # noqa: B009 - its type is that of any config
     trained = apply_training(thinker, spec.model, gradient_checkpointing=spec.compute.gradient_checkpointing)
-    scale, heads = spec.model.head_scale, Heads.of(spec.atlas)
-    model = OmniSapiens(trained, hidden, media_to_backbone=spec.model.media_to_backbone, heads=heads, head_scale=scale)
+    model = OmniSapiens(trained, hidden, media_to_backbone=spec.model.media_to_backbone, heads=Heads.of(spec.atlas))
     if spec.sft.mode == "staged":
         model.thinker.lm_head.weight.requires_grad_(True)
     return model

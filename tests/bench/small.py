@@ -128,7 +128,7 @@ def _sft(work: Work) -> Callable[[], object]:
     job = SftJob(work.spec, work.backbone, work.index, f"{work.folder}/steps.jsonl")
     model = build_model(job.spec, job.backbone, bf16=False)
     join_process_group(gpu=False)
-    engine = start_engine(model, job.spec, steps=job.schedule_steps, bf16=False, heads=model.head_weights)
+    engine = start_engine(model, job.spec, steps=job.schedule_steps, bf16=False)
     processor = load_processor(job.backbone)
 
     def batches(split: str, windows: Any) -> Iterator[Any]:

@@ -97,7 +97,7 @@ def first_gradient(job: SftJob) -> torch.Tensor:
     torch.manual_seed(job.spec.seed)
     model = build_model(job.spec, job.backbone, bf16=False)
     join_process_group(gpu=False)
-    engine = start_engine(model, job.spec, steps=job.schedule_steps, bf16=False, heads=model.head_weights)
+    engine = start_engine(model, job.spec, steps=job.schedule_steps, bf16=False)
     processor = load_processor(job.backbone)
 
     def make_batches(split: str, windows: Sequence[Window]) -> Iterator[MicroBatch]:

@@ -9,8 +9,9 @@ import torch
 
 from hba_ray.data.tasks import BENCHMARK_HEADS, CLASS_TASKS, CLASSES
 from hba_ray.errors import DataError, TrainingError
+from hba_ray.models.checkpoints import load_model, save_model
 from hba_ray.models.omni import OmniSapiens
-from tests.helpers.looks import MakeModel
+from tests.helpers.looks import MakeModel, logits
 
 
 def gradients(model: OmniSapiens, batch: dict) -> dict[str, torch.Tensor | None]:
@@ -214,10 +215,15 @@ def test_generation_refuses_right_padding_and_training_mode(make_model: MakeMode
         model.train().generate(tiny.inputs(tiny.mixed, side="left", answers=False), max_new_tokens=2, **decode_settings(tiny))
 
 
-def test_the_first_weights_of_heads_can_be_smaller(make_model: MakeModel, tiny):
-    plain = make_model("heads")
+@pytest.mark.parametrize("keep", [False, True])
+def test_heads_on_standardised_states_are_those_that_a_checkpoint_holds(make_model: MakeModel, tiny, tmp_path, keep: bool):
     torch.manual_seed(0)
-    usual = OmniSapiens(plain.backbone, tiny.spec.hidden).head_weights
-    torch.manual_seed(0)
-    for small, weight in zip(OmniSapiens(plain.backbone, tiny.spec.hidden, head_scale=1 / 32).head_weights, usual, strict=True):
-        assert torch.equal(small * 32, weight)
+    mean_H, deviation_H = 500 * torch.randn(tiny.spec.hidden), 0.1 + torch.rand(tiny.spec.hidden)
+    model, plain = make_model("heads", seed=1), make_model("heads", seed=2)
+    before = logits(model, tiny)
+    model.standardise(mean_H, deviation_H, keep=keep)
+    after = logits(model, tiny)
+    save_model(model, tmp_path / "model", {})
+    load_model(plain, tmp_path / "model")
+    torch.testing.assert_close(logits(plain, tiny), after, rtol=1e-3, atol=1e-2)
+    assert keep == torch.allclose(before, after, rtol=1e-3, atol=1e-2)

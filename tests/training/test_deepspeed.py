@@ -56,26 +56,3 @@ def test_gradients_of_many_micro_batches_add_up_in_fp32(stage):
     engine.destroy()
     expected = inputs.double().mean(dim=0).expand(4, 8)  # DeepSpeed divides by the number of micro-batches
     torch.testing.assert_close(gradient.double(), expected, rtol=4e-3, atol=0)  # half a step of bf16, and not their sum's
-
-
-def test_heads_that_are_scaled_learn_as_if_they_read_smaller_states():
-    scale, generator = 1 / 32, torch.Generator().manual_seed(0)
-    first_KH, states_BH = torch.rand(4, 8, generator=generator), 30 * torch.rand(16, 8, generator=generator)
-
-    def trained(head_scale: float, weight_KH: torch.Tensor, states_BH: torch.Tensor) -> torch.Tensor:
-        more = {"model": {"head_scale": head_scale}, "sft": {"batch": 1, "warmup_steps": 0, "max_gradient_norm": None}}
-        spec = small_spec(compute={"workers": 1, "micro_batch": 1}, **more)
-        join_process_group(gpu=False)
-        model = torch.nn.Linear(8, 4, bias=False)
-        with torch.no_grad():
-            model.weight.copy_(weight_KH)
-        engine = start_engine(model, spec, steps=100, bf16=False, heads=[model.weight])
-        for row_H in states_BH:
-            engine.backward(torch.nn.functional.cross_entropy(engine(row_H[None]), torch.tensor([2])))
-            engine.step()
-        engine.destroy()
-        return model.weight.detach()
-
-    small = trained(scale, first_KH * scale, states_BH)
-    assert (small / scale - first_KH).abs().min() > 0
-    torch.testing.assert_close(small / scale, trained(1.0, first_KH, states_BH * scale), rtol=1e-4, atol=1e-6)

@@ -1,16 +1,26 @@
 """The worker's line in this process: it learns, repeats itself exactly, and goes on where it was cut off."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hba_ray.data.atlas import AtlasIndex, build_index
 from hba_ray.errors import CheckpointError, DataError, TrainingError
+from hba_ray.specs import AtlasSpec
 from hba_ray.steps.stages.resume import always_zero
 from hba_ray.training.hooks import StepLog
 from hba_ray.training.launch import launch_stage
 from tests.helpers.sft_jobs import Cut, Workshop, first_gradient, lines, losses, small_spec
+
+
+@pytest.fixture
+def train_rows(toy, tmp_path: Path) -> AtlasIndex:
+    """An atlas without a validation split."""
+    shutil.copy(next(toy.parquet.glob("train-*.parquet")), tmp_path)
+    return build_index(AtlasSpec(root=str(tmp_path), limit=3), tmp_path)
 
 
 def test_a_run_repeats_itself_exactly_and_learns(workshop: Workshop):
@@ -23,9 +33,10 @@ def test_a_run_repeats_itself_exactly_and_learns(workshop: Workshop):
     assert validation[-1] < validation[0]
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4])
-def test_a_run_cut_off_after_any_checkpoint_ends_as_if_it_had_not_been(workshop: Workshop, cut_after, step):
-    spec = small_spec(compute={"checkpoint_every": 1}, model={"train": "lora", "lora": {"rank": 4, "dropout": 0.3}})
+@pytest.mark.parametrize(("step", "heads"), [(1, "states"), (2, "standardised"), (3, "states"), (4, "standardised")])
+def test_a_run_cut_off_after_any_checkpoint_ends_as_if_it_had_not_been(workshop: Workshop, cut_after, step, heads):
+    model = {"train": "lora", "lora": {"rank": 4, "dropout": 0.3}, "heads_learn_on": heads}
+    spec = small_spec(compute={"checkpoint_every": 1}, model=model)
     whole = launch_stage(workshop.job(spec, "whole"), workshop.folder / "whole")
     cut_after(step)
     with pytest.raises(Cut):
@@ -183,15 +194,25 @@ def test_a_checkpoint_whose_shards_would_not_fit_is_refused_with_both_values_and
     assert losses(workshop.folder / "job.jsonl") == before
 
 
-def test_without_a_validation_split_the_last_epoch_is_kept(workshop: Workshop, toy, tmp_path):
-    import shutil
+def test_heads_that_learnt_on_standardised_states_are_stored_for_states_as_they_are(workshop: Workshop):
+    """What was trained either way goes on either way, with the validation loss that it had."""
+    trained = launch_stage(workshop.job(small_spec(model={"heads_learn_on": "standardised"}), "first"), workshop.folder / "first")
+    as_they_are = launch_stage(workshop.job(small_spec(), "usual"), workshop.folder / "usual")
+    assert trained.state.best_loss != pytest.approx(as_they_are.state.best_loss, rel=1e-3)
+    for heads in ("states", "standardised"):
+        spec = small_spec(model={"heads_learn_on": heads}, sft={"epochs": 1, "lr": 1e-12})
+        again = launch_stage(replace(workshop.job(spec, heads), init=str(trained.model)), workshop.folder / heads)
+        assert again.state.best_loss == pytest.approx(trained.state.best_loss, rel=1e-4)
 
-    from hba_ray.data.atlas import build_index
-    from hba_ray.specs import AtlasSpec
 
-    shutil.copy(next(toy.parquet.glob("train-*.parquet")), tmp_path)
-    index = build_index(AtlasSpec(root=str(tmp_path), limit=3), tmp_path)
-    trained = launch_stage(workshop.with_index(index).job(small_spec()), workshop.folder / "run")
+def test_without_a_validation_split_states_cannot_be_standardised(workshop: Workshop, train_rows):
+    job = workshop.with_index(train_rows).job(small_spec(model={"heads_learn_on": "standardised"}))
+    with pytest.raises(TrainingError, match="the validation split has 0 rows with a class"):
+        launch_stage(job, workshop.folder / "run")
+
+
+def test_without_a_validation_split_the_last_epoch_is_kept(workshop: Workshop, train_rows):
+    trained = launch_stage(workshop.with_index(train_rows).job(small_spec()), workshop.folder / "run")
     assert (trained.state.best_loss, trained.state.best_epoch) == (None, 1)
 
 

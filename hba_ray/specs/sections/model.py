@@ -81,9 +81,11 @@ class ModelSpec(Spec):
     classifier heads alone."""
     lora: LoraSpec = LoraSpec()
     """The low-rank updates."""
-    head_scale: Annotated[float, Added(before=1.0)] = Field(default=1.0, gt=0)
-    """Factor of the classifier heads' first weights and of the rate at which those are learnt: as if the heads read states that are
-    smaller by it. The states of some backbones are large; those of the small one are 27 on average, and 1/32 suits it."""
+    heads_learn_on: Annotated[Literal["states", "standardised"], Added(before="states")] = "states"
+    """What classifier heads learn on: `states`, the pooled states as they are (appendix B.1), or `standardised`, the states with mean 0
+    and deviation 1 in every dimension, over the rows of the validation split before training. It suits backbones of which some
+    dimensions are a hundred times the others, such as the small one. Heads are stored for states as they are either way, so nothing
+    that reads a checkpoint differs."""
     precision: Literal["auto", Precision] = "auto"
     """Precision of weights and activations; `auto` is bf16 on a GPU and fp32 on a CPU. The paper applies LoRA in full float32
     (appendix C.2), which is `fp32`. In `bf16` the weights that are trained, LoRA's among them, have fp32 copies that the
