@@ -200,9 +200,11 @@ class _Starting:
 def _own_end() -> Iterator[None]:
     """Keeps what this process does at a SIGTERM. Ray would have its own processes killed first, of which it then cannot take leave."""
     kept = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, kept)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, kept)
 
 
 @contextmanager

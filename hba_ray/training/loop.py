@@ -288,13 +288,9 @@ def _record_best_epoch(run: Run, validation: dict[str, float]) -> None:
 
 
 def _forward(engine: Any, batch: MicroBatch) -> Any:
-    return engine(inputs=inputs_of(batch, engine.module, engine.device), **batch.targets(engine.device))
-
-
-def inputs_of(batch: MicroBatch, model: torch.nn.Module, device: torch.device | str) -> dict[str, torch.Tensor]:
-    """What the model takes of a micro-batch, on the device."""
-    dtype = next(model.parameters()).dtype
-    return {name: _to(tensor, device, dtype, name) for name, tensor in batch.inputs_on(device).items()}
+    device, dtype = engine.device, next(engine.module.parameters()).dtype
+    inputs = {name: _to(tensor, device, dtype, name) for name, tensor in batch.inputs_on(device).items()}
+    return engine(inputs=inputs, **batch.targets(device))
 
 
 def _to(tensor: torch.Tensor, device: Any, dtype: torch.dtype, name: str) -> torch.Tensor:

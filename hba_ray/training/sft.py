@@ -21,7 +21,7 @@ from hba_ray.errors import CheckpointError, TrainingError
 from hba_ray.specs import ExperimentSpec
 from hba_ray.training.deepspeed import join_process_group, start_engine
 from hba_ray.training.hooks import CheckpointStore, StopWhenFlat, fit_from_newest
-from hba_ray.training.loop import Feed, MakeBatches, Run, State, inputs_of
+from hba_ray.training.loop import Feed, MakeBatches, Run, State
 
 ModelPart = Literal["all", "classes", "answers"]
 """What of the model is trained: `all` that the spec makes trainable, `classes` all of it but lm_head, `answers` lm_head alone."""
@@ -31,7 +31,7 @@ _RELEASED_ROWS: dict[ModelPart, int] = {"all": 4, "classes": 4, "answers": 2}
 512 (paper appendix C.2) and 16 rows (`run_qa.sh`) it accumulates 128 and 8 times."""
 
 _SMALLEST_DEVIATION = 100
-"""Times less than dimensions of the states on average that one may deviate; one that does so less counts as deviating so much."""
+"""A dimension of the states is divided by its deviation, but by no less than the average deviation over this."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _standardise(model: Any, feed: Feed, *, keep: bool, device: str) -> None:
     sums_3H = torch.zeros(3, model.hidden, dtype=torch.float64, device=device)
     with torch.no_grad():
         for batch in feed.validation():
-            states_BH = model.pooled(inputs_of(batch, model, device))[(batch.class_index >= 0) & (batch.weight > 0)].double()
+            states_BH = model.pooled(batch.inputs_on(device))[(batch.class_index >= 0) & (batch.weight > 0)].double()
             sums_3H += torch.stack([torch.ones_like(states_BH).sum(0), states_BH.sum(0), states_BH.square().sum(0)])
     torch.distributed.all_reduce(sums_3H)
     rows = int(sums_3H[0, 0])

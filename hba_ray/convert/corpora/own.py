@@ -43,7 +43,8 @@ def convert(request: ConversionRequest) -> Converted:
     for number, (where, record) in enumerate(records(request.folder / own.file, names)):
         with sieve.row():
             if not record:
-                what = "has more or fewer values than the header" if own.file.endswith(".csv") else "is no JSON object with each key once"
+                is_csv = _ending(request.folder / own.file) == ".csv"
+                what = "has more or fewer values than the header" if is_csv else "is no JSON object with each key once"
                 raise DataError(where, what, "mend or delete the line", reason="unread row")
             row, group = _row(own, record, request.folder, number, where)
             split = _split(own, record, where)
@@ -91,15 +92,19 @@ def records(file: Path, names: Sequence[str]) -> Iterator[tuple[str, Mapping[str
     Raises:
         DataError: the file is not there, is neither, or lacks a column.
     """
-    if file.suffix.lower() == ".csv":
+    if _ending(file) == ".csv":
         yield from read_table(file, names, way_out=NAME_COLUMNS)
         return
-    if file.suffix.lower() != ".jsonl":
+    if _ending(file) != ".jsonl":
         raise DataError(str(file), "is neither .csv nor .jsonl", f"name such a file as `file` in {DECLARATION}", reason="unread file")
     found = [(f"{file}, line {number}", _object(line)) for number, line in lines_of(file)]
     if missing := [name for name in names if not any(name in record for _, record in found)]:
         raise DataError(str(file), f"no row has '{missing[0]}'", NAME_COLUMNS, reason="missing column")
     yield from found
+
+
+def _ending(file: Path) -> str:
+    return file.suffix.lower()
 
 
 def _object(line: str) -> dict[str, Any]:
