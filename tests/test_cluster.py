@@ -4,9 +4,7 @@ Its trials are drivers of Ray Train workers, on Ray Tune, and its record is that
 """
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +13,6 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +25,12 @@ from hba_ray.runs.sweep_plan import plan_sweep
 from hba_ray.specs import ExperimentSpec
 from hba_ray.store.folders import ledger
 from tests.helpers.experiments import small_sweep
+from tests.helpers.ray_nodes import BIN, Process, ended, of_a_cluster, start_node
 from tests.helpers.recorded import assert_recorded, events
-from tests.helpers.servers import free_port
+from tests.helpers.servers import free_port, mlflow_server
 from tests.helpers.waiting import wait_until
 
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
 PATIENCE_SECONDS = 600
-STARTS = 3
 KINDS = {"atlas": 1, "backbone": 1, "sft": 2, "evaluate": 2}
 """Steps of the sweep: what both trials need is done once."""
 
@@ -72,63 +67,24 @@ def answers(url: str) -> bool:
     return True
 
 
-def is_up(node: subprocess.Popen[bytes], log: Path) -> bool:
-    """Waits until `ray start` has started a node or has given it up."""
-    wait_until(lambda: "Ray runtime started" in log.read_text() or node.poll() is not None, said=lambda: str(log), seconds=180)
-    return node.poll() is None
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="hba"))  # short enough for Ray's sockets
-    port, dashboard, mlflow = free_port(), free_port(), free_port()
-    environ = os.environ | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
-        "RAY_TMPDIR": str(folder),
-        "RAY_idle_worker_killing_time_threshold_ms": "120000",  # a second would have them import torch again
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # processes that wait for work of another kind
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
-    environ.pop("RAY_ADDRESS", None)
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(name: str, *words: str) -> subprocess.Popen[bytes]:
-        with (folder / f"{name}.log").open("wb") as log:
-            started.append(subprocess.Popen(words, env=environ, cwd=folder, stdout=log, stderr=log, start_new_session=True))
-        return started[-1]
-
-    def start_node(name: str, *words: str) -> None:
-        """Ray gives a node 30 seconds to start, and ends it where the machine is too busy for that."""
-        log = folder / f"{name}.log"
-        if not any(is_up(start(name, str(BIN / "ray"), "start", *words, *common), log) for _ in range(STARTS)):
-            pytest.fail(log.read_text())
-
-    store = ("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts"))
+    port, dashboard = free_port(), free_port()
+    environ = of_a_cluster(folder)
+    started: list[Process] = []
     second = folder / "2"  # in one folder, a node that unpacks a job's working folder would replace that of the driver
     second.mkdir()
-    common = ("--block", "--num-cpus=2", "--object-store-memory=100000000", "--disable-usage-stats")
     head = ("--head", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}")
-    at = Cluster(folder, f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{mlflow}", environ)
+    other = (f"--address=127.0.0.1:{port}", f"--temp-dir={second}")
     try:
-        start_node("head", *head)
-        start_node("second node", f"--address=127.0.0.1:{port}", f"--temp-dir={second}")
-        start("mlflow", str(BIN / "mlflow"), "server", "--port", str(mlflow), "--workers", "1", *store)
-        wait_until(lambda: answers(at.dashboard), said=lambda: "the dashboard", seconds=180)
-        wait_until(lambda: answers(f"{at.mlflow}/health"), said=lambda: "MLflow", seconds=180)
-        yield at
+        with mlflow_server(folder) as mlflow, ended(started):
+            for name, words in (("head", head), ("second node", other)):
+                started.append(start_node([*words, "--num-cpus=2"], folder / f"{name}.log", environ))
+            at = Cluster(folder, f"http://127.0.0.1:{dashboard}", mlflow, environ)
+            wait_until(lambda: answers(at.dashboard), said=lambda: "the dashboard", seconds=180)
+            yield at
     finally:
-        for process in reversed(started):
-            with suppress(ProcessLookupError):  # a node that Ray has given up
-                os.killpg(process.pid, signal.SIGTERM)
-        for process in started:
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
 
 

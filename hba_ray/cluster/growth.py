@@ -87,6 +87,36 @@ def bundles(spec: ComputeSpec, available: float, rollouts: int = 0) -> list[dict
     return [worker] * spec.workers + [loader] * (spec.workers * spec.loaders_on(available)) + [rollout] * rollouts
 
 
+def whole(spec: ComputeSpec, nodes: Sequence[Mapping[str, float]], rollouts: int = 0) -> dict[str, float]:
+    """What a run holds at a time, together, so that one node can do it: as many loaders as the largest has CPUs for.
+
+    Args:
+        nodes: CPUs and GPUs of each kind of node that is there or can be added.
+        rollouts: CPUs that verl will hold.
+
+    Raises:
+        EnvironmentMissing: no node can hold it.
+
+    >>> whole(ComputeSpec(workers=2, gpus_per_worker=1), [{"CPU": 4}, {"CPU": 8, "GPU": 2}])
+    {'CPU': 8.0, 'GPU': 2.0}
+    """
+    for node in sorted(nodes, key=lambda node: node.get("CPU", 0.0), reverse=True):
+        parts = bundles(spec, node.get("CPU", 0.0) - rollouts, rollouts)
+        together = {kind: total for kind in ("CPU", "GPU") if (total := float(sum(part.get(kind, 0) for part in parts)))}
+        if fit([together], [node]):
+            return together
+    least = _in_words(bundles(spec, 0.0, rollouts))
+    what = f"each step is done whole on one node, since the storage is in a bucket; it needs {least}, and no node has them"
+    way_out = "lower compute.workers or what each holds, add larger nodes, or give a storage folder that all nodes see"
+    raise EnvironmentMissing("compute", what, way_out)
+
+
+def whole_here(spec: ComputeSpec, rollouts: int = 0) -> dict[str, float]:
+    """The same for the nodes of the Ray that this process is connected to, those that it may add included."""
+    addable_nodes = [{"CPU": float(node.cpus), "GPU": float(node.gpus)} for node in addable(spec)]
+    return whole(spec, [*_nodes(), *addable_nodes], rollouts)
+
+
 def fit(wanted: Sequence[Bundle], nodes: Iterable[Mapping[str, float]]) -> bool:
     """Whether all bundles find a place, the largest first, each on the first node that has room.
 
@@ -111,14 +141,14 @@ def grown(spec: ComputeSpec, say: Callable[[str], None], rollouts: int = 0) -> I
         rollouts: CPUs that verl will hold.
 
     Raises:
-        EnvironmentMissing: they are not up after `compute.wait_minutes`.
+        EnvironmentMissing: they are not up after `compute.wait_minutes`, or no node can hold a step that has to be done on one.
     """
+    wanted = [whole_here(spec, rollouts)] if spec.on_one_node else bundles(spec, cpus(spec), rollouts)
     if not addable(spec):
         yield
         return
     from ray.autoscaler.sdk import request_resources
 
-    wanted = bundles(spec, cpus(spec), rollouts)
     try:
         _wait(wanted, spec.wait_minutes, say)
         yield

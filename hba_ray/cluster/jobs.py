@@ -82,14 +82,11 @@ def for_cluster(spec: ExperimentSpec) -> ExperimentSpec:
     """The spec as a job runs it: on the cluster that the job is on.
 
     Raises:
-        SpecError: the folder of results or of data is relative, and would be another one on the cluster; or it is in a bucket.
+        SpecError: the folder of results or of data is relative, and would be another one on the cluster.
     """
     sources = [(f"atlas.sources.{number}.root", part.root) for number, part in enumerate(spec.atlas.sources)]
     for key, folder in (("compute.storage", spec.compute.storage), ("atlas.root", spec.atlas.root), *sources):
-        if folder is not None and "://" in folder:
-            what = "is in a bucket, which works so far with a Ray of one machine, and not in a job on a cluster"
-            raise SpecError(key, what, f"run it with `hba run` on a machine, or give {key}=/FOLDER that all nodes see")
-        if folder is not None and not Path(folder).is_absolute():
+        if folder is not None and "://" not in folder and not Path(folder).is_absolute():
             raise SpecError(
                 key, f"'{folder}' is relative, and a job has a working folder of its own", f"give {key}=/FOLDER that all nodes see"
             )

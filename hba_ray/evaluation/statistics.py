@@ -312,6 +312,26 @@ def spearman(sizes: Sequence[float], scores: Sequence[float], *, ties: Literal["
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+def welch_interval(before: Sequence[float], after: Sequence[float], *, level: float = 0.95) -> tuple[float, float] | None:
+    """The interval of the difference between two means, after less before, of values whose variances may differ (Welch's t).
+
+    Returns:
+        None where one of the two has fewer than two values, or neither varies.
+
+    >>> welch_interval([0.1, 0.2, 0.3], [0.6, 0.7, 0.8])
+    (0.2733, 0.7267)
+    """
+    if min(len(before), len(after)) < 2 or max(np.ptp(before), np.ptp(after)) == 0:
+        return None
+    from scipy.stats import t
+
+    parts = [(float(np.var(values, ddof=1)) / len(values), len(values) - 1) for values in (before, after)]
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / free for part, free in parts)
+    low, high = t.interval(level, freedom, loc=fmean(after) - fmean(before), scale=variance**0.5)
+    return round(float(low), 4), round(float(high), 4)
+
+
 def mean_or_none(values: Iterable[float | None]) -> float | None:
     """The mean; None where a value is missing, or all are."""
     known = list(values)

@@ -23,6 +23,7 @@ from hba_ray.runs.results import PAGE, TABLE, make_report, score_metrics, write_
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.base import flat
 from hba_ray.specs.load import as_yaml
+from hba_ray.steps import away
 from hba_ray.steps.base import STEP_LOG, Context, Step
 from hba_ray.steps.metrics import logged_metrics
 from hba_ray.steps.results.compare import COMPARISON, DIFFERENCES
@@ -119,8 +120,8 @@ def write_origin(spec: ExperimentSpec, folder: Path) -> list[str]:
 
 
 def needs_ray(spec: ExperimentSpec, steps: Sequence[Step]) -> bool:
-    """Whether a step that is still to be done needs Ray: with `compute.workers` 0 only GRPO does, since verl runs nowhere else."""
-    return any(step.uses_ray and not step.is_done and (spec.compute.workers or step.kind.name == "grpo") for step in steps)
+    """Whether a step that is still to be done needs Ray; see `steps.away.needs_ray`."""
+    return any(away.needs_ray(spec, step) and not step.is_done for step in steps)
 
 
 def do_steps(

@@ -137,6 +137,16 @@ class ExperimentSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _nodes_see_the_atlas(self) -> ExperimentSpec:
+        roots = [root for root in (self.atlas.root, *(source.root for source in self.atlas.sources)) if root and "://" in root]
+        if roots and self.compute.address != "local" and not self.compute.on_one_node:
+            raise ValueError(
+                f"atlas.root {roots[0]} is in a bucket and compute.storage is not: the nodes of a cluster fetch an atlas only where "
+                "each step is done whole on one of them: give a storage in a bucket, too, or an atlas folder that all nodes see"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _grpo_fits(self) -> ExperimentSpec:
         if "grpo" not in self.stages:
             return self
@@ -145,6 +155,11 @@ class ExperimentSpec(Spec):
         if grpo.init == "sft" and "sft" not in before:
             raise ValueError(
                 f"grpo.init is 'sft', and no stage 'sft' comes before 'grpo' in {list(self.stages)}: add it, or start from 'backbone'"
+            )
+        if grpo.nodes > 1 and self.compute.on_one_node:
+            raise ValueError(
+                "grpo.nodes is above 1 and compute.storage is in a bucket, with which each step is done whole on one node of the "
+                "cluster: set grpo.nodes=1, or give a storage folder that all nodes see"
             )
         for name, shares in (("nodes", grpo.nodes), ("tensor_parallel", grpo.tensor_parallel)):
             if workers % shares:

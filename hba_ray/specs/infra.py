@@ -129,7 +129,7 @@ class InfraSpec(Spec):
     name: DnsLabel = "hba"
     image: ImageSpec = ImageSpec()
     storage: str = Field(default="/shared/runs", min_length=1)
-    """`compute.storage` of the specs that run there: a folder that all nodes see."""
+    """`compute.storage` of the specs that run there: a folder that all nodes see, or the address of one in a bucket."""
     mlflow: str | None = None
     """`tracking.mlflow` of the specs that run there: the address of a server. On Kubernetes, null renders one."""
     spot: bool = True

@@ -12,6 +12,7 @@ from hba_ray.cluster.machine import gpus as gpus_here
 from hba_ray.cluster.prices import rate_of
 from hba_ray.errors import SpecError
 from hba_ray.specs import ExperimentSpec, fingerprint
+from hba_ray.steps.away import do_away, goes_away
 from hba_ray.steps.base import Context, Result, Step, StepKind
 from hba_ray.steps.needs.model import Rows, expected_rows
 from hba_ray.store.finished import FILES, MADE_FROM, list_files
@@ -45,6 +46,10 @@ def do_step(context: Context, say: Say, *, run: Path | None = None, again: Calla
     if settled := _settled(step, again):
         _tell(step, "done before", "reused", say, run)
         return settled
+    if goes_away(context):
+        with nullcontext() if run is None else on_record(run, _rate(step), step=step.name, fingerprint=step.fingerprint):
+            do_away(context, say, run=context.storage.folder.name if run is None else run.name, again=step.is_done)
+        return step.result()
     with claimed(step.folder, wait_seconds=LOCK_SECONDS) as check_held:
         if settled := _settled(step, again):  # by the process that held the lock
             _tell(step, "done by another run", None, say, run)

@@ -161,6 +161,12 @@ def done(folder: Path) -> dict[str, Any] | None:
     return facts
 
 
+def look_again(folder: Path) -> None:
+    """Makes this process see at once what others have finished since it last looked, where the storage is a bucket."""
+    if (mirror := mirror_of(folder)) is not None:
+        mirror.look_again()
+
+
 def finish(folder: Path, facts: Mapping[str, Any]) -> None:
     """Marks a step as finished, with what it says about itself."""
     plain = {**json.loads(json.dumps(facts)), _STEP: folder.name}

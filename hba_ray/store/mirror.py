@@ -98,7 +98,7 @@ class Mirror:
         """
         with leased(self.bucket, f"leases/{self._key(folder)}.json", wait_seconds=wait_seconds, on_wait=on_wait) as lease:
             folder.mkdir(parents=True, exist_ok=True)
-            self._marks_until = 0.0
+            self.look_again()
             if self._is_step(folder):
                 self._resume(folder)
                 yield lease
@@ -123,6 +123,10 @@ class Mirror:
             self._marks = {key.removeprefix("done/").removesuffix(".json"): entry for key, entry in listed.items()}
             self._marks_until = time.monotonic() + MARK_SECONDS
         return self._marks
+
+    def look_again(self) -> None:
+        """Believes the last listing of finished steps no more."""
+        self._marks_until = 0.0
 
     def refresh(self, mark: Path) -> None:
         """Makes a step's `done.json` here what the bucket holds; files of a former state go with their mark."""
@@ -162,7 +166,7 @@ class Mirror:
             raise EnvironmentMissing(
                 f"{self.bucket.address}/{self._mark_key(folder)}", what, "run the same command, which goes on from there"
             )
-        self._marks_until = 0.0
+        self.look_again()
         mark.write_text(text, encoding="utf-8")
         (folder / SEEN).write_text(written.etag or "")
         self._scratch.use(folder)
@@ -171,10 +175,10 @@ class Mirror:
 
     def reopen(self, folder: Path) -> None:
         """Removes a step's mark, so that it is done again."""
-        self._marks_until = 0.0
+        self.look_again()
         if folder.name in self.finished():
             self.bucket.delete([self._mark_key(folder)])
-            self._marks_until = 0.0
+            self.look_again()
 
     def forget(self, folder: Path) -> None:
         """Removes what a step has left in the bucket, its mark first, so that it is done from its beginning."""

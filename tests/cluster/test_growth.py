@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hba_ray.cluster.growth import GROWS_TO, addable, bundles, fit, largest, stated
+from hba_ray.cluster.growth import GROWS_TO, addable, bundles, fit, largest, stated, whole
 from hba_ray.cluster.session import check_capacity
 from hba_ray.errors import EnvironmentMissing
 from hba_ray.specs import ComputeSpec
@@ -66,6 +66,22 @@ def test_what_fits_leaves_no_node_with_more_than_it_has(cpus: list[int], nodes: 
     elif len(nodes) == 1 or not nodes:
         assert sum(cpus) > sum(nodes)
     assert there == [{"CPU": float(one)} for one in nodes]
+
+
+@given(st.integers(0, 4), st.integers(0, 2), st.lists(st.tuples(st.integers(0, 40), st.integers(0, 8)), max_size=4))
+def test_what_one_node_has_to_hold_is_all_that_a_run_holds_or_is_refused(workers: int, rollouts: int, kinds: list[tuple[int, int]]):
+    spec = ComputeSpec(**JOINED | {"workers": workers, "loaders": None})
+    nodes = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in kinds]
+    least = 2 * workers + rollouts, workers
+    large_enough = [node for node in nodes if node["CPU"] >= least[0] and node["GPU"] >= least[1]]
+    if not large_enough:
+        with pytest.raises(EnvironmentMissing, match=r"done whole on one node.*no node has them\n  lower compute.workers"):
+            whole(spec, nodes, rollouts)
+        return
+    held, largest_node = whole(spec, nodes, rollouts), max(large_enough, key=lambda node: node["CPU"])
+    assert held.get("GPU", 0) == workers and least[0] <= held.get("CPU", 0) <= largest_node["CPU"]
+    loaders = (held.get("CPU", 0) - workers - rollouts) / max(1, workers)
+    assert not workers or loaders == 12 or largest_node["CPU"] - held["CPU"] < workers, "as many loaders as there are CPUs for"
 
 
 COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")

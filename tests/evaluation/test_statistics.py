@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -25,6 +25,7 @@ from hba_ray.evaluation.statistics import (
     holm,
     minimum_detectable_difference,
     spearman,
+    welch_interval,
 )
 
 LABELS = {
@@ -191,6 +192,23 @@ def test_lists_of_different_lengths_and_strange_labels_are_errors():
             bootstrap_interval("weighted_f1", true, predicted, clips)
     with pytest.raises(DataError):
         bootstrap_interval("binary_weighted_f1", ["sad"], ["sad"], ["a"])
+
+
+@given(*[st.lists(st.floats(0, 1).map(lambda value: round(value, 3)), min_size=2, max_size=8)] * 2)
+def test_welchs_interval_is_that_of_scipy_and_is_missing_where_nothing_varies(before: list[float], after: list[float]):
+    found = welch_interval(before, after)
+    if max(np.ptp(before), np.ptp(after)) == 0:
+        assert found is None
+        return
+    assume(min(np.ptp(before), np.ptp(after)) > 0)  # of values that are alike scipy warns
+    expected = stats.ttest_ind(after, before, equal_var=False).confidence_interval(0.95)
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-4)
+
+
+def test_the_interval_of_a_difference_needs_two_values_on_each_side_and_takes_one_side_that_does_not_vary():
+    assert welch_interval([0.1], [0.2, 0.3]) is None
+    low, high = welch_interval([0.1, 0.3], [1.0, 1.0]) or (0.0, 0.0)
+    assert low + high == pytest.approx(1.6) and low < 0
 
 
 def test_holm_by_hand():

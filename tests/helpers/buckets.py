@@ -10,21 +10,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.helpers.servers import answers, free_port
+from tests.helpers.servers import LOOPBACK, answers, free_port
 from tests.helpers.waiting import wait_until
 
 ACCESS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
 
 
 @contextmanager
-def s3_server() -> Iterator[dict[str, str]]:
-    """moto's server for the time of the block; yields the variables by which clients find it."""
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+def s3_server(host: str = LOOPBACK) -> Iterator[dict[str, str]]:
+    """moto's server for the time of the block; yields the variables by which clients find it.
+
+    Args:
+        host: the address of this machine at which it listens.
+    """
+    port = free_port(host)
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
     try:
-        wait_until(lambda: answers(port), server, seconds=60)
-        yield ACCESS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+        wait_until(lambda: answers(port, host), server, seconds=60)
+        yield ACCESS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}
     finally:
         server.terminate()
         server.wait()

@@ -79,7 +79,6 @@ def test_values_can_refer_to_others(write):
         ("name: x\natlas:\n  source: toy\ncompute: {storage: ''}\n", 4, "at least 1 character"),
         ("name: x\natlas: {source: toy}\ncompute:\n  storage: ftp://host/runs\n", 4, "give one that begins with s3"),
         ("name: x\natlas: {source: toy}\ncompute:\n  storage: s3://key:secret@bucket/runs\n", 4, "holds a password or a token"),
-        ("name: x\natlas: {source: toy}\ncompute:\n  storage: s3://bucket/runs\n  address: auto\n", 3, "workers on other nodes"),
         ("name: x\natlas:\n  source: cremad\n  root: gs://bucket/cremad\n", 4, "a folder that all machines see"),
     ],
 )
@@ -90,6 +89,21 @@ def test_a_bad_key_or_value_is_named_with_its_line(write, text, line, says):
     assert refused.value.where == f"{path}:{line}"
     assert says in str(refused.value)
     assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("atlas: {source: toy}\nstages: [grpo]\ngrpo: {nodes: 2}\ncompute: {workers: 2, storage: 's3://b/r'}", "done whole on one node"),
+        ("atlas: {root: 's3://b/atlas'}", "give a storage in a bucket, too"),
+        ("atlas: {sources: [{root: 's3://b/atlas'}, {root: other}]}", "give a storage in a bucket, too"),
+    ],
+)
+def test_what_nodes_of_a_cluster_could_not_do_with_a_bucket_is_refused(write, text, says):
+    path = write(f"name: x\n{text}\n")
+    load_spec(path)
+    with pytest.raises(SpecError, match=says):
+        load_spec(path, ["compute.address=auto"])
 
 
 def test_an_error_in_an_extended_file_names_that_file(write):

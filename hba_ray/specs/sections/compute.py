@@ -17,7 +17,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from hba_ray.specs.base import Spec, TakesSecrets, folder_or_bucket
 from hba_ray.specs.reading.secrets import holds_secret, revealed, shown
@@ -72,7 +72,7 @@ class ComputeSpec(Spec):
     """Shared memory of a local Ray, in MiB; null is 512, or 160 for each loader where there are more than three."""
     storage: str = Field(default="runs", min_length=1)
     """Folder of runs, their steps and the MLflow store; on a cluster it must be one that all nodes see. Or the address of one in a
-    bucket, such as s3://BUCKET/FOLDER, from one machine at a time or several, each with a local Ray."""
+    bucket, such as s3://BUCKET/FOLDER, for any number of machines; of a cluster, each step is then done whole on one of the nodes."""
     workers: int = Field(default=1, ge=0)
     """Training processes; 0 trains in this process, without Ray."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
@@ -109,14 +109,10 @@ class ComputeSpec(Spec):
     def _is_known(cls, storage: str) -> str:
         return folder_or_bucket(storage, "runs")
 
-    @model_validator(mode="after")
-    def _has_no_other_nodes(self) -> ComputeSpec:
-        if self.address != "local" and "://" in self.storage:
-            raise ValueError(
-                "storage is in a bucket, and workers on other nodes read what this one has made in a folder of this machine: give "
-                "compute.address=local, or a storage folder that all nodes see"
-            )
-        return self
+    @property
+    def on_one_node(self) -> bool:
+        """Whether each step is done whole on one node of a cluster: its nodes have a bucket in common, and no folder."""
+        return self.address != "local" and "://" in self.storage
 
     @property
     def threads(self) -> int:

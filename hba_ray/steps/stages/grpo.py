@@ -50,6 +50,8 @@ class GrpoResult(Result):
 
     Attributes:
         reward_first_quarter, reward_last_quarter: mean reward of these quarters of the steps.
+        reward_rise: 95 % interval of the difference between the two, over the steps; None where they are too few, and where a former
+            version, which did not say it, did the step.
         cut: share of the sampled responses that ended at the limit of tokens and not by themselves.
         equal_groups: share of the prompts whose responses all earned the same reward.
         without_gradients: every gradient was 0.
@@ -60,6 +62,7 @@ class GrpoResult(Result):
     optimizer_steps: int
     reward_first_quarter: float
     reward_last_quarter: float
+    reward_rise: tuple[float, float] | None = None
     cut: float | None = None
     equal_groups: float | None = None
     without_gradients: bool = False
@@ -163,7 +166,9 @@ class GrpoSteps(StepKind[GrpoResult]):
         said = f"{spec.grpo.algorithm.upper()} took {result.optimizer_steps} steps; mean reward {first:.3f} in the first quarter of them"
         asked = spec.grpo.datasets
         on = [f"GRPO asks about {', '.join(asked)} alone (grpo.datasets), so 'grpo' has no score on other datasets."] if asked else []
-        return [f"{said}, {last:.3f} in the last.", *on, *_no_effect(spec, result)]
+        low, high = result.reward_rise or (None, None)
+        rise = "" if low is None else f"; the difference is {last - first:.3f} ({low:.3f} to {high:.3f})"
+        return [f"{said}, {last:.3f} in the last{rise}.", *on, *_no_effect(spec, result)]
 
 
 def _no_effect(spec: ExperimentSpec, result: GrpoResult) -> list[str]:
@@ -255,6 +260,8 @@ class _Log:
 
 def _series(log: Path) -> dict[str, Any]:
     """The fields of `GrpoResult` that come from the step's log. Those of metrics that an earlier version did not log are None."""
+    from hba_ray.evaluation.statistics import welch_interval
+
     lines = [line for line in read_lines(log) if REWARD in line]
     rewards = [line[REWARD] for line in lines]
     quarter = max(1, len(rewards) // 4)
@@ -262,6 +269,7 @@ def _series(log: Path) -> dict[str, Any]:
     return {
         "reward_first_quarter": sum(rewards[:quarter]) / quarter,
         "reward_last_quarter": sum(rewards[-quarter:]) / quarter,
+        "reward_rise": welch_interval(rewards[:quarter], rewards[-quarter:]),
         "cut": _mean(lines, CUT_SHARE),
         "equal_groups": _mean(lines, EQUAL_GROUPS),
         "without_gradients": always_zero(lines, "actor/grad_norm"),

@@ -114,16 +114,18 @@ def test_a_loss_that_is_no_number_ends_the_run(log: tuple[_Log, ReadableJournal]
 
 
 def test_the_record_compares_the_first_with_the_last_quarter(tmp_path: Path):
-    rewards = [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
+    rewards = [0.05, 0.15, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
     lines = [json.dumps({"step": step, "reward/score": reward, "timing_s/step": 2.0}) for step, reward in enumerate(rewards, 1)]
     (tmp_path / "m.jsonl").write_text("\n".join(lines) + "\n")
     facts = _series(tmp_path / "m.jsonl")
     assert facts == {
-        **{"reward_first_quarter": 0.1, "reward_last_quarter": 0.4, "step_seconds": 2.0},
+        **{"reward_first_quarter": 0.1, "reward_last_quarter": 0.4, "reward_rise": facts["reward_rise"], "step_seconds": 2.0},
         **{"cut": None, "equal_groups": None, "without_gradients": False},  # a log of a former version does not tell
     }
     (said,) = GrpoSteps().notes(spec_of(), GrpoResult(optimizer_steps=8, **facts))
-    assert "0.100 in the first quarter" in said and "0.400 in the last" in said
+    assert "0.100 in the first quarter" in said and "0.400 in the last; the difference is 0.300 (-0.335 to 0.935)" in said
+    (said,) = GrpoSteps().notes(spec_of(), GrpoResult(optimizer_steps=8, **facts | {"reward_rise": None}))
+    assert said.endswith("0.400 in the last.")
 
 
 def test_a_log_whose_last_line_was_cut_off_is_gone_on_with(tmp_path: Path):
