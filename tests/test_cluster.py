@@ -80,7 +80,8 @@ def cluster() -> Iterator[Cluster]:
     try:
         with mlflow_server(folder) as mlflow, ended(started):
             for name, words in (("head", head), ("second node", other)):
-                started.append(start_node([*words, "--num-cpus=2"], folder / f"{name}.log", environ))
+                own = f"--dashboard-agent-listen-port={free_port()}"  # other Rays of this machine hold the one that it would take
+                started.append(start_node([*words, own, "--num-cpus=2"], folder / f"{name}.log", environ))
             at = Cluster(folder, f"http://127.0.0.1:{dashboard}", mlflow, environ)
             wait_until(lambda: answers(at.dashboard), said=lambda: "the dashboard", seconds=180)
             yield at

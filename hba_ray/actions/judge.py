@@ -30,6 +30,7 @@ from hba_ray.steps.results.judge import JudgeResult, JudgeSteps, open_items
 from hba_ray.steps.run import do_step
 from hba_ray.store.files import read_parquet
 from hba_ray.store.folders import RESOLVED, Storage, file_of_run, note, write_text
+from hba_ray.store.scratch import stated
 
 if TYPE_CHECKING:
     from hba_ray.evaluation.agreement import Agreement
@@ -151,7 +152,7 @@ def _spec_of(run: Path, overrides: Sequence[str]) -> ExperimentSpec:
     spec = load_spec(file, [f"evaluate.judge.{word.removeprefix('evaluate.judge.')}" for word in overrides])
     if spec.evaluate.judge is None:
         spec = load_spec(file, ["evaluate.judge={}"])
-    return spec.model_copy(update={"compute": spec.compute.model_copy(update={"storage": str(run.absolute().parent)})})
+    return spec.model_copy(update={"compute": spec.compute.model_copy(update={"storage": stated(run.absolute().parent)})})
 
 
 def _steps_of(run: Path) -> list[Step]:

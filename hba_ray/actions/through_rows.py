@@ -95,7 +95,7 @@ def through_rows_of(
     go = partial(through_rows, index, SPLITS, work, kind, progress, kept=kept, keep=keep)
     if not spec.compute.workers:
         return go()
-    with ray_session(spec.compute, storage / f"{name}-logs"):
+    with ray_session(spec.compute.of_this_machine, storage / f"{name}-logs"):
         return go(spread=spread_on_ray)
 
 

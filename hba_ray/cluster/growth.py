@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import ceil
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -87,22 +88,30 @@ def bundles(spec: ComputeSpec, available: float, rollouts: int = 0) -> list[dict
     return [worker] * spec.workers + [loader] * (spec.workers * spec.loaders_on(available)) + [rollout] * rollouts
 
 
-def whole(spec: ComputeSpec, nodes: Sequence[Mapping[str, float]], rollouts: int = 0) -> dict[str, float]:
-    """What a run holds at a time, together, so that one node can do it: as many loaders as the largest has CPUs for.
+def whole(spec: ComputeSpec, nodes: Sequence[Mapping[str, float]], rollouts: int = 0, useful_cpus: float = 0.0) -> dict[str, float]:
+    """What a step holds that is done on one node: all that a run holds at a time, together.
+
+    The smallest node that can hold it decides how many loaders there are, so that any of them can, and as many steps fit side by side
+    on a node as its GPUs allow.
 
     Args:
         nodes: CPUs and GPUs of each kind of node that is there or can be added.
         rollouts: CPUs that verl will hold.
+        useful_cpus: that the step makes use of, as far as the node has them.
 
     Raises:
         EnvironmentMissing: no node can hold it.
 
-    >>> whole(ComputeSpec(workers=2, gpus_per_worker=1), [{"CPU": 4}, {"CPU": 8, "GPU": 2}])
+    >>> whole(ComputeSpec(workers=2, gpus_per_worker=1), [{"CPU": 64}, {"CPU": 32, "GPU": 8}])
     {'CPU': 8.0, 'GPU': 2.0}
     """
-    for node in sorted(nodes, key=lambda node: node.get("CPU", 0.0), reverse=True):
-        parts = bundles(spec, node.get("CPU", 0.0) - rollouts, rollouts)
-        together = {kind: total for kind in ("CPU", "GPU") if (total := float(sum(part.get(kind, 0) for part in parts)))}
+    spec = spec.model_copy(update={"workers": max(1, spec.workers)}) if rollouts else spec
+    for node in sorted(nodes, key=lambda node: node.get("CPU", 0.0)):
+        gpus = ceil(spec.worker_gpus)  # Ray gives out parts of one GPU, and whole ones above it
+        share = gpus / node["GPU"] if gpus and node.get("GPU") else 1.0
+        parts = bundles(spec, int(node.get("CPU", 0.0) * share) - rollouts, rollouts)
+        cpus = max(sum(part["CPU"] for part in parts), min(useful_cpus, node.get("CPU", 0.0)))
+        together = {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
         if fit([together], [node]):
             return together
     least = _in_words(bundles(spec, 0.0, rollouts))
@@ -111,10 +120,10 @@ def whole(spec: ComputeSpec, nodes: Sequence[Mapping[str, float]], rollouts: int
     raise EnvironmentMissing("compute", what, way_out)
 
 
-def whole_here(spec: ComputeSpec, rollouts: int = 0) -> dict[str, float]:
+def whole_here(spec: ComputeSpec, rollouts: int = 0, useful_cpus: float = 0.0) -> dict[str, float]:
     """The same for the nodes of the Ray that this process is connected to, those that it may add included."""
-    addable_nodes = [{"CPU": float(node.cpus), "GPU": float(node.gpus)} for node in addable(spec)]
-    return whole(spec, [*_nodes(), *addable_nodes], rollouts)
+    more = [{"CPU": float(node.cpus), "GPU": float(node.gpus)} for node in addable(spec)]
+    return whole(spec, [*_nodes(), *more], rollouts, useful_cpus)
 
 
 def fit(wanted: Sequence[Bundle], nodes: Iterable[Mapping[str, float]]) -> bool:

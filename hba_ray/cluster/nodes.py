@@ -57,6 +57,4 @@ def placed(machine: Machine, resources: Mapping[str, float], compute: ComputeSpe
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     fits = cpus / compute.cpus_per_worker
     fits = min(fits, gpus / compute.gpus_per_worker) if compute.gpus_per_worker else fits
-    workers = int(fits + 1e-9)
-    leads = (head_leads and HEAD in resources) or (compute.on_one_node and cpus > 0 and workers >= compute.workers)
-    return replace(machine, leads=leads, tasks=cpus > 0, workers=workers)
+    return replace(machine, leads=head_leads and HEAD in resources, tasks=cpus > 0, workers=int(fits + 1e-9))

@@ -13,6 +13,7 @@ from hba_ray.specs import load_spec
 from hba_ray.steps import AFTER, KINDS
 from hba_ray.steps.base import Step
 from hba_ray.store.folders import LEDGER, REPORT, RESOLVED, Storage, done, file_of_run, ledger
+from hba_ray.store.scratch import stated
 
 
 def open_run(folder: Path) -> Experiment:
@@ -23,7 +24,7 @@ def open_run(folder: Path) -> Experiment:
         HbaError: its spec now comes to other steps: files that it names have changed, or it is of another version of hba_ray.
     """
     folder = folder.expanduser().absolute()
-    spec = load_spec(file_of_run(folder, RESOLVED), [f"compute.storage={folder.parent}"])
+    spec = load_spec(file_of_run(folder, RESOLVED), [f"compute.storage={stated(folder.parent)}"])
     experiment = plan(spec, Storage(folder.parent))
     if folder.name != experiment.folder.name:
         what = "its spec would now give another result: a file that it names has changed, or another version of hba_ray made the run"

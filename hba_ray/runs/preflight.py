@@ -152,7 +152,8 @@ def check_first(trials: Sequence[Experiment], *, uses_ray: bool, machine: Machin
     check_storage(Storage(compute.storage).folder, by_several=compute.address != "local")
     if compute.address == "local" and uses_ray:
         needs.append(capacity_of(trials))
-    checks = judged(needs, [starting(trials[0].spec, needs, machine)])
+    here = [need for need in needs if not (compute.on_one_node and isinstance(need, Room))]  # steps write where they are done
+    checks = judged(here, [starting(trials[0].spec, needs, machine)])
     refuse(merged([*checks, *unreachable(trials, needs)]))
 
 
@@ -179,7 +180,16 @@ def check_nodes(
     if needs:
         spec = trials[0].spec
         machines = machines or look_at_nodes(partial(look_here, spec, needs), spec.compute, head_leads=head_leads)
-        refuse([*_on_each(needs, machines), capacity_of(trials, there).check(machines[0])])
+        refuse([*_on_each(needs, machines), *_rooms_there(spec, needs, machines), capacity_of(trials, there).check(machines[0])])
+
+
+def _rooms_there(spec: ExperimentSpec, needs: Sequence[Need], machines: Sequence[Machine]) -> list[Check]:
+    """Where each step is done whole on one node: the largest thing that one writes, held against the largest disk of those nodes."""
+    able = [machine for machine in machines if machine.workers]
+    written = [need for need in needs if isinstance(need, Room)]
+    if not (spec.compute.on_one_node and able and written):
+        return []
+    return [rooms([max(written, key=lambda need: need.bytes)], max(able, key=lambda machine: machine.disk))]
 
 
 def refuse(checks: Sequence[Check]) -> None:

@@ -18,6 +18,7 @@ from hba_ray.specs import ExperimentSpec, fingerprint, trials
 from hba_ray.specs.trials import in_words
 from hba_ray.steps.base import Step
 from hba_ray.store.folders import Storage
+from hba_ray.store.scratch import stated
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def plan_sweep(spec: ExperimentSpec, *, before_data: bool = False) -> SweepPlan:
         DataError, CheckpointError: what the steps are made from is not there.
     """
     storage = Storage(spec.compute.storage)
-    compute = spec.compute.model_copy(update={"storage": str(storage.folder)})  # trials have working folders of their own
+    compute = spec.compute.model_copy(update={"storage": stated(storage.folder)})  # trials have working folders of their own
     spec = spec.model_copy(update={"compute": compute})
     planned: dict[str, Experiment] = {}
     for trial in trials(spec):

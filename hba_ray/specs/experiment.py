@@ -21,7 +21,7 @@ from hba_ray.specs.sections.compute import ComputeSpec, ReportSpec, TrackingSpec
 from hba_ray.specs.sections.descriptors import DescriptorsSpec
 from hba_ray.specs.sections.evaluate import EvaluateSpec
 from hba_ray.specs.sections.grpo import AUTHORS_GRPO, GrpoSpec
-from hba_ray.specs.sections.model import ModelSpec, Precision
+from hba_ray.specs.sections.model import MADE, ModelSpec, Precision
 from hba_ray.specs.sections.sft import SftSpec, TransferSpec
 from hba_ray.specs.sections.sweep import SweepSpec
 
@@ -178,7 +178,7 @@ class ExperimentSpec(Spec):
 
     @model_validator(mode="after")
     def _baselines_can_be_served(self) -> ExperimentSpec:
-        for name in {"tiny", "small"} & {*self.evaluate.baselines} - {self.model.backbone}:
+        for name in {*MADE} & {*self.evaluate.baselines} - {self.model.backbone}:
             raise ValueError(f"evaluate.baselines names '{name}', but model.backbone is '{self.model.backbone}': name that one")
         return self
 

@@ -36,6 +36,7 @@ from hba_ray.store.files import read_parquet
 from hba_ray.store.finished import check_files, known_files, outdated_by, state_of
 from hba_ray.store.folders import DO_AGAIN, DONE, Storage, done
 from hba_ray.store.follow import Metrics
+from hba_ray.store.mirror import mirror_of
 
 if TYPE_CHECKING:
     from hba_ray.data.atlas import AtlasIndex
@@ -376,7 +377,8 @@ class Context:
         index = AtlasIndex.load(self.folder_of("atlas"), stated=stated_roots(self.spec.atlas))
         pack = None if self.step.kind.name in ("atlas", "describe", "pack") else self.earlier.get("pack")
         if pack is not None and pack.is_done:
-            index = replace(index, pack=Pack(str(pack.file(ROWS).parent)))
+            rows = pack.file(ROWS).parent if mirror_of(pack.folder) is None else pack.whole()  # of a bucket, shards have to be fetched
+            index = replace(index, pack=Pack(str(rows)))
         if "describe" not in self.earlier or "transcripts" not in self.spec.descriptors.streams:
             return index
         said = read_parquet(self.folder_of("describe") / TRANSCRIPTS).to_pydict()

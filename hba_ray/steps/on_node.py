@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,7 +21,7 @@ from hba_ray.cluster.failures import MISTAKES, as_final
 from hba_ray.cluster.session import ray_session
 from hba_ray.errors import HbaError
 from hba_ray.rl.settings import cpus_needed
-from hba_ray.steps.away import Event, Failed, Logged, StepJob, Told
+from hba_ray.steps.away import END_SECONDS, Event, Failed, Logged, StepJob, Told, Working
 from hba_ray.steps.base import Context, Step
 from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
@@ -66,7 +67,7 @@ def _do(job: StepJob, tell: Callable[[Event], None]) -> None:
     tell(Told(f"{job.step.name} {job.step.fingerprint}: is done on {socket.gethostname()}, with logs in {logs} there"))
     with ray_session(job.spec.compute, logs, rollouts=cpus_needed(job.spec).total):
         context = Context(job.spec, here(job.step), earlier, log)
-        do_step(context, lambda line: tell(Told(line)), again=lambda result: job.again)
+        do_step(context, lambda line: tell(Told(line)), again=lambda result: job.again, begun=lambda: tell(Working()))
 
 
 def _end_with(pipe: int) -> None:
@@ -74,6 +75,8 @@ def _end_with(pipe: int) -> None:
     while os.read(pipe, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(END_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

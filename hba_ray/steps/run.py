@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,14 @@ WORK = "work"
 """Key of `done.json`: the operations that the step took, and a name for what it took them on."""
 
 
-def do_step(context: Context, say: Say, *, run: Path | None = None, again: Callable[[Result], bool] = lambda result: False) -> Result:
+def do_step(
+    context: Context,
+    say: Say,
+    *,
+    run: Path | None = None,
+    again: Callable[[Result], bool] = lambda result: False,
+    begun: Callable[[], None] = lambda: None,
+) -> Result:
     """Does a step unless it is done already; where another process is doing it, waits for that one.
 
     A step that was made from steps which hold something else by now is done again, from its beginning.
@@ -33,6 +40,7 @@ def do_step(context: Context, say: Say, *, run: Path | None = None, again: Calla
         say: takes a line for people.
         run: folder of the run whose ledger is told.
         again: whether a step that is done has to be done again, from what it says of itself.
+        begun: called where this process holds the step and begins to do it.
 
     Returns:
         What the step says of itself, whoever did it.
@@ -47,9 +55,7 @@ def do_step(context: Context, say: Say, *, run: Path | None = None, again: Calla
         _tell(step, "done before", "reused", say, run)
         return settled
     if goes_away(context):
-        with nullcontext() if run is None else on_record(run, _rate(step), step=step.name, fingerprint=step.fingerprint):
-            do_away(context, say, run=context.storage.folder.name if run is None else run.name, again=step.is_done)
-        return step.result()
+        return _done_away(context, say, run)
     with claimed(step.folder, wait_seconds=LOCK_SECONDS) as check_held:
         if settled := _settled(step, again):  # by the process that held the lock
             _tell(step, "done by another run", None, say, run)
@@ -59,12 +65,27 @@ def do_step(context: Context, say: Say, *, run: Path | None = None, again: Calla
             clear(step.folder)
         _tell(step, step.what + (f"; was interrupted at {at}" if (at := step.progress) else ""), None, say, run)
         with nullcontext() if run is None else on_record(run, _rate(step), step=step.name, fingerprint=step.fingerprint):
+            begun()
             reopen(step.folder)
             began = time.monotonic()
             result = step.kind.make(context)
             seconds = round(time.monotonic() - began, 1)
             check_held()
             finish(step.folder, {**step.to_json(result), "seconds": seconds, **measured(context), **_known(context)})
+    return step.result()
+
+
+def _done_away(context: Context, say: Say, run: Path | None) -> Result:
+    """Has a step done on a node. What it costs counts from when its process begins to work there."""
+    step = context.step
+    with ExitStack() as stack:
+        record = [] if run is None else [on_record(run, _rate(step), step=step.name, fingerprint=step.fingerprint)]
+
+        def begun() -> None:
+            if record:
+                stack.enter_context(record.pop())
+
+        do_away(context, say, run=step.name if run is None else run.name, again=step.is_done, begun=begun)
     return step.result()
 
 

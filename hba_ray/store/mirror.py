@@ -5,6 +5,7 @@ Everything works in a folder of this machine as it works in a storage that is a 
 
     <address>/steps/<step>/files/<digest>    what a step has made, by content: nothing is ever overwritten
     <address>/done/<step>.json               a finished step's `done.json`, written last, and only where there is none; it names the digests
+    <address>/steps/<step>/generation        written when a step is to be done from its beginning: half of a former one is of no use
     <address>/steps/<step>/unfinished.json   the files of a step at its last checkpoint, by name and digest
     <address>/<run>/...                      files of a run, as in a folder; so are shared tables of descriptors and verdicts
     <address>/<run>/ledger/<event>.json      a line of the run's ledger
@@ -43,8 +44,9 @@ MANY_BYTES = 1 << 30
 """From here on a bar is shown: fetching takes seconds."""
 MARK_SECONDS = 2.0
 """For how long a listing of finished steps is believed."""
-_SYNCED, _KEPT = ".synced.json", ".kept"
-"""Hidden files of a folder here: versions and stamps of files that were exchanged; the snapshot that unfinished files go on from."""
+_SYNCED, _KEPT, _GENERATION = ".synced.json", ".kept", ".generation"
+"""Hidden files of a folder here: versions and stamps of files that were exchanged; the snapshot that unfinished files go on from; and
+what the bucket's `generation` held when the files were begun."""
 
 
 def mirror_of(path: Path) -> Mirror | None:
@@ -185,6 +187,9 @@ class Mirror:
         self.reopen(folder)
         self._snapshots[folder.name] = None
         self.bucket.delete(self.bucket.list(f"{self._key(folder)}/"))
+        generation = uuid.uuid4().hex.encode()
+        self.bucket.create(self._generation_key(folder), generation)
+        (folder / _GENERATION).write_bytes(generation)
 
     def fetch(self, folder: Path, files: Mapping[str, tuple[int, str]]) -> None:
         """Brings a finished step's files here that are not here yet.
@@ -225,6 +230,11 @@ class Mirror:
 
     def _resume(self, folder: Path) -> None:
         """Puts a step's files here back to its last checkpoint, unless they are that or what became of it on this machine."""
+        generation, known = self.bucket.read(self._generation_key(folder)), folder / _GENERATION
+        if generation is not None and not (known.exists() and known.read_bytes() == generation[0]):
+            _empty(folder)  # what is here is of before the step was to be done from its beginning
+            (folder / _KEPT).unlink(missing_ok=True)
+            known.write_bytes(generation[0])
         found = self.bucket.read(self._snapshot_key(folder))
         self._snapshots[folder.name] = None if found is None else found[1]
         kept = folder / _KEPT
@@ -300,6 +310,9 @@ class Mirror:
 
     def _snapshot_key(self, folder: Path) -> str:
         return f"{self._key(folder)}/unfinished.json"
+
+    def _generation_key(self, folder: Path) -> str:
+        return f"{self._key(folder)}/generation"
 
     def _file_key(self, folder: Path, digest: str) -> str:
         return f"{self._key(folder)}/files/{digest}"

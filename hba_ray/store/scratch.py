@@ -54,6 +54,11 @@ def address_of(root: Path) -> str:
     return unquote(root.name.replace(_ESCAPE, "%"))
 
 
+def stated(folder: Path) -> str:
+    """The address of the bucket whose folder here this is; of a folder like any other, its path."""
+    return str(folder) if root_of(folder) is None else address_of(folder)
+
+
 class Scratch:
     """The steps of a bucket that are on this machine.
 

@@ -72,16 +72,20 @@ def test_what_fits_leaves_no_node_with_more_than_it_has(cpus: list[int], nodes: 
 def test_what_one_node_has_to_hold_is_all_that_a_run_holds_or_is_refused(workers: int, rollouts: int, kinds: list[tuple[int, int]]):
     spec = ComputeSpec(**JOINED | {"workers": workers, "loaders": None})
     nodes = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in kinds]
+    workers = max(1, workers) if rollouts else workers  # verl has one
     least = 2 * workers + rollouts, workers
     large_enough = [node for node in nodes if node["CPU"] >= least[0] and node["GPU"] >= least[1]]
     if not large_enough:
         with pytest.raises(EnvironmentMissing, match=r"done whole on one node.*no node has them\n  lower compute.workers"):
             whole(spec, nodes, rollouts)
         return
-    held, largest_node = whole(spec, nodes, rollouts), max(large_enough, key=lambda node: node["CPU"])
-    assert held.get("GPU", 0) == workers and least[0] <= held.get("CPU", 0) <= largest_node["CPU"]
-    loaders = (held.get("CPU", 0) - workers - rollouts) / max(1, workers)
-    assert not workers or loaders == 12 or largest_node["CPU"] - held["CPU"] < workers, "as many loaders as there are CPUs for"
+    held, smallest = whole(spec, nodes, rollouts), min(large_enough, key=lambda node: node["CPU"])
+    assert held.get("GPU", 0) == workers and least[0] <= held["CPU"] <= smallest["CPU"], "any of them can hold it"
+    loaders = (held["CPU"] - workers - rollouts) / max(1, workers)
+    assert loaders <= 12 and loaders == int(loaders)
+    if workers and loaders > 1:
+        assert held["CPU"] * smallest["GPU"] <= smallest["CPU"] * workers, "CPUs go with GPUs, so that GPUs are not left over"
+    assert whole(spec, nodes, rollouts, 1000.0)["CPU"] == smallest["CPU"], "a step that can use more gets all of the node"
 
 
 COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
@@ -108,12 +112,15 @@ with joined(spec):
 
 
 @pytest.fixture
-def cluster() -> Iterator[tuple[str, dict[str, str]]]:
-    """The address of a head without CPUs whose autoscaler adds nodes of this machine, and the environment of its processes."""
+def cluster(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[str, str]]]:
+    """The address of a head without CPUs whose autoscaler adds nodes of this machine, and the environment of its processes.
+
+    A test may say what a node has; four CPUs by default.
+    """
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
     folder, port = Path(tempfile.mkdtemp(prefix="hba")), free_port()
-    workers = {"resources": {"CPU": 4}, "node_config": {}, "min_workers": 0, "max_workers": 2}
+    workers = {"resources": getattr(request, "param", {"CPU": 4}), "node_config": {}, "min_workers": 0, "max_workers": 2}
     config = {
         "cluster_name": "fake",
         "max_workers": 2,
@@ -207,3 +214,24 @@ def test_a_run_trains_on_workers_that_were_not_there(cluster: tuple[str, dict[st
     assert done.returncode == 0, done.stdout + done.stderr
     assert "waiting for nodes: 8 CPUs are needed, 0 CPUs are there" in done.stderr
     assert len(list(tmp_path.glob("steps/evaluate-*/done.json"))) == 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("cluster", [{"CPU": 8, "GPU": 1}], indirect=True)
+def test_grpo_runs_on_a_worker_that_was_not_there(cluster: tuple[str, dict[str, str]], tmp_path: Path):
+    """verl counts its places in GPUs, so the node has a logical one."""
+    address, environ = cluster
+    with mlflow_server(tmp_path) as mlflow:
+        compute = {"compute__address": address, "compute__workers": 1, "compute__wait_minutes": 4, "tracking__mlflow": mlflow}
+        sizes = {"steps": 1, "batch": 4, "mini_batch": 4, "micro_batch": 4, "rollouts": 2, "prompt_tokens": 512, "response_tokens": 8}
+        grpo = {"validate_every": None, "reward": {"similarity_weight": 0}, **sizes}
+        spec = small_experiment(tmp_path, stages=["grpo"], grpo=grpo, **compute)
+        (tmp_path / "spec.yaml").write_text(as_yaml(spec))
+        command = [sys.executable, "-m", "hba_ray", "run", str(tmp_path / "spec.yaml")]
+        more = {GROWS_TO: stated([NodesSpec(cpus=8, gpus=1, most=2)])}
+        done = subprocess.run(command, env=environ | more, capture_output=True, text=True, timeout=1000, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "waiting for nodes" in done.stderr and "GRPO took 1 steps" in done.stdout
+    wait_until(lambda: nodes(address, environ) == 1, pause=2)

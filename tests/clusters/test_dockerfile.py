@@ -40,7 +40,7 @@ def test_an_image_has_the_pinned_packages_for_a_user_who_is_no_root(kind: str):
     assert order.index("USER") < order.index("COPY") < order.index("ENV")
     assert dict(instructions)["USER"] == "hba" and dict(instructions)["WORKDIR"] == HOME
     installs = [words for instruction, words in instructions[order.index("COPY") :] if instruction == "RUN"]
-    assert installs == [f"make EXTRAS=train,descriptors,rl-{kind} .venv", f"hba cluster prepare ${IN_IMAGE}"]
+    assert installs == [f"make EXTRAS=train,descriptors,bucket,rl-{kind} .venv", f"hba cluster prepare ${IN_IMAGE}"]
     known = {"ARG", "RUN", "USER", "WORKDIR", "COPY", "ENV"}
     assert set(order) <= known
     for words in [words for instruction, words in instructions if instruction == "RUN"]:

@@ -1,11 +1,13 @@
 """Hosts on this machine: network namespaces with an address and folders of their own, which a bridge joins.
 
-The machine itself is on the bridge, too, and serves what hosts have in common: a bucket, MLflow. No two hosts have a folder in common.
+The machine itself is on the bridge, too, and serves what hosts have in common: a bucket, MLflow. Of the disk, each sees a folder of its
+own, and not those of others.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,16 +26,19 @@ class Host:
     Attributes:
         name: of its namespace.
         folder: its own disk.
+        others: the disks of the other hosts, which it does not see.
     """
 
     name: str
     address: str
     folder: Path
+    others: tuple[Path, ...]
 
     @property
     def within(self) -> list[str]:
         """The command that starts another command on this host."""
-        return ["ip", "netns", "exec", self.name]
+        hide = " && ".join(f"mount -t tmpfs none {shlex.quote(str(folder))}" for folder in self.others)
+        return ["ip", "netns", "exec", self.name, "sh", "-c", f'{hide} && exec "$@"', "sh"]
 
     @property
     def scratch(self) -> dict[str, str]:
@@ -75,9 +80,11 @@ def hosts(count: int, folder: Path) -> Iterator[tuple[str, list[Host]]]:
             pytest.skip(f"no bridge may be made on this machine: {cause.stderr.strip()}")
         _ip("addr", "add", f"{subnet}.1/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
-        for number in range(count):
-            host = Host(f"hba{mark}-{number}", f"{subnet}.{number + 2}", folder / f"host{number}")
-            host.folder.mkdir()
+        disks = [folder / f"host{number}" for number in range(count)]
+        for disk in disks:
+            disk.mkdir()
+        for number, disk in enumerate(disks):
+            host = Host(f"hba{mark}-{number}", f"{subnet}.{number + 2}", disk, tuple(other for other in disks if other != disk))
             _add(host, bridge, f"hba{mark}v{number}")
             made.append(host)
         yield f"{subnet}.1", made

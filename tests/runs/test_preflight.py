@@ -135,6 +135,26 @@ def test_a_head_without_gpus_is_not_asked_for_what_gpu_workers_need(tmp_path: Pa
     assert "loading the model for a GPU" in said_of(spec, head, poor) and "(on gpus)" in said_of(spec, head, poor)
 
 
+@pytest.mark.slow
+def test_where_nodes_have_a_bucket_in_common_room_is_needed_where_steps_are_done_and_not_on_the_head(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HBA_SCRATCH", str(tmp_path))
+    words = (*CLUSTER, "stages=[sft]", "model.train=all", f"compute.storage={bucket}")
+    spec = shipped("base/omnisapiens_7b.yaml", tmp_path, *words)
+    whole = look(str(tmp_path)).packages
+    head = of_cluster(spec, {"CPU": 0, HEAD: 1}, name="head", disk=20 * GIB, packages=whole)
+    small, large = (
+        of_cluster(spec, {"CPU": 96, "GPU": 8}, name="gpus", gpus=EIGHT_H200, memory=1024 * GIB, disk=disk, packages=whole)
+        for disk in (100 * GIB, 1000 * GIB)
+    )
+    assert said_of(spec, head, small, large) == ""
+    assert "disk" in said_of(spec, head, small)
+    with pytest.raises(EnvironmentMissing) as refused:
+        check_first(planned_trials(spec), uses_ray=True, machine=machine(disk=20 * GIB, packages=whole))
+    assert "disk" not in str(refused.value) and "data" in str(refused.value)
+
+
 def test_a_lead_needs_verls_files_and_workers_all_that_grpo_runs_with(tmp_path: Path):
     spec = shipped("base/omnisapiens_7b.yaml", tmp_path, *CLUSTER, "stages=[grpo]", "grpo.init=backbone")
     needs = needs_of(planned_trials(spec))

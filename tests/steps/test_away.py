@@ -12,15 +12,15 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from ray.exceptions import WorkerCrashedError
+from ray.exceptions import RayTaskError, WorkerCrashedError
 
-from hba_ray.errors import DataError, HbaError, TrainingError
+from hba_ray.errors import DataError, EnvironmentMissing, HbaError
 from hba_ray.runs.plan import plan
 from hba_ray.steps import away
-from hba_ray.steps.away import Begun, Died, Event, Failed, Logged, StepJob, Told, do_away, goes_away
+from hba_ray.steps.away import Begun, Died, Event, Failed, Logged, StepJob, Told, Working, do_away, goes_away
 from hba_ray.steps.base import Context, Step
 from hba_ray.steps.run import do_step
-from hba_ray.store.folders import done
+from hba_ray.store.folders import done, ledger
 from tests.helpers.experiments import small_experiment
 
 BUCKET = "s3://bucket/runs"
@@ -54,6 +54,9 @@ SILENCE = object()
 class Events(list[Any]):
     """Ray's generator of what a process says."""
 
+    def completed(self) -> str:
+        return "completed"
+
     def __next__(self) -> Any:
         if not self:
             raise StopIteration
@@ -64,12 +67,14 @@ class Remote:
     """Ray, as far as the driver sees it: each process of the step says what the test gives for it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *processes: list[Any]):
+        self.stopped = list[Any]()
         self.processes, self.asked, self.jobs = list(processes), dict[str, Any](), list[StepJob]()
         monkeypatch.setattr(ray, "get", self._get)
         monkeypatch.setattr(ray, "wait", self._wait)
         monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "other", "Alive": True}, {"NodeID": "gone", "Alive": False}])
+        monkeypatch.setattr(ray, "cancel", self.stopped.append)
         monkeypatch.setattr(ray, "remote", self._remote)
-        monkeypatch.setattr(away, "whole_here", lambda compute, rollouts: {"CPU": 3.0})
+        monkeypatch.setattr(away, "whole_here", lambda compute, rollouts, useful: {"CPU": 3.0})
 
     def _get(self, said: Any) -> Any:
         if isinstance(said, Exception):
@@ -78,6 +83,8 @@ class Remote:
 
     def _wait(self, generators: list[Any], **options: Any) -> tuple[list[Any], list[Any]]:
         (events,) = generators
+        if events == "completed":
+            return generators, []
         return ([], generators) if events and events[0] is SILENCE else (generators, [])
 
     def _remote(self, **asked: Any) -> Any:
@@ -123,7 +130,7 @@ def test_a_lost_process_is_followed_by_another_and_too_many_end_the_run(
     assert words in said[0] and said[1] == "sft: goes on"
 
     remote = Remote(monkeypatch, *(last for _ in range(9)))
-    with pytest.raises(TrainingError, match=rf"sft: its .*{words}.*, the 3\. time\n  .*the same command goes on"):
+    with pytest.raises(EnvironmentMissing, match=rf"sft: its .*{words}.*, the 3\. time\n  .*the same command goes on"):
         do_away(at_sft, said.append, run="small-1")
     assert len(remote.jobs) == 3
 
@@ -133,6 +140,44 @@ def test_an_error_of_the_step_is_the_drivers_own_and_is_not_tried_again(at_sft: 
     with pytest.raises(DataError, match="row 3: has no label") as failed:
         do_away(at_sft, lambda line: None, run="small-1")
     assert failed.value.reason == "unlabelled" and len(remote.jobs) == 1
+
+
+def test_a_node_on_which_no_process_starts_is_told_with_the_cause_and_is_not_tried_again(at_sft: Context, monkeypatch: pytest.MonkeyPatch):
+    remote = Remote(monkeypatch, [RayTaskError("_do_there", "", ModuleNotFoundError("No module named 'hba_ray'"))])
+    with pytest.raises(EnvironmentMissing, match=r"sft: no process could be started.*No module named 'hba_ray'"):
+        do_away(at_sft, lambda line: None, run="small-1")
+    assert len(remote.jobs) == 1
+
+
+def test_a_step_whose_metrics_end_the_run_is_stopped_on_its_node(at_sft: Context, monkeypatch: pytest.MonkeyPatch):
+    def refuse(metrics: Any, number: int) -> None:
+        raise DataError("loss", "is nan")
+
+    remote = Remote(monkeypatch, [Begun("other"), Logged({"loss": 0.0}, 1), Told("sft: goes on")])
+    with pytest.raises(DataError, match="is nan"):
+        do_away(Context(at_sft.spec, at_sft.step, at_sft.earlier, refuse), lambda line: None, run="small-1")
+    assert len(remote.stopped) == 1
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_step_begins_with_its_work_and_one_that_another_run_did_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str
+):
+    monkeypatch.setenv("HBA_SCRATCH", str(tmp_path))
+    spec = small_experiment(bucket, compute__workers=1)
+    steps = {step.name: step for step in plan(spec).steps}
+    for step in (steps["atlas"], steps["backbone"], steps["sft"]):
+        context = Context(spec, step, {name: steps[name] for name in ("atlas", "backbone") if name != step.name})
+        if step.name != "sft":
+            do_step(context, lambda line: None)
+    joined = spec.model_copy(update={"compute": spec.compute.model_copy(update={"address": "auto"})})
+    run = tmp_path / "run"
+    run.mkdir()
+    for words, events in (([], []), ([Working()], ["started", "done"])):
+        Remote(monkeypatch, [Begun("other"), *words])
+        with pytest.raises(HbaError, match="not finished"):  # nobody did it in truth
+            do_step(Context(joined, steps["sft"], {}), lambda line: None, run=run)
+        assert [line["event"] for line in ledger(run)] == events
 
 
 def job_of(storage: Path, **changes: object) -> tuple[StepJob, Step]:

@@ -14,7 +14,7 @@ from hba_ray.errors import DataError, EnvironmentMissing, SpecError
 from hba_ray.store.finished import FILES, check_files, keep, list_files
 from hba_ray.store.folders import Storage, claimed, clear, done, finish, ledger, note, reopen, share
 from hba_ray.store.mirror import Mirror, mirror_of
-from hba_ray.store.scratch import folder_here
+from hba_ray.store.scratch import folder_here, stated
 
 STEP = ("sft", "0123456789ab")
 OnHost = Callable[[str], Storage]
@@ -54,6 +54,7 @@ def test_a_path_tells_which_bucket_it_belongs_to(tmp_path: Path, monkeypatch: py
     assert found is not None and (found.root, found.bucket.address) == (here, "s3://my-bucket/a b/runs+1%")
     assert mirror_of(tmp_path / "runs" / "steps") is None
     assert folder_here(tmp_path / "runs") == tmp_path / "runs"
+    assert (stated(here), stated(tmp_path)) == ("s3://my-bucket/a b/runs+1%", str(tmp_path))
     with pytest.raises(SpecError, match="more than 255"):
         folder_here("s3://bucket/" + "x" * 250)
 
@@ -199,6 +200,28 @@ def test_a_step_goes_on_from_its_last_checkpoint_on_another_host(on_host: OnHost
     assert kept is not None
     listed = kept.bucket.list("steps/")
     assert len(listed) == 3, "what only the unfinished step needed is removed: the model, the last state and the log are left"
+
+
+@pytest.mark.slow
+def test_what_is_left_of_before_a_step_was_to_be_done_from_its_beginning_is_not_gone_on_with(on_host: OnHost):
+    folder = on_host("a").step(*STEP)
+    with claimed(folder):
+        (folder / "half").write_text("old")
+        keep(folder)
+    with claimed(folder):
+        assert (folder / "half").read_text() == "old"
+    there = on_host("b").step(*STEP)
+    with claimed(there):
+        assert (there / "half").read_text() == "old"
+        clear(there)
+    with claimed(there):
+        assert not (there / "half").exists()
+        (there / "half").write_text("new")
+    with claimed(there):
+        assert (there / "half").read_text() == "new", "its own half is gone on with"
+    on_host("a")
+    with claimed(folder):
+        assert not (folder / "half").exists()
 
 
 @pytest.mark.slow

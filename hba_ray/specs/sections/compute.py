@@ -115,6 +115,18 @@ class ComputeSpec(Spec):
         return self.address != "local" and "://" in self.storage
 
     @property
+    def of_this_machine(self) -> ComputeSpec:
+        """For work on files that this machine has fetched from a bucket: with a Ray of its own, where other nodes do not see them.
+
+        >>> ComputeSpec(address="auto", storage="s3://bucket/runs").of_this_machine.address
+        'local'
+        >>> ComputeSpec(address="auto", storage="/shared/runs").of_this_machine.address
+        'auto'
+        """
+        small = {"address": "local", "workers": 1, "gpus_per_worker": 0.0, "loaders": None}
+        return self.model_copy(update=small) if self.on_one_node else self
+
+    @property
     def threads(self) -> int:
         """Threads that torch computes with in a worker, and in this process where there are no workers."""
         return max(1, int(self.cpus_per_worker))

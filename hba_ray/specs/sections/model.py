@@ -15,6 +15,8 @@ Attention = Literal["auto", "sdpa", "flash_attention_2", "eager"]
 Precision = Literal["bf16", "tf32", "fp32"]
 PACKAGE = "package:"
 """Stands before the name of a Python package that carries weights."""
+MADE = ("tiny", "small")
+"""Backbones that a step of the plan makes."""
 
 
 class TinySpec(Spec):

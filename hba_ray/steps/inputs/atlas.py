@@ -73,16 +73,14 @@ class AtlasSteps(StepKind[AtlasResult]):
     def check(spec: ExperimentSpec) -> None:
         """
         Raises:
-            SpecError: the atlas is in a bucket, and workers on other machines would not find what was fetched to this one; or training
-                is asked for, of rows outside the benchmark that it may not see.
+            SpecError: training is asked for, of rows outside the benchmark that it may not see.
         """
-        if spec.compute.address != "local" and any("://" in (part.root or "") for part in spec.atlas.parts):
-            what = "is in a bucket, whose files are fetched to this machine, and workers of a cluster are on others"
-            raise SpecError("atlas.root", what, "give a folder that all nodes see, or compute.address=local")
         _check_trains(spec)
 
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
         yield Packages("atlas", "train")
+        if any("://" in (place or "") for place in (spec.compute.storage, *(part.root for part in spec.atlas.parts))):
+            yield Packages("compute.storage", "bucket")
         for number, part in enumerate(spec.atlas.parts):
             if part.source != "toy":
                 key = f"atlas.sources[{number}].root" if spec.atlas.sources else "atlas.root"

@@ -20,7 +20,7 @@ from hba_ray.errors import CheckpointError, EnvironmentMissing
 from hba_ray.models.size.published import MODELS
 from hba_ray.progress import progress
 from hba_ray.specs import ExperimentSpec, fingerprint
-from hba_ray.specs.sections.model import ModelSpec, model_folder, weights_of
+from hba_ray.specs.sections.model import MADE, ModelSpec, model_folder, weights_of
 from hba_ray.steps.base import Context, Draft, Result, StepKind
 from hba_ray.steps.inputs import describe
 from hba_ray.steps.needs.base import Need
@@ -141,7 +141,7 @@ def digest_checkpoint(draft: Draft, name: str, key: str) -> list[list[str]]:
 
 def needs_weights(spec: ExperimentSpec) -> list[Need]:
     """The weights of a backbone that is only named by a spec."""
-    return [] if spec.model.backbone in ("tiny", "small") else [Weights("model.backbone", spec.model.backbone)]
+    return [] if spec.model.backbone in MADE else [Weights("model.backbone", spec.model.backbone)]
 
 
 def check_window(spec: ExperimentSpec) -> None:
@@ -153,7 +153,7 @@ def check_window(spec: ExperimentSpec) -> None:
         SpecError: it takes less sound than the spec asks for.
     """
     name = spec.model.backbone
-    if name in ("tiny", "small"):
+    if name in MADE:
         return
     window = _audio_window(name, model_folder(name, "model.backbone"))
     if window and "audio" in spec.atlas.modalities:

@@ -26,7 +26,7 @@ from hba_ray.models.size.published import MODELS, small_shape
 from hba_ray.models.size.shape import Shape, shape_of_folder, tiny_shape
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.atlas import TOY_SHARES, AtlasSpec, OnBadRow, SourceSpec
-from hba_ray.specs.sections.model import model_folder
+from hba_ray.specs.sections.model import MADE, model_folder
 from hba_ray.specs.sections.own import OwnDataset
 from hba_ray.steps.needs.base import Need
 from hba_ray.steps.needs.size import Fits, Room
@@ -58,7 +58,7 @@ TRAINING = "lower compute.micro_batch, set compute.gradient_checkpointing=true, 
 def backbone_shape(spec: ExperimentSpec) -> Shape | None:
     """The shape of a spec's backbone; None where only fetching or making it would tell."""
     model = spec.model
-    if model.backbone in ("tiny", "small"):
+    if model.backbone in MADE:
         return tiny_shape(model.tiny) if model.backbone == "tiny" else small_shape(model.small)
     return shape_of(model.backbone)
 

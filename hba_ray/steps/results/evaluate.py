@@ -16,6 +16,7 @@ from hba_ray.evaluation.arms import ADAPTED, SFT, Arm, adapted_model, arms_of, b
 from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec, identity_values
+from hba_ray.specs.sections.model import MADE
 from hba_ray.steps.base import Context, Draft, Result, Step, StepKind
 from hba_ray.steps.held_out import held_out
 from hba_ray.steps.inputs import backbone, describe
@@ -79,7 +80,7 @@ class EvaluateSteps(StepKind[EvaluateResult]):
             draft.add(self, _identity(draft, arm), what, arm=arm, holds_workers=True)
 
     def needs(self, spec: ExperimentSpec) -> Iterable[Need]:
-        named = [name for name in spec.evaluate.baselines if name not in ("tiny", "small")]
+        named = [name for name in spec.evaluate.baselines if name not in MADE]
         yield from (Weights("evaluate.baselines", name) for name in named)
         if (spec.evaluate.baselines or "grpo" in spec.stages) and spec.evaluate.generation.engine == "vllm":
             otherwise = "give evaluate.generation.engine=transformers, which runs Qwen2.5-Omni"
@@ -229,7 +230,7 @@ def _generate_job(context: Context) -> GenerateJob:
         model = str(context.folder_of(str(arm.last_stage)) / "model")
     else:
         model = baselines(spec)[arm]
-        model = context.backbone if model == "tiny" else model
+        model = context.backbone if model in MADE else model
     prompts = _prompts(spec, arm)
     wording = Wording.of(spec.model)
     if arm.baseline is not None:

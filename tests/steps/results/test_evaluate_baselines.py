@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from hba_ray.errors import CheckpointError, SpecError
-from hba_ray.evaluation.arms import arms_of, baselines
+from hba_ray.evaluation.arms import Arm, arms_of, baselines
 from hba_ray.runs.plan import plan
 from hba_ray.runs.run import run_experiment
 from hba_ray.specs import ExperimentSpec
-from hba_ray.steps.results.evaluate import EvaluateResult, EvaluateSteps, published_model
-from hba_ray.store.folders import Storage
+from hba_ray.specs.sections.model import MADE
+from hba_ray.steps.base import Context
+from hba_ray.steps.results.evaluate import EvaluateResult, EvaluateSteps, _generate_job, published_model
+from hba_ray.steps.run import do_step
+from hba_ray.store.finished import FILES
+from hba_ray.store.folders import Storage, finish
 from tests.helpers.experiments import small_experiment
 from tests.helpers.journals import ReadableJournal
 from tests.helpers.stub_judge import KEY, KEY_ENV, StubJudge
@@ -69,6 +74,19 @@ def test_a_baseline_that_cannot_be_there_is_refused_before_anything_runs(tmp_pat
         with_baselines(tmp_path, "tiny", "tiny")
     with pytest.raises(ValueError, match=r"model\.backbone is 'a/b'"):
         small_experiment(tmp_path, evaluate__baselines=["tiny"], model__backbone="a/b")
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_baseline_that_a_step_of_the_plan_makes_is_taken_from_that_step(name: str, tmp_path: Path):
+    steps = {step.name: step for step in plan(with_baselines(tmp_path, "tiny")).steps}
+    spec, made, predicts = with_baselines(tmp_path, "tiny"), steps["backbone"], steps["evaluate zero-shot tiny"]
+    made.folder.mkdir(parents=True)
+    finish(made.folder, {FILES: {}, "version": made.kind.version})
+    named = {"model": spec.model.model_copy(update={"backbone": name}), "evaluate": spec.evaluate.model_copy(update={"baselines": (name,)})}
+    step = replace(predicts, arm=Arm(baseline=name))
+    context = Context(spec.model_copy(update=named), step, {"backbone": made, "atlas": steps["atlas"]})
+    do_step(replace(context, step=steps["atlas"], earlier={}), lambda line: None)
+    assert _generate_job(context).model == str(made.folder / "model")
 
 
 def test_the_tiny_model_is_predicted_with_before_training_and_reported_beside_the_trained_one(tmp_path: Path):
