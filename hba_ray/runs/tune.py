@@ -21,11 +21,13 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from hba_ray.cluster.failures import MISTAKES, as_final
+from hba_ray.cluster.growth import whole_here
 from hba_ray.cluster.nodes import HEAD
 from hba_ray.cluster.session import Session, fitting_trials
 from hba_ray.environ import variables
 from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.escaping import visible
+from hba_ray.rl.settings import cpus_needed
 from hba_ray.runs.assignments import Outcome, do_assignment
 from hba_ray.runs.sweep_plan import Assignment
 from hba_ray.specs import AshaSpec, ExperimentSpec
@@ -53,18 +55,22 @@ SETTINGS = {
 
 def trials_at_once(spec: ExperimentSpec, session: Session, asked: int | None) -> int:
     """How many trials the declared resources hold at a time, and how many drivers the head's memory; those with `grpo`, which verl runs
-    one a cluster, go one by one.
+    one a Ray, go one by one, but for steps that have a Ray each.
 
     Raises:
         EnvironmentMissing: not even one fits.
     """
     compute = spec.compute
-    fits = fitting_trials(compute, session.cpus, session.gpus)
+    if compute.on_one_node:
+        held = whole_here(compute, cpus_needed(spec).total)
+        fits = int(min(session.cpus / held["CPU"], session.gpus / held["GPU"] if "GPU" in held else float("inf")))
+    else:
+        fits = fitting_trials(compute, session.cpus, session.gpus)
     if fits < 1:
         cpus, gpus = compute.worker_cpus + compute.loader_cpus, compute.worker_gpus
         there = f"{session.cpus:g} CPUs and {session.gpus:g} GPUs"
         raise EnvironmentMissing("compute", f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs; there are {there}", "lower compute.workers")
-    if "grpo" in spec.stages:
+    if "grpo" in spec.stages and not compute.on_one_node:
         return 1
     return min(fits, asked or fits, MOST_AT_ONCE, max(1, int(min(session.head_memory / DRIVER_BYTES, MOST_AT_ONCE))))
 

@@ -119,6 +119,16 @@ def rest(assignment: Assignment, say: Callable[[str], None], metric: str, report
     (assignment.trial.folder / f"ended-{time.time()}").touch()
 
 
+def test_of_trials_that_are_done_whole_on_a_node_as_many_fit_as_nodes_hold_grpo_included(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HBA_SCRATCH", str(tmp_path))
+    spec = small_experiment("s3://bucket/runs", stages=["grpo"], compute__workers=1, compute__address="auto")
+    monkeypatch.setattr("hba_ray.runs.tune.whole_here", lambda compute, rollouts: {"CPU": 8.0, "GPU": 2.0})
+    assert trials_at_once(spec, Session("here:1", cpus=64, gpus=6, nodes=4), None) == 3
+    assert trials_at_once(spec, Session("here:1", cpus=16, gpus=6, nodes=4), None) == 2
+    shared = spec.model_copy(update={"compute": spec.compute.model_copy(update={"storage": "/shared"})})
+    assert trials_at_once(shared, Session("here:1", cpus=64, gpus=6, nodes=4), None) == 1
+
+
 def test_the_declared_resources_say_how_many_trials_fit(tmp_path: Path):
     spec = small_experiment(tmp_path, compute__workers=2, compute__gpus_per_worker=1, compute__micro_batch=2)
     cluster = Session("here:1", cpus=64, gpus=9, nodes=2)

@@ -6,6 +6,7 @@ with its head, and Ray's autoscaler asks for workers and gives them back.
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from hba_ray.cluster.growth import GROWS_TO, stated
@@ -17,6 +18,12 @@ RAY_VERSION = "2.60.0"
 SPEC_FOLDER, SPEC_FILE = "/spec", "spec.yaml"
 MLFLOW_PORT = 5000
 MLFLOW_IMAGE = "ghcr.io/mlflow/mlflow:v3.17.0"
+MLFLOW_CLIENTS = {
+    **dict.fromkeys(("s3", "s3a"), "boto3"),
+    "gs": "google-cloud-storage",
+    **dict.fromkeys(("abfs", "abfss"), "azure-storage-file-datalake azure-identity"),
+}
+"""What MLflow reads and writes a bucket with, by the start of its address."""
 SECRETS = "hba-secrets"
 """Secret whose keys are the names of `secrets`."""
 _EXAMPLE = "extends: /opt/hba_ray/experiments/quickstart.yaml\n"
@@ -123,7 +130,6 @@ def _worker_group(infra: InfraSpec, name: str, worker: WorkerSpec) -> dict[str, 
 
 def _pod(infra: InfraSpec, container: str, image: str, resources: dict[str, str]) -> dict[str, Any]:
     limits = {name: amount for name, amount in resources.items() if name != "cpu"}  # a pod may use CPUs that nobody else wants
-    variables = [{"name": name, "valueFrom": {"secretKeyRef": {"name": SECRETS, "key": name, "optional": True}}} for name in infra.secrets]
     mounts, volumes = _shared(infra)
     return {
         "containers": [
@@ -131,12 +137,18 @@ def _pod(infra: InfraSpec, container: str, image: str, resources: dict[str, str]
                 "name": container,
                 "image": image,
                 "resources": {"requests": resources, "limits": limits},
-                **({"env": variables} if variables else {}),
+                **_variables(infra),
                 "volumeMounts": mounts,
             }
         ],
         "volumes": volumes,
     }
+
+
+def _variables(infra: InfraSpec) -> dict[str, Any]:
+    """The secrets as variables of a container; nothing where there are none."""
+    named = [{"name": name, "valueFrom": {"secretKeyRef": {"name": SECRETS, "key": name, "optional": True}}} for name in infra.secrets]
+    return {"env": named} if named else {}
 
 
 def _shared(infra: InfraSpec) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -160,10 +172,17 @@ def _claim(infra: InfraSpec) -> dict[str, Any]:
     }
 
 
+def _with_client(storage: str, server: list[str]) -> list[str]:
+    """The command of a server of MLflow, whose image has no client of the bucket in which its artifacts are."""
+    if "://" not in storage:
+        return server
+    return ["sh", "-c", f"pip install --quiet {MLFLOW_CLIENTS[storage.partition('://')[0]]} && exec {shlex.join(server)}"]
+
+
 def _mlflow(infra: InfraSpec) -> list[dict[str, Any]]:
     """An MLflow server, its records on a volume of its own, its artifacts where results are."""
     name = _mlflow_name(infra)
-    artifacts = f"{infra.storage.rstrip('/')}/mlartifacts"
+    artifacts = f"{infra.storage.rstrip('/')}/mlartifacts".replace("s3a://", "s3://").replace("abfs://", "abfss://")  # as MLflow knows them
     server = [
         "mlflow", "server", "--host=0.0.0.0", f"--port={MLFLOW_PORT}", "--backend-store-uri=sqlite:////records/mlflow.db",
         f"--artifacts-destination={artifacts}", f"--allowed-hosts={name}:{MLFLOW_PORT},{name}.{infra.kubernetes.namespace}:{MLFLOW_PORT}",
@@ -172,7 +191,8 @@ def _mlflow(infra: InfraSpec) -> list[dict[str, Any]]:
     container = {
         "name": "mlflow",
         "image": MLFLOW_IMAGE,
-        "command": server,
+        "command": _with_client(infra.storage, server),
+        **({} if infra.mount else _variables(infra)),
         "ports": [{"containerPort": MLFLOW_PORT}],
         "volumeMounts": [{"name": "records", "mountPath": "/records"}, *mounts],
     }

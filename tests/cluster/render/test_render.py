@@ -123,6 +123,22 @@ def test_a_job_of_kubernetes_holds_its_spec_and_secrets_by_name_alone():
     assert all("value" not in one for one in container["env"][:-1])
 
 
+@pytest.mark.parametrize(
+    ("storage", "client", "artifacts"),
+    [
+        ("s3a://bucket/runs", "boto3", "s3://bucket/runs/mlartifacts"),
+        ("gs://bucket/runs", "google-cloud-storage", "gs://bucket/runs/mlartifacts"),
+        ("abfss://box@account/runs", "azure-storage-file-datalake azure-identity", "abfss://box@account/runs/mlartifacts"),
+    ],
+)
+def test_the_mlflow_server_of_a_bucket_has_its_client_and_its_secrets(storage: str, client: str, artifacts: str):
+    server = next(one for one in manifests(infra(storage=storage, secrets=["KEY"]), "name: x\n", "mine") if one["kind"] == "Deployment")
+    (container,) = server["spec"]["template"]["spec"]["containers"]
+    shell, _, line = container["command"]
+    assert shell == "sh" and line.startswith(f"pip install --quiet {client} && exec mlflow server")
+    assert f"--artifacts-destination={artifacts} " in line and [one["name"] for one in container["env"]] == ["KEY"]
+
+
 SPOILT: dict[str, tuple[Target, str, str, str]] = {
     "an unknown key of ray up": ("aws", "idle_timeout_minutes:", "idle_minutes:", "idle_minutes"),
     "a number in words": ("gcp", "max_workers: 4", "max_workers: four", "max_workers"),
