@@ -34,7 +34,7 @@ from hba_ray.errors import EnvironmentMissing, HbaError
 from hba_ray.progress import progress
 from hba_ray.store.bucket import Bucket, Listed, Version, side_by_side
 from hba_ray.store.leases import Lease, leased
-from hba_ray.store.scratch import SEEN, Scratch, address_of, root_of
+from hba_ray.store.scratch import SEEN, Scratch, address_of, alone, root_of
 
 EVENTS = "ledger"
 """Folder of a run with a file for each line of its ledger, by time."""
@@ -139,17 +139,18 @@ class Mirror:
         if found is None:
             mark.unlink(missing_ok=True)
             return
-        seen = folder / SEEN
-        if mark.exists() and seen.exists() and seen.read_text() == found.etag:
+        if _is_seen(mark, found.etag):
             return
-        read = self.bucket.read(self._mark_key(folder))
-        if read is None:  # it was removed since it was listed
-            mark.unlink(missing_ok=True)
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        _empty(folder)
-        mark.write_bytes(read[0])
-        seen.write_text(read[1].etag or "")
+        with alone(folder):
+            if _is_seen(mark, found.etag):  # another process of this machine was first, and may have fetched files
+                return
+            read = self.bucket.read(self._mark_key(folder))
+            if read is None:  # it was removed since it was listed
+                mark.unlink(missing_ok=True)
+                return
+            _empty(folder)
+            mark.write_bytes(read[0])
+            (folder / SEEN).write_text(read[1].etag or "")
 
     def finish(self, mark: Path, text: str, files: Mapping[str, Mapping[str, Any]]) -> None:
         """Uploads a step's files and then its mark.
@@ -162,15 +163,14 @@ class Mirror:
         """
         folder = mark.parent
         there = self._upload(folder, files)
-        written = self.bucket.create(self._mark_key(folder), text.encode())
-        if written is None:
-            what = "another process has finished this step meanwhile"
-            raise EnvironmentMissing(
-                f"{self.bucket.address}/{self._mark_key(folder)}", what, "run the same command, which goes on from there"
-            )
-        self.look_again()
-        mark.write_text(text, encoding="utf-8")
-        (folder / SEEN).write_text(written.etag or "")
+        with alone(folder):
+            written = self.bucket.create(self._mark_key(folder), text.encode())
+            if written is None:
+                what, way_out = "another process has finished this step meanwhile", "run the same command, which goes on from there"
+                raise EnvironmentMissing(f"{self.bucket.address}/{self._mark_key(folder)}", what, way_out)
+            self.look_again()
+            mark.write_text(text, encoding="utf-8")
+            (folder / SEEN).write_text(written.etag or "")
         self._scratch.use(folder)
         used = {self._file_key(folder, file["sha256"]) for file in files.values()}
         self.bucket.delete([*(there - used), *([self._snapshot_key(folder)] if self._snapshots.pop(folder.name, None) else [])])
@@ -341,6 +341,11 @@ class Mirror:
         wanted = {self._file_key(folder, file["sha256"]): folder / name for name, file in files.items()}
         self.bucket.upload({key: path for key, path in wanted.items() if key not in there})
         return there
+
+
+def _is_seen(mark: Path, etag: str | None) -> bool:
+    seen = mark.with_name(SEEN)
+    return mark.exists() and seen.exists() and seen.read_text() == etag
 
 
 def _empty(folder: Path) -> None:

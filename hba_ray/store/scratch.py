@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote, unquote
@@ -20,8 +22,8 @@ SCRATCH, SCRATCH_GIB = "HBA_SCRATCH", "HBA_SCRATCH_GIB"
 finished steps it may hold, by default half of its disk. A step that is larger is fetched all the same."""
 SEEN = ".seen"
 """In a finished step's folder here: the etag of the mark that lies beside it."""
-_USED = ".used"
-"""In the folder of a step whose files are in a bucket: what is locked while a process uses it."""
+_USED, _REPLACED = ".used", ".replaced"
+"""In the folder of a step whose files are in a bucket: what is locked while a process uses it, and while one replaces its files."""
 _ESCAPE = "+"
 """Addresses of local files, which MLflow makes of paths, would have to escape a "%" once more."""
 _SIGN = quote("://", safe="").replace("%", _ESCAPE)
@@ -52,6 +54,15 @@ def root_of(path: Path) -> Path | None:
 def address_of(root: Path) -> str:
     """The address of the bucket that a folder here is named by."""
     return unquote(root.name.replace(_ESCAPE, "%"))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes of this machine from replacing what a step's folder holds, for the time of the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _REPLACED).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def stated(folder: Path) -> str:

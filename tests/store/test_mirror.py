@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -118,6 +119,39 @@ def test_a_step_that_is_done_again_replaces_what_other_hosts_have_of_it(on_host:
     with claimed(second):
         reopen(second)
         assert done(second) is None
+
+
+@pytest.mark.slow
+def test_of_two_processes_of_a_machine_none_takes_away_what_the_other_has_fetched(on_host: OnHost, monkeypatch: pytest.MonkeyPatch):
+    made = on_host("a").step(*STEP)
+    with claimed(made):
+        make(made, model="weights")
+    folder = on_host("b").step(*STEP)
+    bucket, reads, fetched = mirror(Storage(folder.parents[1])).bucket, list[str](), threading.Event()
+    read = bucket.read
+
+    def slow(key: str):
+        reads.append(key)
+        if len(reads) > 1:
+            fetched.wait(20)  # until the other one has fetched the files that this one would then remove
+        return read(key)
+
+    monkeypatch.setattr(bucket, "read", slow)
+    other = threading.Thread(target=lambda: done(folder))
+
+    def first(key: str):
+        other.start()
+        time.sleep(0.2)
+        monkeypatch.setattr(bucket, "read", slow)
+        return slow(key)
+
+    monkeypatch.setattr(bucket, "read", first)
+    facts = done(folder)
+    assert facts is not None
+    check_files(folder, facts, "sft", only=None, content=True, memory=None)
+    fetched.set()
+    other.join()
+    assert (folder / "model").read_text() == "weights" and len(reads) == 1
 
 
 @pytest.mark.slow
