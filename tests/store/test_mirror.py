@@ -127,31 +127,25 @@ def test_of_two_processes_of_a_machine_none_takes_away_what_the_other_has_fetche
     with claimed(made):
         make(made, model="weights")
     folder = on_host("b").step(*STEP)
-    bucket, reads, fetched = mirror(Storage(folder.parents[1])).bucket, list[str](), threading.Event()
-    read = bucket.read
+    bucket, reads, fetched = mirror(Storage(folder.parents[1])).bucket, list[threading.Thread](), threading.Event()
+    other, read = threading.Thread(target=lambda: done(folder)), bucket.read
 
     def slow(key: str):
-        reads.append(key)
-        if len(reads) > 1:
-            fetched.wait(20)  # until the other one has fetched the files that this one would then remove
+        reads.append(threading.current_thread())
+        if reads[-1] is other:
+            fetched.wait(20)  # until the first one has fetched the files that this one would then remove
+        else:
+            other.start()
+            time.sleep(0.5)
         return read(key)
 
     monkeypatch.setattr(bucket, "read", slow)
-    other = threading.Thread(target=lambda: done(folder))
-
-    def first(key: str):
-        other.start()
-        time.sleep(0.2)
-        monkeypatch.setattr(bucket, "read", slow)
-        return slow(key)
-
-    monkeypatch.setattr(bucket, "read", first)
     facts = done(folder)
     assert facts is not None
     check_files(folder, facts, "sft", only=None, content=True, memory=None)
     fetched.set()
     other.join()
-    assert (folder / "model").read_text() == "weights" and len(reads) == 1
+    assert (folder / "model").read_text() == "weights" and other not in reads
 
 
 @pytest.mark.slow
