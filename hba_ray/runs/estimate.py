@@ -57,7 +57,7 @@ def _at_once(plan: SweepPlan) -> str:
     spec, sweep = plan.spec, plan.spec.sweep
     if not spec.compute.workers:
         return "1, as compute.workers is 0"
-    if any("grpo" in trial.spec.stages for trial in plan.trials):
+    if any("grpo" in trial.spec.stages for trial in plan.trials) and not spec.compute.on_one_node:
         return "1, as verl takes a cluster to itself"
     most = f", sweep.concurrent is {sweep.concurrent}" if sweep and sweep.concurrent else ""
     if spec.compute.address != "local":

@@ -62,7 +62,7 @@ class ComputeSpec(Spec):
     """Kinds of nodes that the autoscaler of a joined cluster may add; null is what its head says, in the variable HBA_GROWS_TO, which
     the files of `hba cluster render` set. Ray itself does not tell."""
     wait_minutes: float = Field(default=30.0, ge=0)
-    """How long to wait for nodes that such a cluster has to add."""
+    """How long a run waits for nodes that such a cluster has to add, before it begins."""
     cpus: int | None = Field(default=None, ge=1)
     """Logical CPUs of a local Ray; null is the number of cores, at least four. Those that verl needs in the stage `grpo` are added."""
     fork: bool = False
@@ -72,7 +72,7 @@ class ComputeSpec(Spec):
     """Shared memory of a local Ray, in MiB; null is 512, or 160 for each loader where there are more than three."""
     storage: str = Field(default="runs", min_length=1)
     """Folder of runs, their steps and the MLflow store; on a cluster it must be one that all nodes see. Or the address of one in a
-    bucket, such as s3://BUCKET/FOLDER, for any number of machines; of a cluster, each step is then done whole on one of the nodes."""
+    bucket, such as s3://BUCKET/FOLDER, for any number of machines; of a cluster, each step that uses Ray is then done whole on one of the nodes."""
     workers: int = Field(default=1, ge=0)
     """Training processes; 0 trains in this process, without Ray."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
@@ -102,7 +102,7 @@ class ComputeSpec(Spec):
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Optimiser steps between checkpoints within an epoch; null writes none there. One is always written at an epoch's end."""
     max_failures: int = Field(default=3, ge=0)
-    """How often lost workers are replaced before a stage gives up."""
+    """How often lost workers are replaced before a stage gives up and, where a step is done whole on one node, how often lost nodes."""
 
     @field_validator("storage")
     @classmethod

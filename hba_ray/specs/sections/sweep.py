@@ -75,7 +75,8 @@ class SweepSpec(Spec):
     seeds: tuple[Seed, ...] = ()
     """Seeds with which each variant is run; an empty list means the spec's own."""
     concurrent: int | None = Field(default=None, ge=1)
-    """Most trials at a time; null is as many as fit on the cluster. Trials with the stage `grpo` always run one by one."""
+    """Most trials at a time; null is as many as fit on the cluster. Trials with the stage `grpo` run one by one, but
+    for those whose steps have a Ray each, since the storage is in a bucket."""
     asha: AshaSpec | None = None
     """Early stopping of the worse trials; null lets every trial end."""
     budget: Annotated[str | None, Added(before=None)] = Field(default=None, pattern=r"^\d+(\.\d+)?(gpuh|usd)$")

@@ -120,7 +120,7 @@ class Fits(Need):
 
 @dataclass(frozen=True)
 class Room(Need):
-    """Room on the disk of runs, which all machines see, for what a step writes.
+    """Room for what a step writes: on the disk of runs, which all machines see, or in a bucket's folder on the machine that does it.
 
     Attributes:
         what: it writes.
