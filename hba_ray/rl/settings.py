@@ -196,6 +196,7 @@ def _training(spec: ExperimentSpec, paths: RlPaths, steps: int) -> dict[str, Any
         "trainer.resume_mode": "auto",
         "trainer.rollout_data_dir": paths.rollouts,
         _UNITS_KEY: STORAGE_UNITS[uses_gpu(spec)],
+        "transfer_queue.backend.SimpleStorage.required_node_resource": "CPU",  # not on a head that has none to give
     }
     if grpo.algorithm in OWN:
         section = getattr(grpo, grpo.algorithm, None)
