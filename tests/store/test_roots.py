@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from hba_ray.data.atlas import build_index, read_rows
 from hba_ray.data.rows import Row
-from hba_ray.errors import DataError, SpecError
+from hba_ray.errors import DataError
 from hba_ray.runs.plan import plan
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.inputs.atlas import AtlasSteps
+from hba_ray.steps.needs.software import Packages
 from hba_ray.store.bucket import Bucket
 from hba_ray.store.mirror import mirror_of
 from hba_ray.store.roots import root_here, stated_roots
@@ -66,9 +68,11 @@ def test_an_atlas_that_is_not_in_the_bucket_is_refused(bucket: str, tmp_path: Pa
         fingerprint(released(tmp_path / "runs", bucket))
 
 
-def test_workers_on_other_machines_are_refused_an_atlas_in_a_bucket(tmp_path: Path):
-    spec = released(tmp_path / "runs", "s3://bucket/atlas")
-    AtlasSteps.check(spec)
-    on_cluster = spec.model_copy(update={"compute": spec.compute.model_copy(update={"address": "auto"})})
-    with pytest.raises(SpecError, match="workers of a cluster"):
-        AtlasSteps.check(on_cluster)
+def test_where_a_bucket_is_read_its_client_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HBA_SCRATCH", str(tmp_path))
+
+    def extras(spec: ExperimentSpec) -> list[str]:
+        return [need.extra for need in islice(AtlasSteps().needs(spec), 2) if isinstance(need, Packages)]  # data are looked at after them
+
+    assert extras(released(tmp_path / "runs", "s3://bucket/atlas")) == extras(small_experiment("s3://bucket/runs")) == ["train", "bucket"]
+    assert extras(released(tmp_path / "runs", tmp_path)) == ["train"]
