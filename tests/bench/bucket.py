@@ -44,7 +44,8 @@ def measure() -> Iterator[dict[str, float | str]]:
 
 
 def _spec(storage: str, seed: int):
-    return load_spec(ROOT / "experiments" / "quickstart.yaml", ["stages=[sft]", f"seed={seed}", f"compute.storage={storage}"])
+    words = ["stages=[sft]", "descriptors.streams=[]", "descriptors.probe=false", f"seed={seed}", f"compute.storage={storage}"]
+    return load_spec(ROOT / "experiments" / "quickstart.yaml", words)
 
 
 def _done(storage: str, seed: int) -> Experiment:
