@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from hba_ray.errors import DataError, EnvironmentMissing, SpecError
-from hba_ray.store.mirror import EVENTS, mirror_of
+from hba_ray.store.mirror import EVENTS, GENERATION, mirror_of
 from hba_ray.store.scratch import folder_here
 
 RESOLVED, REPORT, LEDGER = "resolved.yaml", "report.json", "ledger.jsonl"
@@ -195,7 +195,7 @@ def clear(folder: Path) -> None:
     if not folder.is_dir():
         return
     marks_first = sorted(folder.iterdir(), key=lambda path: path.name != DONE)
-    for path in (path for path in marks_first if path.name != LOCK):
+    for path in (path for path in marks_first if path.name not in (LOCK, GENERATION)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -44,7 +44,7 @@ MANY_BYTES = 1 << 30
 """From here on a bar is shown: fetching takes seconds."""
 MARK_SECONDS = 2.0
 """For how long a listing of finished steps is believed."""
-_SYNCED, _KEPT, _GENERATION = ".synced.json", ".kept", ".generation"
+_SYNCED, _KEPT, GENERATION = ".synced.json", ".kept", ".generation"
 """Hidden files of a folder here: versions and stamps of files that were exchanged; the snapshot that unfinished files go on from; and
 what the bucket's `generation` held when the files were begun."""
 
@@ -189,7 +189,7 @@ class Mirror:
         self.bucket.delete(self.bucket.list(f"{self._key(folder)}/"))
         generation = uuid.uuid4().hex.encode()
         self.bucket.create(self._generation_key(folder), generation)
-        (folder / _GENERATION).write_bytes(generation)
+        (folder / GENERATION).write_bytes(generation)
 
     def fetch(self, folder: Path, files: Mapping[str, tuple[int, str]]) -> None:
         """Brings a finished step's files here that are not here yet.
@@ -230,7 +230,7 @@ class Mirror:
 
     def _resume(self, folder: Path) -> None:
         """Puts a step's files here back to its last checkpoint, unless they are that or what became of it on this machine."""
-        generation, known = self.bucket.read(self._generation_key(folder)), folder / _GENERATION
+        generation, known = self.bucket.read(self._generation_key(folder)), folder / GENERATION
         if generation is not None and not (known.exists() and known.read_bytes() == generation[0]):
             _empty(folder)  # what is here is of before the step was to be done from its beginning
             (folder / _KEPT).unlink(missing_ok=True)

@@ -247,6 +247,10 @@ def test_what_is_left_of_before_a_step_was_to_be_done_from_its_beginning_is_not_
         (there / "half").write_text("new")
     with claimed(there):
         assert (there / "half").read_text() == "new", "its own half is gone on with"
+        clear(there)
+        (there / "half").write_text("newer")
+    with claimed(there):
+        assert (there / "half").read_text() == "newer", "also where it was begun while the former one was cleared"
     on_host("a")
     with claimed(folder):
         assert not (folder / "half").exists()
