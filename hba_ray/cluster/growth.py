@@ -106,8 +106,8 @@ def whole(spec: ComputeSpec, nodes: Sequence[Mapping[str, float]], rollouts: int
     {'CPU': 8.0, 'GPU': 2.0}
     """
     spec = spec.model_copy(update={"workers": max(1, spec.workers)}) if rollouts else spec
+    gpus = ceil(spec.worker_gpus)  # Ray gives out parts of one GPU, and whole ones above it
     for node in sorted(nodes, key=lambda node: node.get("CPU", 0.0)):
-        gpus = ceil(spec.worker_gpus)  # Ray gives out parts of one GPU, and whole ones above it
         share = gpus / node["GPU"] if gpus and node.get("GPU") else 1.0
         parts = bundles(spec, int(node.get("CPU", 0.0) * share) - rollouts, rollouts)
         cpus = max(sum(part["CPU"] for part in parts), min(useful_cpus, node.get("CPU", 0.0)))
@@ -152,12 +152,13 @@ def grown(spec: ComputeSpec, say: Callable[[str], None], rollouts: int = 0) -> I
     Raises:
         EnvironmentMissing: they are not up after `compute.wait_minutes`, or no node can hold a step that has to be done on one.
     """
-    wanted = [whole_here(spec, rollouts)] if spec.on_one_node else bundles(spec, cpus(spec), rollouts)
+    together = [whole_here(spec, rollouts)] if spec.on_one_node else []
     if not addable(spec):
         yield
         return
     from ray.autoscaler.sdk import request_resources
 
+    wanted = together or bundles(spec, cpus(spec), rollouts)
     try:
         _wait(wanted, spec.wait_minutes, say)
         yield

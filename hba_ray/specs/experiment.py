@@ -138,7 +138,7 @@ class ExperimentSpec(Spec):
 
     @model_validator(mode="after")
     def _nodes_see_the_atlas(self) -> ExperimentSpec:
-        roots = [root for root in (self.atlas.root, *(source.root for source in self.atlas.sources)) if root and "://" in root]
+        roots = [part.root for part in self.atlas.parts if "://" in (part.root or "")]
         if roots and self.compute.address != "local" and not self.compute.on_one_node:
             raise ValueError(
                 f"atlas.root {roots[0]} is in a bucket and compute.storage is not: the nodes of a cluster fetch an atlas only where "

@@ -24,12 +24,14 @@ from hba_ray.rl.settings import cpus_needed
 from hba_ray.specs import ExperimentSpec
 from hba_ray.steps.base import Context, Step
 from hba_ray.store.folders import look_again
+from hba_ray.store.follow import Metrics
 
 LOOK_SECONDS = 5.0
 """How often the driver looks whether a silent node is still there. Ray would tell it minutes after it knows."""
 END_SECONDS = 60.0
 """How long the process on a node has to end by itself when it is stopped, in which it gives its lease back."""
 GPUS = "CUDA_VISIBLE_DEVICES"
+"""The variable by which Ray tells a task its GPUs."""
 EXTRACTORS = 8
 """Processes for steps that hold no workers, such as extractors of descriptors, where `compute.extractors` does not say."""
 OF_THE_CLUSTER = ("RAY_", "OMP_NUM_THREADS")
@@ -77,7 +79,7 @@ class Told:
 class Logged:
     """Metrics of the step, at an optimiser step."""
 
-    metrics: Mapping[str, float]
+    metrics: Metrics
     number: int
 
 
@@ -164,7 +166,7 @@ def _listen(events: Any, context: Context, say: Callable[[str], None], begun: Ca
                     case Working():
                         begun()
                     case Logged(metrics, number):
-                        context.log(dict(metrics), number)
+                        context.log(metrics, number)
                     case Failed(error):
                         raise error
                     case Died(code):

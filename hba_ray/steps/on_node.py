@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from hba_ray.cluster.failures import MISTAKES, as_final
@@ -49,7 +49,9 @@ def main() -> int:
         return INTERRUPTED
     except (HbaError, *MISTAKES) as error:
         traceback.print_exc()  # into the log of the Ray worker that started this process
-        tell(Failed(as_final(error, job.step.name) or HbaError(job.step.name, str(error))))
+        final = as_final(error, job.step.name)
+        assert final is not None  # such an error always ends the work
+        tell(Failed(final))
     return 0
 
 
@@ -59,14 +61,11 @@ def _do(job: StepJob, tell: Callable[[Event], None]) -> None:
     def here(step: Step) -> Step:
         return replace(step, folder=storage.folder / "steps" / step.folder.name, spec=job.spec)
 
-    def log(metrics: Mapping[str, float], number: int) -> None:
-        tell(Logged(dict(metrics), number))
-
     earlier = {name: here(step) for name, step in job.earlier.items()}
     logs = storage.folder / job.run / "logs"
     tell(Told(f"{job.step.name} {job.step.fingerprint}: is done on {socket.gethostname()}, with logs in {logs} there"))
     with ray_session(job.spec.compute, logs, rollouts=cpus_needed(job.spec).total):
-        context = Context(job.spec, here(job.step), earlier, log)
+        context = Context(job.spec, here(job.step), earlier, lambda metrics, number: tell(Logged(metrics, number)))
         do_step(context, lambda line: tell(Told(line)), again=lambda result: job.again, begun=lambda: tell(Working()))
 
 

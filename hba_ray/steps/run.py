@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def do_step(
             say(f"{step.name}: is done again, since it was made from another {' and '.join(outdated)}")
             clear(step.folder)
         _tell(step, step.what + (f"; was interrupted at {at}" if (at := step.progress) else ""), None, say, run)
-        with nullcontext() if run is None else on_record(run, _rate(step), step=step.name, fingerprint=step.fingerprint):
+        with _recorded(step, run):
             begun()
             reopen(step.folder)
             began = time.monotonic()
@@ -79,19 +79,22 @@ def _done_away(context: Context, say: Say, run: Path | None) -> Result:
     """Has a step done on a node. What it costs counts from when its process begins to work there."""
     step = context.step
     with ExitStack() as stack:
-        record = [] if run is None else [on_record(run, _rate(step), step=step.name, fingerprint=step.fingerprint)]
+        records = [_recorded(step, run)]
 
         def begun() -> None:
-            if record:
-                stack.enter_context(record.pop())
+            if records:  # the first of its processes begins
+                stack.enter_context(records.pop())
 
         do_away(context, say, run=step.name if run is None else run.name, again=step.is_done, begun=begun)
     return step.result()
 
 
-def _rate(step: Step) -> Rate:
-    """What a step holds while it is done."""
-    return rate_of(step.spec.compute) if step.spec is not None and step.holds_workers else Rate()
+def _recorded(step: Step, run: Path | None) -> AbstractContextManager[None]:
+    """Tells a run's ledger, where there is one, that a step is done for the time of the block, and what it holds."""
+    if run is None:
+        return nullcontext()
+    rate = rate_of(step.spec.compute) if step.spec is not None and step.holds_workers else Rate()
+    return on_record(run, rate, step=step.name, fingerprint=step.fingerprint)
 
 
 def measured(context: Context) -> dict[str, Any]:

@@ -100,8 +100,7 @@ class Remote:
 def at_sft(tmp_path: Path) -> Context:
     spec = small_experiment(tmp_path, compute__workers=1, compute__address="auto", compute__max_failures=2)
     steps = {step.name: step for step in plan(spec).steps}
-    logged: list[tuple[dict[str, float], int]] = []
-    return Context(spec, steps["sft"], {"atlas": steps["atlas"]}, lambda metrics, number: logged.append((dict(metrics), number)))
+    return Context(spec, steps["sft"], {"atlas": steps["atlas"]})
 
 
 def test_lines_and_metrics_come_as_they_are_said_and_the_job_has_a_ray_of_the_size_that_is_held(
@@ -166,10 +165,6 @@ def test_the_cost_of_a_step_begins_with_its_work_and_one_that_another_run_did_co
     monkeypatch.setenv("HBA_SCRATCH", str(tmp_path))
     spec = small_experiment(bucket, compute__workers=1)
     steps = {step.name: step for step in plan(spec).steps}
-    for step in (steps["atlas"], steps["backbone"], steps["sft"]):
-        context = Context(spec, step, {name: steps[name] for name in ("atlas", "backbone") if name != step.name})
-        if step.name != "sft":
-            do_step(context, lambda line: None)
     joined = spec.model_copy(update={"compute": spec.compute.model_copy(update={"address": "auto"})})
     run = tmp_path / "run"
     run.mkdir()

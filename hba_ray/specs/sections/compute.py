@@ -72,7 +72,8 @@ class ComputeSpec(Spec):
     """Shared memory of a local Ray, in MiB; null is 512, or 160 for each loader where there are more than three."""
     storage: str = Field(default="runs", min_length=1)
     """Folder of runs, their steps and the MLflow store; on a cluster it must be one that all nodes see. Or the address of one in a
-    bucket, such as s3://BUCKET/FOLDER, for any number of machines; of a cluster, each step that uses Ray is then done whole on one of the nodes."""
+    bucket, such as s3://BUCKET/FOLDER, for any number of machines; of a cluster, each step that uses Ray is then done whole on one of
+    the nodes."""
     workers: int = Field(default=1, ge=0)
     """Training processes; 0 trains in this process, without Ray."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
