@@ -6,6 +6,7 @@ ends, too, as an interrupted run does.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import signal
@@ -14,14 +15,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from hba_ray.cluster.failures import MISTAKES, as_final
 from hba_ray.cluster.session import ray_session
 from hba_ray.errors import HbaError
 from hba_ray.rl.settings import cpus_needed
-from hba_ray.steps.away import END_SECONDS, Event, Failed, Logged, StepJob, Told, Working
+from hba_ray.specs import ComputeSpec
+from hba_ray.steps.away import END_SECONDS, GPUS, Event, Failed, Logged, StepJob, Told, Working
 from hba_ray.steps.base import Context, Step
 from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
@@ -64,9 +68,33 @@ def _do(job: StepJob, tell: Callable[[Event], None]) -> None:
     earlier = {name: here(step) for name, step in job.earlier.items()}
     logs = storage.folder / job.run / "logs"
     tell(Told(f"{job.step.name} {job.step.fingerprint}: is done on {socket.gethostname()}, with logs in {logs} there"))
-    with ray_session(job.spec.compute, logs, rollouts=cpus_needed(job.spec).total):
+    with (
+        gpus_to_itself(job.spec.compute, storage.folder.parent, lambda line: tell(Told(f"{job.step.name}: {line}"))),
+        ray_session(job.spec.compute, logs, rollouts=cpus_needed(job.spec).total),
+    ):
         context = Context(job.spec, here(job.step), earlier, lambda metrics, number: tell(Logged(metrics, number)))
         do_step(context, lambda line: tell(Told(line)), again=lambda result: job.again, begun=lambda: tell(Working()))
+
+
+@contextmanager
+def gpus_to_itself(compute: ComputeSpec, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Keeps the GPUs that Ray gave this process from the next one, for the time of the block, and waits for the one before.
+
+    A driver that is killed, as by a scheduler of trials, leaves a process here that ends by itself; Ray gives its GPUs out before it has.
+
+    Args:
+        folder: of this machine, for locks; workers that take less than a GPU share them.
+    """
+    kind = fcntl.LOCK_EX if compute.gpus_per_worker == int(compute.gpus_per_worker) else fcntl.LOCK_SH
+    with ExitStack() as stack:
+        for gpu in sorted(filter(None, os.environ.get(GPUS, "").split(","))):
+            lock = stack.enter_context((folder / f".gpu-{gpu}").open("ab"))
+            try:
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"waits for GPU {gpu}, on which the step before it ends")
+                fcntl.flock(lock, kind)
+        yield
 
 
 def _end_with(pipe: int) -> None:
