@@ -99,6 +99,16 @@ def whisper_tiny(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_backbone(smollm2: Path, whisper_tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model with real weights."""
+    from hba_ray.models.small import build_small
+
+    folder = tmp_path_factory.mktemp("backbone") / "small"
+    build_small(smollm2, whisper_tiny, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def s3() -> Iterator[dict[str, str]]:
     """The variables by which a client finds a server of object storage that runs for the time of the tests."""
     for package in ("obstore", "moto"):

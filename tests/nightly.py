@@ -35,6 +35,7 @@ DATA_OF = {
     "scaling": ["MELD_ROOT"],
     "meld_mustard_transfer": ["MELD_ROOT", "MUSTARD_ROOT"],
     "bam_cremad": ["CREMAD_ROOT"],
+    "retention": ["MELD_ROOT", "INTENTQA_ROOT"],
 }
 """Spec of the small model -> variables that name the folders of its public data. It also needs the weights of `make small`."""
 

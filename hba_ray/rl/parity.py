@@ -158,7 +158,7 @@ def _engine(model: str, length: int) -> Iterator[Any]:
         except ImportError as cause:
             way_out = "install the extra rl-cpu, or rl-gpu on a machine with GPUs"
             raise EnvironmentMissing("vllm", f"cannot be imported: {cause}", way_out) from cause
-        yield LLM(
+        engine = LLM(
             model,
             dtype="bfloat16" if gpu else "float32",
             max_model_len=length + 8,
@@ -169,6 +169,10 @@ def _engine(model: str, length: int) -> Iterator[Any]:
             limit_mm_per_prompt={"image": 8, "video": 8, "audio": 8},
             logprobs_mode="processed_logprobs",
         )
+        try:
+            yield engine
+        finally:
+            engine.llm_engine.engine_core.shutdown()
 
 
 def _generate(engine: Any, processor: Any, row: dict[str, Any], prompt: Any, new_tokens: int) -> Any:

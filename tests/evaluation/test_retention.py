@@ -100,6 +100,21 @@ def test_the_loss_is_that_of_transformers(tiny_backbone: Path):
     assert loss / tokens == pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.slow
+def test_a_pretrained_model_finds_answers_likelier_than_their_words_in_another_order(small_backbone: Path):
+    answers = [
+        "She smiles because her brother has finally come home.",
+        "He is angry that nobody listened to him at the meeting.",
+        "They look at each other and start to laugh.",
+        "The boy hides behind the door since he is afraid of the dog.",
+    ]
+    upset = [" ".join(np.random.default_rng(0).permutation(answer.split())) for answer in answers]
+    losses = backbone_log_losses([*answers, *upset], str(small_backbone), gpu=False, bar=bar())
+    as_written, as_upset = perplexity(written(losses[:4])), perplexity(written(losses[4:]))
+    assert 2 < as_written.value < 200
+    assert as_upset.low > 2 * as_written.high
+
+
 @pytest.mark.parametrize(
     "reply",
     [
