@@ -7,6 +7,7 @@ of a step says so: a new name is hours of work that every user does again.
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hba_ray.specs import ExperimentSpec, load_spec, trials
 from hba_ray.specs.paper import TOY
 from hba_ray.store.folders import Storage
 from tests.convert.conftest import write_cremad, write_meld, write_mustard
+from tests.helpers.corpora import write_intentqa
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
@@ -39,10 +41,12 @@ def all_plans(folder: Path) -> dict[str, dict[str, Names]]:
     Args:
         folder: for atlases that the specs ask for.
     """
-    atlas, meld, mustard, cremad = write_atlas(folder / "atlas"), folder / "meld", folder / "mustard", folder / "cremad"
-    for place, write in ((meld, write_meld), (mustard, write_mustard), (cremad, write_cremad)):
+    atlas = write_atlas(folder / "atlas")
+    meld, mustard, cremad, intentqa = (folder / name for name in ("meld", "mustard", "cremad", "intentqa"))
+    for place, write in ((meld, write_meld), (mustard, write_mustard), (cremad, write_cremad), (intentqa, write_intentqa)):
         place.mkdir()
         write(place)
+    shutil.rmtree(intentqa / "Videos")  # clips count by the time at which they were written
     made: dict[str, dict[str, Names]] = {}
     for file in sorted(EXPERIMENTS.rglob("*.yaml")):
         name, is_paper = file.relative_to(EXPERIMENTS).as_posix(), file.parent.name == "paper"
@@ -51,8 +55,8 @@ def all_plans(folder: Path) -> dict[str, dict[str, Names]]:
         hub = ["model.small.language=HuggingFaceTB/SmolLM2-135M-Instruct", "model.small.speech=openai/whisper-tiny.en"]
         where = [f"compute.storage={folder / 'runs'}", *hub]  # ids on the hub, since the packages need not be installed
         rooted = [f"atlas.root={roots[file.stem]}"] if file.stem in roots else []
-        if file.stem == "meld_mustard_transfer":
-            rooted = [f"atlas.sources=[{{source: meld, root: {meld}}}, {{source: mustard, root: {mustard}}}]"]
+        if other := {"meld_mustard_transfer": mustard, "retention": intentqa}.get(file.stem):
+            rooted = [f"atlas.sources=[{{source: meld, root: {meld}}}, {{source: {other.name}, root: {other}}}]"]
         made[name] = _plans(load_spec(file, [*where, *rooted]))
         if is_paper:
             made[f"{name} --scale toy"] = _plans(read_table(file, where, toy=EXPERIMENTS / TOY))
