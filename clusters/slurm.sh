@@ -4,6 +4,7 @@
 #   sbatch slurm.sh SPEC [KEY=VALUE]...
 #
 # From the folder of the checkout, which all nodes see, with its .venv set up.
+# A Slurm job has nodes of one kind: here they are the workers `gpu` of the infra file, the first that it lists.
 # A job that reaches its time limit or is preempted is queued again, and goes on where it was.
 #SBATCH --job-name=hba
 #SBATCH --nodes=2

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hba_ray.cli.base import console, say, show
+from hba_ray.errors import SpecError
 from hba_ray.specs.infra import Target
 
 app = typer.Typer(no_args_is_help=True, help="Files that start a cluster.")
@@ -30,6 +31,10 @@ def render_file(
     from hba_ray.store.folders import write_text
 
     text, file = render(load_infra(infra), target), to or Path(FILES[target])
+    if file.resolve() == infra.resolve():
+        raise SpecError(str(file), "is the infra file itself", "give another name by --to")
+    if not file.parent.is_dir():
+        raise SpecError(str(file), f"there is no folder {file.parent}", "make it, or give another name by --to")
     write_text(file, text)
     show("file", file)
     if left := blanks(text):

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hba_ray.cli.base import Budget, Overrides, SpecFile, console, read, say, show
+from hba_ray.errors import SpecError
 from hba_ray.escaping import visible, without_colours
 from hba_ray.specs import ExperimentSpec
 
@@ -37,7 +38,8 @@ def submit(
 
     loaded = with_budget(read(spec, overrides), budget)
     if k8s is not None:
-        _submit_to_kubernetes(loaded, k8s, wait)
+        options = {option for option, value in (("--address", address), ("--retries", retries)) if value}
+        _submit_to_kubernetes(loaded, k8s, wait, options | {word.partition("=")[0] for word in overrides or ()})
         return
     jobs = Jobs(address)
     if not wait:
@@ -46,10 +48,17 @@ def submit(
     sys.exit(jobs.complete(loaded, _show_text, say, retries, on_submit=partial(show, "job")).exit_code)
 
 
-def _submit_to_kubernetes(spec: ExperimentSpec, file: Path, wait: bool) -> None:
-    from hba_ray.cluster.kubernetes_jobs import KubernetesJobs
+def _submit_to_kubernetes(spec: ExperimentSpec, file: Path, wait: bool, stated: set[str]) -> None:
+    """Makes a RayJob of a spec.
+
+    Args:
+        stated: keys and options on the command line.
+    """
+    from hba_ray.cluster.kubernetes_jobs import BY_INFRA, KubernetesJobs
     from hba_ray.specs.infra import load_infra
 
+    if taken := sorted(stated & BY_INFRA.keys()):
+        raise SpecError(taken[0], f"has no effect on a job on Kubernetes: {BY_INFRA[taken[0]]}", "leave it out, or leave out --k8s")
     jobs = KubernetesJobs(load_infra(file), file)
     name = jobs.submit(spec)
     show("job", name)

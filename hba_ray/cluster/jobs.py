@@ -322,8 +322,12 @@ def _answers(address: str, name: str = "") -> Iterator[None]:
         raise EnvironmentMissing("--address", f"the Ray cluster at {address} wants another token", WAY_TO_A_TOKEN) from cause
     except (ConnectionError, requests.RequestException, ClientError) as cause:
         raise EnvironmentMissing("--address", f"no Ray dashboard answers at {address}", WAY_TO_A_DASHBOARD) from cause
+    except KeyError as cause:  # of the client, in what it took for Ray's version
+        raise EnvironmentMissing("--address", f"what answers at {address} is no Ray dashboard", WAY_TO_A_DASHBOARD) from cause
     except (RuntimeError, ValueError) as cause:
         reason = str(cause).strip().splitlines()[0][:300] if str(cause).strip() else type(cause).__name__
         if "404" in reason or "does not exist" in reason:
+            if not name:
+                raise EnvironmentMissing("--address", f"what answers at {address} is no Ray dashboard", WAY_TO_A_DASHBOARD) from cause
             raise SpecError(name, f"no such job at {address}", "`hba status` lists the jobs") from None
         raise EnvironmentMissing("--address", f"the Ray cluster at {address} refused: {reason}", WAY_TO_A_TOKEN) from cause

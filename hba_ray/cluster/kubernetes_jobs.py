@@ -21,6 +21,14 @@ from hba_ray.specs.load import as_yaml
 LONGEST_NAME = 47
 """Letters of a RayJob's name: KubeRay makes names of pods of it."""
 POLL_SECONDS = 2.0
+BY_INFRA = {
+    "compute.storage": "its infra file says it, as storage",
+    "tracking.mlflow": "its infra file says it, as mlflow",
+    "compute.address": "it has a cluster of its own",
+    "--address": "kubectl knows its cluster",
+    "--retries": "KubeRay starts it again by itself",
+}
+"""What else a command line could say of a job, and what decides it here."""
 
 
 def kubernetes_name(spec: ExperimentSpec) -> str:
@@ -91,6 +99,6 @@ class KubernetesJobs:
         command = ["kubectl", "--namespace", self.infra.kubernetes.namespace, *words]
         done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
         if done.returncode and must:
-            said = (done.stderr.strip() or done.stdout.strip() or f"ended with {done.returncode}").splitlines()[0]
+            said = (done.stderr.strip() or done.stdout.strip() or f"ended with {done.returncode}").splitlines()[-1]  # after its log
             raise EnvironmentMissing("--k8s", f"kubectl {words[0]}: {said}", "look at `kubectl config current-context`, and at its rights")
         return done.stdout if not done.returncode else ""

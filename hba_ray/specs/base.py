@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
@@ -119,6 +120,7 @@ def once_each(names: tuple[Name, ...], what: str) -> tuple[Name, ...]:
 
 BUCKETS = ("s3", "s3a", "gs", "abfs", "abfss")
 """Schemes of the addresses of object storage that knows conditional writes."""
+_ALMOST_AN_ADDRESS = re.compile(rf"({'|'.join(BUCKETS)})(:|//)")
 
 
 def local_folder(name: str | None, what: str) -> str | None:
@@ -142,13 +144,18 @@ def folder_or_bucket(name: str, what: str) -> str:
     """The name of a folder or the address of one in a bucket; a validator gives it to pydantic.
 
     Raises:
-        ValueError: it is an address of something else.
+        ValueError: it is an address of something else, or lacks a part.
     """
+    scheme, _, bucket = name.partition("://")
     if "://" not in name:
+        if slip := _ALMOST_AN_ADDRESS.match(name):
+            raise ValueError(f"is no address of a bucket, and would be a folder of that name here: write {slip[1]}://BUCKET/FOLDER")
         return name
-    if name.partition("://")[0] not in BUCKETS:
+    if scheme not in BUCKETS:
         known = ", ".join(BUCKETS)
         raise ValueError(f"is an address from which {what} cannot be read or written: give one that begins with {known}, or a folder")
+    if not bucket or bucket.startswith("/"):
+        raise ValueError(f"names no bucket: write {scheme}://BUCKET/FOLDER")
     return name
 
 

@@ -1,20 +1,14 @@
-"""A whole spec: all sections together, the rules that hold between them, and the settings of the released code.
-
-`problem` says what is wrong with an invalid spec: the key, the defect, and the key that was probably meant.
-"""
+"""A whole spec: all sections together, the rules that hold between them, and the settings of the released code."""
 
 from __future__ import annotations
 
-import re
-from difflib import get_close_matches
 from math import gcd
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from hba_ray.specs.base import Added, Seed, Spec, has_key, once_each, section_at
+from hba_ray.specs.base import Added, Seed, Spec, has_key, once_each
 from hba_ray.specs.paper import PaperSpec
-from hba_ray.specs.reading.secrets import masked
 from hba_ray.specs.sections.atlas import AtlasSpec
 from hba_ray.specs.sections.bam import AUTHORS_BAM, BamSpec
 from hba_ray.specs.sections.compute import ComputeSpec, ReportSpec, TrackingSpec
@@ -218,81 +212,3 @@ def _fill(raw: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
         else:
             filled.setdefault(key, value)
     return filled
-
-
-_KEY = re.compile(r"[\w.+ -]{1,80}")
-_TYPES_IN_YAML = {
-    "tuple_type": "it takes a list, as in [a, b]",
-    "model_type": "it takes keys, as in {key: value}",
-    "dict_type": "it takes keys, as in {key: value}",
-}
-"""Kind of a pydantic error -> what to say, since pydantic names Python's types."""
-
-
-def problem(error: Any) -> tuple[tuple[str, ...], str, str]:
-    """Key path, defect and way out of an invalid spec; the way out may be empty.
-
-    Args:
-        error: one of pydantic's `ValidationError.errors()`.
-    """
-    path = tuple(str(part) for part in error["loc"])
-    key = masked(".".join(path))
-    if error["type"] == "extra_forbidden":
-        section = section_at(ExperimentSpec, path[:-1])
-        fields = list(section.model_fields) if section else []
-        shown = f"'{key}'" if _KEY.fullmatch(key) else "that is no name; is this file a spec?"  # a line of any file may look like a key
-        return path, f"unknown key {shown}", _suggestion(path, section, fields)
-    if error["type"] == "missing":
-        return path, f"'{key}' is missing", ""
-    message = _TYPES_IN_YAML.get(error["type"]) or error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], dict | BaseModel) else f" (given: {_short(error['input'])!r})"
-    return path, f"{key}: {message}{given}" if key else message, _meaning(path) if error["type"] == "string_pattern_mismatch" else ""
-
-
-def _short(value: Any) -> str:
-    """A value for an error, without passwords; Python writes no number of more than some four thousand digits."""
-    is_huge = isinstance(value, int) and value.bit_length() > 400
-    return "a number of hundreds of digits" if is_huge else masked(str(value))[:80]
-
-
-def _meaning(path: tuple[str, ...]) -> str:
-    """The description of the field at a key path."""
-    section = section_at(ExperimentSpec, path[:-1])
-    return (section.model_fields[path[-1]].description or "") if section and path[-1] in section.model_fields else ""
-
-
-def _suggestion(path: tuple[str, ...], section: type[BaseModel] | None, fields: list[str]) -> str:
-    """A hint at the valid key that was probably meant: a similar one here, the same in another section, or one described so."""
-    if len(path) == 1 and has_key(ExperimentSpec, path[0]):
-        *sections, name = path[0].split(".")
-        return f"in a file keys are nested: {': {'.join((*sections, name))}: ...{'}' * len(sections)}"
-    here = [".".join((*path[:-1], name)) for name in _close(path[-1], fields, 0.75)]
-    maybe = [".".join((*path[:-1], name)) for name in _close(path[-1], fields, 0.5) or _described(path[-1], section)]
-    elsewhere = _elsewhere(path[-1])
-    best = [*here, *([elsewhere] if elsewhere else []), *maybe]
-    return f"did you mean '{best[0]}'?" if best else f"keys here: {', '.join(fields)}"
-
-
-def _close(key: str, names: list[str], cutoff: float) -> list[str]:
-    """The most similar name, in a list; an empty list where none is similar."""
-    return get_close_matches(key, names, n=1, cutoff=cutoff)
-
-
-def _described(key: str, section: type[BaseModel] | None) -> list[str]:
-    """Fields whose description holds the words of a key: `lr` is described as learning rate."""
-    words = key.replace("_", " ").lower()
-    fields = section.model_fields if section else {}
-    return [name for name, field in fields.items() if words in (field.description or "").lower()]
-
-
-def _elsewhere(key: str, section: type[BaseModel] = ExperimentSpec, prefix: str = "") -> str | None:
-    """The dotted path of a key that is valid in this section or in one in it."""
-    for name, field in section.model_fields.items():
-        if name == key:
-            return prefix + name
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found = _elsewhere(key, kind, f"{prefix}{name}.")
-            if found:
-                return found
-    return None

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import Spec, TakesSecrets, section_at
-from hba_ray.specs.experiment import ExperimentSpec, problem
+from hba_ray.specs.experiment import ExperimentSpec
+from hba_ray.specs.reading.defects import located
 from hba_ray.specs.reading.files import UnreadableFile, whole_text
 from hba_ray.specs.reading.interpolation import Unresolved, leaves, resolve
 from hba_ray.specs.reading.overrides import COMMAND_LINE, MISSING, read_overrides
@@ -96,7 +97,7 @@ def _validated(layers: Sequence[_Layer]) -> ExperimentSpec:
     try:
         spec = ExperimentSpec.model_validate(raw)
     except ValidationError as invalid:
-        raise _located(invalid, layers) from None
+        raise located(invalid, ExperimentSpec, lambda path: _locate(path, layers)) from None
     trials(spec, lambda path: _locate(path, layers))  # a sweep's wrong axis is found now, not after hours
     return spec
 
@@ -265,15 +266,6 @@ def _sets(values: Any, path: tuple[str, ...]) -> bool:
         else:
             return False
     return True
-
-
-def _located(invalid: ValidationError, layers: Sequence[_Layer]) -> SpecError:
-    """One error for all defects of a spec: the place and the way out of the first, and a line for each of the next five."""
-    errors = sorted(invalid.errors(include_url=False), key=lambda error: error["type"] != "extra_forbidden")
-    problems = [problem(error) for error in errors]  # a misspelt key explains a missing one
-    path, what, way_out = problems[0]
-    rest = [f"also {_locate(other, layers)}: {said}" for other, said, _ in problems[1:6]]
-    return SpecError(_locate(path, layers), what, "\n  ".join(part for part in (way_out, *rest) if part))
 
 
 def load_prompt_file(kind: type[Prompts], name: str, *, key: str, built_in: Mapping[str, str]) -> Prompts:

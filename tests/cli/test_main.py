@@ -13,6 +13,7 @@ from hba_ray.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "experiments" / "quickstart.yaml")
+INFRA = str(ROOT / "clusters" / "infra.yaml")
 
 
 def test_a_valid_spec_is_called_valid(hba):
@@ -41,6 +42,12 @@ def test_a_valid_spec_is_called_valid(hba):
         (["run", QUICKSTART, "model.backbone=./nowhere"], 1, "no such folder"),
         (["run", QUICKSTART, "--budget", "20gpuh"], 2, "--budget: a budget stops new trials of a sweep, and the spec has none"),
         (["submit", QUICKSTART, "sweep.seeds=[0,1]", "--budget", "300"], 2, "--budget: '300' is no amount"),
+        (["submit", QUICKSTART, "compute.storage=/other", "--k8s", INFRA], 2, "compute.storage: has no effect on a job on Kubernetes"),
+        (["submit", QUICKSTART, "--retries", "2", "--k8s", INFRA], 2, "--retries: has no effect on a job on Kubernetes"),
+        (["submit", QUICKSTART, "--address", "http://head:8265", "--k8s", INFRA], 2, "--address: has no effect on a job on Kubernetes"),
+        (["cluster", "render", "slurm", INFRA, "--to", INFRA], 2, "is the infra file itself"),
+        (["cluster", "render", "slurm", INFRA, "--to", "nowhere/slurm.sh"], 2, "there is no folder nowhere"),
+        (["cluster", "render", "slurm", INFRA, "--to", f"{INFRA}/slurm.sh"], 2, "make it, or give another name"),
         (["plan", QUICKSTART, "compute.storage=/proc/nowhere"], 5, "compute.storage=FOLDER"),
         (["report", "nowhere"], 2, "no finished run"),
         (["atlas", "check", QUICKSTART], 2, "atlas.source"),

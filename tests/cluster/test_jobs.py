@@ -1,5 +1,7 @@
 """What is sent to a cluster is small, known by its spec, and says where it comes from; what ends otherwise than well says so."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,6 +116,36 @@ def test_what_is_no_address_of_a_dashboard_is_refused_before_anyone_is_asked(add
 def test_the_protocol_and_the_last_slash_of_an_address_may_be_left_out_or_not(address: str):
     with pytest.raises(EnvironmentMissing, match=r"no Ray dashboard answers at http://127\.0\.0\.1:1\n"):
         Jobs(address)
+
+
+class OtherServer(BaseHTTPRequestHandler):
+    """A server of somebody else's: each of its pages is the same."""
+
+    status, page = 404, b""
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(self.page)))
+        self.end_headers()
+        self.wfile.write(self.page)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("status", "page"), [(404, b"not found"), (200, b"{}")])
+def test_a_server_that_is_no_dashboard_is_not_taken_for_one_without_the_job(status: int, page: bytes):
+    answer = type("Answer", (OtherServer,), {"status": status, "page": page})
+    with ThreadingHTTPServer(("127.0.0.1", 0), answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(
+                EnvironmentMissing, match=r"what answers at http://127\.0\.0\.1:\d+ is no Ray dashboard\n  give the address"
+            ):
+                Jobs(f"http://127.0.0.1:{server.server_port}").list()
+        finally:
+            server.shutdown()
 
 
 def test_the_spec_that_is_sent_is_resolved(tmp_path: Path):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from hba_ray.specs.infra import InfraSpec
+from hba_ray.specs.infra import BLANK, InfraSpec
 
-BLANK = "FILL_IN_"
-"""How a blank begins; the key of the infra file follows."""
 _KEY = re.compile(BLANK + r"([\w.-]*\w)")
 WORDS = {
     "image.cpu": "the image for nodes without GPUs, built from clusters/Dockerfile",
@@ -18,6 +16,8 @@ WORDS = {
     "project": "the id of your project",
     "machine_image": "an image of a machine with Docker and NVIDIA's driver",
     "file_system": "the address of the shared file system",
+    "instance_profile": "the name of an instance profile that gives workers rights to the bucket, unless secrets names AWS_ variables",
+    "service_account": "a service account that gives workers rights to the bucket, unless secrets names GOOGLE_ variables",
     "storage_class": "a storage class with volumes that many pods can write to",
 }
 """What a key is, by the whole key or by the name that all places share; in the order in which it is told."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from hba_ray.cluster.growth import GROWS_TO, stated
 from hba_ray.cluster.render.blanks import image_of, or_blank
+from hba_ray.errors import SpecError
 from hba_ray.specs.infra import InfraSpec, WorkerSpec
 from hba_ray.specs.reading.yaml_text import dump_yaml
 
@@ -34,7 +35,7 @@ _HEAD = """\
 #   kubectl apply --namespace {namespace} -f kubernetes.yaml
 #   kubectl logs --namespace {namespace} --follow --selector job-name={name}
 #
-# The spec is in the ConfigMap; `hba submit SPEC --k8s INFRA` puts one there and follows the job. A pod may be evicted: the job is
+# The spec is in the ConfigMap; `hba submit SPEC --k8s INFRA --wait` puts one there and follows the job. A pod may be evicted: the job is
 # started again, and goes on where it was.
 {secrets}"""
 _SECRETS = """\
@@ -142,7 +143,13 @@ def _pod(infra: InfraSpec, container: str, image: str, resources: dict[str, str]
             }
         ],
         "volumes": volumes,
+        **_account(infra),
     }
+
+
+def _account(infra: InfraSpec) -> dict[str, str]:
+    """Who a pod is to its cloud."""
+    return {"serviceAccountName": infra.kubernetes.service_account} if infra.kubernetes.service_account else {}
 
 
 def _variables(infra: InfraSpec) -> dict[str, Any]:
@@ -179,10 +186,21 @@ def _with_client(storage: str, server: list[str]) -> list[str]:
     return ["sh", "-c", f"pip install --quiet {MLFLOW_CLIENTS[storage.partition('://')[0]]} && exec {shlex.join(server)}"]
 
 
+def _artifacts(storage: str) -> str:
+    """Where MLflow's server keeps artifacts, in the form in which MLflow knows addresses.
+
+    Raises:
+        SpecError: it needs the account of a container of Azure in its address, which is not there.
+    """
+    if storage.startswith(("abfs://", "abfss://")) and "@" not in storage:
+        way_out = "give abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER, or the address of a server of your own as mlflow"
+        raise SpecError(f"storage: {storage}", "names no account, which MLflow's server on Kubernetes needs", way_out)
+    return f"{storage.rstrip('/')}/mlartifacts".replace("s3a://", "s3://").replace("abfs://", "abfss://")
+
+
 def _mlflow(infra: InfraSpec) -> list[dict[str, Any]]:
     """An MLflow server, its records on a volume of its own, its artifacts where results are."""
-    name = _mlflow_name(infra)
-    artifacts = f"{infra.storage.rstrip('/')}/mlartifacts".replace("s3a://", "s3://").replace("abfs://", "abfss://")  # as MLflow knows them
+    name, artifacts = _mlflow_name(infra), _artifacts(infra.storage)
     server = [
         "mlflow", "server", "--host=0.0.0.0", f"--port={MLFLOW_PORT}", "--backend-store-uri=sqlite:////records/mlflow.db",
         f"--artifacts-destination={artifacts}", f"--allowed-hosts={name}:{MLFLOW_PORT},{name}.{infra.kubernetes.namespace}:{MLFLOW_PORT}",
@@ -211,7 +229,7 @@ def _mlflow(infra: InfraSpec) -> list[dict[str, Any]]:
             "replicas": 1,
             "strategy": {"type": "Recreate"},  # two servers would write one sqlite file
             "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container], "volumes": volumes}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container], "volumes": volumes, **_account(infra)}},
         },
     }
     service = {

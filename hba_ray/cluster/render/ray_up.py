@@ -6,7 +6,7 @@ from typing import Any
 
 from hba_ray.cluster.growth import GROWS_TO, stated
 from hba_ray.cluster.render.blanks import image_of, or_blank
-from hba_ray.specs.infra import Cloud, InfraSpec, NodeSpec, WorkerSpec
+from hba_ray.specs.infra import HEAD, Cloud, InfraSpec, NodeSpec, WorkerSpec
 from hba_ray.specs.reading.yaml_text import dump_yaml
 
 _HEAD = """\
@@ -25,6 +25,8 @@ _SECRETS = """\
 _NAMES: dict[Cloud, str] = {"aws": "AWS", "gcp": "Google Cloud"}
 _SECRETS_FILE = "~/.hba_secrets"
 _MOUNT_TYPES: dict[Cloud, str] = {"aws": "nfs4", "gcp": "nfs"}
+_OWN_BUCKETS: dict[Cloud, tuple[tuple[str, ...], str]] = {"aws": (("s3", "s3a"), "AWS_"), "gcp": (("gs",), "GOOGLE_")}
+"""Schemes of a cloud's own buckets, and how the names of variables begin by which one gets rights to them."""
 
 
 def render_ray_up(infra: InfraSpec, cloud: Cloud) -> str:
@@ -63,8 +65,8 @@ def cluster_config(infra: InfraSpec, cloud: Cloud) -> dict[str, Any]:
         },
         "file_mounts": mounts,
         "initialization_commands": _mounted(infra, cloud),
-        "head_node_type": "head",
-        "available_node_types": {"head": _head(infra, cloud), **workers},
+        "head_node_type": HEAD,
+        "available_node_types": {HEAD: _head(infra, cloud), **workers},
         "head_start_ray_commands": [
             "ray stop",
             f"export {GROWS_TO}='{stated(infra.nodes)}' && "
@@ -88,8 +90,21 @@ def _worker(infra: InfraSpec, name: str, worker: WorkerSpec, cloud: Cloud) -> di
         "resources": {"CPU": worker.cpus, **({"GPU": worker.gpus} if worker.gpus else {})},
         "labels": {"ray.io/market-type": "spot" if infra.spot else "on-demand"},
         **({"docker": {"worker_image": image_of(infra, gpus=worker.gpus)}} if worker.gpus else {}),
-        "node_config": _machine(infra, worker, machine, cloud, spot=infra.spot),
+        "node_config": {**_machine(infra, worker, machine, cloud, spot=infra.spot), **_rights(infra, cloud)},
     }
+
+
+def _rights(infra: InfraSpec, cloud: Cloud) -> dict[str, Any]:
+    """By what workers may use the bucket: Ray gives rights to the head alone."""
+    schemes, variables = _OWN_BUCKETS[cloud]
+    stated = infra.aws.instance_profile if cloud == "aws" else infra.gcp.service_account
+    has_keys = any(name.startswith(variables) for name in infra.secrets)
+    if stated is None and (has_keys or infra.storage.partition("://")[0] not in schemes):
+        return {}
+    if cloud == "aws":
+        return {"IamInstanceProfile": {"Name": or_blank(stated, "aws.instance_profile")}}
+    scopes = ["https://www.googleapis.com/auth/cloud-platform"]
+    return {"serviceAccounts": [{"email": or_blank(stated, "gcp.service_account"), "scopes": scopes}]}
 
 
 def _machine(infra: InfraSpec, node: NodeSpec, machine: str, cloud: Cloud, *, spot: bool) -> dict[str, Any]:

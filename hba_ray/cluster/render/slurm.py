@@ -18,6 +18,7 @@ _HEAD = """\
 #   sbatch slurm.sh SPEC [KEY=VALUE]...
 #
 # {from_where}
+# A Slurm job has nodes of one kind: here they are the workers `{kind}` of the infra file, the first that it lists.
 # A job that reaches its time limit or is preempted is queued again, and goes on where it was.
 {directives}
 set -euo pipefail
@@ -61,7 +62,7 @@ exit "$code"
 
 def render_slurm(infra: InfraSpec) -> str:
     """The batch script."""
-    slurm, worker = infra.slurm, next(iter(infra.workers.values()))
+    slurm, (kind, worker) = infra.slurm, next(iter(infra.workers.items()))
     directives = {
         "job-name": infra.name,
         "nodes": slurm.nodes,
@@ -76,9 +77,8 @@ def render_slurm(infra: InfraSpec) -> str:
     }
     lines = [f"#SBATCH --{name}={value}" for name, value in directives.items()] + ["#SBATCH --exclusive", "#SBATCH --requeue"]
     here = "From the folder of the checkout, which all nodes see, with its .venv set up."
-    head = _HEAD.format(
-        from_where="SPEC is a file in a folder that all nodes see." if slurm.container else here, directives="\n".join(lines)
-    )
+    from_where = "SPEC is a file in a folder that all nodes see." if slurm.container else here
+    head = _HEAD.format(from_where=from_where, kind=kind, directives="\n".join(lines))
     setup = "" if slurm.container else '\nexport PATH="$PWD/.venv/bin:$PATH"'
     body = _BODY.replace("CONTAINER", _container(infra)).replace("STORAGE", shlex.quote(infra.storage))
     return head + setup + body.replace("MLFLOW", or_blank(infra.mlflow, "mlflow"))

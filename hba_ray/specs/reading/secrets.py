@@ -42,6 +42,7 @@ _USER = re.compile(
     r"([^\s/]+|[^\s/?#@:\[]*:(?!\d*(?:[/?#,;'\")\]\s]|$))[^\n]{0,200})@"
 )
 """User and password of an address; a `Path` leaves one slash of two."""
+_CONTAINER = re.compile(r"[a-z0-9](-?[a-z0-9]){2,62}")
 _PARAMETER = re.compile(r"([?&;#]([\w.%\[\]-]+)=)([^\s&;#]+)")
 
 
@@ -92,8 +93,14 @@ def _masked(text: str, user_shown: Callable[[str, str], str]) -> str:
     """
     if "//" not in text and ":/" not in text:
         return text
-    text = _USER.sub(lambda found: f"{found[1]}{_hidden_user(found[2], user_shown)}@", text)
+    text = _USER.sub(lambda found: found[0] if _is_container(found) else f"{found[1]}{_hidden_user(found[2], user_shown)}@", text)
     return _PARAMETER.sub(lambda found: f"{found[1]}{MASK if _parameter_is_secret(found[2]) else found[3]}", text)
+
+
+def _is_container(found: re.Match[str]) -> bool:
+    """Whether what stands before an @ is a container of Azure's storage, as in abfs://CONTAINER@ACCOUNT.dfs.core.windows.net."""
+    before = found.string[max(0, found.start(2) - len("abfss://")) : found.start(2)]
+    return before.lower().endswith(("abfs://", "abfss://")) and _CONTAINER.fullmatch(found[2]) is not None
 
 
 def _hidden_user(text: str, user_shown: Callable[[str, str], str]) -> str:

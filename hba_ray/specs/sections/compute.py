@@ -14,6 +14,7 @@ each weighs the same in its gradient, whatever `micro_batch`, `workers` and `zer
 
 from __future__ import annotations
 
+import re
 from math import ceil
 from typing import Annotated, Literal
 
@@ -169,6 +170,10 @@ class ComputeSpec(Spec):
         return workers * self.cpus_per_worker + self.loader_cpus, workers * self.gpus_per_worker
 
 
+_WITHOUT_SCHEME = re.compile(r"[\w.-]+:\d+(/.*)?")
+"""A host and its port."""
+
+
 class TrackingSpec(Spec):
     """Where runs are recorded in MLflow."""
 
@@ -183,6 +188,8 @@ class TrackingSpec(Spec):
     def _holds_no_secret(cls, uri: str | None) -> str | None:
         if uri is not None and holds_secret(uri):
             raise ValueError("it holds a password or a token, which would be written to disk: give it as ${oc.env:NAME}")
+        if uri is not None and _WITHOUT_SCHEME.fullmatch(uri):
+            raise ValueError(f"MLflow would take it for a folder: give it as http://{uri}")
         return uri
 
     @property

@@ -30,8 +30,13 @@ ONLY_THE_USER_KNOWS = {
 FILLED: dict[str, Any] = {
     "image": {"cpu": "registry.example/hba:cpu", "gpu": "registry.example/hba:gpu"},
     "mlflow": "http://mlflow.example:5000",
-    "aws": {"machine_image": "ami-1", "file_system": "fs-1.efs.us-east-1.amazonaws.com:/"},
-    "gcp": {"project": "lab", "machine_image": "projects/p/global/images/i", "file_system": "10.0.0.2:/share"},
+    "aws": {"instance_profile": "lab-runs", "machine_image": "ami-1", "file_system": "fs-1.efs.us-east-1.amazonaws.com:/"},
+    "gcp": {
+        "service_account": "runs@lab.example",
+        "project": "lab",
+        "machine_image": "projects/p/global/images/i",
+        "file_system": "10.0.0.2:/share",
+    },
     "kubernetes": {"storage_class": "efs"},
 }
 SMALL: dict[str, Any] = {"head": {"cpus": 2, "memory_gib": 8}, "workers": {"cpu": {"cpus": 4, "memory_gib": 16, "most": 2}}}
@@ -128,7 +133,11 @@ def test_a_job_of_kubernetes_holds_its_spec_and_secrets_by_name_alone():
     [
         ("s3a://bucket/runs", "boto3", "s3://bucket/runs/mlartifacts"),
         ("gs://bucket/runs", "google-cloud-storage", "gs://bucket/runs/mlartifacts"),
-        ("abfss://box@account/runs", "azure-storage-file-datalake azure-identity", "abfss://box@account/runs/mlartifacts"),
+        (
+            "abfs://box@a.dfs.core.windows.net/r",
+            "azure-storage-file-datalake azure-identity",
+            "abfss://box@a.dfs.core.windows.net/r/mlartifacts",
+        ),
     ],
 )
 def test_the_mlflow_server_of_a_bucket_has_its_client_and_its_secrets(storage: str, client: str, artifacts: str):
@@ -137,6 +146,39 @@ def test_the_mlflow_server_of_a_bucket_has_its_client_and_its_secrets(storage: s
     shell, _, line = container["command"]
     assert shell == "sh" and line.startswith(f"pip install --quiet {client} && exec mlflow server")
     assert f"--artifacts-destination={artifacts} " in line and [one["name"] for one in container["env"]] == ["KEY"]
+
+
+HEADED = "head: {cpus: 2, memory_gib: 8}\n"
+SOUND = HEADED + "workers: {a: {cpus: 1, memory_gib: 1, most: 1}}\n"
+
+
+def test_an_azure_container_without_its_account_is_refused_where_mlflow_needs_it():
+    with pytest.raises(SpecError, match=r"names no account, which MLflow's server.*\n  give abfs://CONTAINER@ACCOUNT"):
+        render(infra(storage="abfs://box/runs"), "kubernetes")
+    assert "abfs://box/runs" in render(infra(storage="abfs://box/runs", mlflow="http://mlflow.example"), "kubernetes")
+
+
+@pytest.mark.parametrize(
+    ("target", "storage", "key", "secrets"),
+    [
+        ("aws", "s3://bucket/runs", "aws.instance_profile", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]),
+        ("gcp", "gs://bucket/runs", "gcp.service_account", ["GOOGLE_APPLICATION_CREDENTIALS"]),
+    ],
+)
+def test_workers_have_rights_to_the_bucket_by_an_account_or_by_secrets(target: Target, storage: str, key: str, secrets: list[str]):
+    place, name = key.split(".")
+    assert [blank.key for blank in blanks(render(infra(storage=storage), target))].count(key) == 1
+    assert key not in render(infra(storage=storage, secrets=secrets), target)
+    text = render(infra(**{"storage": storage, place: {name: "lab-runs"}}), target)
+    nodes = yaml.safe_load(text)["available_node_types"]
+    assert "lab-runs" in str(nodes["gpu"]) and "lab-runs" not in str(nodes["head"])
+    assert problems(target, text) == []
+
+
+def test_pods_have_the_service_account_that_is_named():
+    *_, mlflow, _, _, job = manifests(infra(kubernetes={"service_account": "runs"}), "name: x\n", "mine")
+    pods = [mlflow["spec"], job["spec"]["rayClusterSpec"]["headGroupSpec"], job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]]
+    assert [pod["template"]["spec"]["serviceAccountName"] for pod in pods] == ["runs"] * 3
 
 
 SPOILT: dict[str, tuple[Target, str, str, str]] = {
@@ -168,17 +210,33 @@ def test_what_is_wrong_in_a_file_is_told(case: str):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("head: {cpus: 2, memory_gib: 8}\n", r"infra\.yaml: workers: Field required"),
+        ("head: {cpus: 2, memory_gib: 8}\n", r"infra\.yaml: 'workers' is missing"),
         ("nam: x\n", r"infra\.yaml"),
         ("head: {cpus: 2, memory_gib: 8}\nworkers:\n  gpu:\n    cpus: 4\n    memory_gib: 8\n    most: 0\n", r"yaml:6: workers\.gpu\.most"),
-        ("storage: runs\nhead: {cpus: 2, memory_gib: 8}\nworkers: {a: {cpus: 1, memory_gib: 1, most: 1}}\n", r"yaml:1: storage: 'runs' is"),
+        (f"storage: runs\n{SOUND}", r"yaml:1: storage: is relative.* \(given: 'runs'\)"),
         ("head: [", r"infra\.yaml"),
+        ("# nothing\n", r"infra\.yaml: it takes keys"),
+        (f"idle_minuts: 10\n{SOUND}", r"yaml:1: unknown key 'idle_minuts'\n  did you mean 'idle_minutes'\?"),
+        (f"workers: {{a: {{cpus: 1, memory_gb: 1, most: 1}}}}\n{HEADED}", r"yaml:1: unknown key 'workers\.a\.memory_gb'\n  did you mean"),
+        (f"secrets: HF_TOKEN\n{SOUND}", r"yaml:1: secrets: it takes a list"),
+        (f"slurm: {{time: 24:00:00}}\n{SOUND}", r"yaml:1: slurm\.time: it takes a text; in YAML.* in quotes"),
+        (f"storage: /\n{SOUND}", r"yaml:1: storage: is no folder that a file system can be mounted at"),
+        (f"storage: /my runs\n{SOUND}", r"yaml:1: storage: '/my runs' has to be one word"),
+        (f"storage: s4://b/r\n{SOUND}", r"yaml:1: storage: is an address from which runs cannot be read.* begins with s3"),
+        (f"storage: 's3://'\n{SOUND}", r"yaml:1: storage: names no bucket: write s3://BUCKET/FOLDER"),
+        (f"mlflow: 10.0.0.5:5000\n{SOUND}", r"yaml:1: mlflow: is no address of a server: give it as http://HOST:PORT"),
+        (f"mlflow: 'http://bob:pass-1@10.0.0.5:5000'\n{SOUND}", r"yaml:1: mlflow: holds a password.* MLFLOW_TRACKING_PASSWORD in secrets"),
+        (f"mlflow: '${{oc.env:MLF}}'\n{SOUND}", r"yaml:1: mlflow: holds a password, or a reference"),
+        (f"mlflow: FILL_IN_xyz\n{SOUND}", r"yaml:1: mlflow: 'FILL_IN_xyz' is a blank"),
+        (f"image: {{gpu: ''}}\n{SOUND}", r"yaml:1: image\.gpu: '' has to be one word"),
+        (f"workers: {{head: {{cpus: 1, memory_gib: 1, most: 1}}}}\n{HEADED}", r"yaml:1: workers: a kind of worker is named 'head'"),
     ],
 )  # fmt: skip
 def test_a_bad_infra_file_is_refused_with_its_line_and_key(tmp_path: Path, text: str, said: str):
     (tmp_path / "infra.yaml").write_text(text)
-    with pytest.raises(SpecError, match=said):
+    with pytest.raises(SpecError, match=said) as raised:
         load_infra(tmp_path / "infra.yaml")
+    assert "pass-1" not in str(raised.value)
     with pytest.raises(SpecError, match=r"elsewhere\.yaml"):
         load_infra(tmp_path / "elsewhere.yaml")
 

@@ -233,3 +233,11 @@ def test_what_libraries_say_is_shown_without_secrets(monkeypatch: pytest.MonkeyP
     assert said == "API request to http://***:***@host/api?token=*** failed for ***"
     assert masked("redis://:hush@host#access_token=hush") == "redis://:***@host#access_token=***"
     assert masked("see http://host:5000/a@b?page=2 and c:d@e") == "see http://host:5000/a@b?page=2 and c:d@e"
+
+
+@pytest.mark.parametrize("scheme", ["abfs", "abfss"])
+def test_a_container_of_azure_before_an_account_is_no_secret_and_a_password_there_is(scheme: str, read):
+    address = f"{scheme}://runs-1@lab.dfs.core.windows.net/folder"
+    assert masked(address) == address and read(f"compute.storage={address}").compute.storage == address
+    for hidden in (f"{scheme}://me:hush@lab.dfs.core.windows.net", f"{scheme}://Sv2_xYtoken@lab.net", "s3://runs@lab.net"):
+        assert "***" in masked(hidden)
