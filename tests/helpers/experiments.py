@@ -1,6 +1,8 @@
 """An experiment and a sweep small enough to run whole, in seconds and in this process."""
 
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from hba_ray.specs import ExperimentSpec
 
@@ -19,7 +21,7 @@ SMALL = {
 
 def small_experiment(storage: Path | str, **changes: object) -> ExperimentSpec:
     """The spec, with `section__field=value` changed."""
-    raw = {name: dict(value) if isinstance(value, dict) else value for name, value in SMALL.items()}
+    raw: dict[str, Any] = deepcopy(SMALL)
     raw["compute"]["storage"] = str(storage)
     for path, value in changes.items():
         *sections, name = path.split("__")
