@@ -98,7 +98,12 @@ def find_shards(root: Path, layout: str = "auto", *, part: int = 0) -> tuple[Sha
             with the name of a file.
     """
     if not root.is_dir():
-        raise DataError(str(root), "no such folder", "give the folder of the parquet or jsonl files as atlas.root", reason="missing file")
+        raise DataError(
+            str(root),
+            "no such folder",
+            "give the folder of the parquet or jsonl files as atlas.root or, of one of several, as root in atlas.sources",
+            reason="missing file",
+        )
     found: list[Shard] = []
     for path in sorted(path for folder in (root, root / "data") for path in _listed(folder)):
         split, kind = _split_of(path.name), _ENDINGS.get(path.suffix.lower())

@@ -25,6 +25,7 @@ from hba_ray.errors import CheckpointError
 
 _LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
 _LANGUAGE_TYPES = ("llama", "qwen2")
+_WAY_OUT = "give a Llama or Qwen2 model, for example HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,16 @@ def read_language(source: str | Path) -> LanguageModel:
         CheckpointError: not there, damaged, or of a kind whose weights a thinker has no place for.
     """
     place = Path(source)
+    if place.suffix == ".bin":
+        what = "is a model.bin of CTranslate2, which holds Whisper and no language model"
+        raise CheckpointError(str(source), what, "give it as model.small.speech, and a GGUF file or a hub id as model.small.language")
     gguf = {"gguf_file": place.name} if place.suffix == ".gguf" else {}
     name = str(place.parent if gguf else source)
     try:
         config = AutoConfig.from_pretrained(name, **gguf)
         _check_language(config, str(source))
+        if gguf:
+            _check_gguf(place)
         tokenizer = AutoTokenizer.from_pretrained(name, **gguf)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **gguf)
     except _LOADING_ERRORS as cause:
@@ -83,9 +89,8 @@ def read_language(source: str | Path) -> LanguageModel:
 
 def _check_language(config: Any, where: str) -> None:
     """Refuses models that compute what a thinker's language model does not."""
-    way_out = "give a Llama or Qwen2 model, for example HuggingFaceTB/SmolLM2-135M-Instruct"
     if config.model_type not in _LANGUAGE_TYPES:
-        raise CheckpointError(where, f"is of type '{config.model_type}', not one of {', '.join(_LANGUAGE_TYPES)}", way_out)
+        raise CheckpointError(where, f"is of type '{config.model_type}', not one of {', '.join(_LANGUAGE_TYPES)}", _WAY_OUT)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rope = config.rope_parameters or {}
     defect = None
@@ -98,7 +103,18 @@ def _check_language(config: Any, where: str) -> None:
     elif config.model_type == "llama" and (config.attention_bias or config.mlp_bias):
         defect = "is a Llama with biases"
     if defect:
-        raise CheckpointError(where, defect, way_out)
+        raise CheckpointError(where, defect, _WAY_OUT)
+
+
+def _check_gguf(file: Path) -> None:
+    """Refuses rotary positions that are scaled: transformers reads a GGUF file without them."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    stated = {name.partition(".rope.")[2]: field.contents() for name, field in reader.fields.items() if ".rope.scal" in name}
+    scales = stated and stated.get("scaling.type") != "none"
+    if scales or any(tensor.name.startswith("rope_") for tensor in reader.tensors):
+        raise CheckpointError(str(file), "scales its rotary positions", _WAY_OUT)
 
 
 def read_speech(source: str | Path) -> SpeechEncoder:
@@ -109,6 +125,9 @@ def read_speech(source: str | Path) -> SpeechEncoder:
     """
     if Path(source).suffix == ".bin":
         return _from_ctranslate2(Path(source))
+    if Path(source).suffix == ".gguf":
+        way_out = "give it as model.small.language, and a model.bin of CTranslate2 or a hub id as model.small.speech"
+        raise CheckpointError(str(source), "is a GGUF file, which holds a language model and no Whisper", way_out)
     try:
         kind = AutoConfig.from_pretrained(source).model_type
         if kind != "whisper":

@@ -166,7 +166,9 @@ def test_a_judge_that_cannot_judge_is_refused_before_anything_is_done(stub, tmp_
 
 
 def test_where_there_are_no_open_answers_there_is_no_judge(tmp_path: Path):
-    spec = judged(tmp_path, JudgeSpec(), atlas__datasets=["toy_tone"])
+    spec = judged(tmp_path, JudgeSpec(), atlas__datasets=["toy_tone"], evaluate__retention=False)
+    with pytest.raises(SpecError, match=r"evaluate\.retention: is about open answers.*\n  add one of .*intentqa.*, or leave it out"):
+        plan(judged(tmp_path, JudgeSpec(), atlas__datasets=["toy_tone"], evaluate__retention=True), Storage(tmp_path))
     assert "judge sft" not in {step.name for step in plan(spec, Storage(tmp_path)).steps}
     released = small_experiment(tmp_path, atlas__source="released", atlas__root="x").atlas
     assert has_open_answers(released)

@@ -174,6 +174,61 @@ def test_a_language_model_that_computes_something_else_is_refused(sources: Sourc
         read_language(tmp_path / "scaled")
 
 
+def write_gguf(file: Path, scaling: dict[str, float | str], *, factors: bool) -> Path:
+    """A Llama in a GGUF file, without a tokenizer.
+
+    Args:
+        scaling: key below `llama.rope.` -> value.
+        factors: whether it has the tensor by which Llama 3 scales each rotary frequency.
+    """
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(file, "llama")
+    for key, size in {
+        "embedding_length": 32,
+        "block_count": 1,
+        "feed_forward_length": 64,
+        "attention.head_count": 2,
+        "context_length": 64,
+    }.items():
+        writer.add_uint32(f"llama.{key}", size)
+    for key, value in scaling.items():
+        (writer.add_string if isinstance(value, str) else writer.add_float32)(f"llama.rope.{key}", value)
+    writer.add_tensor("token_embd.weight", np.zeros((16, 32), dtype=np.float32))
+    if factors:
+        writer.add_tensor("rope_freqs.weight", np.ones(8, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("scaling", "factors", "scaled"),
+    [
+        ({"scaling.type": "linear", "scaling.factor": 4.0}, False, True),
+        ({"scaling.type": "yarn", "scaling.factor": 4.0}, False, True),
+        ({"scale_linear": 4.0}, False, True),  # of older files
+        ({}, True, True),
+        ({"scaling.type": "none"}, False, False),
+        ({"freq_base": 100_000.0}, False, False),
+    ],
+)
+def test_a_gguf_file_whose_rotary_positions_are_scaled_is_refused(
+    scaling: dict[str, float | str], factors: bool, scaled: bool, tmp_path: Path
+):
+    with pytest.raises(CheckpointError) as refused:  # none of them has a tokenizer
+        read_language(write_gguf(tmp_path / "words.gguf", scaling, factors=factors))
+    assert ("scales its rotary positions" in str(refused.value)) is scaled
+
+
+def test_a_source_under_the_key_of_the_other_is_told_so(tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"holds Whisper and no language model\n  give it as model\.small\.speech"):
+        read_language(tmp_path / "model.bin")
+    with pytest.raises(CheckpointError, match=r"holds a language model and no Whisper\n  give it as model\.small\.language"):
+        read_speech(tmp_path / "words.gguf")
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_one_other_projections(sources: Sources, tmp_path: Path):
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
         build_small(sources.llama, sources.whisper, tmp_path / name, seed=seed)
@@ -188,6 +243,8 @@ def test_a_source_is_a_hub_id_a_folder_a_file_or_an_installed_package(sources: S
     assert weights_of(str(tmp_path), "model.small.language") == weights_of(str(tmp_path / "words.gguf"), "x") == tmp_path / "words.gguf"
     with pytest.raises(EnvironmentMissing, match=r"the package 'no-such-weights' is not installed\n.*make small"):
         weights_of("package:no-such-weights", "model.small.language")
+    with pytest.raises(CheckpointError, match=r"model\.small\.language: 'package:' names no package"):
+        weights_of("package:", "model.small.language")
     with pytest.raises(CheckpointError, match="the package 'pytest' carries no weights"):
         weights_of("package:pytest", "model.small.language")
     (tmp_path / "more.gguf").touch()

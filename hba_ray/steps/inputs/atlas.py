@@ -41,6 +41,7 @@ class AtlasResult(Result):
         cards: of several conversions, where corpora are joined.
         changes: dataset -> what was changed in rows, or stated wrongly in them -> rows.
         leaks: rows that are in two splits, or twice in one: the fields of `data.repeats.Leak`.
+        absent: modalities that are not withheld, and that no row has.
     """
 
     counts: dict[str, dict[Split, int]]
@@ -48,6 +49,7 @@ class AtlasResult(Result):
     cards: list[dict[str, Any]] = field(default_factory=list)
     changes: dict[str, dict[str, int]] = field(default_factory=dict)
     leaks: list[dict[str, Any]] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
 
 
 class AtlasSteps(StepKind[AtlasResult]):
@@ -106,6 +108,7 @@ class AtlasSteps(StepKind[AtlasResult]):
         index.save(context.folder, stated=stated)
         counts: Any = {dataset: {str(split): rows for split, rows in splits.items()} for dataset, splits in index.counts().items()}
         changes, leaks = found_in(index)
+        held = {name for signature in index.table.column("modality_signature").unique().to_pylist() for name in signature.split("_")}
         cards = [conversion.to_json() for conversion in conversions]
         return AtlasResult(
             counts=counts,
@@ -114,6 +117,7 @@ class AtlasSteps(StepKind[AtlasResult]):
             drops=count_drops([*(drop for conversion in conversions for drop in conversion.drops), *index.drops]),
             changes=changes,
             leaks=leaks,
+            absent=[name for name in spec.modalities if name not in held],
         )
 
     def notes(self, spec: ExperimentSpec, result: AtlasResult) -> list[str]:
@@ -121,6 +125,8 @@ class AtlasSteps(StepKind[AtlasResult]):
         withheld = [name for name in ("audio", "video", "image") if name not in spec.atlas.modalities]
         if withheld:
             said.append(f"Withheld from the model: {', '.join(withheld)}.")
+        if result.absent:
+            said.append(f"Not withheld, but no row has it: {', '.join(result.absent)}.")
         if spec.atlas.sample is not None:
             wanted = ((split, getattr(spec.atlas.sample, split)) for split in ("train", "validation", "test"))
             counts = ", ".join(f"{split} {count}" for split, count in wanted if count is not None)
@@ -250,7 +256,12 @@ def _of_sources(root: Path, memory: Path) -> dict[str, Any]:
     from hba_ray.data.shards import check_is_file
 
     if not root.is_dir():
-        raise DataError(str(root), "no such folder", "give the folder of the public files as atlas.root", reason="missing file")
+        raise DataError(
+            str(root),
+            "no such folder",
+            "give the folder of the public files as atlas.root or, of one of several, as root in atlas.sources",
+            reason="missing file",
+        )
     tables = [path for path in sorted(root.iterdir()) if path.suffix in TABLES]
     for path in tables:
         check_is_file(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hba_ray.descriptors.summary import StreamSummary
+from hba_ray.errors import DataError
 from hba_ray.progress import phases
 from hba_ray.specs import ExperimentSpec
 from hba_ray.specs.sections.descriptors import STREAMS, DescriptorsSpec, Stream
@@ -80,6 +81,7 @@ class DescribeSteps(StepKind[DescribeResult]):
     def make(self, context: Context) -> DescribeResult:
         chosen = settings(context.spec)
         made = _extract(context, context.index, [stream for stream in chosen.streams if stream != "transcripts"])
+        _check_adapters(context.spec, made)
         if "transcripts" not in chosen.streams:
             return made
         spoken = _extract(context, context.whole_index.take(_spoken(context)), ["transcripts"])
@@ -96,6 +98,19 @@ class DescribeSteps(StepKind[DescribeResult]):
         if result.changes:
             said.append(f"Put right in transcripts: {_counted(result.changes)}.")
         return said
+
+
+def _check_adapters(spec: ExperimentSpec, made: DescribeResult) -> None:
+    """Refuses to train a model for hours whose adapters then have nothing to learn from.
+
+    Raises:
+        DataError: no row has a descriptor of any stream that the adapters read.
+    """
+    needed = [made.streams[stream] for stream in spec.bam.streams] if "bam" in spec.stages else []
+    if needed and not any(found.described for found in needed):
+        what = f"none of {needed[0].rows} rows has a clip that can be described ({', '.join(spec.bam.streams)})"
+        way_out = "put the clips beside the tables, as the corpus is published, or leave bam out of stages"
+        raise DataError("bam.streams", what, way_out, reason="missing file")
 
 
 def _extract(context: Context, index: AtlasIndex, streams: Sequence[Stream]) -> DescribeResult:

@@ -34,9 +34,12 @@ class Data(Need):
 
     def check(self, machine: Machine) -> Check:
         folder = folder_here(self.root)
+        what = f"data: {self.root}"
         if folder.is_dir():
-            return self.said("data", f"{self.root}: {self.facts}")
-        return self.said("data", f"there is no folder {self.root} here, for {self.facts}", "put it there, or give its folder as atlas.root")
+            return self.said(what, self.facts)
+        return self.said(
+            f"data: {self.root}", f"there is no such folder here, for {self.facts}", f"put it there, or give its folder as {self.where}"
+        )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from hba_ray.cluster.session import ANYWHERE
+from hba_ray.data.tasks import DATASETS
+from hba_ray.errors import SpecError
 from hba_ray.models.size.estimates import Effort
 from hba_ray.progress import Bar, progress
 from hba_ray.specs import ExperimentSpec
@@ -59,8 +61,13 @@ class RetentionSteps(StepKind[RetentionResult]):
 
     def plan(self, draft: Draft) -> None:
         spec = draft.spec
-        if not spec.evaluate.retention or not has_open_answers(spec.atlas):
+        if not spec.evaluate.retention:
             return
+        if not has_open_answers(spec.atlas):
+            known = ", ".join(dataset.id for dataset in DATASETS.values() if dataset.task.is_open and not dataset.is_toy)
+            raise SpecError(
+                "evaluate.retention", "is about open answers, and no dataset of the spec has them", f"add one of {known}, or leave it out"
+            )
         judge = {**spec.evaluate.judge.identity(), "prompts": None} if spec.evaluate.judge else None  # ratings have a prompt of their own
         for predicted in draft.of_kind("evaluate"):
             identity = {"predictions": predicted.fingerprint, "backbone": backbone.identity(draft), "judge": judge}

@@ -13,6 +13,7 @@ from hba_ray.steps.base import Context, Draft
 from hba_ray.steps.inputs.atlas import AtlasResult, AtlasSteps
 from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
+from tests.convert.conftest import write_meld
 from tests.helpers.corpora import write_daicwoz
 from tests.helpers.experiments import small_experiment
 from tests.helpers.own_data import write_own
@@ -45,17 +46,24 @@ def test_the_notes_say_what_was_put_right_and_what_two_splits_share(tmp_path):
     spec = experiment(tmp_path)
     notes = AtlasSteps().notes(spec, made(spec))
     assert notes == [
+        "Not withheld, but no row has it: audio, video, image.",
         "Put right when the rows were read: siq2: C1 characters (rows: 1), control tokens (rows: 1), "
         "modality_signature that contradicts the clips (rows: 1).",
         f"Leak between splits, siq2: rows of test that are in train, too: 1 ('{made(spec).leaks[0]['samples'][0]}').",
     ]
-    assert index_of(spec)[1] == notes
+    assert index_of(spec)[1] == notes[1:]
 
 
 def test_nothing_is_said_of_rows_that_are_in_order(tmp_path):
     write(tmp_path, train=[ROW], test=[{**ROW, "problem": "What else?"}])
-    spec = experiment(tmp_path)
-    assert AtlasSteps().notes(spec, made(spec)) == []
+    spec = experiment(tmp_path, modalities=["text"])
+    assert AtlasSteps().notes(spec, made(spec)) == ["Withheld from the model: audio, video, image."]
+
+
+def test_a_modality_that_no_row_has_is_told_from_one_that_is_withheld(tmp_path):
+    spec = experiment(tmp_path, root=str(write_meld(tmp_path)), source="meld", modalities=["text", "audio"])
+    notes = AtlasSteps().notes(spec, made(spec))
+    assert notes[:2] == ["Withheld from the model: video, image.", "Not withheld, but no row has it: audio."]
 
 
 def test_the_rules_of_a_conversion_and_what_it_found_are_told(tmp_path):

@@ -23,6 +23,7 @@ from hba_ray.steps.base import Context
 from hba_ray.steps.inputs import describe
 from hba_ray.steps.run import do_step
 from hba_ray.store.folders import Storage
+from tests.convert.conftest import write_cremad
 from tests.helpers.experiments import small_experiment
 from tests.helpers.whisper import checkpoint
 
@@ -51,6 +52,16 @@ def test_the_step_is_named_by_what_is_extracted_and_not_by_how_it_is_read(tmp_pa
     assert name() == name(descriptors__acoustic={"normalisation": "l2"}) == name(compute__extractors=2)
     assert name() == name(descriptors__streams=["acoustic", "pose"])
     assert len({name(), name(descriptors__pose={"fps": 4}), name(descriptors__streams=["pose"]), name(atlas__limit=1)}) == 4
+
+
+def test_adapters_without_any_descriptor_to_learn_from_are_refused_before_a_model_is_trained(tmp_path: Path):
+    root = write_cremad(tmp_path)
+    shutil.rmtree(root / "AudioWAV", ignore_errors=True)
+    spec = small_experiment(
+        tmp_path / "runs", atlas={"source": "cremad", "root": str(root)}, stages=["sft", "bam"], bam={"streams": ["acoustic"]}
+    )
+    with pytest.raises(DataError, match=r"bam\.streams: none of \d+ rows has a clip that can be described \(acoustic\)\n  put the clips"):
+        do_step(_context_of(spec), lambda line: None)
 
 
 def test_every_row_is_described_or_counted(made):
