@@ -134,9 +134,10 @@ class MlflowTracker:
                 self._run_id = self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id
             for key, value in all_tags.items() if runs else ():
                 self._client.set_tag(self.run_id, key, value)
-            new = self._new_params({key: str(value) for key, value in params.items()}, runs[0].data.params if runs else {})
-            self._send(new, self._new_metrics(points))
-        self.log_text(json.dumps(dict(params), indent=2, default=str), "params.json")
+            texts = {key: str(value) for key, value in params.items()}
+            self._send(self._new_params(texts, runs[0].data.params if runs else {}), self._new_metrics(points))
+        if runs or any(len(text) > PARAM_CHARACTERS for text in texts.values()):  # MLflow's own cannot change, nor be long
+            self.log_text(json.dumps(dict(params), indent=2, default=str), "params.json")
 
     def log_points(self, points: Sequence[Point]) -> None:
         """Adds values of metrics. A metric that has a value at a step already keeps it."""

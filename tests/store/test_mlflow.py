@@ -72,6 +72,19 @@ def test_a_run_holds_what_was_logged_and_leaves_the_working_folder_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
 
+def test_parameters_that_mlflow_keeps_whole_are_in_no_file_of_their_own(storage: Path) -> None:
+    tracker = MlflowTracker(TrackingSpec(), storage)
+    tracker.start("short", {"sft.lr": 1e-4}, standard_tags("0" * 12, 0))
+    tracker.end()
+    artifacts = storage / "mlartifacts" / tracker.run_id / "artifacts"
+    assert not artifacts.exists()
+    again = MlflowTracker(TrackingSpec(), storage)
+    again.start("short", {"sft.lr": 2e-4}, standard_tags("0" * 12, 0))
+    again.end()
+    assert again.run_id == tracker.run_id
+    assert json.loads((artifacts / "params.json").read_text()) == {"sft.lr": 2e-4} and run_of(again).data.params == {"sft.lr": "0.0001"}
+
+
 def test_the_same_spec_continues_its_run_and_doubles_no_step(storage: Path) -> None:
     first = MlflowTracker(TrackingSpec(), storage)
     first.start("resumed", {"compute.workers": 1}, TAGS)
