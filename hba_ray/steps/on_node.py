@@ -88,7 +88,8 @@ def gpus_to_itself(compute: ComputeSpec, folder: Path, say: Callable[[str], None
     kind = fcntl.LOCK_EX if compute.gpus_per_worker == int(compute.gpus_per_worker) else fcntl.LOCK_SH
     with ExitStack() as stack:
         for gpu in sorted(filter(None, os.environ.get(GPUS, "").split(","))):
-            lock = stack.enter_context((folder / f".gpu-{gpu}").open("ab"))
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / f".gpu-{gpu.replace('/', '-')}").open("ab"))  # parts of a GPU have names with slashes
             try:
                 fcntl.flock(lock, kind | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -37,6 +37,7 @@ def next_process(share: float, folder: Path) -> tuple[threading.Thread, list[str
 
 def test_a_step_waits_for_the_one_before_it_on_the_same_gpus_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(GPUS, "3,1")
+    tmp_path = tmp_path / "not made yet"
     whole = ComputeSpec(workers=1, gpus_per_worker=2)
     with gpus_to_itself(whole, tmp_path, pytest.fail):
         thread, said, told, entered = next_process(1, tmp_path)
@@ -55,6 +56,14 @@ def test_workers_that_share_a_gpu_do_not_wait_for_each_other(tmp_path: Path, mon
         thread, said, _, entered = next_process(0.5, tmp_path)
         assert entered.wait(SECONDS) and not said
         thread.join()
+
+
+def test_a_part_of_a_gpu_is_told_from_other_parts_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for part in ("MIG-GPU-5c89/1/0", "MIG-GPU-5c89/2/0"):
+        monkeypatch.setenv(GPUS, part)
+        with gpus_to_itself(ComputeSpec(workers=1, gpus_per_worker=1), tmp_path, pytest.fail):
+            pass
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_without_gpus_there_is_nothing_to_wait_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
