@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from hba_ray.errors import SpecError
 from hba_ray.specs.base import fingerprint, put_at
 from hba_ray.specs.experiment import ExperimentSpec
-from hba_ray.specs.reading.defects import problem
+from hba_ray.specs.reading.defects import problems
 from hba_ray.specs.sections.compute import CHANGE_NO_RESULT
 from hba_ray.specs.sections.sweep import DrawSpec, SweepSpec
 
@@ -170,8 +170,7 @@ def _experiment(
     try:
         return ExperimentSpec.model_validate(raw)
     except ValidationError as invalid:
-        errors = sorted(invalid.errors(include_url=False), key=lambda error: error["type"] != "extra_forbidden")
-        path, what, way_out = problem(errors[0], ExperimentSpec)
+        path, what, way_out = problems(invalid, ExperimentSpec)[0]
         where = _place(".".join(path), sets, sweep, locate)
         raise SpecError(where, f"trial '{name}': {what}", way_out) from None
 

@@ -31,14 +31,22 @@ def located(invalid: ValidationError, of: type[BaseModel], locate: Callable[[tup
         locate: the place of a key path.
         way_out: where a defect has none of its own.
     """
-    errors = sorted(invalid.errors(include_url=False), key=lambda error: error["type"] != "extra_forbidden")
-    problems = [problem(error, of) for error in errors]  # a misspelt key explains a missing one
-    path, what, own = problems[0]
-    rest = [f"also {locate(other)}: {said}" for other, said, _ in problems[1:6]]
+    (path, what, own), *others = problems(invalid, of)
+    rest = [f"also {locate(other)}: {said}" for other, said, _ in others[:5]]
     return SpecError(locate(path), what, "\n  ".join(part for part in (own or way_out, *rest) if part))
 
 
-def problem(error: Any, of: type[BaseModel]) -> tuple[tuple[str, ...], str, str]:
+def problems(invalid: ValidationError, of: type[BaseModel]) -> list[tuple[tuple[str, ...], str, str]]:
+    """Key path, defect and way out of all that is wrong with a file; unknown keys first, since a misspelt one explains a missing one.
+
+    Args:
+        of: what the file holds.
+    """
+    errors = sorted(invalid.errors(include_url=False), key=lambda error: error["type"] != "extra_forbidden")
+    return [_problem(error, of) for error in errors]
+
+
+def _problem(error: Any, of: type[BaseModel]) -> tuple[tuple[str, ...], str, str]:
     """Key path, defect and way out of an invalid file; the way out may be empty.
 
     Args:

@@ -37,9 +37,7 @@ class Data(Need):
         what = f"data: {self.root}"
         if folder.is_dir():
             return self.said(what, self.facts)
-        return self.said(
-            f"data: {self.root}", f"there is no such folder here, for {self.facts}", f"put it there, or give its folder as {self.where}"
-        )
+        return self.said(what, f"there is no such folder here, for {self.facts}", f"put it there, or give its folder as {self.where}")
 
 
 @dataclass(frozen=True)
