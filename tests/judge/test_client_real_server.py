@@ -11,8 +11,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -24,10 +25,11 @@ from hba_ray.evaluation.retention import DIMENSIONS, HIGHEST, LOWEST, rate_answe
 from hba_ray.judge.grade import JudgeItem, check_judge, judge_items
 from hba_ray.models.backbone import load_backbone, load_processor
 from hba_ray.models.export import export_thinker
-from hba_ray.progress import progress
+from hba_ray.progress import Bar, progress
 from hba_ray.specs.sections.evaluate import JudgeSpec
 from tests.helpers.servers import free_port
 
+T = TypeVar("T")
 NAME = "local-judge"
 PATIENCE_SECONDS = 600
 
@@ -87,17 +89,21 @@ def answers(url: str) -> bool:
         return False
 
 
+def answers_of(
+    ask: Callable[[list[JudgeItem], JudgeSpec, Path, Bar], list[T]], items: list[JudgeItem], spec: JudgeSpec, cache: Path
+) -> list[T]:
+    """What a judge says of items, with a bar that nobody sees."""
+    with progress("judge", len(items), console=Console(file=io.StringIO())) as bar:
+        return ask(items, spec, cache, bar)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_served_model_grades_every_item_once_and_is_not_asked_again(base_url: str, tmp_path: Path):
     spec = JudgeSpec(model=NAME, base_url=base_url, key_env=None, max_tokens=48, temperature=0, concurrency=4)
     check_judge(spec)
     items = [JudgeItem(f"row {number}", "toy_answers", f"What does person {number} do?", "Nods.", "Nods.") for number in range(6)]
-    rounds = []
-    for _ in range(2):
-        with progress("judge", len(items), console=Console(file=io.StringIO())) as bar:
-            rounds.append(judge_items(items, spec, tmp_path, bar))
-    first, second = rounds
+    first, second = (answers_of(judge_items, items, spec, tmp_path) for _ in range(2))
     assert [verdict.sample_id for verdict in first] == [item.sample_id for item in items]
     for verdict in first:  # what a poor model says is seldom a verdict; then it is counted as none, and never guessed
         assert (verdict.correct is None) == bool(verdict.defect)
@@ -114,11 +120,7 @@ def test_a_served_model_grades_every_item_once_and_is_not_asked_again(base_url: 
 def test_a_served_model_rates_every_answer_once_on_the_scale_or_not_at_all(base_url: str, tmp_path: Path, request: pytest.FixtureRequest):
     spec = JudgeSpec(model=NAME, base_url=base_url, key_env=None, max_tokens=96, temperature=0, concurrency=4)
     items = [JudgeItem(f"row {number}", "toy_answers", f"What does person {number} do?", "Nods, and leaves.", "-") for number in range(6)]
-    rounds = []
-    for _ in range(2):
-        with progress("ratings", len(items), console=Console(file=io.StringIO())) as bar:
-            rounds.append(rate_answers(items, spec, tmp_path, bar))
-    first, second = rounds
+    first, second = (answers_of(rate_answers, items, spec, tmp_path) for _ in range(2))
     assert len(first) == len(items) and second == first
     for ratings in first:
         assert ratings is None or (ratings.keys() == set(DIMENSIONS) and all(LOWEST <= one <= HIGHEST for one in ratings.values()))
