@@ -104,7 +104,7 @@ def stop(job: Name, address: Address = None) -> None:
     """Stop a job; submitted again, its spec goes on where it was."""
     from hba_ray.cluster.jobs import Jobs
 
-    console.print(f"{job}: {'is being stopped' if Jobs(address).stop(job) else 'had ended already'}")
+    console.print(f"{job}: {'was stopped' if Jobs(address).stop(job) else 'had ended already'}")
 
 
 def _show_text(text: str) -> None:

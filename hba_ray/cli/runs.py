@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +13,11 @@ from hba_ray.report.formats import FORMATS, write_document
 from hba_ray.specs import ExperimentSpec, load_spec
 from hba_ray.specs.paper import ATLAS_SPEC, DESCRIPTIVE, TOY, experiments_folder, find_table, table_id
 from hba_ray.store.folders import REPORT, RESOLVED, file_of_run
+from hba_ray.store.scratch import stated
+
+if TYPE_CHECKING:
+    from hba_ray.runs.run import Finished
+    from hba_ray.runs.sweep import FinishedSweep
 
 app = typer.Typer()
 kept = typer.Typer(no_args_is_help=True, help="Look after what runs have left.")
@@ -46,8 +51,7 @@ def run(
         swept = run_sweep(sweep, say)
         if swept.report is not None:
             console.print(terminal_table(swept.report))
-            show("table", swept.table)
-            show("report", swept.page)
+            _show_results(swept)
         show("mlflow", swept.mlflow)
         swept.check()
         return
@@ -55,9 +59,14 @@ def run(
     undo([experiment.steps], redo or [], say)
     finished = run_experiment(experiment, say)
     console.print(terminal_table(finished.report))
-    show("table", finished.table)
-    show("report", finished.page)
+    _show_results(finished)
     show("mlflow", finished.mlflow)
+
+
+def _show_results(finished: Finished | FinishedSweep) -> None:
+    """Where others find the table and the page: a storage in a bucket is worked on in a folder that only this machine sees."""
+    show("table", stated(finished.table))
+    show("report", stated(finished.page))
 
 
 HTML = "html"

@@ -276,9 +276,12 @@ class Jobs:
             retries -= 1
 
     def stop(self, name: str) -> bool:
-        """Stops a job, and says whether it was running. When its spec is submitted again, it goes on where it was."""
+        """Stops a job, waits until it has ended, and says whether it was running. Submitted again, its spec goes on where it was."""
         with _answers(self.address, name):
-            return self._client.stop_job(name)
+            was_running = self._client.stop_job(name)
+        while was_running and self.get(name).exit_code is None:
+            time.sleep(POLL_SECONDS)
+        return was_running
 
 
 class Shown:

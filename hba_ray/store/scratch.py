@@ -65,9 +65,10 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def stated(folder: Path) -> str:
-    """The address of the bucket whose folder here this is; of a folder like any other, its path."""
-    return str(folder) if root_of(folder) is None else address_of(folder)
+def stated(path: Path) -> str:
+    """How others find a file or folder: its address where it belongs to a bucket, and else its path."""
+    root = root_of(path)
+    return str(path) if root is None else "/".join((address_of(root), *path.relative_to(root).parts))
 
 
 class Scratch:

@@ -56,6 +56,7 @@ def test_a_path_tells_which_bucket_it_belongs_to(tmp_path: Path, monkeypatch: py
     assert mirror_of(tmp_path / "runs" / "steps") is None
     assert folder_here(tmp_path / "runs") == tmp_path / "runs"
     assert (stated(here), stated(tmp_path)) == ("s3://my-bucket/a b/runs+1%", str(tmp_path))
+    assert stated(here / "toy-1" / "report.html") == "s3://my-bucket/a b/runs+1%/toy-1/report.html"
     with pytest.raises(SpecError, match="more than 255"):
         folder_here("s3://bucket/" + "x" * 250)
 
