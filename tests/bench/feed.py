@@ -28,7 +28,7 @@ from hba_ray.data.feed.batches import BatchMaker, BatchSettings, MicroBatch
 from hba_ray.data.feed.order import Order, plan_epoch
 from hba_ray.data.feed.packing import Packing
 from hba_ray.data.feed.spread import spread_here
-from hba_ray.data.feed.stream import TASK_ROWS, WAITING_TASKS, make_here, make_on_ray, task_bytes
+from hba_ray.data.feed.stream import TASK_ROWS, make_here, make_on_ray, row_bytes
 from hba_ray.data.packed import Pack
 from hba_ray.data.rows import Row
 from hba_ray.data.tasks import DATASETS
@@ -40,7 +40,9 @@ from hba_ray.specs import AtlasSpec, ComputeSpec, TinySpec
 HEIGHT, WIDTH, FRAMES, RATE = 720, 1280, 300, 30
 ROWS, COSTED_ROWS, MICRO_BATCH = 192, 8, 2
 STREAMED_ROWS = 64
-"""Of a window."""
+"""Of a window that the reader reads."""
+WINDOW_ROWS = 16
+"""Of a window in which the object store is counted."""
 FILLING_SECONDS = 60.0
 """In which the loaders decode more than may wait."""
 EPOCH_ROWS = 101_964
@@ -66,12 +68,13 @@ def measure() -> Iterator[dict[str, float | str]]:
         windows = plan_epoch(index, Order("train", STREAMED_ROWS, MICRO_BATCH))
         with ray_session(ComputeSpec(cpus=4, storage=name, fork=True), folder / "logs"):
             stream = partial(make_on_ray, index, settings, "train", load, windows)
-            one, two = (streamed(stream, loaders) for loaders in (1, 2))
+            _, one, two = (streamed(stream, loaders) for loaders in (2, 1, 2))  # first, both load what they need
             yield {"rows/s, 2 loaders over 1 (goal >= 1.7 on two free cores)": two[0] / one[0]}
             yield {"CPU-seconds a row by 2 loaders over those by 1; what the load of the machine changes least": two[1] / one[1]}
             yield {"load of the machine, a minute's mean": os.getloadavg()[0]}
             filled = most_in_store(stream, loaders=2)
-            yield {"object store at most, windows a loader (goal <= 2)": WAITING_TASKS * filled / (2 * task_bytes(settings.media))}
+            most = filled / (2 * WINDOW_ROWS * row_bytes(settings.media))
+            yield {f"object store at most, windows of {WINDOW_ROWS} rows a loader (goal <= 2)": most}
 
 
 def planning() -> Iterator[dict[str, float | str]]:
@@ -102,14 +105,16 @@ def cpu_seconds(work: Callable[[Any], object], given: Any) -> float:
 
 
 def streamed(stream: Callable[..., Iterator[MicroBatch]], loaders: int) -> tuple[float, float]:
-    """Rows a second, and CPU seconds a row of all processes of Ray, once each loader has begun."""
-    batches, rows = stream(loaders=loaders), 0
-    for _ in range(loaders * TASK_ROWS // MICRO_BATCH):
+    """Rows a second, and CPU seconds a row of all processes of Ray, from when each loader has begun until one has no more to do."""
+    batches, edge = stream(loaders=loaders), loaders * TASK_ROWS
+    for _ in range(edge // MICRO_BATCH):
         next(batches)
-    used, began = _cpu_of_ray(), time.perf_counter()
-    for batch in batches:
-        rows += len(batch.weight)
-    return rows / (time.perf_counter() - began), (_cpu_of_ray() - used) / rows
+    used, began, rows = _cpu_of_ray(), time.perf_counter(), ROWS - 2 * edge
+    for _ in range(rows // MICRO_BATCH):
+        next(batches)
+    measured = rows / (time.perf_counter() - began), (_cpu_of_ray() - used) / rows
+    assert len(list(batches)) == edge // MICRO_BATCH
+    return measured
 
 
 def _cpu_of_ray() -> float:

@@ -28,13 +28,11 @@ if TYPE_CHECKING:
 
 _MICRO_BATCH = "micro_batch"
 """Column of what loaders make."""
-TASK_ROWS = 16
-"""Rows that a loader decodes at a time, at least, where there are several; a last micro-batch may make them a few more."""
-WAITING_TASKS = 2
-"""Tasks a loader, and what was made of them, that may wait in the object store."""
-_ADMITTED = 0.75
-"""Share of their bytes up to which Ray Data goes on: it does not count all that running tasks have made and nobody has taken, clips
-that the reader hands on among it, which came to a fifth more (`python -m tests.bench feed`)."""
+TASK_ROWS = 8
+"""Rows that a loader decodes at a time, at least, where there are several; a last micro-batch may make them a few more. Fewer cost more
+calls than they save memory, and of more so many bytes wait that loaders do, too (`python -m tests.bench feed`)."""
+WAITING_TASKS = 4
+"""Tasks a loader, and what was made of them, that may wait in the object store: with fewer Ray Data lets one loader wait for another."""
 _MEL_BYTES = 100 * 128 * 4
 """Bytes of a second of sound for the audio tower."""
 
@@ -90,15 +88,19 @@ def micro_batch_dataset(
     if loaders == 1:
         return mapped(item_dataset(windows), _load, fn_kwargs=job, **loading)
     # Blocks of one task each: a block of several would keep one loader busy while others wait.
-    tasks = item_dataset(windows, block_bytes=1, store_bytes=round(_ADMITTED * loaders * task_bytes(settings.media)))
+    tasks = item_dataset(windows, block_bytes=1, store_bytes=loaders * waiting_bytes(settings.media))
     tasks = mapped(tasks, _read, fn_kwargs=job, compute=ray.data.TaskPoolStrategy(size=1), num_cpus=0)
     return mapped(tasks, _make, fn_kwargs=job, **loading)
 
 
-def task_bytes(media: MediaSpec) -> int:
-    """Bytes of the object store that one of several loaders is given: those of `WAITING_TASKS` tasks of whole clips."""
-    row = media.video_frames * media.video_pixels * 3 + round(media.audio_seconds * _MEL_BYTES)
-    return WAITING_TASKS * TASK_ROWS * row
+def row_bytes(media: MediaSpec) -> int:
+    """Bytes of a row as loaders make it of whole clips."""
+    return media.video_frames * media.video_pixels * 3 + round(media.audio_seconds * _MEL_BYTES)
+
+
+def waiting_bytes(media: MediaSpec) -> int:
+    """Bytes of the object store that one of several loaders is given."""
+    return WAITING_TASKS * TASK_ROWS * row_bytes(media)
 
 
 def loaders_here(compute: ComputeSpec) -> int:
