@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 DEFAULT_ADDRESS = f"http://{LOOPBACK}:8265"
-WAY_TO_A_DASHBOARD = "give the address of its dashboard, http://HOST:8265, as --address; through a tunnel: ssh -L 8265:localhost:8265 HOST"
+WAY_TO_A_DASHBOARD = "give the address of its dashboard, http://HOST:8265, as --address; through a tunnel: ssh -N -L 8265:HOST:8265 HOST"
 WAY_TO_A_TOKEN = "if it asks for a token, set RAY_AUTH_TOKEN to it and RAY_AUTH_MODE=token; its Ray must be of the same version"
 SPEC_FILE, DIFF_FILE = "spec.yaml", "source.diff"
 ENTRYPOINT = f"python -m hba_ray run {SPEC_FILE}"
@@ -41,6 +41,9 @@ EXIT = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 600.0
 """How long a dashboard that was lost is asked again: a head's restart takes minutes."""
+STOP_WAIT, STOP_SECONDS = "RAY_JOB_STOP_WAIT_TIME_S", 90
+"""Ray's variable for how long a job that is stopped may take to end by itself, and its value here: steps on other nodes end first. Ray's
+own 3 seconds would leave the leases of a job for other jobs to wait for."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,9 @@ def packed(spec: ExperimentSpec) -> Iterator[Upload]:
         (folder / SPEC_FILE).write_text(text, encoding="utf-8")
         commit, dirty = source()
         said = {"spec": spec.name, "fingerprint": fingerprint(spec.identity()), "user": user(), "version": hba_ray.__version__}
-        variables = {}
+        variables = {STOP_WAIT: str(STOP_SECONDS)}
         if commit is not None:
-            variables = {COMMIT: commit, DIRTY: str(dirty).lower()}
+            variables |= {COMMIT: commit, DIRTY: str(dirty).lower()}
             said |= {"commit": commit, "dirty": str(dirty).lower()}
             if dirty:
                 (folder / DIFF_FILE).write_text(changes(), encoding="utf-8")
@@ -276,12 +279,22 @@ class Jobs:
             retries -= 1
 
     def stop(self, name: str) -> bool:
-        """Stops a job, waits until it has ended, and says whether it was running. Submitted again, its spec goes on where it was."""
+        """Stops a job, waits until it has ended, and says whether it was running. Submitted again, its spec goes on where it was.
+
+        Raises:
+            SpecError: there is no such job.
+            EnvironmentMissing: no dashboard answers, or the job does not end.
+        """
+        if self.get(name).exit_code is not None:
+            return False
         with _answers(self.address, name):
-            was_running = self._client.stop_job(name)
-        while was_running and self.get(name).exit_code is None:
+            self._client.stop_job(name)
+        ends = time.monotonic() + STOP_SECONDS + PATIENCE_SECONDS
+        while (job := self.get(name)).exit_code is None:
+            if time.monotonic() > ends:
+                raise EnvironmentMissing(name, "was told to stop, and has not ended", "look at the Ray of the cluster's head")
             time.sleep(POLL_SECONDS)
-        return was_running
+        return job.status == "STOPPED"
 
 
 class Shown:

@@ -31,7 +31,7 @@ def test_the_upload_is_the_package_and_one_spec(tmp_path: Path, monkeypatch: pyt
         assert load_spec(upload.folder / "spec.yaml") == spec
         assert upload.runtime_env == {
             "working_dir": str(upload.folder),
-            "env_vars": {COMMIT: "c" * 40, DIRTY: "true", DIFF: "source.diff"},
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "90", COMMIT: "c" * 40, DIRTY: "true", DIFF: "source.diff"},
         }
         assert (upload.metadata["commit"], upload.metadata["dirty"], upload.metadata["spec"]) == ("c" * 40, "true", "small")
     assert not upload.folder.exists()
@@ -157,7 +157,11 @@ class Dashboard:
     """A client of a dashboard that is away for a while: each answer of the list is text so far, with the status, or an error."""
 
     def __init__(self, *answers: tuple[str, str] | Exception):
-        self.answers = list(answers)
+        self.answers, self.stopped = list(answers), 0
+
+    def stop_job(self, name: str) -> bool:
+        self.stopped += 1
+        return True
 
     def now(self) -> tuple[str, str]:
         if isinstance(answer := self.answers[0], Exception):
@@ -211,6 +215,31 @@ def test_one_that_never_answers_is_no_job_that_failed_and_patience_ends(at_once:
 def test_a_wrong_token_is_told_as_one(at_once: None):
     with pytest.raises(EnvironmentMissing, match=r"wants another token\n  if it asks for a token, set RAY_AUTH_TOKEN"):
         followed(AuthenticationError("401"))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "sent", "was_running"),
+    [
+        (("RUNNING", "RUNNING", "RUNNING", "STOPPED"), 1, True),
+        (("PENDING", "STOPPED"), 1, True),
+        (("RUNNING", "SUCCEEDED"), 1, False),
+        (("SUCCEEDED",), 0, False),
+        (("STOPPED",), 0, False),
+    ],
+)
+def test_a_job_that_is_stopped_has_ended_when_that_is_said(at_once: None, statuses: tuple[str, ...], sent: int, was_running: bool):
+    jobs = Jobs.__new__(Jobs)
+    jobs.address, jobs._client = "http://head:8265", (dashboard := Dashboard(*(("", status) for status in statuses)))  # type: ignore[assignment]
+    assert jobs.stop("hba-x") == was_running
+    assert (dashboard.answers, dashboard.stopped) == ([], sent)
+
+
+def test_a_job_that_does_not_end_when_it_is_stopped_is_told(at_once: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", -module.STOP_SECONDS)
+    jobs = Jobs.__new__(Jobs)
+    jobs.address, jobs._client = "http://head:8265", Dashboard(*[("", "RUNNING")] * 20)  # type: ignore[assignment]
+    with pytest.raises(EnvironmentMissing, match="was told to stop, and has not ended"):
+        jobs.stop("hba-x")
 
 
 class Cluster:
