@@ -129,6 +129,9 @@ def test_a_job_runs_on_hosts_that_have_only_a_bucket_in_common(monkeypatch: pyte
         again = at.submit("compute.cpus_per_worker=4")
         said, _ = again.communicate(timeout=PATIENCE_SECONDS)
         assert again.returncode == 0 and said.count("done before") == len(NAMES), said
+        sweep = at.submit("sweep={axes: {evaluate.max_new_tokens: [4, 5]}}")  # its trials' drivers are on the head
+        said, _ = sweep.communicate(timeout=PATIENCE_SECONDS)
+        assert sweep.returncode == 0 and "2 trials" in said, said
         larger = at.submit("compute.cpus_per_worker=3", "seed=3")  # both nodes have so many together, and none alone
         said, _ = larger.communicate(timeout=PATIENCE_SECONDS)
         assert larger.returncode == 5 and "no node has them" in said, said

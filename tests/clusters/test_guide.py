@@ -26,7 +26,10 @@ PLACE = re.compile(r"^On (the head|each other machine|the machine that you sit a
 SITE = "site.sh"
 NAMES = {"JOB": re.compile(r"^job  (\S+)$", re.MULTILINE), "RUN": re.compile(r"^report  s3://.+/(\S+)/report.html$", re.MULTILINE)}
 """What stands for a name that a job has printed."""
+SUBMIT = "hba submit experiments/base/toy.yaml compute.workers=1 compute.storage=$STORAGE tracking.mlflow=$MLFLOW"
 MUST_SAY = {
+    f"{SUBMIT} --wait": "toy_nod",
+    f"{SUBMIT} 'sweep.seeds=[0, 1]' --wait": "2 trials",
     "hba status": "hba-toy-",
     "hba stop JOB": "was stopped",
     "hba report $STORAGE/RUN": "toy_nod",
@@ -104,16 +107,16 @@ def machines(site: str) -> Iterator[dict[str, list[Machine]]]:
     folder = Path(tempfile.mkdtemp(prefix="hba"))  # short enough for Ray's sockets
     try:
         with hosts(3, folder) as (here, three), s3_server(here) as access:
-            told = {
+            values = {
                 "10.0.0.2": three[0].address,
                 "s3://BUCKET/runs": make_bucket(access["AWS_ENDPOINT_URL"]),
                 "=ID": f"={access['AWS_ACCESS_KEY_ID']}",
                 "=SECRET": f"={access['AWS_SECRET_ACCESS_KEY']}",
                 "=TOKEN": f"={'0123456789abcdef' * 4}",
             }
-            for placeholder, value in told.items():
-                assert site.count(placeholder) == 1, placeholder
-                site = site.replace(placeholder, value)
+            for example, value in values.items():
+                assert site.count(example) == 1, example
+                site = site.replace(example, value)
             environ = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
             environ |= {"AWS_ENDPOINT_URL": access["AWS_ENDPOINT_URL"], "AWS_ALLOW_HTTP": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 
